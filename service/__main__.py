@@ -1,0 +1,261 @@
+"""The `roomcast` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+from service import __version__, dev
+from service.app import new_node_id
+from service.brokers.redis import OUTAGES, RedisBroker, connect
+from service.brokers.registry import NodeRegistry
+from service.channels import check_channel
+from service.config import ConfigError, Settings, masked, read_settings, unknown_variables
+from service.errors import BrokerUnavailable, ClientError
+from service.messages import Kind, Publication
+from service.server import listen, serve
+from service.telemetry import configure_logging
+from workers import metrics as metrics_worker
+from workers.runner import Health, run_until_told
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import redis.asyncio
+
+_WRONG_USE = 2
+
+
+class Failure(click.ClickException):
+    """An expected fault: one line that says what to do, exit code 1."""
+
+    exit_code = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="roomcast")
+def cli() -> None:
+    """Broadcast to every browser on every node.
+
+    Settings come from the environment (ROOMCAST_...); `roomcast check` shows them.
+    """
+
+
+@cli.command("dev")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port of the first node.")
+@click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
+def dev_command(host: str, port: int, nodes: int) -> None:
+    """Run a whole cluster here: a real server inside, nodes, the metrics worker."""
+    _settings()
+    try:
+        dev.run(host=host, port=port, node_count=nodes)
+    except dev.DevError as exc:
+        raise Failure(str(exc)) from exc
+
+
+@cli.command("node")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+def node_command(host: str, port: int) -> None:
+    """Run one node."""
+    settings = _settings()
+    try:
+        listener = listen(host, port, settings=settings)
+    except OSError as exc:
+        raise Failure(f"cannot listen on {host} port {port}: {exc.strerror}; choose with --host and --port") from exc
+    sys.exit(serve(listener, settings))
+
+
+@cli.group("worker")
+def worker_group() -> None:
+    """Run a worker."""
+
+
+@worker_group.command("metrics")
+@click.option("--check", is_flag=True, help="Only say whether this host's metrics worker lives.")
+def metrics_command(*, check: bool) -> None:
+    """Publish the dashboard's figures; of several workers, one does."""
+    settings = _settings()
+    if check:
+        asyncio.run(_check_worker(settings))
+    else:
+        configure_logging(settings, node_id=settings.worker_name)
+        asyncio.run(_run_metrics_worker(settings))
+
+
+@cli.command("publish")
+@click.argument("channel")
+@click.argument("data")
+def publish_command(channel: str, data: str) -> None:
+    """Publish DATA, a JSON value, to CHANNEL, for example: room:lobby '{"text": "hi"}'."""
+    settings = _settings()
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise click.UsageError(
+            f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
+        ) from exc
+    asyncio.run(_publish(settings, Publication(_channel(channel), data.encode())))
+
+
+@cli.command("subscribe")
+@click.argument("channel")
+def subscribe_command(channel: str) -> None:
+    """Print what is published to CHANNEL, a line each, until Ctrl-C."""
+    settings = _settings()
+    try:
+        asyncio.run(_subscribe(settings, _channel(channel)))
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+@cli.command("check")
+def check_command() -> None:
+    """Print the settings, secrets masked, and whether Redis answers."""
+    settings = _settings()
+    for name, value in masked(settings).items():
+        click.echo(f"{name}={value}")
+    for name in unknown_variables():
+        click.echo(f"{name} is set, but no setting has this name", err=True)
+    asyncio.run(_check_redis(settings))
+
+
+def main() -> None:
+    """Run the command: exit code 0, 1 for a failure, 2 for wrong use; each error is one line."""
+    try:
+        sys.exit(cli.main(prog_name="roomcast", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message())
+        sys.exit(0)
+    except click.ClickException as exc:
+        hint = ""
+        if isinstance(exc, click.UsageError) and exc.ctx is not None:
+            hint = f" (see: {exc.ctx.command_path} --help)"
+        click.echo(f"roomcast: {exc.format_message()}{hint}", err=True)
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _settings() -> Settings:
+    try:
+        return read_settings()
+    except ConfigError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+def _channel(name: str) -> str:
+    try:
+        return check_channel(name)
+    except ClientError as exc:
+        raise click.UsageError(exc.detail) from exc
+
+
+@asynccontextmanager
+async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
+    """Give a client of a server that answers. Raises: Failure."""
+    async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name="roomcast-cli") as client:
+        try:
+            await client.ping()
+        except OUTAGES as exc:
+            raise Failure(f"Redis does not answer ({exc}); is ROOMCAST_REDIS_URL right?") from exc
+        yield client
+
+
+def _broker(client: redis.asyncio.Redis, settings: Settings, node_id: str) -> RedisBroker:
+    return RedisBroker(
+        client,
+        prefix=settings.prefix,
+        node_id=node_id,
+        max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
+
+
+class _Printer:
+    """The `Sink` of a terminal: publications to stdout, everything else to stderr."""
+
+    def on_publication(self, publication: Publication) -> None:
+        if publication.kind is Kind.TEXT:
+            click.echo(publication.data)
+        else:
+            click.echo(f"(binary, {len(publication.data)} bytes)")
+
+    def on_malformed(self, channel: str, reason: str) -> None:
+        click.echo(f"dropped a message in {channel}: {reason}", err=True)
+
+    def on_gap(self, reason: str) -> None:
+        click.echo(f"back again; publications may be missing ({reason})", err=True)
+
+
+async def _publish(settings: Settings, publication: Publication) -> None:
+    async with _client(settings) as client:
+        broker = _broker(client, settings, new_node_id())
+        running = asyncio.create_task(broker.run(_Printer()))
+        try:
+            receiver_count = await broker.publish(publication)
+        except BrokerUnavailable as exc:
+            raise Failure(exc.reason) from exc
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    click.echo(f"published to {publication.channel}; {receiver_count} subscribed nodes took it")
+
+
+async def _subscribe(settings: Settings, channel: str) -> None:
+    async with _client(settings) as client:
+        broker = _broker(client, settings, new_node_id())
+        running = asyncio.create_task(broker.run(_Printer()))
+        try:
+            await broker.subscribe(channel)
+            click.echo(f"subscribed to {channel}", err=True)
+            await running
+        except BrokerUnavailable as exc:
+            raise Failure(exc.reason) from exc
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+
+async def _check_redis(settings: Settings) -> None:
+    async with _client(settings) as client:
+        started_s = time.perf_counter()
+        await client.ping()
+        took_ms = (time.perf_counter() - started_s) * 1000
+        info = await client.info("server")
+    server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+    click.echo(f"Redis answers in {took_ms:.1f} ms ({server})")
+
+
+async def _check_worker(settings: Settings) -> None:
+    async with _client(settings) as client:
+        health = Health(client, prefix=settings.prefix, worker=metrics_worker.NAME, name=settings.worker_name)
+        facts = await health.read()
+    if facts is None:
+        raise Failure(f"no metrics worker named {settings.worker_name} gives a sign of life")
+    click.echo(facts)
+
+
+async def _run_metrics_worker(settings: Settings) -> None:
+    name = f"roomcast-{settings.worker_name}"
+    async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=name) as client:
+        worker = metrics_worker.MetricsWorker(
+            client,
+            _broker(client, settings, new_node_id()),
+            NodeRegistry(client, prefix=settings.prefix),
+            prefix=settings.prefix,
+            name=settings.worker_name,
+            interval_s=settings.metrics_interval_s,
+        )
+        await run_until_told(worker)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The composition root: knows every class, holds no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.requests import HTTPConnection
+
+from service import __version__, api, endpoints
+from service.brokers.redis import RedisBroker, connect
+from service.brokers.registry import NodeRegistry
+from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.hub import Hub
+from service.node import Node
+from service.telemetry import registry_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.responses import Response
+
+    from service.config import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def new_node_id() -> str:
+    """Return a name for a node of this host, another one for each start."""
+    return f"{socket.gethostname()}-{secrets.token_hex(3)}"
+
+
+def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], None]) -> FastAPI:
+    """Return the ASGI app of one node.
+
+    Args:
+        on_failure: called when the node's own tasks end in an unexpected exception, after it was logged. It should
+            end the process: a half-dead node is worse than a restart.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
+        broker = RedisBroker(
+            client,
+            prefix=settings.prefix,
+            node_id=node_id,
+            max_message_bytes=settings.max_message_bytes,
+            timeout_s=settings.redis_timeout_s,
+        )
+        hub = Hub(schedule=asyncio.get_running_loop().call_soon)
+        node = Node(node_id, hub, broker, NodeRegistry(client, prefix=settings.prefix))
+        app.state.node = node
+        app.state.metrics = registry_of(node)
+        running = asyncio.create_task(node.run(), name="node")
+        running.add_done_callback(_on_node_done)
+        yield
+        running.cancel()
+        await asyncio.wait([running])
+        await client.aclose()
+
+    def _on_node_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("node.failed", exc_info=task.exception())
+            on_failure()
+
+    app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=__doc__)
+    app.state.settings = settings
+    app.include_router(endpoints.router)
+    app.include_router(api.router)
+    app.add_exception_handler(ClientError, _refuse_client)
+    app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
+
+    page = files("service").joinpath("web/index.html").read_text()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    return app
+
+
+# Starlette sends what these return: as the answer to a request, or as the refusal of a WebSocket's handshake.
+
+
+async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
+    return JSONResponse({"error": {"code": exc.error.code, "message": str(exc)}}, exc.error.status)
+
+
+async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, BrokerUnavailable)  # noqa: S101  (as above)
+    error = {"code": ErrorCode.INTERNAL.code, "message": exc.reason, "temporary": True}
+    return JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})

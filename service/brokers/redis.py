@@ -1,0 +1,340 @@
+"""The broker on Redis pub/sub (or Valkey): one connection that listens, one that publishes.
+
+Source: redis-py's own PubSub resubscribes silently after a lost connection, so that a gap shows nowhere
+(tests/test_cluster.py::test_redis_killed_and_restarted_delivers_again). Here a connection is used until it fails,
+then a new one is made and told the whole set of wanted channels, and the gap is an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from service.brokers.envelope import MalformedMessage, pack, unpack
+from service.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+    from service.brokers import Sink
+    from service.messages import Publication
+
+log = structlog.get_logger(__name__)
+
+# What a lost or refusing server raises; anything else is a fault of ours and ends the process.
+OUTAGES = (RedisError, OSError, TimeoutError)
+
+_BACKOFF_BASE_S = 0.1
+_BACKOFF_CAP_S = 2.0
+_SUBSCRIBE_CHUNK = 1000
+_PUBLISH_CHUNK = 1000
+
+
+def connect(url: str, *, timeout_s: float, client_name: str) -> redis.asyncio.Redis:
+    """Return a client whose every wait ends after `timeout_s`; nothing is connected yet.
+
+    No retries: a PUBLISH repeated after a lost reply would be delivered twice.
+    RESP2, because redis-py formats a log line for every pub/sub message on RESP3.
+    """
+    return redis.asyncio.Redis.from_url(
+        url,
+        client_name=client_name,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout_s,
+        socket_timeout=timeout_s,
+    )
+
+
+def outage_reason(exc: BaseException) -> str:
+    """Return what can be told to anyone about a failed Redis call: no address, no user, no password."""
+    return f"Redis is away ({type(exc).__name__})"
+
+
+class RedisBroker:
+    """Implements `service.brokers.Broker`.
+
+    Args:
+        client: from `connect`; the broker takes one connection of its pool for listening and one for publishing.
+        node_id: names the topic on which the node hears its own canary.
+        timeout_s: how long a subscription or a canary may take.
+        quiet_s: after this much silence the connection must prove that it lives: the node publishes to its own topic
+            and must hear it. A half-open connection gives no other sign.
+        linger_s: how long a channel without subscribers stays subscribed, for a client that only reloads its page.
+        max_unsent_bytes: how much may wait for Redis before publishing is refused.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        prefix: str,
+        node_id: str,
+        max_message_bytes: int,
+        timeout_s: float = 5.0,
+        quiet_s: float = 5.0,
+        linger_s: float = 1.0,
+        max_unsent_bytes: int = 8 * 1024 * 1024,
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._own_topic = f"{prefix}node:{node_id}"
+        self._max_message_bytes = max_message_bytes
+        self._timeout_s = timeout_s
+        self._quiet_s = quiet_s
+        self._linger_s = linger_s
+        self._max_unsent_bytes = max_unsent_bytes
+
+        self._wanted: set[str] = set()
+        self._joining: dict[str, None] = {}  # wanted, and no SUBSCRIBE sent on this connection yet
+        self._leaving: dict[str, float] = {}  # channel nobody wants -> loop time at which it is unsubscribed
+        self._changed = asyncio.Event()
+        self._confirming: dict[str, asyncio.Event] = {}
+        self._outbox: list[tuple[str, bytes, asyncio.Future[int]]] = []
+        self._outbox_bytes = 0
+        self._outbox_filled = asyncio.Event()
+        self._reason_not_ready: str | None = "Redis is not connected yet"
+        self._session_count = 0
+        self._forget_session()
+
+    async def run(self, sink: Sink) -> None:
+        """See `Broker.run`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._supervise(sink), name="broker.supervise")
+            tasks.create_task(self._publish_forever(), name="broker.publish")
+
+    def reason_not_ready(self) -> str | None:
+        """See `Broker.reason_not_ready`."""
+        return self._reason_not_ready
+
+    async def subscribe(self, channel: str) -> None:
+        """See `Broker.subscribe`."""
+        self._wanted.add(channel)
+        self._leaving.pop(channel, None)
+        if channel in self._confirmed:
+            return
+        if channel not in self._subscribed:
+            self._joining[channel] = None
+            self._changed.set()
+        confirmed = self._confirming.setdefault(channel, asyncio.Event())
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await confirmed.wait()
+        except TimeoutError:
+            reason = self._reason_not_ready or f"Redis did not confirm the subscription within {self._timeout_s:g} s"
+            raise BrokerUnavailable(reason) from None
+
+    def unsubscribe(self, channel: str) -> None:
+        """See `Broker.unsubscribe`."""
+        if channel not in self._wanted:
+            return
+        self._wanted.discard(channel)
+        self._joining.pop(channel, None)
+        self._confirming.pop(channel, None)
+        self._leaving[channel] = asyncio.get_running_loop().time() + self._linger_s
+        self._changed.set()
+
+    async def publish(self, publication: Publication) -> int:
+        """See `Broker.publish`."""
+        message = pack(publication)
+        if self._outbox_bytes + len(message) > self._max_unsent_bytes:
+            raise BrokerUnavailable("Redis takes publications too slowly")
+        taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._outbox.append((self._topic(publication.channel), message, taken))
+        self._outbox_bytes += len(message)
+        self._outbox_filled.set()
+        return await taken
+
+    async def latest(self, channel: str) -> Publication | None:
+        """See `Broker.latest`."""
+        try:
+            message = await self._client.get(f"{self._prefix}latest:{channel}")
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+        if message is None:
+            return None
+        try:
+            # `connect` gives bytes, which redis-py's types cannot know.
+            return unpack(channel, message, max_message_bytes=self._max_message_bytes)  # type: ignore[arg-type]
+        except MalformedMessage as exc:
+            log.warning("broker.malformed_latest", channel=channel, reason=str(exc))
+            return None
+
+    def _topic(self, channel: str) -> str:
+        return self._prefix + channel
+
+    # Listening: one session per connection to the server, and a supervisor that never gives up.
+
+    async def _supervise(self, sink: Sink) -> None:
+        attempt = 0
+        while True:
+            sessions_before = self._session_count
+            failure: BaseException | None = None
+            try:
+                await self._session(sink)
+            except* OUTAGES as group:
+                failure = _first(group)
+            self._reason_not_ready = outage_reason(failure) if failure else "Redis is away"
+            self._forget_session()
+            attempt = 0 if self._session_count > sessions_before else attempt + 1
+            # Full jitter, so that many nodes do not come back in the same instant.
+            delay_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))  # noqa: S311
+            log.warning("broker.disconnected", error=str(failure), retry_in_s=round(delay_s, 3))
+            await asyncio.sleep(delay_s)
+
+    async def _session(self, sink: Sink) -> None:
+        """Listen on one connection until it fails; the failure is raised as an exception group."""
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(connection, sink), name="broker.read")
+                tasks.create_task(self._subscribe_wanted(connection), name="broker.subscribe")
+                tasks.create_task(self._watch_silence(), name="broker.watch")
+        finally:
+            await connection.disconnect(nowait=True)
+            await pool.release(connection)
+
+    def _forget_session(self) -> None:
+        self._confirmed: set[str] = set()
+        self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by topic
+        self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
+        self._channel_by_topic: dict[bytes, str] = {}
+        self._joining = dict.fromkeys(self._wanted)
+        self._leaving.clear()
+        self._heard = asyncio.Event()
+
+    async def _read(self, connection: AbstractConnection, sink: Sink) -> None:
+        own_topic = self._own_topic.encode()
+        channel_by_topic = self._channel_by_topic
+        while True:
+            # Does not give the loop back while data is buffered: see Hub on why that matters.
+            event, topic, message = await connection.read_response(timeout=math.inf, push_request=True)
+            self._heard.set()
+            if event == b"message":
+                channel = channel_by_topic.get(topic)
+                if channel is not None:
+                    try:
+                        publication = unpack(channel, message, max_message_bytes=self._max_message_bytes)
+                    except MalformedMessage as exc:
+                        sink.on_malformed(channel, str(exc))
+                    else:
+                        sink.on_publication(publication)
+            elif event == b"subscribe":
+                if topic == own_topic:
+                    self._on_session_ready(sink)
+                else:
+                    self._on_confirmed(topic)
+
+    def _on_session_ready(self, sink: Sink) -> None:
+        """Note that all that was wanted when this connection was made is subscribed again."""
+        self._session_count += 1
+        self._reason_not_ready = None
+        log.info("broker.connected", channels=len(self._confirmed))
+        if self._session_count > 1:
+            sink.on_gap("the connection to Redis was lost")
+
+    def _on_confirmed(self, topic: bytes) -> None:
+        channel = self._channel_by_topic[topic]
+        self._asked[channel] -= 1
+        # Two are outstanding when a channel left and came back: the first one says nothing about the second.
+        if self._asked[channel] > 0 or channel not in self._subscribed:
+            return
+        del self._asked[channel]
+        self._confirmed.add(channel)
+        waiting = self._confirming.pop(channel, None)
+        if waiting is not None:
+            waiting.set()
+
+    async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
+        """Make Redis equal to the wanted set, in order: all of it first, then each change."""
+        await self._send_subscribes(connection)
+        await connection.send_command("SUBSCRIBE", self._own_topic)
+        while True:
+            await self._wait_for_change()
+            await self._send_subscribes(connection)
+            await self._send_unsubscribes(connection)
+
+    async def _wait_for_change(self) -> None:
+        due_at = next(iter(self._leaving.values()), None)  # insertion order is the order of leaving
+        try:
+            async with asyncio.timeout_at(due_at):
+                await self._changed.wait()
+        except TimeoutError:
+            return  # a channel is due to be unsubscribed
+        self._changed.clear()
+
+    async def _send_subscribes(self, connection: AbstractConnection) -> None:
+        while self._joining:
+            chunk = list(self._joining)[:_SUBSCRIBE_CHUNK]
+            topics = [self._topic(channel) for channel in chunk]
+            for channel, topic in zip(chunk, topics, strict=True):
+                del self._joining[channel]
+                self._subscribed.add(channel)
+                self._asked[channel] += 1
+                self._channel_by_topic[topic.encode()] = channel
+            await connection.send_command("SUBSCRIBE", *topics)
+
+    async def _send_unsubscribes(self, connection: AbstractConnection) -> None:
+        now = asyncio.get_running_loop().time()
+        due = [channel for channel, due_at in self._leaving.items() if due_at <= now]
+        for channel in due:
+            del self._leaving[channel]
+            self._subscribed.discard(channel)
+            self._confirmed.discard(channel)
+        if due:
+            await connection.send_command("UNSUBSCRIBE", *[self._topic(channel) for channel in due])
+
+    async def _watch_silence(self) -> None:
+        """Raise TimeoutError when the server is silent and does not bring back the node's own canary."""
+        while True:
+            self._heard.clear()
+            await asyncio.sleep(self._quiet_s)
+            if self._heard.is_set():
+                continue
+            await self._client.publish(self._own_topic, b"")
+            async with asyncio.timeout(self._timeout_s):
+                await self._heard.wait()
+
+    # Publishing: what gathers while one pipeline is under way goes with the next.
+
+    async def _publish_forever(self) -> None:
+        while True:
+            await self._outbox_filled.wait()
+            batch, self._outbox = self._outbox[:_PUBLISH_CHUNK], self._outbox[_PUBLISH_CHUNK:]
+            if not self._outbox:
+                self._outbox_filled.clear()
+            self._outbox_bytes -= sum(len(message) for _, message, _ in batch)
+            results = await self._publish_batch([(topic, message) for topic, message, _ in batch])
+            for (_, _, taken), result in zip(batch, results, strict=True):
+                if taken.done():  # its caller was cancelled
+                    continue
+                if isinstance(result, BaseException):
+                    taken.set_exception(BrokerUnavailable(outage_reason(result)))
+                else:
+                    taken.set_result(int(result))
+
+    async def _publish_batch(self, batch: list[tuple[str, bytes]]) -> list[Any]:  # Any: redis-py's replies
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for topic, message in batch:
+                    pipeline.publish(topic, message)
+                return await pipeline.execute(raise_on_error=False)
+        except OUTAGES as exc:
+            return [exc] * len(batch)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    exc: BaseException = group
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc

@@ -1,0 +1,62 @@
+"""Which nodes live and how many clients they hold: a key per node with a TTL, and a set of their names."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from service.brokers.redis import OUTAGES, outage_reason
+from service.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+
+class NodeRegistry:
+    """The nodes' own reports in Redis. A node that was killed is gone when its key's TTL has passed.
+
+    Keys: `<prefix>nodes` (set of node ids), `<prefix>node:<id>` (connection count, TTL).
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, *, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    async def report(self, node_id: str, connection_count: int, *, ttl_s: float) -> None:
+        """Say that a node lives and how many clients it holds. Raises: BrokerUnavailable."""
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.sadd(f"{self._prefix}nodes", node_id)
+                pipeline.set(self._key(node_id), connection_count, px=math.ceil(ttl_s * 1000))
+                await pipeline.execute()
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+
+    async def retire(self, node_id: str) -> None:
+        """Say that a node ends. Raises: BrokerUnavailable."""
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.srem(f"{self._prefix}nodes", node_id)
+                pipeline.delete(self._key(node_id))
+                await pipeline.execute()
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+
+    async def connection_counts(self) -> dict[str, int]:
+        """Return the connection count of every living node, by node id. Raises: BrokerUnavailable."""
+        try:
+            members = await self._client.smembers(f"{self._prefix}nodes")
+            node_ids = sorted(str(member, "utf-8") for member in members)  # type: ignore[arg-type]  # bytes
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for node_id in node_ids:
+                    pipeline.get(self._key(node_id))
+                counts = await pipeline.execute()
+            dead = [node_id for node_id, count in zip(node_ids, counts, strict=True) if count is None]
+            if dead:
+                await self._client.srem(f"{self._prefix}nodes", *dead)
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+        return {node_id: int(count) for node_id, count in zip(node_ids, counts, strict=True) if count is not None}
+
+    def _key(self, node_id: str) -> str:
+        return f"{self._prefix}node:{node_id}"

@@ -1,0 +1,120 @@
+"""Settings: read once from the environment (`ROOMCAST_...`), immutable, passed by argument."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from annotated_types import Len
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "ROOMCAST_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the text names each one with what is wrong."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. The name of a field in capitals, after `ROOMCAST_`, is its environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: Annotated[
+        str,
+        Field(description="Redis or Valkey: redis://[[user]:password@]host[:port][/db], rediss:// for TLS, unix://"),
+    ] = "redis://127.0.0.1:6379/0"
+    prefix: Annotated[
+        str,
+        Len(max_length=64),
+        Field(description="in front of every Redis key and topic, so that deployments can share a server"),
+    ] = "roomcast:"
+    api_key: Annotated[
+        SecretStr | None,
+        Field(description="X-API-Key of the server API, at least 16 characters; the API is off without one"),
+    ] = None
+
+    max_message_bytes: Annotated[
+        int, Field(ge=1, le=16 * 1024 * 1024, description="largest message of a client or of another service")
+    ] = 64 * 1024
+    max_unsent_bytes: Annotated[
+        int,
+        Field(ge=16 * 1024, description="how far a client may fall behind before it is closed as slow (3008)"),
+    ] = 1024 * 1024
+
+    ping_interval_s: Annotated[
+        float, Field(gt=0, le=3600, description="how often a connection is asked whether it lives")
+    ] = 25.0
+    ping_timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="how long the answer may take before the connection is closed")
+    ] = 10.0
+    redis_timeout_s: Annotated[
+        float, Field(gt=0, le=60, description="longest wait for one answer of Redis, or to connect to it")
+    ] = 5.0
+    shutdown_timeout_s: Annotated[
+        int, Field(ge=1, le=600, description="how long a node that ends waits for its clients to be gone")
+    ] = 10
+
+    metrics_interval_s: Annotated[
+        float, Field(ge=0.1, le=3600, description="one sample of the metrics worker each so many seconds")
+    ] = 2.0
+    worker_name: Annotated[
+        str,
+        Len(min_length=1, max_length=128),
+        Field(description="names a worker's health key; two workers on one host want two names"),
+    ] = Field(default_factory=socket.gethostname)
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least level that is logged")
+    ] = "info"
+    log_format: Annotated[
+        Literal["json", "console"], Field(description="json: one object a line; console: for people")
+    ] = "json"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
+            raise ValueError("must look like redis://host:6379/0 (or rediss://, unix://)")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters; make one with: openssl rand -hex 16")
+        return value
+
+
+def masked(settings: Settings) -> dict[str, str]:
+    """Return every setting by its environment variable, as text, with secrets masked."""
+    values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
+    url = urlsplit(settings.redis_url)
+    if url.password:
+        values[f"{ENV_PREFIX}REDIS_URL"] = settings.redis_url.replace(f":{url.password}@", ":**********@")
+    return values
+
+
+def unknown_variables() -> list[str]:
+    """Return the environment's `ROOMCAST_...` variables that no setting reads, such as misspelt ones."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+
+
+def read_settings() -> Settings:
+    """Return the settings of this process's environment.
+
+    Raises: ConfigError that names every bad variable; a secret's value is never in it.
+    """
+    try:
+        return Settings()
+    except ValidationError as exc:
+        lines = [
+            f"{ENV_PREFIX}{str(error['loc'][0]).upper()}: {error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError("; ".join(lines)) from None

@@ -1,0 +1,135 @@
+"""One node: its hub and its broker, and what a publication, a subscription and a connection mean to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from service.errors import SHUTDOWN, BrokerUnavailable
+
+if TYPE_CHECKING:
+    from service.brokers import Broker, Registry
+    from service.connection import Connection
+    from service.hub import Hub
+    from service.messages import Publication
+
+log = structlog.get_logger(__name__)
+
+_REPORT_INTERVAL_S = 1.0
+# Three missed reports and a node counts as dead.
+_REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
+
+
+class Node:
+    """The clients of one process, joined with those of all other nodes by the broker. Implements `brokers.Sink`."""
+
+    def __init__(self, node_id: str, hub: Hub, broker: Broker, registry: Registry) -> None:
+        self.id = node_id
+        self.hub = hub
+        self.broker = broker
+        self.registry = registry
+        self.counts: Counter[str] = Counter()
+        self.disconnects: Counter[int] = Counter()
+
+    async def run(self) -> None:
+        """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.broker.run(self), name="node.broker")
+            tasks.create_task(self._report_forever(), name="node.report")
+
+    @asynccontextmanager
+    async def connected(self, connection: Connection) -> AsyncIterator[Connection]:
+        """Hold a connection for as long as the block runs; leaving it, however, leaves nothing behind."""
+        self.hub.add(connection)
+        try:
+            yield connection
+        finally:
+            for channel in self.hub.remove(connection):
+                self.broker.unsubscribe(channel)
+            connection.closed()
+            if connection.disconnect is not None:
+                self.disconnects[connection.disconnect.code] += 1
+            log.info(
+                "connection.closed",
+                conn=connection.id,
+                transport=connection.transport.name,
+                code=connection.disconnect.code if connection.disconnect else None,
+                duration_s=round(time.monotonic() - connection.opened_at_s, 3),
+            )
+
+    async def subscribe(self, connection: Connection, channel: str) -> None:
+        """Subscribe a connection; return once every later publication of any node will reach it.
+
+        Delivery: see `Broker.subscribe` and `Connection`.
+        Raises: BrokerUnavailable, and the connection is not subscribed.
+        """
+        self.hub.subscribe(connection, channel)
+        try:
+            await self.broker.subscribe(channel)
+        except BaseException:
+            self.unsubscribe(connection, channel)
+            raise
+
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """End a subscription, if it is there."""
+        if self.hub.unsubscribe(connection, channel):
+            self.broker.unsubscribe(channel)
+
+    async def publish(self, publication: Publication) -> int:
+        """Publish to the subscribers on every node, this one too; return how many nodes took it.
+
+        Delivery: at most once per subscriber, in one order for all subscribers of the channel.
+        Raises: BrokerUnavailable.
+        """
+        try:
+            node_count = await self.broker.publish(publication)
+        except BrokerUnavailable:
+            self.counts["publish_failures"] += 1
+            raise
+        self.counts["published"] += 1
+        return node_count
+
+    def reason_not_ready(self) -> str | None:
+        """Return why this node cannot deliver now, or None when all is well."""
+        return self.broker.reason_not_ready()
+
+    def drain(self) -> None:
+        """Ask every client to go; they may come back to another node."""
+        log.info("node.drain", connections=len(self.hub.connections))
+        self.hub.close_all(SHUTDOWN)
+
+    def on_publication(self, publication: Publication) -> None:
+        """Broadcast what the broker brought."""
+        self.counts["received"] += 1
+        self.hub.broadcast(publication)
+
+    def on_malformed(self, channel: str, reason: str) -> None:
+        """Count and log a Redis message that is no publication; nobody gets it."""
+        self.counts["malformed"] += 1
+        log.warning("broker.malformed_message", channel=channel, reason=reason)
+
+    def on_gap(self, reason: str) -> None:
+        """Count and log that publications may have been missed: without history they are lost, but not unsaid."""
+        self.counts["gaps"] += 1
+        log.warning("broker.gap", channels=self.hub.channel_count(), reason=reason)
+
+    async def _report_forever(self) -> None:
+        try:
+            while True:
+                try:
+                    await self.registry.report(self.id, len(self.hub.connections), ttl_s=_REPORT_TTL_S)
+                except BrokerUnavailable as exc:
+                    log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
+                await asyncio.sleep(_REPORT_INTERVAL_S)
+        finally:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self.registry.retire(self.id)
+            except (BrokerUnavailable, TimeoutError):
+                log.debug("node.retire_failed")  # the TTL does it

@@ -1,0 +1,104 @@
+"""What a node says about itself: Prometheus metrics read from its counters, and one JSON log line an event."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from service.config import Settings
+    from service.node import Node
+
+_COUNTERS = {
+    "received": "Publications read from Redis for channels of this node.",
+    "published": "Publications of this node's clients and API that Redis took.",
+    "publish_failures": "Publications that Redis did not take.",
+    "malformed": "Redis messages that were no publication and were dropped.",
+    "gaps": "Times that publications may have been missed because the connection to Redis was lost.",
+}
+
+
+class NodeCollector(Collector):
+    """Reads a node's plain counters when Prometheus asks, so that counting costs the hot path an addition."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the node's metrics as they are now."""
+        node = self._node
+        connections = GaugeMetricFamily("roomcast_connections", "Connected clients.", labels=["transport"])
+        for transport in ("websocket", "sse"):
+            count = sum(connection.transport.name == transport for connection in node.hub.connections)
+            connections.add_metric([transport], count)
+        yield connections
+        yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", node.hub.channel_count())
+        ready = node.reason_not_ready() is None
+        yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
+        yield CounterMetricFamily(
+            "roomcast_deliveries", "Publications written to subscribers of this node.", node.hub.delivery_count
+        )
+        for name, documentation in _COUNTERS.items():
+            yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
+        disconnects = CounterMetricFamily(
+            "roomcast_disconnects", "Connections that the node ended, by close code.", labels=["code"]
+        )
+        for code, count in sorted(node.disconnects.items()):
+            disconnects.add_metric([str(code)], count)
+        yield disconnects
+
+
+def registry_of(node: Node) -> CollectorRegistry:
+    """Return a Prometheus registry of this node alone."""
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(node))
+    return registry
+
+
+def configure_logging(settings: Settings, *, node_id: str) -> None:
+    """Send every log line of the process, uvicorn's and redis-py's too, to stderr: JSON or for people."""
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(timestamp_key="time", colors=sys.stderr.isatty())
+    )
+
+    def add_node(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event["node"] = node_id
+        return event
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                add_node,
+                *([structlog.processors.format_exc_info] if settings.log_format == "json" else []),
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    # uvicorn logs each accepted WebSocket with its whole URL at INFO.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,25 @@
+"""How bytes travel to one client. What the bytes mean is the protocols' business."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from service.errors import Disconnect
+
+__all__ = ["Transport"]
+
+
+class Transport(Protocol):
+    """The way to one client. All calls are synchronous and return at once; none of them raises."""
+
+    name: str
+
+    def write(self, data: bytes) -> None:
+        """Pass on framed bytes, in order; nothing happens once the client is gone."""
+
+    def unsent_bytes(self) -> int:
+        """Return how much the client has not taken yet (the kernel's own buffer not counted)."""
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Tell the client the code and reason, as far as the transport can, and end the connection soon."""

@@ -1,0 +1,1 @@
+"""Processes beside the nodes that publish into channels."""

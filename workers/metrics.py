@@ -1,0 +1,154 @@
+"""The metrics worker: the live dashboard's figures, in the channel `metrics:system`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+import psutil
+import structlog
+
+from service.brokers.redis import OUTAGES
+from service.channels import SYSTEM_METRICS
+from service.errors import BrokerUnavailable
+from service.messages import Publication
+from workers.lease import Lease, script
+from workers.runner import Health
+
+if TYPE_CHECKING:
+    import redis.asyncio
+
+    from service.brokers import Broker, Registry
+
+log = structlog.get_logger(__name__)
+
+NAME = "metrics"
+
+# The lease ends one interval after its holder died, the others ask for it four times an interval, and whoever gets it
+# samples at once: another worker goes on 1.25 intervals after the last sample at the latest.
+_TICKS_PER_INTERVAL = 4
+_LEASE_INTERVALS = 1.0
+_HEALTH_INTERVALS = 3.0
+# A dashboard opened later sees the newest figures at once, unless they are so old that they say nothing.
+_LATEST_TTL_S = 600.0
+
+
+class MetricsWorker:
+    """Samples the system once an interval and publishes it, if it holds the lease and somebody watches.
+
+    A sample: cpu_usage and memory_usage (percent, of this worker's machine), active_users (clients connected to all
+    nodes), response_time (ms, a publication's way through Redis and back), time (ms since 1970), worker (its name).
+    Delivery: at most once, in order; by exactly one worker at a time. The newest is kept for who comes later.
+    Implements `workers.runner.Worker` and `service.brokers.Sink`.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        broker: Broker,
+        registry: Registry,
+        *,
+        prefix: str,
+        name: str,
+        interval_s: float,
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._name = name
+        self._interval_s = interval_s
+        self._topic = f"{prefix}{SYSTEM_METRICS}"
+        self._latest_key = f"{prefix}latest:{SYSTEM_METRICS}"
+        self._lease = Lease(client, f"{prefix}lease:{NAME}", ttl_s=_LEASE_INTERVALS * interval_s)
+        self._publish_as_holder = script(client, "publish_as_holder")
+        self._health = Health(client, prefix=prefix, worker=NAME, name=name)
+        self._probe_channel = f"probe:{self._lease.owner}"
+        self._probe_returned = asyncio.Event()
+        self._probe = b""
+        self._sample_count = 0
+
+    async def run(self) -> None:
+        """See `Worker.run`."""
+        psutil.cpu_percent(None)  # the first call only starts the measurement
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._broker.run(self), name="metrics.broker")
+            tasks.create_task(self._work_forever(), name="metrics.work")
+
+    def on_publication(self, publication: Publication) -> None:
+        """Note that the probe is back."""
+        if publication.data == self._probe:
+            self._probe_returned.set()
+
+    def on_malformed(self, channel: str, reason: str) -> None:
+        """Ignore what somebody else put into the probe's channel."""
+
+    def on_gap(self, reason: str) -> None:
+        """Nothing to repair: a probe that was lost is measured again."""
+
+    async def _work_forever(self) -> None:
+        sample_at = 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    holds_lease = await self._lease.take()
+                    if holds_lease and loop.time() >= sample_at:
+                        sample_at = loop.time() + self._interval_s
+                        await self._publish(await self._sample())
+                    elif not holds_lease:
+                        sample_at = 0.0
+                    await self._record_health(is_holder=holds_lease)
+                except (*OUTAGES, BrokerUnavailable) as exc:
+                    log.warning("metrics.waiting", reason=str(exc))
+                await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
+        finally:
+            await self._end()
+
+    async def _sample(self) -> bytes:
+        counts = await self._registry.connection_counts()
+        return orjson.dumps(
+            {
+                "cpu_usage": psutil.cpu_percent(None),
+                "memory_usage": psutil.virtual_memory().percent,
+                "active_users": sum(counts.values()),
+                "nodes": len(counts),
+                "response_time": await self._measure_response_time_ms(),
+                "time": time.time_ns() // 1_000_000,
+                "worker": self._name,
+            }
+        )
+
+    async def _measure_response_time_ms(self) -> float:
+        """Publish a probe and wait until it is heard. Raises: BrokerUnavailable, TimeoutError after an interval."""
+        await self._broker.subscribe(self._probe_channel)
+        self._probe_returned.clear()
+        started_s = time.perf_counter()
+        self._probe = str(time.monotonic_ns()).encode()
+        async with asyncio.timeout(self._interval_s):
+            await self._broker.publish(Publication(self._probe_channel, self._probe))
+            await self._probe_returned.wait()
+        return round((time.perf_counter() - started_s) * 1000, 3)
+
+    async def _publish(self, sample: bytes) -> None:
+        receiver_count = await self._publish_as_holder(
+            keys=[self._lease.key, self._latest_key],
+            args=[self._lease.owner, sample, self._topic, round(_LATEST_TTL_S * 1000)],
+        )
+        if receiver_count >= 0:
+            self._sample_count += 1
+
+    async def _record_health(self, *, is_holder: bool) -> None:
+        facts: dict[str, object] = {
+            "holds_lease": is_holder,
+            "samples": self._sample_count,
+            "time": time.time_ns() // 1_000_000,
+        }
+        await self._health.record(facts, ttl_s=_HEALTH_INTERVALS * self._interval_s)
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._lease.release()
+        except OUTAGES as exc:
+            log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
