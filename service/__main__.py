@@ -20,6 +20,7 @@ from service.config import ConfigError, Settings, masked, read_settings, unknown
 from service.errors import BrokerUnavailable, ClientError
 from service.messages import Kind, Publication
 from service.server import listen, serve
+from service.tasks import end
 from service.telemetry import configure_logging
 from workers import metrics as metrics_worker
 from workers.runner import Health, run_until_told
@@ -204,8 +205,7 @@ async def _publish(settings: Settings, publication: Publication) -> None:
         except BrokerUnavailable as exc:
             raise Failure(exc.reason) from exc
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            await end(running)
     click.echo(f"published to {publication.channel}; {receiver_count} subscribed nodes took it")
 
 
@@ -220,8 +220,7 @@ async def _subscribe(settings: Settings, channel: str) -> None:
         except BrokerUnavailable as exc:
             raise Failure(exc.reason) from exc
         finally:
-            running.cancel()
-            await asyncio.wait([running])
+            await end(running)
 
 
 async def _check_redis(settings: Settings) -> None:

@@ -20,6 +20,7 @@ from service.brokers.registry import NodeRegistry
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
+from service.tasks import end
 from service.telemetry import registry_of
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         running = asyncio.create_task(node.run(), name="node")
         running.add_done_callback(_on_node_done)
         yield
-        running.cancel()
-        await asyncio.wait([running])
+        await end(running)
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:

@@ -184,7 +184,7 @@ class _EventStreamResponse(Response):
         self._channel = channel
         self._with_latest = with_latest
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI)
         """Serve one client. Raises, before the response starts: BrokerUnavailable."""
         stream = sse.EventStream(ping_interval_s=self._settings.ping_interval_s)
         connection = Connection(_new_id(), stream, PLAIN_SSE, max_unsent_bytes=self._settings.max_unsent_bytes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.errors import SHUTDOWN, BrokerUnavailable
+from service.tasks import run_together
 
 if TYPE_CHECKING:
     from service.brokers import Broker, Registry
@@ -39,9 +40,7 @@ class Node:
 
     async def run(self) -> None:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.broker.run(self), name="node.broker")
-            tasks.create_task(self._report_forever(), name="node.report")
+        await run_together(broker=self.broker.run(self), report=self._report_forever())
 
     @asynccontextmanager
     async def connected(self, connection: Connection) -> AsyncIterator[Connection]:

@@ -6,6 +6,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+import structlog
 import uvicorn
 
 from service.app import create_app, new_node_id
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from service.config import Settings
+
+log = structlog.get_logger(__name__)
 
 _BACKLOG = 4096
 
@@ -93,6 +96,8 @@ def serve(listener: socket.socket, settings: Settings) -> int:
         ),
         app,
     )
+    host, port = listener.getsockname()[:2]
+    log.info("node.listening", host=host, port=port)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from service.brokers.redis import OUTAGES
 from service.channels import SYSTEM_METRICS
 from service.errors import BrokerUnavailable
 from service.messages import Publication
+from service.tasks import run_together
 from workers.lease import Lease, script
 from workers.runner import Health
 
@@ -71,9 +72,7 @@ class MetricsWorker:
     async def run(self) -> None:
         """See `Worker.run`."""
         psutil.cpu_percent(None)  # the first call only starts the measurement
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._broker.run(self), name="metrics.broker")
-            tasks.create_task(self._work_forever(), name="metrics.work")
+        await run_together(broker=self._broker.run(self), work=self._work_forever())
 
     def on_publication(self, publication: Publication) -> None:
         """Note that the probe is back."""

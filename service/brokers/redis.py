@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import redis.asyncio
 import structlog
@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from service.brokers.envelope import MalformedMessage, pack, unpack
 from service.errors import BrokerUnavailable
+from service.tasks import run_together
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -108,9 +109,7 @@ class RedisBroker:
 
     async def run(self, sink: Sink) -> None:
         """See `Broker.run`."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._supervise(sink), name="broker.supervise")
-            tasks.create_task(self._publish_forever(), name="broker.publish")
+        await run_together(supervise=self._supervise(sink), publish=self._publish_forever())
 
     def reason_not_ready(self) -> str | None:
         """See `Broker.reason_not_ready`."""
@@ -178,28 +177,28 @@ class RedisBroker:
         attempt = 0
         while True:
             sessions_before = self._session_count
-            failure: BaseException | None = None
             try:
                 await self._session(sink)
-            except* OUTAGES as group:
-                failure = _first(group)
-            self._reason_not_ready = outage_reason(failure) if failure else "Redis is away"
+            except OUTAGES as exc:
+                self._reason_not_ready = outage_reason(exc)
+                error = str(exc)
             self._forget_session()
             attempt = 0 if self._session_count > sessions_before else attempt + 1
             # Full jitter, so that many nodes do not come back in the same instant.
             delay_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))  # noqa: S311
-            log.warning("broker.disconnected", error=str(failure), retry_in_s=round(delay_s, 3))
+            log.warning("broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
             await asyncio.sleep(delay_s)
 
-    async def _session(self, sink: Sink) -> None:
-        """Listen on one connection until it fails; the failure is raised as an exception group."""
+    async def _session(self, sink: Sink) -> NoReturn:
+        """Listen on one connection until it fails. Raises: one of OUTAGES."""
         pool = self._client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(connection, sink), name="broker.read")
-                tasks.create_task(self._subscribe_wanted(connection), name="broker.subscribe")
-                tasks.create_task(self._watch_silence(), name="broker.watch")
+            await run_together(
+                read=self._read(connection, sink),
+                subscribe=self._subscribe_wanted(connection),
+                watch=self._watch_silence(),
+            )
         finally:
             await connection.disconnect(nowait=True)
             await pool.release(connection)
@@ -332,9 +331,3 @@ class RedisBroker:
         except OUTAGES as exc:
             return [exc] * len(batch)
 
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    exc: BaseException = group
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc

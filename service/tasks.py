@@ -1,0 +1,49 @@
+"""Tasks that live and die together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_PATIENCE_S = 0.1
+
+
+async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is the loop's
+    """Run coroutines as tasks of these names until the first one ends; end the others, then raise what it raised.
+
+    Not a TaskGroup: that cancels each task once, and on Python 3.11 `asyncio.wait_for`, which redis-py uses, swallows
+    a cancellation that comes as its wait ends (cpython #86296); the group then waits for ever
+    (tests/test_broker_contract.py::test_coming_back_right_after_the_unsubscription_is_confirmed_anew hung).
+    """
+    tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(*tasks)
+    for task in done:
+        task.result()
+
+
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks until each has ended; what they raise meanwhile is not raised here.
+
+    Being cancelled meanwhile does not cut it short: the cancellation is raised once all have ended.
+    """
+    interruption: asyncio.CancelledError | None = None
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        try:
+            await asyncio.wait(running, timeout=_PATIENCE_S)
+        except asyncio.CancelledError as exc:
+            interruption = exc
+        running = {task for task in running if not task.done()}
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen: otherwise asyncio logs it as never retrieved
+    if interruption is not None:
+        raise interruption

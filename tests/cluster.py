@@ -1,0 +1,151 @@
+"""Real node and worker processes for tests, and waiting for what they do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any, Self, TypeVar
+
+from websockets.asyncio.client import ClientConnection, connect
+
+API_KEY = "0123456789abcdef-test"
+DEADLINE_S = 15.0
+
+T = TypeVar("T")
+
+
+async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float = DEADLINE_S) -> T:
+    """Return the condition's first true result. Raises: AssertionError after `within_s`."""
+    deadline_s = time.monotonic() + within_s
+    while True:
+        result = await condition()
+        if result:
+            return result
+        assert time.monotonic() < deadline_s, f"still {result!r} after {within_s} s"
+        await asyncio.sleep(0.02)
+
+
+class RoomcastProcess:
+    """One `roomcast ...` process; its JSON log lines are kept."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments],
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict[str, Any]] = []
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """Return the next log line of this event. Raises: AssertionError if it does not come."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.01, deadline_s - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {event} in the log: {self.log}") from None
+            if line["event"] == event:
+                return line
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """End the process as an operator would, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join(DEADLINE_S)
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        return self.process.returncode
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {"event": "not json", "line": line}
+            self.log.append(entry)
+            self._lines.put(entry)
+
+
+class NodeProcess(RoomcastProcess):
+    """One node on a free port."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        super().__init__(["node", "--port", "0"], environment)
+        self.port: int = self.wait_for("node.listening")["port"]
+
+    def ws(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    def http(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def connect(self, path: str) -> connect:
+        """Return websockets' connection to this node, to be entered or awaited."""
+        return connect(self.ws(path), compression=None, ping_interval=None, proxy=None, close_timeout=1.0)
+
+
+class Cluster:
+    """Nodes and workers on one Redis; all of them end with the block."""
+
+    def __init__(self, redis_url: str, prefix: str, **settings: str) -> None:
+        self.environment = {
+            "ROOMCAST_REDIS_URL": redis_url,
+            "ROOMCAST_PREFIX": prefix,
+            "ROOMCAST_API_KEY": API_KEY,
+            **{f"ROOMCAST_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.prefix = prefix
+        self.nodes: list[NodeProcess] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start_node(self, **settings: str) -> NodeProcess:
+        node = NodeProcess(self._environment(settings))
+        self._stack.callback(node.end)
+        node.wait_for("broker.connected")
+        self.nodes.append(node)
+        return node
+
+    def start_worker(self, **settings: str) -> RoomcastProcess:
+        worker = RoomcastProcess(["worker", "metrics"], self._environment(settings))
+        self._stack.callback(worker.end)
+        return worker
+
+    def _environment(self, settings: dict[str, str]) -> dict[str, str]:
+        return {**self.environment, **{f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}}
+
+
+async def receive(socket: ClientConnection, within_s: float = DEADLINE_S) -> str | bytes:
+    """Return the next message. Raises: TimeoutError, and websockets' ConnectionClosed."""
+    async with asyncio.timeout(within_s):
+        return await socket.recv()

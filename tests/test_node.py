@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from service.connection import State
+from service.errors import SHUTDOWN, BrokerUnavailable
+from service.hub import Hub
+from service.messages import Publication
+from service.node import Node
+from tests.fakes import FakeBroker, FakeRegistry, Schedule, connection
+
+pytestmark = pytest.mark.anyio
+
+
+def make_node() -> tuple[Node, FakeBroker, Schedule]:
+    broker, turn = FakeBroker(), Schedule()
+    return Node("n1", Hub(turn), broker, FakeRegistry()), broker, turn
+
+
+async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> None:
+    node, broker, turn = make_node()
+    ada, to_ada = connection()
+
+    async with node.connected(ada):
+        await node.subscribe(ada, "room:a")
+        node.on_publication(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert broker.subscribed == ["room:a"]
+    assert to_ada.written == [b"hi;"]
+
+
+async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_one() -> None:
+    node, broker, _ = make_node()
+    ada, _ = connection()
+    bob, _ = connection()
+
+    async with node.connected(bob):
+        await node.subscribe(bob, "room:a")
+        with pytest.raises(RuntimeError, match="client vanished"):
+            async with node.connected(ada):
+                await node.subscribe(ada, "room:a")
+                await node.subscribe(ada, "room:b")
+                raise RuntimeError("client vanished")
+
+        assert broker.unsubscribed == ["room:b"]
+        assert ada.state is State.CLOSED
+
+    assert broker.unsubscribed == ["room:b", "room:a"]
+    assert node.hub.connections == set()
+    assert node.hub.channels() == {}
+
+
+async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
+    node, broker, _ = make_node()
+    broker.away = "Redis is away"
+    ada, _ = connection()
+
+    async with node.connected(ada):
+        with pytest.raises(BrokerUnavailable, match="Redis is away"):
+            await node.subscribe(ada, "room:a")
+
+        assert node.hub.channels() == {}
+        assert broker.unsubscribed == ["room:a"]
+
+
+async def test_a_publication_that_redis_does_not_take_is_counted_and_said() -> None:
+    node, broker, _ = make_node()
+
+    await node.publish(Publication("room:a", b"1"))
+    broker.away = "Redis is away"
+    with pytest.raises(BrokerUnavailable):
+        await node.publish(Publication("room:a", b"2"))
+
+    assert node.counts == {"published": 1, "publish_failures": 1}
+
+
+async def test_malformed_messages_and_gaps_are_counted() -> None:
+    node, _, _ = make_node()
+
+    node.on_malformed("room:a", "not JSON")
+    node.on_gap("the connection to Redis was lost")
+
+    assert node.counts == {"malformed": 1, "gaps": 1}
+
+
+async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
+    node, _, _ = make_node()
+    ada, to_ada = connection()
+
+    async with node.connected(ada):
+        node.drain()
+
+    assert to_ada.closed_with == [SHUTDOWN]
+    assert node.disconnects == {3001: 1}

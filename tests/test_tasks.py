@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.tasks import end, run_together
+
+pytestmark = pytest.mark.anyio
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def stubborn() -> None:
+    """Swallow the first cancellation, as asyncio.wait_for may on Python 3.11."""
+    try:
+        await forever()
+    except asyncio.CancelledError:
+        await forever()
+
+
+async def fail() -> None:
+    raise ConnectionError("lost")
+
+
+async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
+    before = asyncio.all_tasks()
+
+    with pytest.raises(ConnectionError, match="lost"):
+        await run_together(a=forever(), b=fail(), c=stubborn())
+
+    assert asyncio.all_tasks() == before
+
+
+async def test_being_cancelled_ends_all_of_them() -> None:
+    together = asyncio.create_task(run_together(a=forever(), b=stubborn()))
+    await asyncio.sleep(0)  # lets it start its tasks
+    await end(together)
+
+    assert together.cancelled()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
