@@ -44,7 +44,6 @@ class Connection:
 
     __slots__ = (
         "_held",
-        "disconnect",
         "encoding",
         "id",
         "max_unsent_bytes",
@@ -61,7 +60,6 @@ class Connection:
         self.max_unsent_bytes = max_unsent_bytes
         self.state = State.CONNECTING
         self.subscriptions: set[str] = set()
-        self.disconnect: Disconnect | None = None
         self.opened_at_s = time.monotonic()
         self._held: list[bytes] = []
 
@@ -92,7 +90,6 @@ class Connection:
         if self.state in (State.CLOSING, State.CLOSED):
             return
         self.state = State.CLOSING
-        self.disconnect = disconnect
         self._held.clear()
         self.transport.close(disconnect)
 

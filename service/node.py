@@ -36,7 +36,7 @@ class Node:
         self.broker = broker
         self.registry = registry
         self.counts: Counter[str] = Counter()
-        self.disconnects: Counter[int] = Counter()
+        self.close_codes: Counter[int] = Counter()
 
     async def run(self) -> None:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
@@ -52,13 +52,13 @@ class Node:
             for channel in self.hub.remove(connection):
                 self.broker.unsubscribe(channel)
             connection.closed()
-            if connection.disconnect is not None:
-                self.disconnects[connection.disconnect.code] += 1
+            code = connection.transport.close_code()
+            self.close_codes[code] += 1
             log.info(
                 "connection.closed",
                 conn=connection.id,
                 transport=connection.transport.name,
-                code=connection.disconnect.code if connection.disconnect else None,
+                code=code,
                 duration_s=round(time.monotonic() - connection.opened_at_s, 3),
             )
 

@@ -50,12 +50,12 @@ class NodeCollector(Collector):
         )
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
-        disconnects = CounterMetricFamily(
-            "roomcast_disconnects", "Connections that the node ended, by close code.", labels=["code"]
+        closed = CounterMetricFamily(
+            "roomcast_connections_closed", "Connections that ended, by close code; 1006: vanished.", labels=["code"]
         )
-        for code, count in sorted(node.disconnects.items()):
-            disconnects.add_metric([str(code)], count)
-        yield disconnects
+        for code, count in sorted(node.close_codes.items()):
+            closed.add_metric([str(code)], count)
+        yield closed
 
 
 def registry_of(node: Node) -> CollectorRegistry:

@@ -35,6 +35,9 @@ class RecordingTransport:
     def close(self, disconnect: Disconnect) -> None:
         self.closed_with.append(disconnect)
 
+    def close_code(self) -> int:
+        return self.closed_with[0].code if self.closed_with else 1006
+
 
 def connection(
     *, encoding: Encoding = RAW, stalled: bool = False, max_unsent_bytes: int = 1000, is_open: bool = True

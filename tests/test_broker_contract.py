@@ -74,7 +74,9 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
 
 
 @asynccontextmanager
-async def running(server: Redis, prefix: str, *, linger_s: float = 1.0) -> AsyncIterator[tuple[RedisBroker, RecordingSink]]:
+async def running(
+    server: Redis, prefix: str, *, linger_s: float = 1.0
+) -> AsyncIterator[tuple[RedisBroker, RecordingSink]]:
     broker = RedisBroker(server, prefix=prefix, node_id="n1", max_message_bytes=1000, linger_s=linger_s)
     sink = RecordingSink()
     task = asyncio.create_task(broker.run(sink))

@@ -92,4 +92,4 @@ async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
         node.drain()
 
     assert to_ada.closed_with == [SHUTDOWN]
-    assert node.disconnects == {3001: 1}
+    assert node.close_codes == {3001: 1}

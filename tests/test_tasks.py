@@ -35,9 +35,11 @@ async def test_the_first_failure_ends_the_others_and_is_raised() -> None:
 
 
 async def test_being_cancelled_ends_all_of_them() -> None:
+    before = asyncio.all_tasks()
     together = asyncio.create_task(run_together(a=forever(), b=stubborn()))
-    await asyncio.sleep(0)  # lets it start its tasks
+    for _ in range(3):
+        await asyncio.sleep(0)  # lets it start its tasks, and them wait
     await end(together)
 
     assert together.cancelled()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert asyncio.all_tasks() == before

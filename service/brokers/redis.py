@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 import structlog
@@ -177,6 +177,7 @@ class RedisBroker:
         attempt = 0
         while True:
             sessions_before = self._session_count
+            error = "the session ended"
             try:
                 await self._session(sink)
             except OUTAGES as exc:
@@ -189,7 +190,7 @@ class RedisBroker:
             log.warning("broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
             await asyncio.sleep(delay_s)
 
-    async def _session(self, sink: Sink) -> NoReturn:
+    async def _session(self, sink: Sink) -> None:
         """Listen on one connection until it fails. Raises: one of OUTAGES."""
         pool = self._client.connection_pool
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py
@@ -330,4 +331,3 @@ class RedisBroker:
                 return await pipeline.execute(raise_on_error=False)
         except OUTAGES as exc:
             return [exc] * len(batch)
-

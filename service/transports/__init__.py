@@ -23,3 +23,6 @@ class Transport(Protocol):
 
     def close(self, disconnect: Disconnect) -> None:
         """Tell the client the code and reason, as far as the transport can, and end the connection soon."""
+
+    def close_code(self) -> int:
+        """Return the code with which the connection ended, whoever ended it; 1006 for a client that vanished."""

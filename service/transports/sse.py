@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from service.errors import Disconnect
 
 _HEARTBEAT = b": ping\n\n"
+_GOING_AWAY = 1001
 
 
 def event(kind: Kind, payload: bytes) -> bytes:
@@ -42,6 +43,7 @@ class EventStream:
         self._unsent_bytes = 0
         self._changed = asyncio.Event()
         self._is_closing = False
+        self._close_code = _GOING_AWAY
 
     def write(self, data: bytes) -> None:
         """See `Transport.write`."""
@@ -59,7 +61,12 @@ class EventStream:
         """Say the code and reason in a last event named `disconnect`, then end the stream."""
         reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
         self.write(b"event: disconnect\ndata: " + reason + b"\n\n")
+        self._close_code = disconnect.code
         self.end()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`; a stream has no close frame, so a client that goes is always 1001."""
+        return self._close_code
 
     def end(self) -> None:
         """Take nothing more; `read` returns what is left, then the end."""

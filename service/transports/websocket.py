@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from websockets.frames import CloseCode
+
 from service.errors import INVALID_UTF8, NO_PONG, Disconnect
 from service.messages import Kind
 
@@ -53,6 +55,7 @@ class WebSocketTransport(WebSocketsSansIOProtocol):
     """
 
     name = "websocket"
+    _own_close_code: int | None = None
 
     def handle_connect(self, event: Request) -> None:
         """Offer the transport to the endpoint; the ASGI task starts in the loop's next turn."""
@@ -85,6 +88,13 @@ class WebSocketTransport(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
         self._end_asgi(disconnect)
 
+    def close_code(self) -> int:
+        """See `Transport.close_code`."""
+        if self._own_close_code is not None:
+            return self._own_close_code
+        close = self.conn.close_rcvd or self.conn.close_sent
+        return close.code if close else CloseCode.ABNORMAL_CLOSURE
+
     def keepalive_timeout(self) -> None:
         """End a connection that did not answer a ping, at once: there is nobody to say goodbye to."""
         self.pong_timer = None
@@ -103,4 +113,5 @@ class WebSocketTransport(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def _end_asgi(self, disconnect: Disconnect) -> None:
+        self._own_close_code = disconnect.code
         self.queue.put_nowait({"type": "websocket.disconnect", "code": disconnect.code, "reason": disconnect.reason})
