@@ -37,9 +37,12 @@ format: setup  ## format the code
 bench: setup  ## measure fan-out beside the classic manager (about 3 minutes)
 	@$(BIN)/python -m tests.bench
 
-lock: setup  ## write requirements.lock anew, with hashes and for every platform
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --extra dev --group test pyproject.toml -o requirements.lock
+lock: setup  ## write the locks anew: development, image, its build; with hashes and for every platform
+	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links"; \
+	  $$compile --extra dev --group test pyproject.toml -o requirements.lock && \
+	  $$compile --constraint requirements.lock pyproject.toml -o deploy/requirements.lock && \
+	  echo hatchling | $$compile --constraint requirements.lock - -o deploy/build.lock
 
 clean:  ## remove what the other targets made
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

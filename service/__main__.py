@@ -162,6 +162,8 @@ def _channel(name: str) -> str:
 @asynccontextmanager
 async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
     """Give a client of a server that answers. Raises: Failure."""
+    for_people = settings.model_copy(update={"log_format": "console", "log_level": "warning"})
+    configure_logging(for_people, node_id="cli")
     async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name="roomcast-cli") as client:
         try:
             await client.ping()
@@ -206,7 +208,8 @@ async def _publish(settings: Settings, publication: Publication) -> None:
             raise Failure(exc.reason) from exc
         finally:
             await end(running)
-    click.echo(f"published to {publication.channel}; {receiver_count} subscribed nodes took it")
+    nodes = "1 subscribed node" if receiver_count == 1 else f"{receiver_count} subscribed nodes"
+    click.echo(f"published to {publication.channel}; {nodes} took it")
 
 
 async def _subscribe(settings: Settings, channel: str) -> None:

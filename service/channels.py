@@ -32,6 +32,8 @@ def room_channel(room: str) -> str:
 
     Raises: ClientError 107 for a name that is no room name.
     """
+    if "/" in room or room in {".", ".."}:
+        raise ClientError(ErrorCode.BAD_REQUEST, "room name cannot stand in a URL's path")
     return f"room:{check_name(room, 'room name')}"
 
 

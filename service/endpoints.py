@@ -19,6 +19,7 @@ from service.errors import SLOW, UNSUPPORTED_DATA, BrokerUnavailable
 from service.messages import Publication
 from service.node import Node
 from service.protocols import room
+from service.tasks import run_together
 from service.transports import sse, websocket
 
 if TYPE_CHECKING:
@@ -188,15 +189,16 @@ class _EventStreamResponse(Response):
         """Serve one client. Raises, before the response starts: BrokerUnavailable."""
         stream = sse.EventStream(ping_interval_s=self._settings.ping_interval_s)
         connection = Connection(_new_id(), stream, PLAIN_SSE, max_unsent_bytes=self._settings.max_unsent_bytes)
-        async with self._node.connected(connection), asyncio.TaskGroup() as tasks:
+        async with self._node.connected(connection):
             if self._with_latest:
                 await _send_latest(self._node, connection, self._channel)
             await self._node.subscribe(connection, self._channel)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            gone = tasks.create_task(_end_when_gone(receive, stream))
-            await self._pump(connection, stream, send)
-            gone.cancel()
+            await run_together(
+                gone=_until_gone(receive),
+                pump=self._pump(connection, stream, send),
+            )
 
     async def _pump(self, connection: Connection, stream: sse.EventStream, send: Send) -> None:
         try:
@@ -210,7 +212,6 @@ class _EventStreamResponse(Response):
             connection.close(SLOW)
 
 
-async def _end_when_gone(receive: Receive, stream: sse.EventStream) -> None:
+async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    stream.end()

@@ -75,7 +75,11 @@ def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
 
 
 def serve(listener: socket.socket, settings: Settings) -> int:
-    """Run one node on a listening socket until SIGINT or SIGTERM; return the exit code."""
+    """Run one node on a listening socket until SIGINT or SIGTERM, and end it cleanly.
+
+    Returns: 1 after a failure of the node itself, 130 after SIGINT. SIGTERM ends the process by the signal once all is
+        cleaned up, as uvicorn does it and supervisors expect (143 in a shell).
+    """
     node_id = new_node_id()
     configure_logging(settings, node_id=node_id)
     app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (server comes next)

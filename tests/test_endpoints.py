@@ -127,6 +127,7 @@ async def test_a_bad_name_is_refused_with_400_and_says_why(node: NodeProcess, pa
     error = json.loads(caught.value.response.body)["error"]
     assert error["code"] == 107
     assert error["message"].startswith("bad request: ")
+    assert not [line for line in node.log if line["level"] == "error"], "a refusal is no error of ours"
 
 
 async def test_a_frame_over_the_limit_closes_with_1009_and_nobody_else(node: NodeProcess) -> None:

@@ -136,6 +136,7 @@ class MetricsWorker:
         )
         if receiver_count >= 0:
             self._sample_count += 1
+            log.debug("metrics.sampled", receivers=receiver_count)
 
     async def _record_health(self, *, is_holder: bool) -> None:
         facts: dict[str, object] = {

@@ -8,6 +8,7 @@ then a new one is made and told the whole set of wanted channels, and the gap is
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections import Counter
@@ -36,6 +37,8 @@ OUTAGES = (RedisError, OSError, TimeoutError)
 
 _BACKOFF_BASE_S = 0.1
 _BACKOFF_CAP_S = 2.0
+# How long a subscription waits for a connection that was just lost: most are back by then.
+_PATIENCE_S = 1.0
 _SUBSCRIBE_CHUNK = 1000
 _PUBLISH_CHUNK = 1000
 
@@ -125,11 +128,13 @@ class RedisBroker:
             self._joining[channel] = None
             self._changed.set()
         confirmed = self._confirming.setdefault(channel, asyncio.Event())
+        # While Redis is known to be away, a client is better off with another node than waiting here.
+        patience_s = self._timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, self._timeout_s)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 await confirmed.wait()
         except TimeoutError:
-            reason = self._reason_not_ready or f"Redis did not confirm the subscription within {self._timeout_s:g} s"
+            reason = self._reason_not_ready or f"Redis did not confirm the subscription within {patience_s:g} s"
             raise BrokerUnavailable(reason) from None
 
     def unsubscribe(self, channel: str) -> None:
@@ -174,7 +179,7 @@ class RedisBroker:
     # Listening: one session per connection to the server, and a supervisor that never gives up.
 
     async def _supervise(self, sink: Sink) -> None:
-        attempt = 0
+        attempt = -1
         while True:
             sessions_before = self._session_count
             error = "the session ended"
@@ -187,7 +192,9 @@ class RedisBroker:
             attempt = 0 if self._session_count > sessions_before else attempt + 1
             # Full jitter, so that many nodes do not come back in the same instant.
             delay_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))  # noqa: S311
-            log.warning("broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
+            # Once an outage: a node would otherwise log it every second for as long as it lasts.
+            level = logging.WARNING if attempt == 0 else logging.DEBUG
+            log.log(level, "broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
             await asyncio.sleep(delay_s)
 
     async def _session(self, sink: Sink) -> None:

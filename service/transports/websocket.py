@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from starlette.types import Scope
+    from uvicorn._types import ASGISendEvent
     from websockets.http11 import Request
 
 # The key in scope["extensions"] under which a connection offers its transport to the endpoint.
@@ -100,6 +101,12 @@ class WebSocketTransport(WebSocketsSansIOProtocol):
         self.pong_timer = None
         self._end_asgi(NO_PONG)
         self.transport.abort()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Note a refusal as the answer that it is: uvicorn logs it as an error, any client could fill the log."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
 
     def send_receive_event_to_app(self) -> None:
         """Close with a reason instead of uvicorn's log line when a text frame is not UTF-8."""

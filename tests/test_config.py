@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.config import ConfigError, Settings, masked, read_settings, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in unknown_variables():
+        monkeypatch.delenv(name)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ROOMCAST_{name.upper()}", raising=False)
+
+
+def test_without_any_variable_the_defaults_hold() -> None:
+    settings = read_settings()
+
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert settings.prefix == "roomcast:"
+    assert settings.max_message_bytes == 65536
+    assert settings.api_key is None
+
+
+def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_PING_INTERVAL_S", "2.5")
+    monkeypatch.setenv("ROOMCAST_PREFIX", "")  # empty counts as not set, as compose passes it
+
+    assert read_settings().ping_interval_s == 2.5
+    assert read_settings().prefix == "roomcast:"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ROOMCAST_REDIS_URL", "localhost:6379"),
+        ("ROOMCAST_REDIS_URL", "http://localhost"),
+        ("ROOMCAST_REDIS_URL", "redis://"),
+        ("ROOMCAST_PREFIX", "x" * 65),
+        ("ROOMCAST_API_KEY", "short"),
+        ("ROOMCAST_MAX_MESSAGE_BYTES", "0"),
+        ("ROOMCAST_MAX_MESSAGE_BYTES", "many"),
+        ("ROOMCAST_MAX_UNSENT_BYTES", "1"),
+        ("ROOMCAST_PING_INTERVAL_S", "-1"),
+        ("ROOMCAST_PING_TIMEOUT_S", "nan"),
+        ("ROOMCAST_REDIS_TIMEOUT_S", "61"),
+        ("ROOMCAST_SHUTDOWN_TIMEOUT_S", "0"),
+        ("ROOMCAST_METRICS_INTERVAL_S", "0"),
+        ("ROOMCAST_LOG_LEVEL", "loud"),
+        ("ROOMCAST_LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        read_settings()
+
+
+def test_every_bad_value_is_named_and_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_API_KEY", "hunter2")
+    monkeypatch.setenv("ROOMCAST_LOG_LEVEL", "loud")
+
+    with pytest.raises(ConfigError) as caught:
+        read_settings()
+
+    assert "ROOMCAST_API_KEY" in str(caught.value)
+    assert "ROOMCAST_LOG_LEVEL" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_shown_settings_mask_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("ROOMCAST_REDIS_URL", "rediss://app:s3cret@redis.internal:6380/2")
+
+    shown = masked(read_settings())
+
+    assert shown["ROOMCAST_REDIS_URL"] == "rediss://app:**********@redis.internal:6380/2"
+    assert "0123456789abcdef" not in str(shown)
+
+
+def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
+
+    assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings().prefix = "other:"  # type: ignore[misc]  # what must not work

@@ -1,0 +1,112 @@
+"""`roomcast dev`, which is `make run`: it starts all of it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from websockets.sync.client import connect
+
+pytestmark = pytest.mark.redis
+
+
+def free_ports() -> int:
+    """Return a port whose successor is free too."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port: int = first.getsockname()[1]
+            try:
+                with socket.create_server(("127.0.0.1", port + 1)):
+                    return port
+            except OSError:
+                continue
+
+
+@contextmanager
+def dev(port: int) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "dev", "--port", str(port)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+
+def read_until(process: subprocess.Popen[str], part: str) -> str:
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if part in line:
+            return text
+    raise AssertionError(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_two_nodes_share_a_room_and_one_signal_ends_every_process(number: signal.Signals) -> None:
+    port = free_ports()
+    with dev(port) as process:
+        greeting = read_until(process, "Ctrl-C ends all of it")
+        assert f"http://127.0.0.1:{port}/" in greeting
+        assert f"http://127.0.0.1:{port + 1}/" in greeting
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) == 5  # the server and its keeper, two nodes, the worker
+        one, two = (f"ws://127.0.0.1:{port + node}" for node in range(2))
+        with (
+            connect(f"{one}/ws/rooms/lobby", proxy=None) as ada,
+            connect(f"{two}/ws/rooms/lobby", proxy=None) as bob,
+            connect(f"{two}/dashboard-feed", proxy=None) as dashboard,
+        ):
+            ada.send("hi")
+            assert bob.recv(timeout=10) == "hi"
+            assert "cpu_usage" in str(dashboard.recv(timeout=10))
+
+            if number is signal.SIGINT:
+                os.killpg(process.pid, number)  # as a terminal does: to every process of the group
+            else:
+                process.send_signal(number)
+            rest, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert rest.split() == ["Ctrl-C", "ends", "all", "of", "it.", "Ending", "..."][5:]
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def test_a_taken_port_is_one_line_that_says_what_to_do() -> None:
+    port = free_ports()
+    with socket.create_server(("127.0.0.1", port + 1)), dev(port) as process:
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert output == f"roomcast: port {port + 1} is in use; choose others with: roomcast dev --port {port + 101}\n"
+
+
+def test_when_a_part_dies_all_of_it_ends_and_says_so() -> None:
+    with dev(free_ports()) as process:
+        read_until(process, "Ctrl-C ends all of it")
+        family = psutil.Process(process.pid).children(recursive=True)
+        node = next(child for child in family if "node" in child.cmdline())
+
+        node.kill()
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "roomcast: a part of the cluster ended by itself" in output
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []

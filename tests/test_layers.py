@@ -1,0 +1,127 @@
+"""The layers of the house, over the imports: who may know whom (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+VALUES = {"service.errors", "service.messages", "service.channels"}
+TYPING = {"typing", "__future__", "collections"}
+
+# For each module or package: the modules of ours that it may import, and the outside libraries.
+# A package's rule holds for every module in it; the longest name decides.
+ALLOWED: dict[str, tuple[set[str], set[str]]] = {
+    "service.errors": (set(), set()),
+    "service.messages": (set(), set()),
+    "service.channels": (VALUES, set()),
+    "service.protocols": (VALUES, {"orjson"}),
+    "service.connection": (VALUES | {"service.transports"}, set()),
+    "service.hub": (VALUES | {"service.connection"}, set()),
+    "service.tasks": (set(), set()),
+    "service.node": (
+        VALUES | {"service.brokers", "service.connection", "service.hub", "service.tasks"},
+        {"structlog"},
+    ),
+    "service.config": (VALUES, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.brokers": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "redis", "structlog"}),
+    "service.transports": (VALUES, set()),
+    "service.transports.websocket": (VALUES, {"starlette", "uvicorn", "websockets"}),
+    "service.transports.sse": (VALUES, {"orjson"}),
+    "service.telemetry": (VALUES | {"service.config", "service.node"}, {"prometheus_client", "structlog"}),
+    "service.endpoints": (
+        VALUES | {"service.config", "service.connection", "service.node", "service.protocols", "service.transports"},
+        {"fastapi", "starlette"},
+    ),
+    "service.api": (
+        VALUES | {"service.endpoints"},
+        {"fastapi", "orjson", "prometheus_client", "pydantic"},
+    ),
+    "service.dev": (set(), set()),
+    "workers": (
+        VALUES | {"service.brokers", "service.tasks", "workers"},
+        {"orjson", "psutil", "redis", "structlog"},
+    ),
+}
+# These put everything together, and may know everything.
+ROOTS = {"service.app", "service.server", "service.__main__", "service"}
+# Pure: what runs here runs to its end. `time` is a clock, not a wait.
+NO_ASYNCIO = {"service.errors", "service.messages", "service.channels", "service.connection", "service.hub"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in [*ROOT.glob("service/**/*.py"), *ROOT.glob("workers/**/*.py")]:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_in(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def rule_of(module: str) -> tuple[set[str], set[str]]:
+    while module not in ALLOWED:
+        assert "." in module, "a new module needs a rule: who may it know?"
+        module = module.rpartition(".")[0]
+    return ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", sorted(set(modules()) - ROOTS))
+def test_a_module_knows_only_the_layers_below_it(module: str) -> None:
+    ours, outside = rule_of(module)
+
+    for name in imports(modules()[module]):
+        top = name.partition(".")[0]
+        if top in {"service", "workers"}:
+            assert is_in(name, ours | {module}), f"{module} may not import {name}"
+        elif top not in sys.stdlib_module_names:
+            assert is_in(name, outside), f"{module} may not import {name}"
+        if module in NO_ASYNCIO or is_in(module, {"service.protocols"}):
+            assert top not in {"asyncio", "socket", "threading", "subprocess"}, f"{module} does no I/O"
+
+
+def test_every_rule_is_of_a_module_that_is_there() -> None:
+    assert set(ALLOWED) <= set(modules())
+
+
+def test_the_check_finds_what_is_forbidden(tmp_path: Path) -> None:
+    bad = tmp_path / "hub.py"
+    bad.write_text("import redis.asyncio\nfrom service.brokers.redis import RedisBroker\n")
+
+    found = imports(bad)
+
+    assert found == {"redis.asyncio", "service.brokers.redis.RedisBroker"}
+    assert not any(is_in(name, ALLOWED["service.hub"][0] | ALLOWED["service.hub"][1]) for name in found)
+
+
+def test_nothing_is_made_at_import() -> None:
+    """Settings, apps and clients are made by functions: importing does not read the environment."""
+    for path in modules().values():
+        for statement in ast.parse(path.read_text()).body:
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Call):
+                called = ast.unparse(statement.value.func)
+                assert called in {
+                    "APIRouter",
+                    "APIKeyHeader",
+                    "Disconnect",
+                    "Encoding",
+                    "TypeVar",
+                    "structlog.get_logger",
+                }, f"{path.name} calls {called} at import"

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.cluster import eventually
+from workers.lease import Lease
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+
+async def test_one_holds_it_and_keeps_it(client: Redis, prefix: str) -> None:
+    one, two = (Lease(client, f"{prefix}lease:x", ttl_s=60) for _ in range(2))
+
+    assert await one.take()
+    assert not await two.take()
+    assert await one.take()
+
+
+async def test_taking_it_again_extends_it(client: Redis, prefix: str) -> None:
+    lease = Lease(client, f"{prefix}lease:x", ttl_s=60)
+    await lease.take()
+    await client.pexpire(lease.key, 1000)
+
+    await lease.take()
+
+    assert await client.pttl(lease.key) > 50_000
+
+
+async def test_it_ends_by_itself_when_its_holder_is_gone(client: Redis, prefix: str) -> None:
+    one = Lease(client, f"{prefix}lease:x", ttl_s=0.05)
+    two = Lease(client, f"{prefix}lease:x", ttl_s=60)
+    assert await one.take()
+
+    await eventually(two.take)
+
+    assert not await one.take()
+
+
+async def test_only_its_holder_gives_it_back(client: Redis, prefix: str) -> None:
+    one, two = (Lease(client, f"{prefix}lease:x", ttl_s=60) for _ in range(2))
+    await one.take()
+
+    await two.release()
+    assert not await two.take()
+    await one.release()
+    assert await two.take()

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.hub import Hub
+from service.node import Node
+from service.telemetry import registry_of
+from tests.cluster import Cluster
+from tests.fakes import FakeBroker, FakeRegistry, Schedule, connection
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_metrics_are_valid_and_say_what_the_node_counted() -> None:
+    broker = FakeBroker()
+    node = Node("n1", Hub(Schedule()), broker, FakeRegistry())
+    async with node.connected(connection()[0]):
+        pass
+    broker.away = "Redis is away"
+    node.on_gap("test")
+
+    families = text_string_to_metric_families(generate_latest(registry_of(node)).decode())
+    samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
+
+    assert samples["roomcast_gaps_total",] == 1
+    assert samples["roomcast_ready",] == 0
+    assert samples["roomcast_connections", "websocket"] == 0
+    assert samples["roomcast_connections_closed_total", "1006"] == 1
+
+
+@pytest.mark.redis
+async def test_the_log_is_json_and_holds_no_query_strings_payloads_or_keys(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix, log_level="debug") as cluster:
+        node = cluster.start_node()
+        async with node.connect("/ws/rooms/a?token=SECRET1") as ada, httpx.AsyncClient() as http:
+            await ada.send("SECRET2")
+            await ada.recv()
+            await http.get(node.http("/readyz?token=SECRET3"))
+            await http.post(node.http("/api/publish"), json={}, headers={"X-API-Key": "SECRET4-SECRET4-SECRET4"})
+        node.end()
+
+    assert all(line["event"] != "not json" for line in node.log)
+    closed = next(line for line in node.log if line["event"] == "connection.closed")
+    assert (closed["level"], closed["transport"], closed["code"]) == ("info", "websocket", 1000)
+    assert {"time", "node", "conn", "duration_s"} <= set(closed)
+    assert "SECRET" not in str(node.log)
