@@ -25,7 +25,7 @@ _ENVELOPE_BYTES = 4096
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY")
 
 
-def _check_api_key(settings: SettingsDependency, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+async def _check_api_key(settings: SettingsDependency, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
     if settings.api_key is None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "the server API is off; start the node with ROOMCAST_API_KEY set")
     if key is None:

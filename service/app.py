@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from service.brokers.registry import NodeRegistry
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
+from service.pace import Pace
 from service.tasks import end
 from service.telemetry import registry_of
 
@@ -56,7 +58,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             max_message_bytes=settings.max_message_bytes,
             timeout_s=settings.redis_timeout_s,
         )
-        hub = Hub(schedule=asyncio.get_running_loop().call_soon)
+        loop = asyncio.get_running_loop()
+        hub = Hub(schedule=Pace(loop.call_soon, loop.call_later, time.monotonic).schedule)
         node = Node(node_id, hub, broker, NodeRegistry(client, prefix=settings.prefix))
         app.state.node = node
         app.state.metrics = registry_of(node)

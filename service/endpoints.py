@@ -36,12 +36,13 @@ PLAIN_SSE = Encoding("plain sse", lambda publication: sse.event(publication.kind
 _WRITE_TIMEOUT_S = 10.0
 
 
-def _node(connection: HTTPConnection) -> Node:
+# async, although they wait for nothing: FastAPI runs others in a thread, two hops for each connection.
+async def _node(connection: HTTPConnection) -> Node:
     node: Node = connection.app.state.node
     return node
 
 
-def _settings(connection: HTTPConnection) -> Settings:
+async def _settings(connection: HTTPConnection) -> Settings:
     settings: Settings = connection.app.state.settings
     return settings
 

@@ -24,12 +24,11 @@ class Hub:
     """The connections of one node and their subscriptions.
 
     Broadcasting costs no task, queue or await: publications gather until the reader of Redis has nothing more to
-    read, then each connection gets one write with all of them (measured: 0.2-1.2 us a delivery under load instead
-    of 7, see tests/bench/README.md).
+    read, then each connection gets one write with all of them (measured in tests/bench/README.md).
 
     Args:
-        schedule: calls a function once the code that runs now has given the loop back; `loop.call_soon`. The broker's
-            reader does not give it back while it has data, so a flush sees all that one read of Redis brought.
+        schedule: calls a function once, when the code that runs now has given the loop back or later: `Pace.schedule`.
+            The broker's reader does not give it back while it has data, so a flush sees all that one read brought.
     """
 
     def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:

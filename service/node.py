@@ -101,6 +101,7 @@ class Node:
     def drain(self) -> None:
         """Ask every client to go; they may come back to another node."""
         log.info("node.drain", connections=len(self.hub.connections))
+        self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
     def on_publication(self, publication: Publication) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from redis.asyncio import Redis
@@ -22,7 +23,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip the test on a bare machine; fail it in CI, where nothing may be missing."""
     if os.environ.get("CI"):
         pytest.fail(f"{reason}, and this is CI")
@@ -31,25 +32,32 @@ def missing(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def docker() -> None:
+    """A Docker engine with compose that answers."""
     if shutil.which("docker") is None:
         missing("Docker is not installed")
-    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        missing("no Docker engine answers")
+    for command in (["docker", "info"], ["docker", "compose", "version"]):
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if answer.returncode:
+            missing(f"`{' '.join(command)}` fails: {(answer.stderr.strip() or 'no reason given').splitlines()[-1]}")
 
 
 @pytest.fixture(scope="session")
-def chromedriver() -> str:
+def chromium() -> tuple[str, str]:
+    """The paths of Chromium and of its driver."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
-    if driver is None or shutil.which("chromium") is None:
-        missing("Chromium and chromedriver are not installed")
-    return str(driver)
+    if browser is None or driver is None:
+        missing("Chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
+    return browser, driver
 
 
 @pytest.fixture(scope="session")
 def npm() -> str:
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    """The path of npm; Node.js is there too."""
+    path = shutil.which("npm")
+    if path is None or shutil.which("node") is None:
         missing("Node.js and npm are not installed")
-    return str(shutil.which("npm"))
+    return path
 
 
 @pytest.fixture(scope="session")

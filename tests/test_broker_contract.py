@@ -48,7 +48,7 @@ class RecordingSink:
 
 
 @pytest.fixture(scope="session")
-def docker_redis_url(docker: None) -> Iterator[str]:  # noqa: ARG001  (skips without an engine)
+def docker_redis_url(docker: None) -> Iterator[str]:
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.community.redis import RedisContainer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,18 +37,6 @@ window.WebSocket = class extends WebSocket {
   constructor(url) { super(new URL("/not-a-websocket", url)); }
 };
 """
-
-
-def require_browser() -> tuple[str, str]:
-    """Return the paths of Chromium and its driver, or skip; in CI nothing may be missing."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium and driver:
-        return chromium, driver
-    reason = "needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +178,10 @@ def _two_free_ports() -> int:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    chromium, driver_path = require_browser()
+def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    binary, driver_path = chromium
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = binary
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for argument in (
         "--headless=new",

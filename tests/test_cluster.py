@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -188,11 +192,11 @@ async def test_a_redis_that_falls_silent_is_found_out_and_left(own_redis: Valkey
     with Cluster(f"redis://127.0.0.1:{own_redis.port}/0", prefix, redis_timeout_s="1") as cluster:
         node = cluster.start_node()
         async with node.connect("/ws/rooms/a") as ada:
-            signal_process(pid, signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
             try:
                 await until_status(node, 503)
             finally:
-                signal_process(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
 
             await until_status(node, 200)
             await ada.send("again")
@@ -202,19 +206,11 @@ async def test_a_redis_that_falls_silent_is_found_out_and_left(own_redis: Valkey
 def own_redis_pid(server: ValkeyServer) -> int:
     process = server._process
     assert process is not None
-    return process.pid
+    return int(process.pid)
 
 
-def signal_process(pid: int, number: signal.Signals) -> None:
-    import os
-
-    os.kill(pid, number)
-
-
-async def figures(dashboard: ClientConnection) -> dict[str, float]:
-    import json
-
-    sample: dict[str, float] = json.loads(await receive(dashboard))
+async def figures(dashboard: ClientConnection) -> dict[str, Any]:
+    sample: dict[str, Any] = json.loads(await receive(dashboard))
     return sample
 
 
@@ -228,7 +224,7 @@ async def test_the_dashboard_shows_real_figures_of_all_nodes(cluster: Cluster) -
         two.connect("/ws/rooms/b"),
     ):
 
-        async def sees_everyone() -> dict[str, float]:
+        async def sees_everyone() -> dict[str, Any]:
             sample = await figures(dashboard)
             return sample if sample["active_users"] == 4 else {}
 
@@ -252,7 +248,7 @@ async def test_of_three_workers_one_publishes_and_another_goes_on_when_it_is_kil
     async with one.connect("/dashboard-feed") as dashboard:
         samples = [await figures(dashboard) for _ in range(6)]
         assert len({sample["worker"] for sample in samples}) == 1
-        steps_ms = [after["time"] - before["time"] for before, after in zip(samples[1:], samples[2:], strict=False)]
+        steps_ms = [after["time"] - before["time"] for before, after in pairwise(samples[1:])]
         assert all(step >= interval_s * 1000 * 0.5 for step in steps_ms), steps_ms
 
         holder = str(samples[-1]["worker"])
@@ -301,7 +297,7 @@ async def test_a_node_that_ends_is_gone_from_the_figures_at_once(cluster: Cluste
     one, two = cluster.nodes
 
     async def both_report() -> bool:
-        return await client.scard(f"{cluster.prefix}nodes") == 2
+        return bool(await client.scard(f"{cluster.prefix}nodes") == 2)
 
     await eventually(both_report)
     await asyncio.to_thread(one.end)

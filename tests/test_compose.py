@@ -8,7 +8,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-pytestmark = [pytest.mark.docker]
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("docker")]
 
 COMPOSE_FILE = Path(__file__).parents[1] / "compose.yaml"
 NODE_COUNT = 3
@@ -35,23 +34,6 @@ BUILD_DEADLINE_S = 600.0
 
 LOBBY = "/ws/rooms/lobby"
 READ_METRICS = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
-
-
-def require_docker() -> None:
-    """Skip where no Docker engine answers, with the reason; fail in CI, where nothing may be missing."""
-    reason = None
-    if shutil.which("docker") is None:
-        reason = "Docker is not installed"
-    else:
-        for command in (["docker", "info"], ["docker", "compose", "version"]):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-            if answer.returncode:
-                reason = f"`{' '.join(command)}` fails: {(answer.stderr.strip() or 'no reason given').splitlines()[-1]}"
-                break
-    if reason and os.environ.get("CI"):
-        pytest.fail(f"{reason}, and this is CI")
-    if reason:
-        pytest.skip(reason)
 
 
 def run(*command: str, environment: dict[str, str] | None = None, timeout_s: float = 60.0) -> str:
@@ -139,8 +121,7 @@ def new_project() -> Project:
 
 
 @pytest.fixture(scope="module")
-def project() -> Iterator[Project]:
-    require_docker()
+def project(docker: None) -> Iterator[Project]:
     # pytest's dump of all stacks is for tests that hang; the first build may take longer, and has its own deadline.
     faulthandler.cancel_dump_traceback_later()
     project = new_project()
@@ -159,7 +140,6 @@ def received(clients: list[ClientConnection]) -> list[str | bytes]:
 
 
 def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
-    require_docker()
     project = Project("roomcast-test", 8080, api_key="")
 
     config = json.loads(project.compose("config", "--format", "json"))

@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.protocols": (VALUES, {"orjson"}),
     "service.connection": (VALUES | {"service.transports"}, set()),
     "service.hub": (VALUES | {"service.connection"}, set()),
+    "service.pace": (set(), set()),
     "service.tasks": (set(), set()),
     "service.node": (
         VALUES | {"service.brokers", "service.connection", "service.hub", "service.tasks"},
@@ -34,7 +35,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.transports.sse": (VALUES, {"orjson"}),
     "service.telemetry": (VALUES | {"service.config", "service.node"}, {"prometheus_client", "structlog"}),
     "service.endpoints": (
-        VALUES | {"service.config", "service.connection", "service.node", "service.protocols", "service.transports"},
+        VALUES
+        | {
+            "service.config",
+            "service.tasks",
+            "service.connection",
+            "service.node",
+            "service.protocols",
+            "service.transports",
+        },
         {"fastapi", "starlette"},
     ),
     "service.api": (
@@ -50,7 +59,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 # These put everything together, and may know everything.
 ROOTS = {"service.app", "service.server", "service.__main__", "service"}
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
-NO_ASYNCIO = {"service.errors", "service.messages", "service.channels", "service.connection", "service.hub"}
+NO_ASYNCIO = {
+    "service.errors",
+    "service.messages",
+    "service.channels",
+    "service.connection",
+    "service.hub",
+    "service.pace",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -58,8 +58,11 @@ async def test_it_says_that_it_lives_and_for_how_long(client: Redis, prefix: str
     health = Health(client, prefix=prefix, worker="metrics", name="w")
     assert await health.read() is None
 
+    async def is_alive() -> str:
+        return await health.read() or ""
+
     async with working(client, prefix):
-        facts = orjson.loads(await eventually(health.read) or "")
+        facts = orjson.loads(await eventually(is_alive))
 
     assert facts["holds_lease"] is True
     assert 0 < await client.pttl(f"{prefix}health:metrics:w") <= 300

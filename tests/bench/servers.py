@@ -1,0 +1,81 @@
+"""Running a contender's server process, alone on its core, for as long as a block runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from tests.bench.bus import Bus
+from tests.bench.contenders import Contender
+from tests.bench.cores import Cores
+from tests.bench.errors import BenchError
+
+_HOST = "127.0.0.1"
+_START_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+_LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A contender that runs and listens."""
+
+    pid: int
+    url: str
+
+
+@contextmanager
+def running_server(contender: Contender, bus: Bus, cores: Cores) -> Iterator[Server]:
+    """Run a contender's server.
+
+    Raises: BenchError, with the end of what it printed, if it does not listen in time.
+    """
+    port = _free_port()
+    # Settings of whoever runs this must not change what is measured.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            contender.command(port, bus),
+            env={**environment, **contender.environment(bus)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches the bench alone, which then ends the others in order
+        )
+        try:
+            cores.pin_server(process.pid)
+            _wait_until_listening(contender, port, process, log)
+            yield Server(pid=process.pid, url=f"ws://{_HOST}:{port}{contender.path}")
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_listening(contender: Contender, port: int, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        try:
+            socket.create_connection((_HOST, port), timeout=1.0).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+    raise BenchError(f"{contender.name} does not listen; it printed:\n{log.read().decode(errors='replace')}")
