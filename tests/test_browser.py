@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +17,11 @@ import psutil
 import pytest
 import redis
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.cluster import two_free_ports
 
 pytestmark = pytest.mark.browser
 
@@ -119,7 +119,7 @@ class Window:
 @contextmanager
 def running_cluster() -> Iterator[DevCluster]:
     """Run `roomcast dev`; Ctrl-C must then end it and everything it started."""
-    port = _two_free_ports()
+    port = two_free_ports()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "dev", "--port", str(port)],
@@ -161,47 +161,6 @@ def _greeting(process: subprocess.Popen[str]) -> dict[str, str]:
     finally:
         watchdog.cancel()
     pytest.fail(f"roomcast dev did not start: {lines}")
-
-
-def _two_free_ports() -> int:
-    """Return a port that is free and whose successor is."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    pytest.fail("no two free ports in a row")
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    binary, driver_path = chromium
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--lang=en-US",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    # Both paths are given, so that Selenium has nothing to look for, or to download.
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=driver_path))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -84,6 +86,16 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
 
     assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+
+
+def test_the_docs_name_every_setting_with_its_default() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+
+    for name, field in Settings.model_fields.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| `ROOMCAST_{name.upper()}` |"))
+        if field.default_factory is None and field.default is not None:
+            shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            assert row.split(" | ")[1].strip("`") == shown
 
 
 def test_settings_do_not_change() -> None:

@@ -14,19 +14,9 @@ import psutil
 import pytest
 from websockets.sync.client import connect
 
+from tests.cluster import two_free_ports
+
 pytestmark = pytest.mark.redis
-
-
-def free_ports() -> int:
-    """Return a port whose successor is free too."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                with socket.create_server(("127.0.0.1", port + 1)):
-                    return port
-            except OSError:
-                continue
 
 
 @contextmanager
@@ -59,7 +49,7 @@ def read_until(process: subprocess.Popen[str], part: str) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_two_nodes_share_a_room_and_one_signal_ends_every_process(number: signal.Signals) -> None:
-    port = free_ports()
+    port = two_free_ports()
     with dev(port) as process:
         greeting = read_until(process, "Ctrl-C ends all of it")
         assert f"http://127.0.0.1:{port}/" in greeting
@@ -89,7 +79,7 @@ def test_two_nodes_share_a_room_and_one_signal_ends_every_process(number: signal
 
 
 def test_a_taken_port_is_one_line_that_says_what_to_do() -> None:
-    port = free_ports()
+    port = two_free_ports()
     with socket.create_server(("127.0.0.1", port + 1)), dev(port) as process:
         output, _ = process.communicate(timeout=30)
 
@@ -98,7 +88,7 @@ def test_a_taken_port_is_one_line_that_says_what_to_do() -> None:
 
 
 def test_when_a_part_dies_all_of_it_ends_and_says_so() -> None:
-    with dev(free_ports()) as process:
+    with dev(two_free_ports()) as process:
         read_until(process, "Ctrl-C ends all of it")
         family = psutil.Process(process.pid).children(recursive=True)
         node = next(child for child in family if "node" in child.cmdline())
