@@ -13,7 +13,8 @@ import orjson
 
 from service import __version__, dev
 from service.app import new_node_id
-from service.brokers.redis import OUTAGES, RedisBroker, connect
+from service.brokers.client import OUTAGES, connect
+from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
 from service.config import ConfigError, Settings, masked, read_settings, unknown_variables

@@ -14,9 +14,11 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocketDisconnect
 
 from service import __version__, api, endpoints
-from service.brokers.redis import RedisBroker, connect
+from service.brokers.client import connect
+from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
@@ -80,6 +82,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app.include_router(api.router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
+    app.add_exception_handler(WebSocketDisconnect, _let_go)
 
     page = files("service").joinpath("web/index.html").read_text()
 
@@ -96,6 +99,10 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
 async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
     return JSONResponse({"error": {"code": exc.error.code, "message": str(exc)}}, exc.error.status)
+
+
+async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
+    """The client went while its handshake was being answered: nothing to answer, and no fault of ours."""
 
 
 async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:

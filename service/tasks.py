@@ -27,7 +27,7 @@ async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any:
         task.result()
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
+async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: whatever they return
     """Cancel tasks until each has ended; what they raise meanwhile is not raised here.
 
     Being cancelled meanwhile does not cut it short: the cancellation is raised once all have ended.

@@ -73,6 +73,10 @@ class RoomcastProcess:
             if line["event"] == event:
                 return line
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the log lines that should not be there: errors, and what is no JSON."""
+        return [line for line in self.log if line.get("level") not in {"debug", "info", "warning"}]
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(number)
 

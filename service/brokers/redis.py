@@ -12,19 +12,18 @@ import logging
 import math
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import redis.asyncio
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
+from service.brokers.client import OUTAGES, outage_reason
 from service.brokers.envelope import MalformedMessage, pack, unpack
+from service.brokers.outbox import Outbox
 from service.errors import BrokerUnavailable
 from service.tasks import run_together
 
 if TYPE_CHECKING:
+    import redis.asyncio
     from redis.asyncio.connection import AbstractConnection
 
     from service.brokers import Sink
@@ -32,43 +31,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What a lost or refusing server raises; anything else is a fault of ours and ends the process.
-OUTAGES = (RedisError, OSError, TimeoutError)
-
 _BACKOFF_BASE_S = 0.1
 _BACKOFF_CAP_S = 2.0
 # How long a subscription waits for a connection that was just lost: most are back by then.
 _PATIENCE_S = 1.0
 _SUBSCRIBE_CHUNK = 1000
-_PUBLISH_CHUNK = 1000
-
-
-def connect(url: str, *, timeout_s: float, client_name: str) -> redis.asyncio.Redis:
-    """Return a client whose every wait ends after `timeout_s`; nothing is connected yet.
-
-    No retries: a PUBLISH repeated after a lost reply would be delivered twice.
-    RESP2, because redis-py formats a log line for every pub/sub message on RESP3.
-    """
-    return redis.asyncio.Redis.from_url(
-        url,
-        client_name=client_name,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=timeout_s,
-        socket_timeout=timeout_s,
-    )
-
-
-def outage_reason(exc: BaseException) -> str:
-    """Return what can be told to anyone about a failed Redis call: no address, no user, no password."""
-    return f"Redis is away ({type(exc).__name__})"
 
 
 class RedisBroker:
     """Implements `service.brokers.Broker`.
 
     Args:
-        client: from `connect`; the broker takes one connection of its pool for listening and one for publishing.
+        client: from `brokers.client.connect`; one connection of its pool listens, others publish.
         node_id: names the topic on which the node hears its own canary.
         timeout_s: how long a subscription or a canary may take.
         quiet_s: after this much silence the connection must prove that it lives: the node publishes to its own topic
@@ -96,23 +70,20 @@ class RedisBroker:
         self._timeout_s = timeout_s
         self._quiet_s = quiet_s
         self._linger_s = linger_s
-        self._max_unsent_bytes = max_unsent_bytes
+        self._outbox = Outbox(client, max_unsent_bytes=max_unsent_bytes)
 
         self._wanted: set[str] = set()
         self._joining: dict[str, None] = {}  # wanted, and no SUBSCRIBE sent on this connection yet
         self._leaving: dict[str, float] = {}  # channel nobody wants -> loop time at which it is unsubscribed
         self._changed = asyncio.Event()
         self._confirming: dict[str, asyncio.Event] = {}
-        self._outbox: list[tuple[str, bytes, asyncio.Future[int]]] = []
-        self._outbox_bytes = 0
-        self._outbox_filled = asyncio.Event()
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
         self._forget_session()
 
     async def run(self, sink: Sink) -> None:
         """See `Broker.run`."""
-        await run_together(supervise=self._supervise(sink), publish=self._publish_forever())
+        await run_together(supervise=self._supervise(sink), publish=self._outbox.run())
 
     def reason_not_ready(self) -> str | None:
         """See `Broker.reason_not_ready`."""
@@ -149,14 +120,7 @@ class RedisBroker:
 
     async def publish(self, publication: Publication) -> int:
         """See `Broker.publish`."""
-        message = pack(publication)
-        if self._outbox_bytes + len(message) > self._max_unsent_bytes:
-            raise BrokerUnavailable("Redis takes publications too slowly")
-        taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._outbox.append((self._topic(publication.channel), message, taken))
-        self._outbox_bytes += len(message)
-        self._outbox_filled.set()
-        return await taken
+        return await self._outbox.publish(self._topic(publication.channel), pack(publication))
 
     async def latest(self, channel: str) -> Publication | None:
         """See `Broker.latest`."""
@@ -241,6 +205,8 @@ class RedisBroker:
                     self._on_session_ready(sink)
                 else:
                     self._on_confirmed(topic)
+            elif event == b"unsubscribe":
+                self._on_unsubscribed(topic)
 
     def _on_session_ready(self, sink: Sink) -> None:
         """Note that all that was wanted when this connection was made is subscribed again."""
@@ -253,14 +219,19 @@ class RedisBroker:
     def _on_confirmed(self, topic: bytes) -> None:
         channel = self._channel_by_topic[topic]
         self._asked[channel] -= 1
-        # Two are outstanding when a channel left and came back: the first one says nothing about the second.
-        if self._asked[channel] > 0 or channel not in self._subscribed:
-            return
+        if self._asked[channel] > 0:
+            return  # the channel left and came back: this confirmation is of the first time
         del self._asked[channel]
+        if channel not in self._subscribed:
+            return  # it has left since
         self._confirmed.add(channel)
         waiting = self._confirming.pop(channel, None)
         if waiting is not None:
             waiting.set()
+
+    def _on_unsubscribed(self, topic: bytes) -> None:
+        if self._channel_by_topic[topic] not in self._subscribed:
+            del self._channel_by_topic[topic]
 
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
         """Make Redis equal to the wanted set, in order: all of it first, then each change."""
@@ -311,30 +282,3 @@ class RedisBroker:
             await self._client.publish(self._own_topic, b"")
             async with asyncio.timeout(self._timeout_s):
                 await self._heard.wait()
-
-    # Publishing: what gathers while one pipeline is under way goes with the next.
-
-    async def _publish_forever(self) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            batch, self._outbox = self._outbox[:_PUBLISH_CHUNK], self._outbox[_PUBLISH_CHUNK:]
-            if not self._outbox:
-                self._outbox_filled.clear()
-            self._outbox_bytes -= sum(len(message) for _, message, _ in batch)
-            results = await self._publish_batch([(topic, message) for topic, message, _ in batch])
-            for (_, _, taken), result in zip(batch, results, strict=True):
-                if taken.done():  # its caller was cancelled
-                    continue
-                if isinstance(result, BaseException):
-                    taken.set_exception(BrokerUnavailable(outage_reason(result)))
-                else:
-                    taken.set_result(int(result))
-
-    async def _publish_batch(self, batch: list[tuple[str, bytes]]) -> list[Any]:  # Any: redis-py's replies
-        try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for topic, message in batch:
-                    pipeline.publish(topic, message)
-                return await pipeline.execute(raise_on_error=False)
-        except OUTAGES as exc:
-            return [exc] * len(batch)

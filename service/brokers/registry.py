@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from service.brokers.redis import OUTAGES, outage_reason
+from service.brokers.client import OUTAGES, outage_reason
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:

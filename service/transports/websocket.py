@@ -77,6 +77,12 @@ class WebSocketTransport(WebSocketsSansIOProtocol):
         """Send a close frame and end the connection when the client has answered, or after `close_timeout`."""
         if self.close_sent or self.transport.is_closing():
             return
+        if not self.handshake_complete:
+            self.send_500_response()
+            self.close_sent = self.disconnected = True  # whatever the endpoint still sends: its client is gone
+            self.transport.close()
+            self._end_asgi(disconnect)
+            return
         self.stop_keepalive()
         self.conn.send_close(disconnect.code, disconnect.reason)
         self.transport.write(b"".join(self.conn.data_to_send()))

@@ -1,0 +1,36 @@
+"""The Redis client: how it connects, and what its failures are called."""
+
+from __future__ import annotations
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+# What a lost, silent or refusing server raises; anything else is a fault of ours and ends the process.
+OUTAGES = (RedisConnectionError, RedisTimeoutError, InvalidResponse, ResponseError, OSError, TimeoutError)
+
+
+def connect(url: str, *, timeout_s: float, client_name: str) -> redis.asyncio.Redis:
+    """Return a client whose every wait ends after `timeout_s`; nothing is connected yet.
+
+    No retries: a PUBLISH repeated after a lost reply would be delivered twice.
+    RESP2, because redis-py formats a log line for every pub/sub message on RESP3.
+    """
+    return redis.asyncio.Redis.from_url(
+        url,
+        client_name=client_name,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_connect_timeout=timeout_s,
+        socket_timeout=timeout_s,
+    )
+
+
+def outage_reason(exc: BaseException) -> str:
+    """Return what can be told to anyone about a failed Redis call: no address, no user, no password."""
+    if isinstance(exc, ResponseError):
+        return f"Redis refuses a command ({type(exc).__name__})"
+    return f"Redis is away ({type(exc).__name__})"
