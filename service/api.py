@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.channels import check_channel
-from service.endpoints import NodeDependency, SettingsDependency
+from service.endpoints import ServerDependency
 from service.errors import ClientError, ErrorCode
 from service.messages import Publication
 
@@ -25,12 +25,13 @@ _ENVELOPE_BYTES = 4096
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY")
 
 
-async def _check_api_key(settings: SettingsDependency, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
-    if settings.api_key is None:
+async def _check_api_key(server: ServerDependency, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+    api_key = server.settings.api_key
+    if api_key is None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "the server API is off; start the node with ROOMCAST_API_KEY set")
     if key is None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "send the header X-API-Key")
-    if not secrets.compare_digest(key.encode(), settings.api_key.get_secret_value().encode()):
+    if not secrets.compare_digest(key.encode(), api_key.get_secret_value().encode()):
         raise ClientError(ErrorCode.UNAUTHORIZED, "wrong X-API-Key")
 
 
@@ -54,12 +55,13 @@ class PublishRequest(BaseModel):
         },
     },
 )
-async def publish(request: Request, node: NodeDependency, settings: SettingsDependency) -> dict[str, Any]:
+async def publish(request: Request, server: ServerDependency) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
 
     Delivery: at most once per subscriber. Answers `{"result": {}}` once Redis has taken it, 400 (error 107) for a body
     that is no publication, 401 (101) without the right key, 413 (106) for too much, 503 while Redis is away.
     """
+    settings = server.settings
     body = await _read_body(request, settings.max_message_bytes + _ENVELOPE_BYTES)
     try:
         wanted = PublishRequest.model_validate(orjson.loads(body))
@@ -73,7 +75,7 @@ async def publish(request: Request, node: NodeDependency, settings: SettingsDepe
     if len(data) > settings.max_message_bytes:
         detail = f"data has {len(data)} bytes, at most {settings.max_message_bytes} are allowed"
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)
-    await node.publish(Publication(check_channel(wanted.channel), data))
+    await server.node.publish(Publication(check_channel(wanted.channel), data))
     return {"result": {}}
 
 
@@ -84,9 +86,9 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", tags=["operations"])
-async def readyz(node: NodeDependency) -> Response:
+async def readyz(server: ServerDependency) -> Response:
     """Say whether the node can deliver: 200, or 503 with the reason while Redis is away."""
-    reason = node.reason_not_ready()
+    reason = server.node.reason_not_ready()
     if reason is None:
         return _json(200, {"status": "ready"})
     return _json(503, {"status": "not ready", "reason": reason})

@@ -24,8 +24,10 @@ from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
-from service.tasks import end
+from service.serving import ClientServer
+from service.tasks import end, run_together
 from service.telemetry import registry_of
+from service.transports.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -63,11 +65,15 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         loop = asyncio.get_running_loop()
         hub = Hub(schedule=Pace(loop.call_soon, loop.call_later, time.monotonic).schedule)
         node = Node(node_id, hub, broker, NodeRegistry(client, prefix=settings.prefix))
-        app.state.node = node
+        heartbeat = Heartbeat(
+            ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
+        )
+        app.state.clients = ClientServer(node, heartbeat, settings)
         app.state.metrics = registry_of(node)
-        running = asyncio.create_task(node.run(), name="node")
+        running = asyncio.create_task(run_together(node=node.run(), heartbeat=heartbeat.run()), name="node")
         running.add_done_callback(_on_node_done)
         yield
+        await node.settle()
         await end(running)
         await client.aclose()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from service.errors import ClientError, ErrorCode
 
 MAX_CHANNEL_BYTES = 255
@@ -9,6 +11,22 @@ MAX_ROOM_BYTES = 128
 
 SYSTEM_METRICS = "metrics:system"
 LOBBY = "room:lobby"
+
+
+class SlowPolicy(enum.Enum):
+    """What happens to a client that takes its publications more slowly than they come."""
+
+    DISCONNECT = "disconnect"  # it is closed with 3008 past its bound, and may come back
+    DROP_OLDEST = "drop_oldest"  # it misses the oldest, and is told how many
+    LATEST = "latest"  # it gets the newest of each channel when it can: figures, cursors, game states
+
+
+_SLOW_POLICIES = {"metrics": SlowPolicy.LATEST, "game": SlowPolicy.LATEST, "draw": SlowPolicy.DROP_OLDEST}
+
+
+def slow_policy(channel: str) -> SlowPolicy:
+    """Return the policy of a channel for slow clients, by its namespace."""
+    return _SLOW_POLICIES.get(channel.partition(":")[0], SlowPolicy.DISCONNECT)
 
 
 def check_channel(name: str) -> str:

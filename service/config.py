@@ -45,6 +45,11 @@ class Settings(BaseSettings):
         Field(ge=16 * 1024, description="how far a client may fall behind before it is closed as slow (3008)"),
     ] = 1024 * 1024
 
+    compression: Annotated[
+        bool,
+        Field(description="offer permessage-deflate: a message is deflated once for all, without a context per client"),
+    ] = False
+
     ping_interval_s: Annotated[
         float, Field(gt=0, le=3600, description="how often a connection is asked whether it lives")
     ] = 25.0

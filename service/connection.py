@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from service.backlog import Backlog
+from service.channels import SlowPolicy
 from service.errors import SLOW, Disconnect
 
 if TYPE_CHECKING:
-    from service.messages import Publication
+    from collections.abc import Callable, Sequence
+
+    from service.messages import Kind, Publication
     from service.transports import Transport
 
 
@@ -24,16 +27,29 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
     """How a publication becomes bytes on a kind of connection: wire protocol and transport framing in one call.
 
     The hub encodes once per Encoding and writes the same bytes to each of its connections, so there is one object
     per combination, made once, never one per connection.
+
+    missed: the bytes that tell a client how many publications it was too slow for.
     """
 
     name: str
     encode: Callable[[Publication], bytes]
+    missed: Callable[[int], bytes]
+
+
+class Receiver(Protocol):
+    """What the wire protocol does with a client's messages. Called by the transport; must not block, await or raise."""
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """Take a whole message."""
+
+    def on_closed(self, connection: Connection) -> None:
+        """Take note that the client is gone; it is not subscribed any more."""
 
 
 class Connection:
@@ -43,25 +59,43 @@ class Connection:
     """
 
     __slots__ = (
+        "_backlog",
         "_held",
         "encoding",
         "id",
+        "is_congested",
         "max_unsent_bytes",
         "opened_at_s",
+        "receiver",
         "state",
         "subscriptions",
         "transport",
+        "unpublished_bytes",
+        "written_while_congested_bytes",
     )
 
-    def __init__(self, id: str, transport: Transport, encoding: Encoding, *, max_unsent_bytes: int) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: int,  # noqa: A002
+        transport: Transport,
+        encoding: Encoding,
+        receiver: Receiver,
+        *,
+        max_unsent_bytes: int,
+    ) -> None:
         self.id = id
         self.transport = transport
         self.encoding = encoding
+        self.receiver = receiver
         self.max_unsent_bytes = max_unsent_bytes
         self.state = State.CONNECTING
-        self.subscriptions: set[str] = set()
+        self.subscriptions: tuple[str, ...] = ()
         self.opened_at_s = time.monotonic()
-        self._held: list[bytes] = []
+        self.unpublished_bytes = 0  # of its own messages, on their way to Redis
+        self.is_congested = False
+        self.written_while_congested_bytes = 0
+        self._backlog: Backlog | None = None  # what waits while it is congested, of channels that may drop
+        self._held: list[bytes] | None = None  # what waits until it is open
 
     def send(self, data: bytes) -> None:
         """Write encoded bytes, or hold them until the connection is open.
@@ -73,34 +107,66 @@ class Connection:
             self._hold(data)
             return
         self.transport.write(data)
-        if self.transport.unsent_bytes() > self.max_unsent_bytes:
-            self.close(SLOW)
+        if self.is_congested:
+            self.written_while_congested_bytes += len(data)
+            if self.transport.unsent_bytes() > self.max_unsent_bytes:
+                self.close(SLOW)
+
+    def send_congested(self, channel: str, frames: Sequence[bytes], policy: SlowPolicy) -> int:
+        """Do with a congested connection's publications what the channel's policy says.
+
+        Returns: how many publications were dropped: these, or older ones that had waited.
+        """
+        if self.state is not State.OPEN or policy is SlowPolicy.DISCONNECT:
+            self.send(b"".join(frames))
+            return 0
+        if self._backlog is None:
+            self._backlog = Backlog(max_bytes=self.max_unsent_bytes)
+        return self._backlog.add(channel, frames, only_latest=policy is SlowPolicy.LATEST)
+
+    def congested(self) -> None:
+        """Note, told by the transport, that the client does not take what is written as fast as it comes."""
+        self.is_congested = True
+        self.written_while_congested_bytes = 0
+
+    def relieved(self) -> None:
+        """Note, told by the transport, that the client has caught up, and send what waited."""
+        self.is_congested = False
+        backlog, self._backlog = self._backlog, None
+        if backlog is None:
+            return
+        missed_count, frames = backlog.take()
+        if missed_count:
+            self.send(self.encoding.missed(missed_count))
+        self.send(b"".join(frames))
 
     def open(self) -> None:
         """Note that the handshake was answered, and send what was published since the subscription."""
         if self.state is not State.CONNECTING:
             return
         self.state = State.OPEN
-        held, self._held = self._held, []
+        held, self._held = self._held, None
         if held:
             self.send(b"".join(held))
 
     def close(self, disconnect: Disconnect) -> None:
-        """Begin to end the connection, once; its owner's task then leaves `Node.connected`."""
+        """Begin to end the connection, once; the transport then reports that it is gone."""
         if self.state in (State.CLOSING, State.CLOSED):
             return
         self.state = State.CLOSING
-        self._held.clear()
+        self._held = self._backlog = None
         self.transport.close(disconnect)
 
     def closed(self) -> None:
         """Note that the transport is gone."""
         self.state = State.CLOSED
-        self._held.clear()
+        self._held = self._backlog = None
 
     def _hold(self, data: bytes) -> None:
         if self.state is not State.CONNECTING:
             return
+        if self._held is None:
+            self._held = []
         self._held.append(data)
         if sum(map(len, self._held)) > self.max_unsent_bytes:
             self.close(SLOW)

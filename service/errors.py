@@ -52,9 +52,8 @@ class Disconnect:
 
 
 UNSUPPORTED_DATA = Disconnect(1003, "this endpoint takes text frames only")
-INVALID_UTF8 = Disconnect(1007, "text frame is not UTF-8")
 SHUTDOWN = Disconnect(3001, "shutdown")
 SLOW = Disconnect(3008, "slow")
 NO_PONG = Disconnect(3012, "no pong")
 
-DISCONNECTS = (UNSUPPORTED_DATA, INVALID_UTF8, SHUTDOWN, SLOW, NO_PONG)
+DISCONNECTS = (UNSUPPORTED_DATA, SHUTDOWN, SLOW, NO_PONG)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.channels import SlowPolicy, slow_policy
+
 if TYPE_CHECKING:
     from service.connection import Connection, Encoding
     from service.errors import Disconnect
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 class _Subscribers:
     """The subscribers of one channel, grouped by encoding, and what was published since the last flush."""
 
+    channel: str
+    policy: SlowPolicy
     by_encoding: dict[Encoding, set[Connection]] = field(default_factory=dict)
     pending: list[Publication] = field(default_factory=list)
 
@@ -37,6 +41,7 @@ class Hub:
         self._dirty: list[_Subscribers] = []
         self.connections: set[Connection] = set()
         self.delivery_count = 0
+        self.dropped_count = 0
 
     def add(self, connection: Connection) -> None:
         """Take in a connection; it counts until `remove`."""
@@ -45,18 +50,19 @@ class Hub:
     def remove(self, connection: Connection) -> list[str]:
         """Forget a connection and return the channels that it leaves without any subscriber."""
         self.connections.discard(connection)
-        return [channel for channel in list(connection.subscriptions) if self.unsubscribe(connection, channel)]
+        return [channel for channel in connection.subscriptions if self.unsubscribe(connection, channel)]
 
     def subscribe(self, connection: Connection, channel: str) -> bool:
         """Add a subscription; return whether it is the channel's first on this node."""
         subscribers = self._channels.get(channel)
         is_first = subscribers is None
         if subscribers is None:
-            subscribers = self._channels[channel] = _Subscribers()
+            subscribers = self._channels[channel] = _Subscribers(channel, slow_policy(channel))
         # What was read before this subscription is not for it.
         self._flush_channel(subscribers)
         subscribers.by_encoding.setdefault(connection.encoding, set()).add(connection)
-        connection.subscriptions.add(channel)
+        if channel not in connection.subscriptions:
+            connection.subscriptions = (*connection.subscriptions, channel)
         return is_first
 
     def unsubscribe(self, connection: Connection, channel: str) -> bool:
@@ -65,7 +71,7 @@ class Hub:
         if subscribers is None or channel not in connection.subscriptions:
             return False
         self._flush_channel(subscribers)
-        connection.subscriptions.discard(channel)
+        connection.subscriptions = tuple(name for name in connection.subscriptions if name != channel)
         group = subscribers.by_encoding[connection.encoding]
         group.discard(connection)
         if not group:
@@ -116,8 +122,12 @@ class Hub:
             return
         for encoding, connections in subscribers.by_encoding.items():
             encode = encoding.encode
-            data = encode(pending[0]) if len(pending) == 1 else b"".join(map(encode, pending))
-            # A connection that closes here leaves the set later, in its owner's task: the set cannot change under us.
+            frames = [encode(publication) for publication in pending]
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            # A connection that closes here leaves the set in a later turn of the loop: it cannot change under us.
             for connection in connections:
-                connection.send(data)
+                if connection.is_congested:
+                    self.dropped_count += connection.send_congested(subscribers.channel, frames, subscribers.policy)
+                else:
+                    connection.send(data)
             self.delivery_count += len(pending) * len(connections)

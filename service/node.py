@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 
+from service.connection import State
 from service.errors import SHUTDOWN, BrokerUnavailable
 from service.tasks import run_together
 
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _REPORT_INTERVAL_S = 1.0
+# How much of one client's messages may wait for Redis before nothing more is read from it.
+_MAX_UNPUBLISHED_BYTES = 128 * 1024
+_SETTLE_TIMEOUT_S = 1.0
 # Three missed reports and a node counts as dead.
 _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
 
@@ -42,25 +44,27 @@ class Node:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
         await run_together(broker=self.broker.run(self), report=self._report_forever())
 
-    @asynccontextmanager
-    async def connected(self, connection: Connection) -> AsyncIterator[Connection]:
-        """Hold a connection for as long as the block runs; leaving it, however, leaves nothing behind."""
+    def enter(self, connection: Connection) -> None:
+        """Take in a connection; whoever calls this calls `leave` when it has ended, however it ends."""
         self.hub.add(connection)
-        try:
-            yield connection
-        finally:
-            for channel in self.hub.remove(connection):
-                self.broker.unsubscribe(channel)
-            connection.closed()
-            code = connection.transport.close_code()
-            self.close_codes[code] += 1
-            log.info(
-                "connection.closed",
-                conn=connection.id,
-                transport=connection.transport.name,
-                code=code,
-                duration_s=round(time.monotonic() - connection.opened_at_s, 3),
-            )
+
+    def leave(self, connection: Connection) -> None:
+        """Let a connection go that has ended; nothing of it is left behind."""
+        for channel in self.hub.remove(connection):
+            self.broker.unsubscribe(channel)
+        was_open = connection.state is not State.CONNECTING
+        connection.closed()
+        code = connection.transport.close_code()
+        self.close_codes[code] += 1
+        log.info(
+            "connection.closed",
+            conn=connection.id,
+            transport=connection.transport.name,
+            code=code,
+            duration_s=round(time.monotonic() - connection.opened_at_s, 3),
+        )
+        if was_open:
+            connection.receiver.on_closed(connection)
 
     async def subscribe(self, connection: Connection, channel: str) -> None:
         """Subscribe a connection; return once every later publication of any node will reach it.
@@ -88,11 +92,39 @@ class Node:
         """
         try:
             node_count = await self.broker.publish(publication)
-        except BrokerUnavailable:
-            self.counts["publish_failures"] += 1
+        except BrokerUnavailable as exc:
+            self._count_taken(exc)
             raise
-        self.counts["published"] += 1
+        self._count_taken(node_count)
         return node_count
+
+    def publish_for(self, connection: Connection, publication: Publication) -> None:
+        """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
+
+        Delivery: at most once per subscriber, in the order of the calls. While Redis is away the publication is lost,
+            and counted (publish_failures), and the connection lives on: plain frames have no way to say it.
+        """
+        size_bytes = len(publication.data)
+
+        def taken(result: int | BrokerUnavailable) -> None:
+            self._count_taken(result)
+            before_bytes = connection.unpublished_bytes
+            connection.unpublished_bytes -= size_bytes
+            if connection.unpublished_bytes <= _MAX_UNPUBLISHED_BYTES < before_bytes:
+                connection.transport.resume_reading()
+
+        before_bytes = connection.unpublished_bytes
+        connection.unpublished_bytes += size_bytes
+        if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
+            connection.transport.pause_reading()
+        self.broker.submit(publication, taken)
+
+    async def settle(self) -> None:
+        """Wait a second at most until all was taken or refused: the last words for clients that left."""
+        await self.broker.settle(within_s=_SETTLE_TIMEOUT_S)
+
+    def _count_taken(self, result: int | BrokerUnavailable) -> None:
+        self.counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
 
     def reason_not_ready(self) -> str | None:
         """Return why this node cannot deliver now, or None when all is well."""

@@ -11,7 +11,7 @@ import uvicorn
 
 from service.app import create_app, new_node_id
 from service.telemetry import configure_logging
-from service.transports.websocket import WebSocketTransport
+from service.transports.websocket import WebSocketProtocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -36,7 +36,7 @@ class NodeServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain the node, then end it as uvicorn does."""
-        self._node_app.state.node.drain()
+        self._node_app.state.clients.node.drain()
         await super().shutdown(sockets)
 
     def fail(self) -> None:
@@ -86,12 +86,9 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     server = NodeServer(
         uvicorn.Config(
             app,
-            ws=WebSocketTransport,
+            ws=WebSocketProtocol,
             ws_max_size=settings.max_message_bytes,
-            ws_ping_interval=settings.ping_interval_s,
-            ws_ping_timeout=settings.ping_timeout_s,
-            # 65-72 KB a connection instead of 31, and no shared frames.
-            ws_per_message_deflate=False,
+            ws_per_message_deflate=settings.compression,
             access_log=False,  # it prints query strings
             log_config=None,
             server_header=False,

@@ -48,6 +48,11 @@ class NodeCollector(Collector):
         yield CounterMetricFamily(
             "roomcast_deliveries", "Publications written to subscribers of this node.", node.hub.delivery_count
         )
+        yield CounterMetricFamily(
+            "roomcast_dropped",
+            "Publications that slow subscribers did not get, by their channels' policies.",
+            node.hub.dropped_count,
+        )
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
         closed = CounterMetricFamily(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from service.connection import Connection, Encoding
 from service.errors import BrokerUnavailable, Disconnect
 from service.messages import Publication
+from service.protocols.room import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from service.brokers import Sink
 
-RAW = Encoding("raw", lambda publication: publication.data + b";")
+RAW = Encoding("raw", lambda publication: publication.data + b";", lambda count: b"missed %d;" % count)
 
 
 class RecordingTransport:
@@ -25,6 +26,7 @@ class RecordingTransport:
         self.written: list[bytes] = []
         self.closed_with: list[Disconnect] = []
         self.stalled = stalled
+        self.is_reading = True
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
@@ -35,6 +37,12 @@ class RecordingTransport:
     def close(self, disconnect: Disconnect) -> None:
         self.closed_with.append(disconnect)
 
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
     def close_code(self) -> int:
         return self.closed_with[0].code if self.closed_with else 1006
 
@@ -44,7 +52,9 @@ def connection(
 ) -> tuple[Connection, RecordingTransport]:
     """Return a connection on a recording transport, open unless said otherwise."""
     transport = RecordingTransport(stalled=stalled)
-    made = Connection("c1", transport, encoding, max_unsent_bytes=max_unsent_bytes)
+    made = Connection(1, transport, encoding, Feed(), max_unsent_bytes=max_unsent_bytes)
+    if stalled:
+        made.congested()
     if is_open:
         made.open()
     return made, transport
@@ -93,6 +103,16 @@ class FakeBroker:
             raise BrokerUnavailable(self.away)
         self.published.append(publication)
         return 1
+
+    def submit(self, publication: Publication, taken: Callable[[int | BrokerUnavailable], None]) -> None:
+        if self.away:
+            taken(BrokerUnavailable(self.away))
+        else:
+            self.published.append(publication)
+            taken(1)
+
+    async def settle(self, *, within_s: float) -> None:
+        raise NotImplementedError
 
     async def latest(self, channel: str) -> Publication | None:
         return next((made for made in reversed(self.published) if made.channel == channel), None)

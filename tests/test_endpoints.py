@@ -147,7 +147,7 @@ async def test_text_that_is_not_utf8_closes_with_1007_and_nobody_else(node: Node
             await receive(bad)
 
         assert caught.value.rcvd is not None
-        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1007, "text frame is not UTF-8")
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1007, "text is not UTF-8")
         await ada.send("still here")
         assert await receive(ada) == "still here"
 

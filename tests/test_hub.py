@@ -51,7 +51,7 @@ def test_a_publication_is_encoded_once_per_encoding() -> None:
         encoded.append(publication.data)
         return publication.data.upper()
 
-    upper = Encoding("upper", count)
+    upper = Encoding("upper", count, lambda count: b"")
     hub = Hub(turn := Schedule())
     clients = [connection(encoding=upper) for _ in range(3)] + [connection(encoding=RAW)]
     for client, _ in clients:
@@ -118,7 +118,7 @@ def test_a_removed_connection_leaves_nothing_behind() -> None:
 
     assert hub.connections == set()
     assert hub.channels() == {"room:b": 1}
-    assert ada.subscriptions == set()
+    assert ada.subscriptions == ()
 
 
 def test_a_slow_connection_does_not_keep_others_from_their_publications() -> None:

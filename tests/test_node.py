@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from service.connection import State
+from service.connection import Connection, State
 from service.errors import SHUTDOWN, BrokerUnavailable
 from service.hub import Hub
 from service.messages import Publication
@@ -10,6 +13,15 @@ from service.node import Node
 from tests.fakes import FakeBroker, FakeRegistry, Schedule, connection
 
 pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def entered(node: Node, connection: Connection) -> Iterator[None]:
+    node.enter(connection)
+    try:
+        yield
+    finally:
+        node.leave(connection)
 
 
 def make_node() -> tuple[Node, FakeBroker, Schedule]:
@@ -21,7 +33,7 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
     node, broker, turn = make_node()
     ada, to_ada = connection()
 
-    async with node.connected(ada):
+    with entered(node, ada):
         await node.subscribe(ada, "room:a")
         node.on_publication(Publication("room:a", b"hi"))
         turn.run()
@@ -35,13 +47,12 @@ async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_
     ada, _ = connection()
     bob, _ = connection()
 
-    async with node.connected(bob):
+    with entered(node, bob):
         await node.subscribe(bob, "room:a")
-        with pytest.raises(RuntimeError, match="client vanished"):
-            async with node.connected(ada):
-                await node.subscribe(ada, "room:a")
-                await node.subscribe(ada, "room:b")
-                raise RuntimeError("client vanished")
+        with pytest.raises(RuntimeError, match="client vanished"), entered(node, ada):
+            await node.subscribe(ada, "room:a")
+            await node.subscribe(ada, "room:b")
+            raise RuntimeError("client vanished")
 
         assert broker.unsubscribed == ["room:b"]
         assert ada.state is State.CLOSED
@@ -56,7 +67,7 @@ async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
     broker.away = "Redis is away"
     ada, _ = connection()
 
-    async with node.connected(ada):
+    with entered(node, ada):
         with pytest.raises(BrokerUnavailable, match="Redis is away"):
             await node.subscribe(ada, "room:a")
 
@@ -88,7 +99,7 @@ async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
     node, _, _ = make_node()
     ada, to_ada = connection()
 
-    async with node.connected(ada):
+    with entered(node, ada):
         node.drain()
 
     assert to_ada.closed_with == [SHUTDOWN]

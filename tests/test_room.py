@@ -1,14 +1,64 @@
 from __future__ import annotations
 
+from service.connection import Connection
+from service.errors import UNSUPPORTED_DATA
 from service.messages import Kind, Publication
-from service.protocols import room
+from service.protocols.room import Chat, Echo, Feed, Room
+from tests.fakes import connection
 
 
-def test_a_frame_is_a_publication_of_its_kind_as_it_was() -> None:
-    assert room.frame("room:x", "h\u00e9") == Publication("room:x", "h\u00e9".encode(), Kind.TEXT)
-    assert room.frame("room:x", b"\x00\xff") == Publication("room:x", b"\x00\xff", Kind.BINARY)
+class RecordingPublisher:
+    def __init__(self) -> None:
+        self.published: list[Publication] = []
+
+    def publish_for(self, connection: Connection, publication: Publication) -> None:
+        self.published.append(publication)
 
 
-def test_the_classic_chat_says_who_says_and_who_left() -> None:
-    assert room.said("room:lobby", "7", "hi") == Publication("room:lobby", b"Client #7 says: hi")
-    assert room.left("room:lobby", "7") == Publication("room:lobby", b"Client #7 left the chat")
+def test_in_a_plain_room_a_message_is_a_publication_of_its_kind_as_it_was() -> None:
+    publisher = RecordingPublisher()
+    ada, to_ada = connection()
+    room = Room(publisher, "room:x")
+
+    room.on_message(ada, Kind.TEXT, "h\u00e9".encode())
+    room.on_message(ada, Kind.BINARY, b"\x00\xff")
+    room.on_closed(ada)
+
+    assert publisher.published == [
+        Publication("room:x", "h\u00e9".encode(), Kind.TEXT),
+        Publication("room:x", b"\x00\xff", Kind.BINARY),
+    ]
+    assert to_ada.written == []
+
+
+def test_the_classic_chat_answers_the_sender_and_tells_everyone_what_was_said_and_who_left() -> None:
+    publisher = RecordingPublisher()
+    seven, to_seven = connection()
+    chat = Chat(publisher, "room:lobby", "7")
+
+    chat.on_message(seven, Kind.TEXT, b"hi")
+    chat.on_closed(seven)
+
+    assert to_seven.written == [b"You: hi;"]
+    assert publisher.published == [
+        Publication("room:lobby", b"Client #7 says: hi"),
+        Publication("room:lobby", b"Client #7 left the chat"),
+    ]
+
+
+def test_text_endpoints_close_at_binary() -> None:
+    for receiver in (Chat(RecordingPublisher(), "room:lobby", "7"), Echo()):
+        client, transport = connection()
+
+        receiver.on_message(client, Kind.BINARY, b"x")
+
+        assert transport.closed_with == [UNSUPPORTED_DATA]
+
+
+def test_echo_answers_and_a_feed_does_not_listen() -> None:
+    client, transport = connection()
+
+    Echo().on_message(client, Kind.TEXT, b"x")
+    Feed().on_message(client, Kind.TEXT, b"x")
+
+    assert transport.written == [b"Message received: x;"]

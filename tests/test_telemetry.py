@@ -17,8 +17,9 @@ pytestmark = pytest.mark.anyio
 async def test_metrics_are_valid_and_say_what_the_node_counted() -> None:
     broker = FakeBroker()
     node = Node("n1", Hub(Schedule()), broker, FakeRegistry())
-    async with node.connected(connection()[0]):
-        pass
+    gone, _ = connection()
+    node.enter(gone)
+    node.leave(gone)
     broker.away = "Redis is away"
     node.on_gap("test")
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.errors import BrokerUnavailable
     from service.messages import Publication
 
 __all__ = ["Broker", "Registry", "Sink"]
@@ -46,9 +49,15 @@ class Broker(Protocol):
     async def publish(self, publication: Publication) -> int:
         """Publish to all nodes and return how many subscribed connections (nodes, mostly) took it.
 
-        Delivery: at most once per subscriber; publications of one caller, awaited one by one, keep their order.
+        Delivery: at most once per subscriber, in the order of the calls.
         Raises: BrokerUnavailable; the publication may have been delivered all the same.
         """
+
+    def submit(self, publication: Publication, taken: Callable[[int | BrokerUnavailable], None]) -> None:
+        """Publish without waiting for it; `taken` is told once, now or later, what `publish` would return or raise."""
+
+    async def settle(self, *, within_s: float) -> None:
+        """Wait until everything published has been taken or refused, `within_s` at most."""
 
     async def latest(self, channel: str) -> Publication | None:
         """Return the newest publication that its publisher chose to keep, or None.

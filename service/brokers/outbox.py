@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.brokers.client import OUTAGES, outage_reason
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
 _PIPELINE_LENGTH = 1000
 
 
+# What becomes of a message: how many connections took it, or why nobody can say so.
+Taken = Callable[[int | BrokerUnavailable], None]
+
+
 class _Waiting(NamedTuple):
     topic: str
     message: bytes
-    taken: asyncio.Future[int]
+    taken: Taken
 
 
 class Outbox:
@@ -33,23 +38,50 @@ class Outbox:
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
+        self._settled = asyncio.Event()  # nothing waits and nothing is under way
+        self._settled.set()
+
+    def submit(self, topic: str, message: bytes, taken: Taken) -> None:
+        """Publish soon; `taken` is called once, now or later: the message may have been published in any case."""
+        if self._waiting_bytes + len(message) > self._max_unsent_bytes:
+            taken(BrokerUnavailable("Redis takes publications too slowly"))
+            return
+        self._waiting.append(_Waiting(topic, message, taken))
+        self._waiting_bytes += len(message)
+        self._filled.set()
+        self._settled.clear()
 
     async def publish(self, topic: str, message: bytes) -> int:
         """Return how many connections took the message, once Redis has said so.
 
         Raises: BrokerUnavailable; the message may have been published all the same.
         """
-        if self._waiting_bytes + len(message) > self._max_unsent_bytes:
-            raise BrokerUnavailable("Redis takes publications too slowly")
-        taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(topic, message, taken))
-        self._waiting_bytes += len(message)
-        self._filled.set()
-        return await taken
+        settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def taken(result: int | BrokerUnavailable) -> None:
+            if settled.done():  # its caller was cancelled
+                return
+            if isinstance(result, BrokerUnavailable):
+                settled.set_exception(result)
+            else:
+                settled.set_result(result)
+
+        self.submit(topic, message, taken)
+        return await settled
+
+    async def settle(self, *, within_s: float) -> None:
+        """Wait until every message was taken or refused, `within_s` at most."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._settled.wait()
+        except TimeoutError:
+            return
 
     async def run(self) -> None:
         """Publish what is given; end only when cancelled."""
         while True:
+            if not self._waiting:
+                self._settled.set()
             await self._filled.wait()
             batch = self._take(_PIPELINE_LENGTH)
             try:
@@ -57,13 +89,13 @@ class Outbox:
             except OUTAGES as exc:
                 # What waits behind would only wait for the same failure, each pipeline for a whole timeout.
                 for waiting in (*batch, *self._take(len(self._waiting))):
-                    _refuse(waiting, exc)
+                    waiting.taken(BrokerUnavailable(outage_reason(exc)))
                 continue
             for waiting, reply in zip(batch, replies, strict=True):
                 if isinstance(reply, BaseException):
-                    _refuse(waiting, reply)
-                elif not waiting.taken.done():
-                    waiting.taken.set_result(int(reply))
+                    waiting.taken(BrokerUnavailable(outage_reason(reply)))
+                else:
+                    waiting.taken(reply)
 
     def _take(self, count: int) -> list[_Waiting]:
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -77,8 +109,3 @@ class Outbox:
             for waiting in batch:
                 pipeline.publish(waiting.topic, waiting.message)
             return await pipeline.execute(raise_on_error=False)
-
-
-def _refuse(waiting: _Waiting, exc: BaseException) -> None:
-    if not waiting.taken.done():  # done: its caller was cancelled
-        waiting.taken.set_exception(BrokerUnavailable(outage_reason(exc)))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     from service.brokers import Sink
+    from service.brokers.outbox import Taken
     from service.messages import Publication
 
 log = structlog.get_logger(__name__)
@@ -121,6 +122,14 @@ class RedisBroker:
     async def publish(self, publication: Publication) -> int:
         """See `Broker.publish`."""
         return await self._outbox.publish(self._topic(publication.channel), pack(publication))
+
+    def submit(self, publication: Publication, taken: Taken) -> None:
+        """See `Broker.submit`."""
+        self._outbox.submit(self._topic(publication.channel), pack(publication), taken)
+
+    async def settle(self, *, within_s: float) -> None:
+        """See `Broker.settle`."""
+        await self._outbox.settle(within_s=within_s)
 
     async def latest(self, channel: str) -> Publication | None:
         """See `Broker.latest`."""

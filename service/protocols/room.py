@@ -1,22 +1,84 @@
-"""The plain room: a frame is a publication, a publication is a frame, as it was."""
+"""What clients of the plain endpoints say: rooms, the classic chat, echo, and feeds that only speak."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
+from service.errors import UNSUPPORTED_DATA
 from service.messages import Kind, Publication
 
-
-def said(channel: str, client_id: str, text: str) -> Publication:
-    """Return what everyone in the room reads when a client of the classic chat says something."""
-    return Publication(channel, f"Client #{client_id} says: {text}".encode())
+if TYPE_CHECKING:
+    from service.connection import Connection
 
 
-def left(channel: str, client_id: str) -> Publication:
-    """Return what the room reads when a client of the classic chat has gone, however it went."""
-    return Publication(channel, f"Client #{client_id} left the chat".encode())
+class Publisher(Protocol):
+    """Who publishes for a client: the node."""
+
+    def publish_for(self, connection: Connection, publication: Publication) -> None:
+        """Publish, soon; see `Node.publish_for`."""
 
 
-def frame(channel: str, message: str | bytes) -> Publication:
-    """Return the publication of a frame that a client sent: text stays text, binary stays binary."""
-    if isinstance(message, str):
-        return Publication(channel, message.encode())
-    return Publication(channel, message, Kind.BINARY)
+class Room:
+    """A plain room: a message is a publication, a publication is a message, as it was. Implements `Receiver`."""
+
+    __slots__ = ("_channel", "_publisher")
+
+    def __init__(self, publisher: Publisher, channel: str) -> None:
+        self._publisher = publisher
+        self._channel = channel
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """Publish it to the room."""
+        self._publisher.publish_for(connection, Publication(self._channel, data, kind))
+
+    def on_closed(self, connection: Connection) -> None:
+        """Nobody is told."""
+
+
+class Chat:
+    """The classic chat: what one says is answered to the sender and told to everyone. Implements `Receiver`."""
+
+    __slots__ = ("_channel", "_client_id", "_publisher")
+
+    def __init__(self, publisher: Publisher, channel: str, client_id: str) -> None:
+        self._publisher = publisher
+        self._channel = channel
+        self._client_id = client_id
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """Answer `You: x`, and tell everyone who says x."""
+        if kind is Kind.BINARY:
+            connection.close(UNSUPPORTED_DATA)
+            return
+        connection.send(connection.encoding.encode(Publication(self._channel, b"You: " + data)))
+        said = f"Client #{self._client_id} says: ".encode() + data
+        self._publisher.publish_for(connection, Publication(self._channel, said))
+
+    def on_closed(self, connection: Connection) -> None:
+        """Tell everyone who left."""
+        left = f"Client #{self._client_id} left the chat".encode()
+        self._publisher.publish_for(connection, Publication(self._channel, left))
+
+
+class Echo:
+    """Each text `x` is answered with `Message received: x`. Implements `Receiver`."""
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """Answer it."""
+        if kind is Kind.BINARY:
+            connection.close(UNSUPPORTED_DATA)
+            return
+        connection.send(connection.encoding.encode(Publication("", b"Message received: " + data)))
+
+    def on_closed(self, connection: Connection) -> None:
+        """Nobody is told."""
+
+
+class Feed:
+    """A channel that clients only listen to: what they send is ignored. Implements `Receiver`."""
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        """Ignore it."""
+
+    def on_closed(self, connection: Connection) -> None:
+        """Nobody is told."""

@@ -21,6 +21,12 @@ class Transport(Protocol):
     def unsent_bytes(self) -> int:
         """Return how much the client has not taken yet (the kernel's own buffer not counted)."""
 
+    def pause_reading(self) -> None:
+        """Read nothing more from the client until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
+
     def close(self, disconnect: Disconnect) -> None:
         """Tell the client the code and reason, as far as the transport can, and end the connection soon."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import TYPE_CHECKING
 
 import orjson
 
 from service.messages import Kind
+from service.transports.pending import PendingWrites
 
 if TYPE_CHECKING:
     from service.errors import Disconnect
@@ -28,7 +28,12 @@ def event(kind: Kind, payload: bytes) -> bytes:
     return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
 
 
-class EventStream:
+def missed(count: int) -> bytes:
+    """Return the event that tells a client how many publications it was too slow for."""
+    return b"event: missed\ndata: %d\n\n" % count
+
+
+class EventStream(PendingWrites):
     """The `Transport` of one event stream: what is written waits here until the response takes it.
 
     Args:
@@ -38,24 +43,15 @@ class EventStream:
     name = "sse"
 
     def __init__(self, *, ping_interval_s: float) -> None:
+        super().__init__()
         self._ping_interval_s = ping_interval_s
-        self._chunks: list[bytes] = []
-        self._unsent_bytes = 0
-        self._changed = asyncio.Event()
-        self._is_closing = False
         self._close_code = _GOING_AWAY
 
-    def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
-        if self._is_closing:
-            return
-        self._chunks.append(data)
-        self._unsent_bytes += len(data)
-        self._changed.set()
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`; a stream is never read."""
 
-    def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`; what the response has under way counts until it is taken."""
-        return self._unsent_bytes
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`; a stream is never read."""
 
     def close(self, disconnect: Disconnect) -> None:
         """Say the code and reason in a last event named `disconnect`, then end the stream."""
@@ -68,23 +64,9 @@ class EventStream:
         """See `Transport.close_code`; a stream has no close frame, so a client that goes is always 1001."""
         return self._close_code
 
-    def end(self) -> None:
-        """Take nothing more; `read` returns what is left, then the end."""
-        self._is_closing = True
-        self._changed.set()
-
     async def read(self) -> bytes:
-        """Return all that was written since the last call, as soon as there is something; empty at the end.
-
-        After `ping_interval_s` of silence: a comment. Calling again says that the previous bytes were taken.
-        """
-        self._unsent_bytes = sum(map(len, self._chunks))
-        if not self._chunks and not self._is_closing:
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(self._ping_interval_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                return _HEARTBEAT
-        chunks, self._chunks = self._chunks, []
-        return b"".join(chunks)
+        """Return what `take` returns, or a comment after `ping_interval_s` of silence."""
+        try:
+            return await self.take(within_s=self._ping_interval_s)
+        except TimeoutError:
+            return _HEARTBEAT

@@ -1,129 +1,300 @@
-"""WebSocket: uvicorn's protocol class with a way to write prepared frames straight to the socket."""
+"""WebSocket on uvicorn, with a protocol class of our own (`ws=`): ASGI until accepted, then as lean as can be.
+
+The handshake runs through FastAPI: routes, dependencies, refusals. Once accepted, an ordinary endpoint goes on by ASGI;
+a hub connection *detaches*: the ASGI task, the scope, the request and this protocol are let go, the client's messages
+come by a plain call and writes go straight to the transport.
+"""
 
 from __future__ import annotations
 
-import struct
+import asyncio
+import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode
+from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 
-from service.errors import INVALID_UTF8, NO_PONG, Disconnect
+from service.errors import SHUTDOWN, Disconnect
 from service.messages import Kind
+from service.transports import deflate, frames, handshake
+from service.transports.detached import DetachedWebSocket
+from service.transports.framed import FramedSocket
+from service.transports.pending import HIGH_WATER_BYTES, LOW_WATER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable
 
-    from starlette.types import Scope
-    from uvicorn._types import ASGISendEvent
-    from websockets.http11 import Request
+    from starlette.types import Message, Scope
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from service.connection import Connection
+    from service.transports.heartbeat import Heartbeat
 
 # The key in scope["extensions"] under which a connection offers its transport to the endpoint.
 EXTENSION = "roomcast.websocket"
 
-_FIN = 0x80
-_OPCODES = {Kind.TEXT: _FIN | 0x1, Kind.BINARY: _FIN | 0x2}
-_LENGTH_16 = 126
-_LENGTH_64 = 127
+
+def transport_of(scope: Scope) -> WebSocketProtocol | None:
+    """Return the protocol that serves this scope's connection, or None under any other server."""
+    protocol: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
+    return protocol
 
 
-def frame(kind: Kind, payload: bytes) -> bytes:
-    """Return a whole, unmasked server frame (RFC 6455 5.2): the same bytes serve every client."""
-    length = len(payload)
-    if length < _LENGTH_16:
-        return struct.pack("!BB", _OPCODES[kind], length) + payload
-    if length < 1 << 16:
-        return struct.pack("!BBH", _OPCODES[kind], _LENGTH_16, length) + payload
-    return struct.pack("!BBQ", _OPCODES[kind], _LENGTH_64, length) + payload
+class WebSocketProtocol(FramedSocket):
+    """uvicorn's `ws=` class: one connection from its handshake on, by ASGI, until it detaches or ends."""
 
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._app_state = app_state
+        self._open_sockets: set[Any] = server_state.connections  # Any: uvicorn's, of all its protocol classes
+        self._tasks = server_state.tasks
+        self._default_headers = server_state.default_headers
+        self._loop = _loop or asyncio.get_event_loop()
+        self._close_code = None
+        self._max_message_bytes = config.ws_max_size
+        self.is_compressed = False  # permessage-deflate will be, or was, negotiated
+        self._is_accepted = False
+        self._is_detached = False
+        self._is_lost = False
+        self._has_ended = False  # no ASGI message may be sent any more
+        self._denial: tuple[int, handshake.Headers] | None = None
+        self._denial_body = b""
+        self._request: handshake.Request
+        self._queue: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._received = asyncio.Event()
+        self._received.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._abort_timer: asyncio.TimerHandle | None = None
 
-def transport_of(scope: Scope) -> WebSocketTransport:
-    """Return the transport of a WebSocket that this server's protocol serves.
+    # What uvicorn calls.
 
-    Raises: RuntimeError under any other protocol or server.
-    """
-    transport: WebSocketTransport | None = scope.get("extensions", {}).get(EXTENSION)
-    if transport is None:
-        raise RuntimeError("rooms need Roomcast's own WebSocket protocol: start the node with `roomcast node`")
-    return transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the socket from uvicorn's HTTP protocol."""
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # noqa: S101  (uvloop's is none)
+        self._transport = transport  # type: ignore[assignment]
+        self._open_sockets.add(self)
 
+    def data_received(self, data: bytes) -> None:
+        """Read the handshake's request, which uvicorn hands over whole, then frames."""
+        if hasattr(self, "_request"):
+            super().data_received(data)
+            return
+        self._request = handshake.parse(data)
+        refusal = handshake.check(self._request)
+        if refusal is not None:
+            self._answer_and_close(handshake.refuse(refusal))
+            return
+        self.is_compressed = bool(self._config.ws_per_message_deflate) and handshake.offers_deflate(self._request)
+        # What a client sends before it has an answer waits in the kernel.
+        self._transport.pause_reading()
+        task = self._loop.create_task(self._run_asgi(self._scope()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-class WebSocketTransport(WebSocketsSansIOProtocol):
-    """uvicorn's sans-I/O WebSocket protocol, which is a `Transport` too. Given to uvicorn as `ws=`.
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
+        """Tell the app that the client is gone."""
+        self._is_lost = True
+        self._open_sockets.discard(self)
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._writable.set()
+        self._put({"type": "websocket.disconnect", "code": self.close_code(), "reason": ""})
 
-    uvicorn's own sends and the frames written here share one socket: both are always whole frames, in order.
-    """
+    def pause_writing(self) -> None:
+        """Let the app's sends wait."""
+        self._writable.clear()
 
-    name = "websocket"
-    _own_close_code: int | None = None
+    def resume_writing(self) -> None:
+        """Let the app's sends go on."""
+        self._writable.set()
 
-    def handle_connect(self, event: Request) -> None:
-        """Offer the transport to the endpoint; the ASGI task starts in the loop's next turn."""
-        super().handle_connect(event)
-        if self.response.status_code == 101:  # switching protocols
-            extensions: MutableMapping[str, Any] = self.scope["extensions"]  # Any: ASGI's own
-            extensions[EXTENSION] = self
+    def shutdown(self) -> None:
+        """End for uvicorn, which ends too."""
+        self.close(SHUTDOWN)
 
-    def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`."""
-        return self.transport.get_write_buffer_size()
+    # The hub's side.
 
     def close(self, disconnect: Disconnect) -> None:
-        """Send a close frame and end the connection when the client has answered, or after `close_timeout`."""
-        if self.close_sent or self.transport.is_closing():
+        """See `Transport.close`; before the handshake is answered the answer is an HTTP 503."""
+        if self._is_accepted:
+            super().close(disconnect)
+            self._put({"type": "websocket.disconnect", "code": disconnect.code, "reason": disconnect.reason})
+        elif not self._has_ended:
+            self._close_code = disconnect.code
+            self._answer_and_close(handshake.answer(503, [(b"Retry-After", b"1")], b""))
+
+    def detach(
+        self, connection: Connection, heartbeat: Heartbeat, on_gone: Callable[[Connection], None]
+    ) -> DetachedWebSocket:
+        """Hand the socket to a lean protocol; from here on nothing of ASGI is needed, and the endpoint may return.
+
+        Raises: ClientDisconnected if the client has gone since it was accepted.
+        """
+        if self._is_lost or self._close_code is not None:
+            raise ClientDisconnected
+        self._is_detached = self._has_ended = True
+        self._open_sockets.discard(self)
+        detached = DetachedWebSocket(
+            self._transport,
+            self._parser,
+            connection,
+            heartbeat,
+            on_gone,
+            open_sockets=self._open_sockets,
+            max_message_bytes=self._max_message_bytes,
+        )
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._transport.set_protocol(detached)
+        return detached
+
+    # The app's side.
+
+    async def _run_asgi(self, scope: Scope) -> None:
+        try:
+            await self._config.loaded_app(scope, self._receive, self._send)
+        except ClientDisconnected:
+            pass
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
+            self._end_after_failure()
+        else:
+            self._end_after_return()
+
+    async def _receive(self) -> Message:
+        while not self._queue:
+            self._received.clear()
+            await self._received.wait()
+        message = self._queue.popleft()
+        if self._is_accepted and not self._queue:
+            self.resume_reading()
+        return message
+
+    async def _send(self, message: Message) -> None:
+        await self._writable.wait()
+        if self._is_lost or (self._has_ended and not self._is_detached):
+            raise ClientDisconnected
+        kind = message["type"]
+        if self._is_detached:
+            raise RuntimeError(f"{kind} after the connection was detached")
+        if self._denial is not None:
+            self._send_denial_body(message)
+        elif self._is_accepted:
+            self._send_open(message)
+        elif kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.close":
+            self._answer_and_close(handshake.answer(403, [], b""))
+        elif kind == "websocket.http.response.start":
+            self._denial = (message["status"], list(message.get("headers", [])))
+        else:
+            raise RuntimeError(f"{kind} before the handshake was answered")
+
+    def _accept(self, message: Message) -> None:
+        headers = [*self._default_headers, *message.get("headers", [])]
+        if message.get("subprotocol"):
+            headers.append((b"Sec-WebSocket-Protocol", message["subprotocol"].encode()))
+        if self.is_compressed:
+            headers.append((b"Sec-WebSocket-Extensions", deflate.ACCEPTED))
+        self._parser = frames.FrameParser(
+            max_message_bytes=self._max_message_bytes, is_compression_allowed=self.is_compressed
+        )
+        self._transport.write(handshake.accept(self._request, headers))
+        self._is_accepted = True
+        self._transport.resume_reading()
+
+    def _send_open(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.send":
+            text = message.get("text")
+            if text is None:
+                self.write(frames.frame(frames.BINARY, message["bytes"]))
+            else:
+                self.write(frames.frame(frames.TEXT, text.encode()))
+        elif kind == "websocket.close":
+            self._has_ended = True
+            super().close(Disconnect(message.get("code") or 1000, message.get("reason") or ""))
+        else:
+            raise RuntimeError(f"{kind} after the handshake was answered")
+
+    def _send_denial_body(self, message: Message) -> None:
+        if message["type"] != "websocket.http.response.body":
+            raise RuntimeError(f"{message['type']} inside a refusal")
+        self._denial_body += message.get("body", b"")
+        if not message.get("more_body", False):
+            assert self._denial is not None  # noqa: S101  (for the type checker: `_send` saw to it)
+            self._answer_and_close(handshake.answer(*self._denial, self._denial_body))
+
+    def _answer_and_close(self, answer: bytes) -> None:
+        self._has_ended = True
+        if not self._transport.is_closing():
+            self._transport.write(answer)
+            self._transport.close()
+        self._put({"type": "websocket.disconnect", "code": self.close_code(), "reason": ""})
+
+    def _end_after_failure(self) -> None:
+        if self._is_accepted:
+            super().close(Disconnect(1011, "internal server error"))
+        elif not self._has_ended:
+            self._answer_and_close(handshake.answer(500, [], b"Internal Server Error"))
+
+    def _end_after_return(self) -> None:
+        """An app that returns has said all that it wanted to; one that never answered the handshake is broken."""
+        if self._is_detached or self._is_lost:
             return
-        if not self.handshake_complete:
-            self.send_500_response()
-            self.close_sent = self.disconnected = True  # whatever the endpoint still sends: its client is gone
-            self.transport.close()
-            self._end_asgi(disconnect)
-            return
-        self.stop_keepalive()
-        self.conn.send_close(disconnect.code, disconnect.reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        # abort, not close: a client that takes nothing would keep its unsent bytes in memory for ever.
-        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
-        self._end_asgi(disconnect)
+        if self._is_accepted:
+            super().close(Disconnect(1000, ""))
+        elif not self._has_ended:
+            logging.getLogger("uvicorn.error").error("ASGI app returned without answering the handshake")
+            self._answer_and_close(handshake.answer(500, [], b"Internal Server Error"))
 
-    def close_code(self) -> int:
-        """See `Transport.close_code`."""
-        if self._own_close_code is not None:
-            return self._own_close_code
-        close = self.conn.close_rcvd or self.conn.close_sent
-        return close.code if close else CloseCode.ABNORMAL_CLOSURE
+    def _on_message(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.TEXT:
+            self._put({"type": "websocket.receive", "text": payload.decode()})
+        else:
+            self._put({"type": "websocket.receive", "bytes": payload})
+        # One read's messages at most wait for the app; the rest waits in the kernel.
+        self.pause_reading()
 
-    def keepalive_timeout(self) -> None:
-        """End a connection that did not answer a ping, at once: there is nobody to say goodbye to."""
-        self.pong_timer = None
-        self._end_asgi(NO_PONG)
-        self.transport.abort()
+    def _on_close_frame(self, payload: bytes) -> None:
+        super()._on_close_frame(payload)
+        self._put({"type": "websocket.disconnect", "code": self.close_code(), "reason": payload[2:].decode()})
 
-    async def send(self, message: ASGISendEvent) -> None:
-        """Note a refusal as the answer that it is: uvicorn logs it as an error, any client could fill the log."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True
+    def _put(self, message: Message) -> None:
+        self._queue.append(message)
+        self._received.set()
 
-    def send_receive_event_to_app(self) -> None:
-        """Close with a reason instead of uvicorn's log line when a text frame is not UTF-8."""
-        if self.curr_msg_data_type == "text":
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                self.frames = []
-                self.close(INVALID_UTF8)
-                return
-        super().send_receive_event_to_app()
+    def _end_within(self, timeout_s: float) -> None:
+        # The answer to a close frame must be read, whatever the app has not taken yet.
+        self.resume_reading()
+        if self._abort_timer is None:
+            self._abort_timer = self._loop.call_later(timeout_s, self._transport.abort)
 
-    def _end_asgi(self, disconnect: Disconnect) -> None:
-        self._own_close_code = disconnect.code
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": disconnect.code, "reason": disconnect.reason})
+    def _scope(self) -> Scope:
+        raw_path, _, query = self._request.target.partition(b"?")
+        root_path = self._config.root_path
+        secure = is_ssl(self._transport)
+        return {
+            "type": "websocket",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if secure else "ws",
+            "server": get_local_addr(self._transport),
+            "client": get_remote_addr(self._transport),
+            "root_path": root_path,
+            "path": root_path + unquote(raw_path.decode("ascii", "replace")),
+            "raw_path": root_path.encode() + raw_path,
+            "query_string": query,
+            "headers": self._request.headers,
+            "subprotocols": [value.decode("latin-1") for value in self._request.values(b"sec-websocket-protocol")],
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+        }

@@ -1,0 +1,52 @@
+"""What waits for a congested client, of channels that may drop: bounded in bytes."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Waiting(NamedTuple):
+    channel: str
+    frame: bytes
+
+
+class Backlog:
+    """Encoded publications in the order in which they came; the oldest give way to what would pass the bound."""
+
+    __slots__ = ("_bytes", "_max_bytes", "_missed_count", "_waiting")
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._missed_count = 0
+
+    def add(self, channel: str, frames: Sequence[bytes], *, only_latest: bool) -> int:
+        """Keep frames of one channel, or the last of them alone; return how many were dropped for it.
+
+        Dropped publications of a channel that keeps only the latest are conflated, not missed: they are not told.
+        """
+        dropped_count = 0
+        if only_latest:
+            dropped_count += len(frames) - 1
+            frames = frames[-1:]
+            for waiting in [waiting for waiting in self._waiting if waiting.channel == channel]:
+                self._waiting.remove(waiting)
+                self._bytes -= len(waiting.frame)
+                dropped_count += 1
+        for frame in frames:
+            self._waiting.append(_Waiting(channel, frame))
+            self._bytes += len(frame)
+        while self._bytes > self._max_bytes:
+            self._bytes -= len(self._waiting.popleft().frame)
+            self._missed_count += 1
+            dropped_count += 1
+        return dropped_count
+
+    def take(self) -> tuple[int, list[bytes]]:
+        """Return how many publications the client has missed, and what has waited."""
+        return self._missed_count, [waiting.frame for waiting in self._waiting]

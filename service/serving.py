@@ -1,0 +1,160 @@
+"""Serving one client: transport, encoding and receiver become a connection, from its handshake to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from fastapi.responses import Response
+
+from service.connection import Connection, Encoding
+from service.errors import SLOW
+from service.messages import Kind, Publication
+from service.protocols.room import Feed
+from service.tasks import run_together
+from service.transports import deflate, frames, sse, websocket
+from service.transports.portable import PortableWebSocket
+from service.transports.sse import EventStream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+    from starlette.websockets import WebSocket
+
+    from service.config import Settings
+    from service.connection import Receiver
+    from service.node import Node
+    from service.transports import Transport
+    from service.transports.heartbeat import Heartbeat
+
+# A stream whose client takes nothing for this long is given up.
+_WRITE_TIMEOUT_S = 10.0
+# Below this, deflating costs more bytes and time than it saves.
+_MIN_DEFLATED_BYTES = 128
+
+
+def _plain_frame(publication: Publication) -> bytes:
+    return frames.message_frame(publication.kind, publication.data)
+
+
+def _deflated_frame(publication: Publication) -> bytes:
+    if len(publication.data) < _MIN_DEFLATED_BYTES:
+        return _plain_frame(publication)
+    opcode = frames.TEXT if publication.kind is Kind.TEXT else frames.BINARY
+    return frames.frame(opcode, deflate.deflate(publication.data), is_compressed=True)
+
+
+def _event(publication: Publication) -> bytes:
+    return sse.event(publication.kind, publication.data)
+
+
+def _missed_frame(count: int) -> bytes:
+    return frames.frame(frames.TEXT, b'{"missed":%d}' % count)
+
+
+PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
+DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated_frame, _missed_frame)
+PLAIN_SSE = Encoding("plain sse", _event, sse.missed)
+
+
+class ClientServer:
+    """Makes connections of this node out of what an endpoint was given."""
+
+    def __init__(self, node: Node, heartbeat: Heartbeat, settings: Settings) -> None:
+        self.node = node
+        self.settings = settings
+        self._heartbeat = heartbeat
+        self._ids = itertools.count(1)
+
+    async def serve(
+        self, socket: WebSocket, receiver: Receiver, channel: str | None = None, *, with_latest: bool = False
+    ) -> None:
+        """Subscribe, then answer the handshake: whoever sees the connection open misses nothing from there on.
+
+        On our own server this returns at once: the connection is detached and lives without a task. On any other it
+        returns when the client is gone.
+        Raises, before the handshake is answered: ClientError, BrokerUnavailable.
+        """
+        protocol = websocket.transport_of(socket.scope)
+        transport = protocol or PortableWebSocket(socket)
+        encoding = DEFLATED_WEBSOCKET if protocol is not None and protocol.is_compressed else PLAIN_WEBSOCKET
+        connection = self.connection(transport, encoding, receiver)
+        with ExitStack() as leaving:
+            self.node.enter(connection)
+            leaving.callback(self.node.leave, connection)
+            await self.subscribe(connection, channel, with_latest=with_latest)
+            await socket.accept()
+            if protocol is not None:
+                connection.transport = protocol.detach(connection, self._heartbeat, self.node.leave)
+                leaving.pop_all()
+                connection.open()
+            elif isinstance(transport, PortableWebSocket):
+                connection.open()
+                await transport.run(connection)
+
+    def connection(self, transport: Transport, encoding: Encoding, receiver: Receiver) -> Connection:
+        """Return a new connection, not yet of the node."""
+        max_unsent_bytes = self.settings.max_unsent_bytes
+        return Connection(next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes)
+
+    async def subscribe(self, connection: Connection, channel: str | None, *, with_latest: bool) -> None:
+        """Subscribe a connection; `with_latest` sends the newest publication kept first.
+
+        It is read before the subscription, so that a newer one cannot arrive before it.
+        Raises: BrokerUnavailable.
+        """
+        if channel is None:
+            return
+        if with_latest:
+            latest = await self.node.broker.latest(channel)
+            if latest is not None:
+                connection.send(connection.encoding.encode(latest))
+        await self.node.subscribe(connection, channel)
+
+
+class EventStreamResponse(Response):
+    """Subscribes, streams until the client is gone, unsubscribes: all in one call of the server's task.
+
+    A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, server: ClientServer, channel: str, *, with_latest: bool = False) -> None:
+        # X-Accel-Buffering: nginx would hold events back to fill its buffer.
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._server = server
+        self._channel = channel
+        self._with_latest = with_latest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI)
+        """Serve one client. Raises, before the response starts: BrokerUnavailable."""
+        stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
+        connection = self._server.connection(stream, PLAIN_SSE, Feed())
+        stream.connection = connection
+        with ExitStack() as leaving:
+            self._server.node.enter(connection)
+            leaving.callback(self._server.node.leave, connection)
+            await self._server.subscribe(connection, self._channel, with_latest=self._with_latest)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            connection.open()
+            await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send))
+
+
+async def _pump(connection: Connection, stream: EventStream, send: Send) -> None:
+    try:
+        while chunk := await stream.read():
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": b""})
+    except TimeoutError:
+        # The server logs that the response is incomplete, and closes the connection.
+        connection.close(SLOW)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,106 @@
+"""What both stages of a WebSocket share: reading frames, and the closing handshake (RFC 6455 section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.errors import Disconnect
+from service.messages import Kind
+from service.transports import deflate, frames
+
+_CLOSE_TIMEOUT_S = 10.0
+_KINDS = {frames.TEXT: Kind.TEXT, frames.BINARY: Kind.BINARY}
+
+
+class FramedSocket(asyncio.Protocol):
+    """One WebSocket's bytes. Implements most of `Transport`; a stage says what to do with messages and deadlines."""
+
+    __slots__ = ("_close_code", "_max_message_bytes", "_parser", "_transport")
+
+    name = "websocket"
+
+    _transport: asyncio.Transport
+    _parser: frames.FrameParser
+    _close_code: int | None
+    _max_message_bytes: int
+
+    def data_received(self, data: bytes) -> None:
+        """Act on each message that the bytes complete."""
+        for message in self._parser.feed(data):
+            kind = _KINDS.get(message.opcode)
+            if kind is not None:
+                if self._close_code is None:
+                    self._on_data_message(kind, message)
+            elif message.opcode == frames.PING:
+                self.write(frames.frame(frames.PONG, message.payload))
+            elif message.opcode == frames.CLOSE:
+                self._on_close_frame(message.payload)
+        if self._parser.violation is not None and self._close_code is None:
+            self.close(Disconnect(*self._parser.violation))
+
+    def eof_received(self) -> None:
+        """Close at the end of the client's stream, as asyncio does."""
+
+    def write(self, data: bytes) -> None:
+        """See `Transport.write`."""
+        if self._close_code is None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def unsent_bytes(self) -> int:
+        """See `Transport.unsent_bytes`."""
+        return self._transport.get_write_buffer_size()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`."""
+        return 1006 if self._close_code is None else self._close_code
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Send a close frame, and end when the client has answered it, or after 10 s."""
+        if self._close_code is not None or self._transport.is_closing():
+            return
+        self._transport.write(frames.close_frame(disconnect.code, disconnect.reason))
+        self._close_code = disconnect.code
+        self._end_within(_CLOSE_TIMEOUT_S)
+
+    def abort(self, disconnect: Disconnect) -> None:
+        """End at once: there is nobody to say it to."""
+        if self._close_code is None:
+            self._close_code = disconnect.code
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _on_close_frame(self, payload: bytes) -> None:
+        if self._close_code is None:
+            self.write(frames.frame(frames.CLOSE, payload))
+            self._close_code = frames.close_code(payload)
+        self._transport.close()
+        self._end_within(_CLOSE_TIMEOUT_S)
+
+    def _on_data_message(self, kind: Kind, message: frames.Message) -> None:
+        payload = message.payload
+        if message.is_compressed:
+            try:
+                payload = deflate.inflate(payload, max_bytes=self._max_message_bytes)
+            except deflate.InflateError as exc:
+                self.close(Disconnect(frames.MESSAGE_TOO_BIG if exc.is_too_big else frames.INVALID_DATA, str(exc)))
+                return
+            if kind is Kind.TEXT and not frames.is_utf8(payload):
+                self.close(Disconnect(frames.INVALID_DATA, "text is not UTF-8"))
+                return
+        self._on_message(kind, payload)
+
+    def _on_message(self, kind: Kind, payload: bytes) -> None:
+        raise NotImplementedError
+
+    def _end_within(self, timeout_s: float) -> None:
+        """Abort after a while, whatever is still unsent: a client that takes nothing would keep it in memory."""
+        raise NotImplementedError

@@ -1,0 +1,97 @@
+"""One timer for all detached connections: pings, and every deadline that a connection can miss."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from service.errors import NO_PONG, SLOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.transports.detached import DetachedWebSocket
+
+# The ping interval is cut into so many ticks: pings of a storm of connections do not stay together in one.
+_SLOT_COUNT = 50
+_WRITE_TIMEOUT_S = 10.0
+
+
+class _Congestion(NamedTuple):
+    since_s: float
+    unsent_bytes: int
+    written_bytes: int
+
+
+class Heartbeat:
+    """Finds dead connections. It costs a set entry per connection, where timers of their own would cost 200 bytes.
+
+    Args:
+        ping_interval_s: how often each connection is asked.
+        ping_timeout_s: how long it may take to send anything after that; at most the interval.
+        clock: `time.monotonic`, seconds.
+    """
+
+    def __init__(self, *, ping_interval_s: float, ping_timeout_s: float, clock: Callable[[], float]) -> None:
+        self.tick_s = ping_interval_s / _SLOT_COUNT
+        self._timeout_ticks = min(_SLOT_COUNT, max(1, math.ceil(ping_timeout_s / self.tick_s)))
+        self._clock = clock
+        self._slots: list[set[DetachedWebSocket]] = [set() for _ in range(_SLOT_COUNT)]
+        self._tick = 0
+        self._next_slot = 0
+        self._congested: dict[DetachedWebSocket, _Congestion] = {}
+        self._aborting: dict[DetachedWebSocket, float] = {}  # -> clock time at which it is aborted
+
+    def add(self, socket: DetachedWebSocket) -> int:
+        """Take in a connection, which is alive now; return its slot."""
+        self._next_slot = (self._next_slot + 1) % _SLOT_COUNT
+        self._slots[self._next_slot].add(socket)
+        return self._next_slot
+
+    def remove(self, socket: DetachedWebSocket) -> None:
+        """Forget a connection."""
+        self._slots[socket.heartbeat_slot].discard(socket)
+        self._congested.pop(socket, None)
+        self._aborting.pop(socket, None)
+
+    def watch_congested(self, socket: DetachedWebSocket) -> None:
+        """Watch that a client which takes slowly takes at all: 10 s without a byte end it."""
+        self._congested[socket] = _Congestion(self._clock(), socket.unsent_bytes(), 0)
+
+    def unwatch_congested(self, socket: DetachedWebSocket) -> None:
+        """Watch it no more: it has caught up."""
+        self._congested.pop(socket, None)
+
+    def abort_after(self, socket: DetachedWebSocket, timeout_s: float) -> None:
+        """End a connection for good if it is still there then."""
+        self._aborting.setdefault(socket, self._clock() + timeout_s)
+
+    async def run(self) -> None:
+        """Tick for ever; end only when cancelled."""
+        while True:
+            await asyncio.sleep(self.tick_s)
+            self.tick()
+
+    def tick(self) -> None:
+        """Do what is due; called each `tick_s`."""
+        self._tick = (self._tick + 1) % _SLOT_COUNT
+        for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % _SLOT_COUNT]):
+            if not socket.has_been_heard:
+                socket.abort(NO_PONG)
+        for socket in self._slots[self._tick]:
+            socket.ping()
+        self._check_deadlines()
+
+    def _check_deadlines(self) -> None:
+        now_s = self._clock()
+        for socket, at_s in tuple(self._aborting.items()):
+            if at_s <= now_s:
+                socket.abort(SLOW)
+        for socket, before in tuple(self._congested.items()):
+            unsent_bytes, written_bytes = socket.unsent_bytes(), socket.written_while_congested_bytes()
+            has_taken = before.unsent_bytes + written_bytes - before.written_bytes > unsent_bytes
+            if has_taken:
+                self._congested[socket] = _Congestion(now_s, unsent_bytes, written_bytes)
+            elif now_s - before.since_s > _WRITE_TIMEOUT_S:
+                socket.abort(SLOW)

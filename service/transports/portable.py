@@ -1,0 +1,87 @@
+"""WebSocket by plain ASGI, for any server but ours: the same contract, at the price of a task per connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from starlette.websockets import WebSocketDisconnect
+
+from service.errors import SLOW, Disconnect
+from service.messages import Kind
+from service.tasks import run_together
+from service.transports import frames
+from service.transports.pending import PendingWrites
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+    from service.connection import Connection
+
+_WRITE_TIMEOUT_S = 10.0
+
+
+class PortableWebSocket(PendingWrites):
+    """The `Transport` of a WebSocket that the ASGI server frames itself; what is written here is taken apart again."""
+
+    name = "websocket"
+
+    def __init__(self, socket: WebSocket) -> None:
+        super().__init__()
+        self._socket = socket
+        self._disconnect: Disconnect | None = None
+        self._client_code = 1006
+        self._may_read = asyncio.Event()
+        self._may_read.set()
+
+    def close(self, disconnect: Disconnect) -> None:
+        """See `Transport.close`."""
+        if self._disconnect is None:
+            self._disconnect = disconnect
+            self.end()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`."""
+        return self._client_code if self._disconnect is None else self._disconnect.code
+
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`."""
+        self._may_read.clear()
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`."""
+        self._may_read.set()
+
+    async def run(self, connection: Connection) -> None:
+        """Carry messages both ways until either side has ended."""
+        self.connection = connection
+        await run_together(read=self._read(connection), write=self._write())
+
+    async def _read(self, connection: Connection) -> None:
+        while True:
+            await self._may_read.wait()
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                self._client_code = message.get("code") or 1005
+                return
+            text = message.get("text")
+            if text is None:
+                connection.receiver.on_message(connection, Kind.BINARY, message["bytes"])
+            else:
+                connection.receiver.on_message(connection, Kind.TEXT, text.encode())
+
+    async def _write(self) -> None:
+        try:
+            while data := await self.take():
+                async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                    for opcode, payload in frames.split(data):
+                        if opcode == frames.TEXT:
+                            await self._socket.send_text(payload.decode())
+                        else:
+                            await self._socket.send_bytes(payload)
+        except TimeoutError:
+            self._disconnect = SLOW
+        except WebSocketDisconnect:
+            return
+        if self._disconnect is not None:
+            await self._socket.close(self._disconnect.code, self._disconnect.reason)
