@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ router = APIRouter()
 
 # What a publish body may hold beside its data.
 _ENVELOPE_BYTES = 4096
+_BODY_TIMEOUT_S = 10.0
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY")
 
@@ -102,10 +104,14 @@ async def metrics(request: Request) -> Response:
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"the body has more than {max_bytes} bytes")
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"the body has more than {max_bytes} bytes")
+    except TimeoutError:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
     return bytes(body)
 
 

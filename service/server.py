@@ -11,6 +11,7 @@ import uvicorn
 
 from service.app import create_app, new_node_id
 from service.telemetry import configure_logging
+from service.transports.http import HttpProtocol
 from service.transports.websocket import WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     server = NodeServer(
         uvicorn.Config(
             app,
+            http=HttpProtocol,
             ws=WebSocketProtocol,
             ws_max_size=settings.max_message_bytes,
             ws_per_message_deflate=settings.compression,

@@ -36,7 +36,7 @@ class FramedSocket(asyncio.Protocol):
             elif message.opcode == frames.CLOSE:
                 self._on_close_frame(message.payload)
         if self._parser.violation is not None and self._close_code is None:
-            self.close(Disconnect(*self._parser.violation))
+            self._fail(Disconnect(*self._parser.violation))
 
     def eof_received(self) -> None:
         """Close at the end of the client's stream, as asyncio does."""
@@ -77,6 +77,16 @@ class FramedSocket(asyncio.Protocol):
         """See `Transport.resume_reading`."""
         if not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def _fail(self, disconnect: Disconnect) -> None:
+        """Close on a client whose frames cannot be read any more, its answer to the close frame included.
+
+        The sending half is closed, not the socket: with unread bytes of the client in it that would be a reset, and the
+        client might never see the code.
+        """
+        self.close(disconnect)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def _on_close_frame(self, payload: bytes) -> None:
         if self._close_code is None:

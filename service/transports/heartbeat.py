@@ -60,7 +60,8 @@ class Heartbeat:
         self._congested[socket] = _Congestion(self._clock(), socket.unsent_bytes(), 0)
 
     def unwatch_congested(self, socket: DetachedWebSocket) -> None:
-        """Watch it no more: it has caught up."""
+        """Watch it no more: it has caught up, so it lives."""
+        socket.has_been_heard = True
         self._congested.pop(socket, None)
 
     def abort_after(self, socket: DetachedWebSocket, timeout_s: float) -> None:
@@ -77,7 +78,8 @@ class Heartbeat:
         """Do what is due; called each `tick_s`."""
         self._tick = (self._tick + 1) % _SLOT_COUNT
         for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % _SLOT_COUNT]):
-            if not socket.has_been_heard:
+            # A congested client's ping waits behind all that it has not taken: its own deadline is the one for taking.
+            if not socket.has_been_heard and socket not in self._congested:
                 socket.abort(NO_PONG)
         for socket in self._slots[self._tick]:
             socket.ping()

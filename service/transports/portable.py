@@ -80,7 +80,8 @@ class PortableWebSocket(PendingWrites):
                         else:
                             await self._socket.send_bytes(payload)
         except TimeoutError:
-            self._disconnect = SLOW
+            self._disconnect = SLOW  # a close frame would only wait behind the rest
+            return
         except WebSocketDisconnect:
             return
         if self._disconnect is not None:
