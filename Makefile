@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: setup  ## run two nodes, a server inside and the metrics worker, until Ctrl-C
+run: setup  ## run two nodes, an embedded Redis-compatible server and the metrics worker, until Ctrl-C
 	@$(BIN)/roomcast dev
 
 test: setup check  ## run every test, and the checks of `make check`
@@ -34,8 +34,8 @@ format: setup  ## format the code
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: setup  ## measure fan-out beside the classic manager (about 3 minutes)
-	@$(BIN)/python -m tests.bench
+bench: setup  ## measure everything beside what else is installed (20 minutes; BENCH=--quick: 4)
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 lock: setup  ## write the locks anew: development, image, its build; with hashes and for every platform
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

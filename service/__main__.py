@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from service import __version__, dev
 from service.app import new_node_id
@@ -21,7 +23,7 @@ from service.config import ConfigError, Settings, masked, read_settings, unknown
 from service.errors import BrokerUnavailable, ClientError
 from service.messages import Kind, Publication
 from service.server import listen, serve
-from service.tasks import end
+from service.tasks import end, run_together
 from service.telemetry import configure_logging
 from workers import metrics as metrics_worker
 from workers.runner import Health, run_until_told
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio
 
-_WRONG_USE = 2
+_LAST_PORT = 65535
 
 
 class Failure(click.ClickException):
@@ -54,8 +56,10 @@ def cli() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port of the first node.")
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
 def dev_command(host: str, port: int, nodes: int) -> None:
-    """Run a whole cluster here: a real server inside, nodes, the metrics worker."""
+    """Run a whole cluster on this machine."""
     _settings()
+    if port + nodes - 1 > _LAST_PORT:
+        raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
     try:
         dev.run(host=host, port=port, node_count=nodes)
     except dev.DevError as exc:
@@ -96,8 +100,13 @@ def metrics_command(*, check: bool) -> None:
 @click.argument("channel")
 @click.argument("data")
 def publish_command(channel: str, data: str) -> None:
-    """Publish DATA, a JSON value, to CHANNEL, for example: room:lobby '{"text": "hi"}'."""
+    """Publish a JSON value to a channel.
+
+    For example: roomcast publish room:lobby '{"text": "hi"}'
+    """
     settings = _settings()
+    if len(data.encode()) > settings.max_message_bytes:
+        raise click.UsageError(f"DATA has more than {settings.max_message_bytes} bytes (ROOMCAST_MAX_MESSAGE_BYTES)")
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError as exc:
@@ -150,7 +159,7 @@ def _settings() -> Settings:
     try:
         return read_settings()
     except ConfigError as exc:
-        raise click.UsageError(str(exc)) from exc
+        raise click.UsageError(f"{exc} (docs/settings.md)") from exc
 
 
 def _channel(name: str) -> str:
@@ -169,7 +178,8 @@ async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
         try:
             await client.ping()
         except OUTAGES as exc:
-            raise Failure(f"Redis does not answer ({exc}); is ROOMCAST_REDIS_URL right?") from exc
+            what = "refuses" if isinstance(exc, AuthenticationError | ResponseError) else "does not answer"
+            raise Failure(f"Redis {what} ({exc}); is ROOMCAST_REDIS_URL right?") from exc
         yield client
 
 
@@ -183,14 +193,30 @@ def _broker(client: redis.asyncio.Redis, settings: Settings, node_id: str) -> Re
     )
 
 
+def _is_unsafe(text: str) -> bool:
+    return sys.stdout.isatty() and not text.isprintable()
+
+
 class _Printer:
     """The `Sink` of a terminal: publications to stdout, everything else to stderr."""
 
+    def __init__(self) -> None:
+        self._is_unread = asyncio.Event()
+
+    async def until_unread(self) -> None:
+        """Wait until nobody reads what is printed any more, as behind `| head`."""
+        await self._is_unread.wait()
+
     def on_publication(self, publication: Publication) -> None:
-        if publication.kind is Kind.TEXT:
-            click.echo(publication.data)
-        else:
-            click.echo(f"(binary, {len(publication.data)} bytes)")
+        try:
+            if publication.kind is Kind.TEXT:
+                text = publication.data.decode()
+                # What clients sent may hold anything; a terminal must not obey it.
+                click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)
+            else:
+                click.echo(f"(binary, {len(publication.data)} bytes)")
+        except BrokenPipeError:
+            self._is_unread.set()
 
     def on_malformed(self, channel: str, reason: str) -> None:
         click.echo(f"dropped a message in {channel}: {reason}", err=True)
@@ -210,13 +236,15 @@ async def _publish(settings: Settings, publication: Publication) -> None:
         finally:
             await end(running)
     nodes = "1 subscribed node" if receiver_count == 1 else f"{receiver_count} subscribed nodes"
-    click.echo(f"published to {publication.channel}; {nodes} took it")
+    hint = "" if ":" in publication.channel else f" (the room {publication.channel} is room:{publication.channel})"
+    click.echo(f"published to {publication.channel}; {nodes} took it{hint}")
 
 
 async def _subscribe(settings: Settings, channel: str) -> None:
     async with _client(settings) as client:
-        broker = _broker(client, settings, new_node_id())
-        running = asyncio.create_task(broker.run(_Printer()))
+        broker, printer = _broker(client, settings, new_node_id()), _Printer()
+        together = run_together(broker=broker.run(printer), printer=printer.until_unread())
+        running = asyncio.create_task(together)
         try:
             await broker.subscribe(channel)
             click.echo(f"subscribed to {channel}", err=True)
@@ -232,7 +260,10 @@ async def _check_redis(settings: Settings) -> None:
         started_s = time.perf_counter()
         await client.ping()
         took_ms = (time.perf_counter() - started_s) * 1000
-        info = await client.info("server")
+        try:
+            info = await client.info("server")
+        except NoPermissionError:
+            info = {"redis_version": "of unknown version: the user may not ask"}
     server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
     click.echo(f"Redis answers in {took_ms:.1f} ms ({server})")
 

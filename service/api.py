@@ -22,7 +22,7 @@ router = APIRouter()
 
 # What a publish body may hold beside its data.
 _ENVELOPE_BYTES = 4096
-_BODY_TIMEOUT_S = 10.0
+_BODY_TIMEOUT_S = 5.0
 
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY")
 
@@ -73,7 +73,10 @@ async def publish(request: Request, server: ServerDependency) -> dict[str, Any]:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
         raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
-    data = orjson.dumps(wanted.data)
+    try:
+        data = orjson.dumps(wanted.data)
+    except orjson.JSONEncodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"data: {exc}") from None
     if len(data) > settings.max_message_bytes:
         detail = f"data has {len(data)} bytes, at most {settings.max_message_bytes} are allowed"
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)

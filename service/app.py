@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from service import __version__, api, endpoints
@@ -32,11 +33,11 @@ from service.transports.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from starlette.responses import Response
-
     from service.config import Settings
 
 log = structlog.get_logger(__name__)
+
+_API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
 
 
 def new_node_id() -> str:
@@ -75,6 +76,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         yield
         await node.settle()
         await end(running)
+        await node.retire()
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:
@@ -82,13 +84,14 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             log.critical("node.failed", exc_info=task.exception())
             on_failure()
 
-    app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=__doc__)
+    app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
     app.include_router(endpoints.router)
     app.include_router(api.router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)
+    app.add_exception_handler(ClientDisconnect, _give_up)
 
     page = files("service").joinpath("web/index.html").read_text()
 
@@ -108,7 +111,12 @@ async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Respons
 
 
 async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
-    """The client went while its handshake was being answered: nothing to answer, and no fault of ours."""
+    """The client went while its handshake was being answered: nobody to answer, and no fault of ours."""
+
+
+async def _give_up(_connection: HTTPConnection, _exc: Exception) -> Response:
+    """The client went while its request was being read: no fault of ours either; the answer reaches nobody."""
+    return Response(status_code=400)
 
 
 async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:

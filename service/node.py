@@ -151,17 +151,18 @@ class Node:
         self.counts["gaps"] += 1
         log.warning("broker.gap", channels=self.hub.channel_count(), reason=reason)
 
-    async def _report_forever(self) -> None:
+    async def retire(self) -> None:
+        """Leave the cluster, after `run` has ended; the others notice by themselves if Redis does not take it."""
         try:
-            while True:
-                try:
-                    await self.registry.report(self.id, len(self.hub.connections), ttl_s=_REPORT_TTL_S)
-                except BrokerUnavailable as exc:
-                    log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
-                await asyncio.sleep(_REPORT_INTERVAL_S)
-        finally:
+            async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+                await self.registry.retire(self.id)
+        except (BrokerUnavailable, TimeoutError):
+            log.debug("node.retire_failed")
+
+    async def _report_forever(self) -> None:
+        while True:
             try:
-                async with asyncio.timeout(1.0):
-                    await self.registry.retire(self.id)
-            except (BrokerUnavailable, TimeoutError):
-                log.debug("node.retire_failed")  # the TTL does it
+                await self.registry.report(self.id, len(self.hub.connections), ttl_s=_REPORT_TTL_S)
+            except BrokerUnavailable as exc:
+                log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
+            await asyncio.sleep(_REPORT_INTERVAL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
         give_up_s = settings.ping_interval_s + settings.ping_timeout_s
         for option, value in {
             "TCP_KEEPIDLE": max(1, round(settings.ping_interval_s)),
+            "TCP_KEEPALIVE": max(1, round(settings.ping_interval_s)),  # macOS's name for it
             "TCP_KEEPINTVL": max(1, round(settings.ping_timeout_s / 3)),
             "TCP_KEEPCNT": 3,
             "TCP_USER_TIMEOUT": max(1, round(give_up_s * 1000)),  # ms; Linux only
@@ -73,6 +75,16 @@ def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _raise_open_files() -> int:
+    """Allow as many open files, one a client, as the system lets this process have; return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS: "unlimited" is more than it means
+        log.debug("node.open_files_not_raised")
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def serve(listener: socket.socket, settings: Settings) -> int:
@@ -93,6 +105,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
             ws_per_message_deflate=settings.compression,
             access_log=False,  # it prints query strings
             log_config=None,
+            backlog=_BACKLOG,
             server_header=False,
             lifespan="on",
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
@@ -100,7 +113,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
         app,
     )
     host, port = listener.getsockname()[:2]
-    log.info("node.listening", host=host, port=port)
+    log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

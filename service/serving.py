@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from service.transports import Transport
     from service.transports.heartbeat import Heartbeat
 
-# A stream whose client takes nothing for this long is given up.
-_WRITE_TIMEOUT_S = 10.0
+# A stream whose client takes nothing for this long is given up; less than a node that ends waits for (10 s).
+_WRITE_TIMEOUT_S = 8.0
 # Below this, deflating costs more bytes and time than it saves.
 _MIN_DEFLATED_BYTES = 128
 

@@ -47,13 +47,18 @@ def two_free_ports() -> int:
                 continue
 
 
+def bare_environment() -> dict[str, str]:
+    """Return the environment without the settings of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
+
+
 class RoomcastProcess:
     """One `roomcast ...` process; its JSON log lines are kept."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", *arguments],
-            env={**os.environ, **environment},
+            env={**bare_environment(), **environment},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -113,7 +118,11 @@ class NodeProcess(RoomcastProcess):
 
     def __init__(self, environment: dict[str, str]) -> None:
         super().__init__(["node", "--port", "0"], environment)
-        self.port: int = self.wait_for("node.listening")["port"]
+        try:
+            self.port: int = self.wait_for("node.listening")["port"]
+        except AssertionError:
+            self.end()
+            raise
 
     def ws(self, path: str) -> str:
         return f"ws://127.0.0.1:{self.port}{path}"

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
+from service.errors import BrokerUnavailable
 from service.messages import Kind, Publication
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
@@ -76,9 +77,11 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
 
 @asynccontextmanager
 async def running(
-    server: Redis, prefix: str, *, linger_s: float = 1.0
+    server: Redis, prefix: str, *, linger_s: float = 1.0, timeout_s: float = 5.0
 ) -> AsyncIterator[tuple[RedisBroker, RecordingSink]]:
-    broker = RedisBroker(server, prefix=prefix, node_id="n1", max_message_bytes=1000, linger_s=linger_s)
+    broker = RedisBroker(
+        server, prefix=prefix, node_id="n1", max_message_bytes=1000, linger_s=linger_s, timeout_s=timeout_s
+    )
     sink = RecordingSink()
     task = asyncio.create_task(broker.run(sink))
     try:
@@ -173,6 +176,101 @@ async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(serv
             await asyncio.sleep(0)  # lets the unsubscription go out, or not: both must work
 
         await sink.until_texts([str(number).encode() for number in range(20)])
+
+
+@pytest.fixture
+def valkey(client: Redis) -> Redis:
+    """For what only a real server does."""
+    return client
+
+
+async def test_a_channel_that_leaves_between_two_connections_does_no_harm(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix, linger_s=0.0) as (broker, sink):
+        for attempt in range(10):
+            channels = [f"room:{attempt}-{number}" for number in range(20)]
+            async with asyncio.TaskGroup() as tasks:
+                for channel in channels:
+                    tasks.create_task(broker.subscribe(channel))
+            await valkey.client_kill_filter(_type="pubsub")
+
+            async with asyncio.timeout(DEADLINE_S):
+                while broker.reason_not_ready() is None:  # noqa: ASYNC110  (each turn of the loop: it is back in no time)
+                    await asyncio.sleep(0)
+            for channel in channels:
+                broker.unsubscribe(channel)
+
+            async def is_back(wanted: int = attempt + 1) -> bool:
+                return len(sink.gaps) == wanted
+
+            await eventually(is_back)
+        await broker.subscribe("room:a")
+        assert await broker.publish(Publication("room:a", b"still here")) == 1
+        await sink.until_texts([b"still here"])
+
+
+async def test_leaving_and_coming_back_while_the_server_is_silent_does_no_harm(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix, linger_s=0.0, timeout_s=0.3) as (broker, sink):
+        await broker.subscribe("room:a")
+        await valkey.client_pause(3000, all=True)
+        for _ in range(3):
+            broker.unsubscribe("room:a")
+            await asyncio.sleep(0.05)  # lets the unsubscription go out before the next subscription
+            with pytest.raises(BrokerUnavailable):
+                await broker.subscribe("room:a")
+        broker.unsubscribe("room:a")
+
+        async def is_confirmed() -> bool:
+            try:
+                await broker.subscribe("room:a")
+            except BrokerUnavailable:
+                return False
+            return True
+
+        await eventually(is_confirmed)
+        assert await broker.publish(Publication("room:a", b"still here")) == 1
+        await sink.until_texts([b"still here"])
+
+
+async def test_a_forbidden_channel_is_refused_and_touches_no_other(valkey: Redis, prefix: str) -> None:
+    rules = ["on", ">pw", "+@all", "~*", "resetchannels", f"&{prefix}room:ok*", f"&{prefix}node:*"]
+    await valkey.execute_command("ACL", "SETUSER", "limited", *rules)  # type: ignore[no-untyped-call]  # redis-py
+    port = valkey.connection_pool.connection_kwargs["port"]
+    url = f"redis://limited:pw@127.0.0.1:{port}/0"
+    async with (
+        connect(url, timeout_s=5.0, client_name="limited") as limited,
+        running(limited, prefix) as (broker, sink),
+    ):
+        await broker.subscribe("room:ok1")
+
+        async with asyncio.TaskGroup() as tasks:  # together, so that they go out in one command
+            allowed = tasks.create_task(broker.subscribe("room:ok2"))
+            refused = tasks.create_task(expect_refusal(broker, "room:forbidden"))
+
+        assert allowed.done()
+        assert "NoPermissionError" in refused.result()
+        assert "NoPermissionError" in await expect_refusal(broker, "room:forbidden")
+        assert sink.gaps == []
+        await broker.publish(Publication("room:ok1", b"1"))
+        await broker.publish(Publication("room:ok2", b"2"))
+        await sink.until_texts([b"1", b"2"])
+
+
+async def expect_refusal(broker: RedisBroker, channel: str) -> str:
+    with pytest.raises(BrokerUnavailable) as caught:
+        await broker.subscribe(channel)
+    broker.unsubscribe(channel)
+    return caught.value.reason
+
+
+async def test_a_herd_that_wants_the_latest_shares_one_read(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix) as (broker, _):
+        await valkey.set(f"{prefix}latest:metrics:system", b"1")
+        before = len(await valkey.client_list())
+
+        latest = await asyncio.gather(*[broker.latest("metrics:system") for _ in range(500)])
+
+        assert latest == [Publication("metrics:system", b"1")] * 500
+        assert len(await valkey.client_list()) <= before + 1
 
 
 async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, prefix: str) -> None:

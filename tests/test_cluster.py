@@ -234,7 +234,7 @@ async def test_a_node_that_ends_while_a_client_is_still_connecting_ends_cleanly(
         os.kill(own_redis_pid(own_redis), signal.SIGCONT)
         await ending
 
-    assert refusal.value.response.status_code == 500
+    assert refusal.value.response.status_code == 503
     assert node.faults() == []
 
 

@@ -39,6 +39,9 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_REDIS_URL", "localhost:6379"),
         ("ROOMCAST_REDIS_URL", "http://localhost"),
         ("ROOMCAST_REDIS_URL", "redis://"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1:99999/0"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1/0?socket_timeout=abc"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1/0?password=TOPSECRET"),
         ("ROOMCAST_PREFIX", "x" * 65),
         ("ROOMCAST_API_KEY", "short"),
         ("ROOMCAST_MAX_MESSAGE_BYTES", "0"),
@@ -57,6 +60,13 @@ def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(name, value)
 
     with pytest.raises(ConfigError, match=f"^{name}: "):
+        read_settings()
+
+
+def test_a_client_may_fall_behind_by_two_messages_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_MAX_MESSAGE_BYTES", "2000000")
+
+    with pytest.raises(ConfigError, match="ROOMCAST_MAX_UNSENT_BYTES must be at least twice"):
         read_settings()
 
 

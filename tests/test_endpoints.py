@@ -267,7 +267,7 @@ async def test_a_connection_that_answers_no_ping_is_removed(redis_url: str, pref
 
 
 async def test_a_client_that_takes_nothing_is_closed_as_slow_and_others_are_served(redis_url: str, prefix: str) -> None:
-    with Cluster(redis_url, prefix, max_unsent_bytes="65536", ping_interval_s="60") as cluster:
+    with Cluster(redis_url, prefix, max_unsent_bytes="131072", ping_interval_s="60") as cluster:
         node = cluster.start_node()
         async with node.connect("/ws/rooms/a") as ada:
             with socket.create_connection(("127.0.0.1", node.port)) as stalled:

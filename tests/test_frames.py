@@ -146,6 +146,7 @@ def test_what_the_protocol_allows_is_read(data: bytes, messages: list[Message]) 
         (masked(0x82, length=2**63 - 1), 1009),
         (masked(0x82, length=2**64 - 1), 1009),
         (masked(0x01, b"x" * LIMIT) + masked(0x80, b"y"), 1009),
+        (masked(0x01) + masked(0x00) * 5000, 1009),
         # Close frames.
         (masked(0x88, b"\x03"), 1002),
         *[

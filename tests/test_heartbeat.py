@@ -9,6 +9,7 @@ class Socket:
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self.has_been_heard = True
+        self.is_reading = True
         self.pings = 0
         self.aborted_with: list[Disconnect] = []
         self.unsent = 0

@@ -28,6 +28,7 @@ async def working(client: Redis, prefix: str) -> AsyncIterator[None]:
         yield
     finally:
         await end(task)
+        await worker.finish()
 
 
 async def test_it_publishes_only_while_somebody_watches_and_always_keeps_the_newest(client: Redis, prefix: str) -> None:

@@ -74,6 +74,14 @@ class MetricsWorker:
         psutil.cpu_percent(None)  # the first call only starts the measurement
         await run_together(broker=self._broker.run(self), work=self._work_forever())
 
+    async def finish(self) -> None:
+        """See `Worker.finish`."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self._lease.release()
+        except OUTAGES as exc:
+            log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
+
     def on_publication(self, publication: Publication) -> None:
         """Note that the probe is back."""
         if publication.data == self._probe:
@@ -87,22 +95,23 @@ class MetricsWorker:
 
     async def _work_forever(self) -> None:
         sample_at = 0.0
+        is_waiting = False
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                try:
-                    holds_lease = await self._lease.take()
-                    if holds_lease and loop.time() >= sample_at:
-                        sample_at = loop.time() + self._interval_s
-                        await self._publish(await self._sample())
-                    elif not holds_lease:
-                        sample_at = 0.0
-                    await self._record_health(is_holder=holds_lease)
-                except (*OUTAGES, BrokerUnavailable) as exc:
+        while True:
+            try:
+                holds_lease = await self._lease.take()
+                if holds_lease and loop.time() >= sample_at:
+                    sample_at = loop.time() + self._interval_s
+                    await self._publish(await self._sample())
+                elif not holds_lease:
+                    sample_at = 0.0
+                await self._record_health(is_holder=holds_lease)
+                is_waiting = False
+            except (*OUTAGES, BrokerUnavailable) as exc:
+                if not is_waiting:  # one line an outage
                     log.warning("metrics.waiting", reason=str(exc))
-                await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
-        finally:
-            await self._end()
+                is_waiting = True
+            await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
 
     async def _sample(self) -> bytes:
         counts = await self._registry.connection_counts()
@@ -145,10 +154,3 @@ class MetricsWorker:
             "time": time.time_ns() // 1_000_000,
         }
         await self._health.record(facts, ttl_s=_HEALTH_INTERVALS * self._interval_s)
-
-    async def _end(self) -> None:
-        try:
-            async with asyncio.timeout(1.0):
-                await self._lease.release()
-        except OUTAGES as exc:
-            log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself

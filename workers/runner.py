@@ -22,6 +22,9 @@ class Worker(Protocol):
     async def run(self) -> None:
         """Work through every outage of Redis; end only when cancelled."""
 
+    async def finish(self) -> None:
+        """Give back what others may wait for, after `run` has ended; a second at most."""
+
 
 class Health:
     """A worker's sign of life: a key with a TTL.
@@ -52,4 +55,5 @@ async def run_until_told(worker: Worker) -> None:
     try:
         await running
     except asyncio.CancelledError:
+        await worker.finish()
         log.info("worker.ended")

@@ -13,6 +13,7 @@ from service.messages import Kind, Publication
 _TEXT_HEADER = b"\x01t\n"
 _BINARY_HEADER = b"\x01b\n"
 _HEADER_BYTES = 3
+_WORDS_BYTES = 1024
 
 
 class MalformedMessage(ValueError):  # noqa: N818  (not a fault of ours: a message somebody published)
@@ -34,6 +35,9 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Publicati
     if message[:1] != b"\x01":
         return Publication(channel, _check_foreign(message, max_message_bytes))
     header, data = message[:_HEADER_BYTES], message[_HEADER_BYTES:]
+    # A node has checked what its client sent, and may have put a few words in front of it.
+    if len(data) > max_message_bytes + _WORDS_BYTES:
+        raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
     if header == _BINARY_HEADER:
         return Publication(channel, data, Kind.BINARY)
     if header != _TEXT_HEADER:

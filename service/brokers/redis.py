@@ -11,10 +11,11 @@ import asyncio
 import logging
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import structlog
+from redis.exceptions import NoPermissionError
 
 from service.brokers.client import OUTAGES, outage_reason
 from service.brokers.envelope import MalformedMessage, pack, unpack
@@ -37,6 +38,7 @@ _BACKOFF_CAP_S = 2.0
 # How long a subscription waits for a connection that was just lost: most are back by then.
 _PATIENCE_S = 1.0
 _SUBSCRIBE_CHUNK = 1000
+_OUTBOX_BYTES = 8 * 1024 * 1024
 
 
 class RedisBroker:
@@ -49,7 +51,6 @@ class RedisBroker:
         quiet_s: after this much silence the connection must prove that it lives: the node publishes to its own topic
             and must hear it. A half-open connection gives no other sign.
         linger_s: how long a channel without subscribers stays subscribed, for a client that only reloads its page.
-        max_unsent_bytes: how much may wait for Redis before publishing is refused.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class RedisBroker:
         timeout_s: float = 5.0,
         quiet_s: float = 5.0,
         linger_s: float = 1.0,
-        max_unsent_bytes: int = 8 * 1024 * 1024,
     ) -> None:
         self._client = client
         self._prefix = prefix
@@ -71,13 +71,16 @@ class RedisBroker:
         self._timeout_s = timeout_s
         self._quiet_s = quiet_s
         self._linger_s = linger_s
-        self._outbox = Outbox(client, max_unsent_bytes=max_unsent_bytes)
+        # Eight MiB, or four messages, may wait for Redis before publishing is refused.
+        self._outbox = Outbox(client, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
 
         self._wanted: set[str] = set()
         self._joining: dict[str, None] = {}  # wanted, and no SUBSCRIBE sent on this connection yet
         self._leaving: dict[str, float] = {}  # channel nobody wants -> loop time at which it is unsubscribed
         self._changed = asyncio.Event()
         self._confirming: dict[str, asyncio.Event] = {}
+        self._refused: dict[str, str] = {}  # channel that the ACL forbids -> why, until it is asked for again or left
+        self._latest: dict[str, asyncio.Task[bytes | None]] = {}  # what is being read
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
         self._forget_session()
@@ -96,6 +99,7 @@ class RedisBroker:
         self._leaving.pop(channel, None)
         if channel in self._confirmed:
             return
+        self._refused.pop(channel, None)
         if channel not in self._subscribed:
             self._joining[channel] = None
             self._changed.set()
@@ -108,12 +112,15 @@ class RedisBroker:
         except TimeoutError:
             reason = self._reason_not_ready or f"Redis did not confirm the subscription within {patience_s:g} s"
             raise BrokerUnavailable(reason) from None
+        if channel in self._refused:
+            raise BrokerUnavailable(self._refused[channel])
 
     def unsubscribe(self, channel: str) -> None:
         """See `Broker.unsubscribe`."""
         if channel not in self._wanted:
             return
         self._wanted.discard(channel)
+        self._refused.pop(channel, None)
         self._joining.pop(channel, None)
         self._confirming.pop(channel, None)
         self._leaving[channel] = asyncio.get_running_loop().time() + self._linger_s
@@ -133,18 +140,26 @@ class RedisBroker:
 
     async def latest(self, channel: str) -> Publication | None:
         """See `Broker.latest`."""
+        # A herd of dashboards that reconnect at once shares one read, and one connection.
+        reading = self._latest.get(channel)
+        if reading is None:
+            reading = self._latest[channel] = asyncio.create_task(self._read_latest(channel), name="broker.latest")
+            reading.add_done_callback(lambda _: self._latest.pop(channel))
         try:
-            message = await self._client.get(f"{self._prefix}latest:{channel}")
+            message = await asyncio.shield(reading)
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
         if message is None:
             return None
         try:
-            # `connect` gives bytes, which redis-py's types cannot know.
-            return unpack(channel, message, max_message_bytes=self._max_message_bytes)  # type: ignore[arg-type]
+            return unpack(channel, message, max_message_bytes=self._max_message_bytes)
         except MalformedMessage as exc:
             log.warning("broker.malformed_latest", channel=channel, reason=str(exc))
             return None
+
+    async def _read_latest(self, channel: str) -> bytes | None:
+        # `connect` gives bytes, which redis-py's types cannot know.
+        return await self._client.get(f"{self._prefix}latest:{channel}")  # type: ignore[return-value]
 
     def _topic(self, channel: str) -> str:
         return self._prefix + channel
@@ -186,7 +201,9 @@ class RedisBroker:
 
     def _forget_session(self) -> None:
         self._confirmed: set[str] = set()
-        self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by topic
+        self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by channel
+        self._unanswered: deque[deque[bytes]] = deque()  # the topics of each of them, in the order of sending
+        self._alone: list[str] = []  # channels of a refused SUBSCRIBE, to be asked for one by one
         self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
         self._channel_by_topic: dict[bytes, str] = {}
         self._joining = dict.fromkeys(self._wanted)
@@ -198,7 +215,11 @@ class RedisBroker:
         channel_by_topic = self._channel_by_topic
         while True:
             # Does not give the loop back while data is buffered: see Hub on why that matters.
-            event, topic, message = await connection.read_response(timeout=math.inf, push_request=True)
+            try:
+                event, topic, message = await connection.read_response(timeout=math.inf, push_request=True)
+            except NoPermissionError as exc:
+                self._on_refused(exc)
+                continue
             self._heard.set()
             if event == b"message":
                 channel = channel_by_topic.get(topic)
@@ -210,6 +231,9 @@ class RedisBroker:
                     else:
                         sink.on_publication(publication)
             elif event == b"subscribe":
+                self._unanswered[0].popleft()
+                if not self._unanswered[0]:
+                    self._unanswered.popleft()
                 if topic == own_topic:
                     self._on_session_ready(sink)
                 else:
@@ -239,12 +263,39 @@ class RedisBroker:
             waiting.set()
 
     def _on_unsubscribed(self, topic: bytes) -> None:
-        if self._channel_by_topic[topic] not in self._subscribed:
+        channel = self._channel_by_topic.get(topic)
+        # It may have come back since, and left again: as long as a SUBSCRIBE is unanswered, its topic must be known.
+        if channel is not None and channel not in self._subscribed and channel not in self._asked:
             del self._channel_by_topic[topic]
+
+    def _on_refused(self, exc: NoPermissionError) -> None:
+        """Note that the oldest SUBSCRIBE is refused: of many channels each is asked for alone, of one it is told.
+
+        Raises: the refusal itself if it is of the node's own topic, without which there is no canary.
+        """
+        topics = self._unanswered.popleft()
+        if topics[0] == self._own_topic.encode():
+            raise exc
+        channels = [self._channel_by_topic[topic] for topic in topics]
+        for channel in channels:
+            self._subscribed.discard(channel)
+            self._asked[channel] -= 1
+            if not self._asked[channel]:
+                del self._asked[channel]
+        if len(channels) > 1:
+            self._alone += channels
+            self._changed.set()
+            return
+        log.warning("broker.subscription_refused", channel=channels[0], error=str(exc))
+        waiting = self._confirming.pop(channels[0], None)
+        if waiting is not None:
+            self._refused[channels[0]] = outage_reason(exc)
+            waiting.set()
 
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
         """Make Redis equal to the wanted set, in order: all of it first, then each change."""
         await self._send_subscribes(connection)
+        self._unanswered.append(deque([self._own_topic.encode()]))
         await connection.send_command("SUBSCRIBE", self._own_topic)
         while True:
             await self._wait_for_change()
@@ -263,23 +314,34 @@ class RedisBroker:
     async def _send_subscribes(self, connection: AbstractConnection) -> None:
         while self._joining:
             chunk = list(self._joining)[:_SUBSCRIBE_CHUNK]
-            topics = [self._topic(channel) for channel in chunk]
-            for channel, topic in zip(chunk, topics, strict=True):
+            for channel in chunk:
                 del self._joining[channel]
-                self._subscribed.add(channel)
-                self._asked[channel] += 1
-                self._channel_by_topic[topic.encode()] = channel
-            await connection.send_command("SUBSCRIBE", *topics)
+            await self._send_subscribe(connection, chunk)
+        alone, self._alone = self._alone, []
+        for channel in alone:
+            if channel in self._wanted:
+                await self._send_subscribe(connection, [channel])
+
+    async def _send_subscribe(self, connection: AbstractConnection, channels: list[str]) -> None:
+        topics = [self._topic(channel) for channel in channels]
+        for channel, topic in zip(channels, topics, strict=True):
+            self._subscribed.add(channel)
+            self._asked[channel] += 1
+            self._channel_by_topic[topic.encode()] = channel
+        self._unanswered.append(deque(topic.encode() for topic in topics))
+        await connection.send_command("SUBSCRIBE", *topics)
 
     async def _send_unsubscribes(self, connection: AbstractConnection) -> None:
         now = asyncio.get_running_loop().time()
         due = [channel for channel, due_at in self._leaving.items() if due_at <= now]
         for channel in due:
             del self._leaving[channel]
-            self._subscribed.discard(channel)
-            self._confirmed.discard(channel)
-        if due:
-            await connection.send_command("UNSUBSCRIBE", *[self._topic(channel) for channel in due])
+        # A channel that left between two connections was never subscribed on this one.
+        leaving = [channel for channel in due if channel in self._subscribed]
+        self._subscribed.difference_update(leaving)
+        self._confirmed.difference_update(leaving)
+        if leaving:
+            await connection.send_command("UNSUBSCRIBE", *[self._topic(channel) for channel in leaving])
 
     async def _watch_silence(self) -> None:
         """Raise TimeoutError when the server is silent and does not bring back the node's own canary."""

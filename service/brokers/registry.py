@@ -45,18 +45,24 @@ class NodeRegistry:
     async def connection_counts(self) -> dict[str, int]:
         """Return the connection count of every living node, by node id. Raises: BrokerUnavailable."""
         try:
-            members = await self._client.smembers(f"{self._prefix}nodes")
-            node_ids = sorted(str(member, "utf-8") for member in members)  # type: ignore[arg-type]  # bytes
+            members = list(await self._client.smembers(f"{self._prefix}nodes"))
             async with self._client.pipeline(transaction=False) as pipeline:
-                for node_id in node_ids:
-                    pipeline.get(self._key(node_id))
-                counts = await pipeline.execute()
-            dead = [node_id for node_id, count in zip(node_ids, counts, strict=True) if count is None]
-            if dead:
-                await self._client.srem(f"{self._prefix}nodes", *dead)
+                for member in members:
+                    pipeline.get(self._key(_text(member)))
+                counts = await pipeline.execute(raise_on_error=False)
+            living: dict[str, int] = {}
+            for member, count in zip(members, counts, strict=True):
+                if isinstance(count, bytes) and count.isdigit():
+                    living[_text(member)] = int(count)
+                else:  # dead, or nothing that a node wrote
+                    await self._client.srem(f"{self._prefix}nodes", member)
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
-        return {node_id: int(count) for node_id, count in zip(node_ids, counts, strict=True) if count is not None}
+        return living
 
     def _key(self, node_id: str) -> str:
         return f"{self._prefix}node:{node_id}"
+
+
+def _text(member: bytes | str) -> str:
+    return member if isinstance(member, str) else member.decode(errors="replace")

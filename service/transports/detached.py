@@ -8,6 +8,9 @@ from service.errors import SHUTDOWN
 from service.transports import frames
 from service.transports.framed import FramedSocket
 
+# How long a client may take to answer the goodbye of a node that ends.
+_SHUTDOWN_TIMEOUT_S = 3.0
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -23,7 +26,15 @@ class DetachedWebSocket(FramedSocket):
     `heartbeat` sees to its pings and deadlines, `on_gone` is called once when it has ended.
     """
 
-    __slots__ = ("_connection", "_heartbeat", "_on_gone", "_open_sockets", "has_been_heard", "heartbeat_slot")
+    __slots__ = (
+        "_connection",
+        "_heartbeat",
+        "_on_gone",
+        "_open_sockets",
+        "has_been_heard",
+        "heartbeat_slot",
+        "is_reading",
+    )
 
     def __init__(
         self,
@@ -45,6 +56,7 @@ class DetachedWebSocket(FramedSocket):
         self._on_gone = on_gone
         self._open_sockets = open_sockets
         self.has_been_heard = True
+        self.is_reading = True
         self.heartbeat_slot = heartbeat.add(self)
         open_sockets.add(self)
 
@@ -59,6 +71,16 @@ class DetachedWebSocket(FramedSocket):
         self._heartbeat.remove(self)
         self._on_gone(self._connection)
 
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`; what is not read says nothing about the client."""
+        self.is_reading = False
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`."""
+        self.is_reading = self.has_been_heard = True
+        super().resume_reading()
+
     def pause_writing(self) -> None:
         """Tell the connection that its client is congested."""
         self._heartbeat.watch_congested(self)
@@ -70,8 +92,9 @@ class DetachedWebSocket(FramedSocket):
         self._connection.relieved()
 
     def shutdown(self) -> None:
-        """End for uvicorn; the node's drain has said goodbye before, as a rule."""
+        """End for uvicorn, which waits; the node's drain has said goodbye before, as a rule."""
         self.close(SHUTDOWN)
+        self._end_within(_SHUTDOWN_TIMEOUT_S)
 
     def ping(self) -> None:
         """Ask whether the client lives; whatever it sends from now on says so."""

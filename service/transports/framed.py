@@ -7,6 +7,7 @@ import asyncio
 from service.errors import Disconnect
 from service.messages import Kind
 from service.transports import deflate, frames
+from service.transports.pending import HIGH_WATER_BYTES
 
 _CLOSE_TIMEOUT_S = 10.0
 _KINDS = {frames.TEXT: Kind.TEXT, frames.BINARY: Kind.BINARY}
@@ -32,7 +33,9 @@ class FramedSocket(asyncio.Protocol):
                 if self._close_code is None:
                     self._on_data_message(kind, message)
             elif message.opcode == frames.PING:
-                self.write(frames.frame(frames.PONG, message.payload))
+                # Who reads no answers gets no more of them: a flood of pings must not fill our memory.
+                if self.unsent_bytes() < HIGH_WATER_BYTES:
+                    self.write(frames.frame(frames.PONG, message.payload))
             elif message.opcode == frames.CLOSE:
                 self._on_close_frame(message.payload)
         if self._parser.violation is not None and self._close_code is None:

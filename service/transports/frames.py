@@ -27,6 +27,8 @@ _RSV = 0x70
 _MASKED = 0x80
 _CONTROL = 0x8
 _MAX_CONTROL_BYTES = 125
+# Empty fragments cost no bytes of the limit, but memory.
+_MAX_FRAGMENTS = 4096
 _LENGTH_16 = 126
 _LENGTH_64 = 127
 _KNOWN = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
@@ -200,6 +202,9 @@ class FrameParser:
                 self._fragments = []
             assert self._fragments is not None  # noqa: S101  (for the type checker: `_is_header_allowed` saw to it)
             self._fragments.append(payload)
+            if len(self._fragments) > _MAX_FRAGMENTS:
+                self._refuse(MESSAGE_TOO_BIG, "message in too many fragments")
+                return None
             self._fragments_bytes += len(payload)
             if not first & _FIN:
                 return None

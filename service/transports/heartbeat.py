@@ -66,7 +66,8 @@ class Heartbeat:
 
     def abort_after(self, socket: DetachedWebSocket, timeout_s: float) -> None:
         """End a connection for good if it is still there then."""
-        self._aborting.setdefault(socket, self._clock() + timeout_s)
+        at_s = self._clock() + timeout_s
+        self._aborting[socket] = min(at_s, self._aborting.get(socket, at_s))
 
     async def run(self) -> None:
         """Tick for ever; end only when cancelled."""
@@ -79,7 +80,7 @@ class Heartbeat:
         self._tick = (self._tick + 1) % _SLOT_COUNT
         for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % _SLOT_COUNT]):
             # A congested client's ping waits behind all that it has not taken: its own deadline is the one for taking.
-            if not socket.has_been_heard and socket not in self._congested:
+            if not socket.has_been_heard and socket.is_reading and socket not in self._congested:
                 socket.abort(NO_PONG)
         for socket in self._slots[self._tick]:
             socket.ping()

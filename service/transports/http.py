@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import asyncio
 
 _HEAD_TIMEOUT_S = 10.0
+_MAX_HEAD_BYTES = 256 * 1024  # of one read at least: what is behind the head counts too
+_TOO_LARGE_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -17,11 +19,21 @@ class HttpProtocol(HttpToolsProtocol):
     """A half-sent head would otherwise hold its socket for ever: uvicorn times only the pause between requests."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own narrowing
         """Expect a head from now on."""
         super().connection_made(transport)
         self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head is larger than any should be."""
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._refuse(_TOO_LARGE_ANSWER)
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Expect the rest of the head from now on."""
@@ -40,6 +52,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _expect_head(self) -> None:
         self._forget_head()
+        self._head_bytes = 0
         self._head_timer = self.loop.call_later(_HEAD_TIMEOUT_S, self._give_up)
 
     def _forget_head(self) -> None:
@@ -48,6 +61,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _give_up(self) -> None:
+        self._refuse(_TIMEOUT_ANSWER)
+
+    def _refuse(self, answer: bytes) -> None:
+        self._forget_head()
         if not self.transport.is_closing():
-            self.transport.write(_TIMEOUT_ANSWER)
+            self.transport.write(answer)
             self.transport.close()

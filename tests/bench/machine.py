@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "websockets", "redis", "hiredis", "picows")
+_PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "websockets", "redis", "hiredis")
 
 
 def describe_machine() -> dict[str, str]:

@@ -1,20 +1,23 @@
-"""The publisher: another service that publishes to Redis at an even rate."""
+"""The publisher: another service that publishes at an even rate."""
 
 from __future__ import annotations
 
+import select
+import socket
 import time
 from array import array
 from dataclasses import dataclass
 
-import redis
-
 from tests.bench.companions import Pipe
 from tests.bench.messages import message
+from tests.bench.outlet import Outlet
 from tests.bench.percentile import percentile
+from tests.bench.place import HOST
 
-# One pipeline a tick with all that is due: at 1,000 messages/s one message, never a burst.
+# All that is due goes out in one write a tick: at 1,000 messages/s one message, never a burst.
 _TICK_NS = 1_000_000
 _TIMEOUT_S = 10.0
+_READ_BYTES = 1 << 16
 
 
 class Ready:
@@ -33,7 +36,7 @@ class Published:
     """What was published.
 
     per_s: from the first to the last message.
-    late_p99_ms: between the time when a message was due and the time when it was given to Redis.
+    late_p99_ms: between the time when a message was due and the time when it was given to the socket.
     unheard_count: messages that Redis had no subscriber for, which no contender can deliver.
     """
 
@@ -43,35 +46,62 @@ class Published:
     unheard_count: int
 
 
-def run(pipe: Pipe, *, redis_url: str, topic: str, rate_per_s: int, count: int, size_bytes: int) -> None:
-    """Publish `count` messages after `Start`, evenly; say `Published` at the end."""
+def run(pipe: Pipe, *, outlet: Outlet, rate_per_s: int, seconds: float, size_bytes: int) -> None:
+    """Publish evenly for some seconds after `Start`; say `Published` at the end.
+
+    A server that does not take more delays it: then fewer messages are published, and `per_s` says so.
+    """
     late_ns = array("q")
-    unheard_count = 0
-    with redis.Redis.from_url(redis_url, socket_timeout=_TIMEOUT_S) as client:
-        client.ping()
-        pipeline = client.pipeline(transaction=False)
+    unheard_count = sent_count = 0
+    with socket.create_connection((HOST, outlet.port), timeout=_TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(outlet.hello)
         pipe.send(Ready())
         start_ns: int = pipe.recv().at_ns
-        sent_count = 0
-        while sent_count < count:
-            _sleep_until(start_ns + sent_count * 1_000_000_000 // rate_per_s)
+        end_ns = start_ns + round(seconds * 1e9)
+        first_ns = now_ns = start_ns
+        while True:
+            _sleep_until(max(now_ns + _TICK_NS, start_ns + sent_count * 1_000_000_000 // rate_per_s))
             now_ns = time.monotonic_ns()
-            due_count = min(count, (now_ns - start_ns) * rate_per_s // 1_000_000_000 + 1)
+            due_count = (min(now_ns, end_ns - 1) - start_ns) * rate_per_s // 1_000_000_000 + 1
+            if due_count == sent_count or now_ns > end_ns + 1_000_000_000:
+                break
+            parts: list[bytes] = []
             for number in range(sent_count, due_count):
-                pipeline.publish(topic, message(number, now_ns, size_bytes=size_bytes))
+                parts += (outlet.before, message(number, now_ns, size_bytes=size_bytes), outlet.after)
                 late_ns.append(now_ns - start_ns - number * 1_000_000_000 // rate_per_s)
-            unheard_count += pipeline.execute().count(0)
+            connection.sendall(b"".join(parts))
+            if not sent_count:
+                first_ns = now_ns
             sent_count = due_count
-            _sleep_until(now_ns + _TICK_NS)
-    took_s = (now_ns - start_ns) / 1e9
-    pipe.send(
-        Published(
-            count=count,
-            per_s=(count - 1) / took_s if took_s else 0.0,
-            late_p99_ms=percentile(sorted(late_ns), 99) / 1e6,
-            unheard_count=unheard_count,
+            last_ns = now_ns
+            unheard_count += _answers(connection, outlet)
+        time.sleep(0.01)
+        unheard_count += _answers(connection, outlet)
+        took_s = (last_ns - first_ns) / 1e9
+        pipe.send(
+            Published(
+                count=sent_count,
+                per_s=(sent_count - 1) / took_s if took_s else 0.0,
+                late_p99_ms=percentile(sorted(late_ns), 99) / 1e6,
+                unheard_count=unheard_count,
+            )
         )
-    )
+        pipe.poll(None)  # some servers drop what they have not sent when its publisher is gone
+
+
+def _answers(connection: socket.socket, outlet: Outlet) -> int:
+    """Take what the server has answered, so that it never waits for us; return how many messages were unheard."""
+    unheard_count = 0
+    while select.select([connection], [], [], 0)[0]:
+        answers = connection.recv(_READ_BYTES)
+        if not answers:
+            raise ConnectionResetError("the server has ended the publisher's connection")
+        if outlet.unheard:
+            unheard_count += answers.count(outlet.unheard)
+        if b"PING\r\n" in answers:  # NATS
+            connection.sendall(b"PONG\r\n")
+    return unheard_count
 
 
 def _sleep_until(at_ns: int) -> None:

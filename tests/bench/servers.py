@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
+
+import psutil
 
 from tests.bench.bus import Bus
 from tests.bench.contenders import Contender
 from tests.bench.cores import Cores
 from tests.bench.errors import BenchError
+from tests.bench.place import HOST, Place, find_place
 
-_HOST = "127.0.0.1"
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
 _LOG_TAIL_BYTES = 2000
@@ -28,7 +31,13 @@ class Server:
     """A contender that runs and listens."""
 
     pid: int
-    url: str
+    place: Place
+
+    def memory_bytes(self) -> int:
+        """Return the process's memory: PSS, or RSS where the system does not know it."""
+        facts = psutil.Process(self.pid).memory_full_info()
+        memory: int = getattr(facts, "pss", facts.rss)
+        return memory
 
 
 @contextmanager
@@ -37,21 +46,22 @@ def running_server(contender: Contender, bus: Bus, cores: Cores) -> Iterator[Ser
 
     Raises: BenchError, with the end of what it printed, if it does not listen in time.
     """
-    port = _free_port()
     # Settings of whoever runs this must not change what is measured.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        place = find_place(Path(folder))
         process = subprocess.Popen(
-            contender.command(port, bus),
+            contender.command(place, bus),
             env={**environment, **contender.environment(bus)},
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the bench alone, which then ends the others in order
         )
         try:
             cores.pin_server(process.pid)
-            _wait_until_listening(contender, port, process, log)
-            yield Server(pid=process.pid, url=f"ws://{_HOST}:{port}{contender.path}")
+            _wait_until_listening(contender, place.port, process, log)
+            yield Server(process.pid, place)
         finally:
             process.terminate()
             try:
@@ -61,18 +71,11 @@ def running_server(contender: Contender, bus: Bus, cores: Cores) -> Iterator[Ser
                 process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _wait_until_listening(contender: Contender, port: int, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline_s:
         try:
-            socket.create_connection((_HOST, port), timeout=1.0).close()
+            socket.create_connection((HOST, port), timeout=1.0).close()
         except OSError:
             time.sleep(0.05)
         else:

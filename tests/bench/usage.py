@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -26,23 +28,26 @@ class Usage:
 
 
 class Meter:
-    """Reads what the processes of one run use."""
+    """Reads what the processes of one run use.
 
-    def __init__(self, cores: Cores, *, server_pid: int, client_pid: int, publisher_pid: int, redis_pid: int) -> None:
+    Args:
+        load_pids: the load client first, then publisher, Redis and whatever else makes the load.
+    """
+
+    def __init__(self, cores: Cores, *, server_pids: Sequence[int], load_pids: Sequence[int]) -> None:
         self._core = cores.server
-        self._server = psutil.Process(server_pid)
-        self._client = psutil.Process(client_pid)
-        self._others = (psutil.Process(publisher_pid), psutil.Process(redis_pid))
+        self._servers = [psutil.Process(pid) for pid in server_pids]
+        self._loads = [psutil.Process(pid) for pid in load_pids]
 
     def read(self) -> Usage:
         """Return the use until now."""
-        client_s = _processor_s(self._client)
+        client_s, *others_s = map(_processor_s, self._loads)
         return Usage(
             at_s=time.monotonic(),
-            server_s=_processor_s(self._server),
+            server_s=sum(map(_processor_s, self._servers)),
             core_s=self._core_s(),
             client_s=client_s,
-            load_s=client_s + sum(map(_processor_s, self._others)),
+            load_s=client_s + sum(others_s),
         )
 
     def _core_s(self) -> float:
@@ -53,6 +58,29 @@ class Meter:
         return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
 
 
+def shares(before: Usage, after: Usage, cores: Cores) -> dict[str, float]:
+    """Return percents of one core over a window.
+
+    load_percent: load client, publisher and Redis, of all the cores that they may use.
+    disturbance_percent: of the server's core, used by anything else.
+    """
+    window_s = after.at_s - before.at_s
+    server_s = after.server_s - before.server_s
+    return {
+        "server_percent": server_s * 100 / window_s,
+        "client_percent": (after.client_s - before.client_s) * 100 / window_s,
+        "load_percent": (after.load_s - before.load_s) * 100 / window_s / len(cores.load),
+        "disturbance_percent": max(0.0, after.core_s - before.core_s - server_s) * 100 / window_s,
+    }
+
+
 def _processor_s(process: psutil.Process) -> float:
+    """Return the time that a process has used; on Linux in ns: its usual times have steps of 10 ms."""
+    try:
+        threads = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat")]
+    except OSError:  # a thread has just ended
+        threads = []
+    if threads:
+        return sum(int(thread.partition(" ")[0]) for thread in threads) / 1e9
     times = process.cpu_times()
     return times.user + times.system

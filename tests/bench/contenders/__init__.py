@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
-from tests.bench.bus import Bus
+from tests.bench.contenders.centrifugo import Centrifugo
 from tests.bench.contenders.classic import Classic
+from tests.bench.contenders.contender import Contender, Echo
+from tests.bench.contenders.floor import Floor
+from tests.bench.contenders.nats import Nats
+from tests.bench.contenders.nchan import Nchan
 from tests.bench.contenders.ours import Ours
+from tests.bench.contenders.socket_io import SocketIO
 
-__all__ = ["CONTENDERS", "Contender"]
+__all__ = ["CONTENDERS", "Contender", "Echo"]
 
+_ALL: tuple[Contender, ...] = (Ours(), Floor(), Nchan(), Nats(), Centrifugo(), SocketIO(), Classic())
 
-class Contender(Protocol):
-    """A server process that gives each message published to `Bus.topic` to every WebSocket on `path`."""
-
-    name: str
-    path: str
-
-    def command(self, port: int, bus: Bus) -> list[str]:
-        """Return the command that runs the server on a loopback port, in the foreground, until SIGTERM."""
-
-    def environment(self, bus: Bus) -> dict[str, str]:
-        """Return the variables that the command needs beside the usual ones."""
-
-
-CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in (Ours(), Classic())}
+CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}

@@ -38,6 +38,7 @@ class ConnectionManager:
 def create_app(redis_url: str, topic: str) -> FastAPI:
     """Return an app that sends each message of one topic to every connection on /ws."""
     manager = ConnectionManager()
+    client = Redis.from_url(redis_url)
 
     async def read(pubsub: PubSub) -> None:
         async for message in pubsub.listen():
@@ -46,7 +47,7 @@ def create_app(redis_url: str, topic: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with Redis.from_url(redis_url) as client, client.pubsub() as pubsub:
+        async with client, client.pubsub() as pubsub:
             await pubsub.subscribe(topic)
             reader = asyncio.create_task(read(pubsub))
             yield
@@ -60,9 +61,18 @@ def create_app(redis_url: str, topic: str) -> FastAPI:
         await manager.connect(websocket)
         try:
             while True:
-                await websocket.receive_text()
+                await client.publish(topic, await websocket.receive_text())
         except WebSocketDisconnect:
             manager.disconnect(websocket)
+
+    @app.websocket("/echo")
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+        except WebSocketDisconnect:
+            return
 
     return app
 

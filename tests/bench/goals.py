@@ -1,0 +1,64 @@
+"""What the service shall reach, held against what was measured in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.bench.figures import Row
+from tests.bench.report import Section
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound for one figure of ours. `times`: the bound is so many times the same figure of that contender."""
+
+    scenario: str
+    case: str
+    figure: str
+    unit: str
+    limit: float
+    is_least: bool = False
+    times: str = ""
+    of_rounds: Callable[[Sequence[float]], float] | None = None
+
+
+_GOALS = (
+    Goal("fanout", "100/s", "cpu_us", "us CPU per delivery", 1.15, times="floor"),
+    Goal("fanout", "100/s", "cpu_us", "us CPU per delivery", 1.0, times="nchan"),
+    Goal("fanout", "100/s", "cpu_us", "us CPU per delivery", 1.0, times="nats-server"),
+    Goal("fanout", "1000/s", "cpu_us", "us CPU per delivery", 1.2),
+    Goal("fanout", "1000/s", "cpu_us", "us CPU per delivery", 1.0, times="nats-server"),
+    Goal("fanout", "4000/s", "cpu_us", "us CPU per delivery", 0.25),
+    Goal("fanout", "4000/s", "lost_count", "lost", 0, of_rounds=max),
+    Goal("fanout", "4000/s", "p99_ms", "ms p99", 60),
+    Goal("crowd", "10,000 connections", "connection_kib", "KiB per idle connection", 4),
+    Goal("crowd", "10,000 connections", "subscribed_per_s", "subscribed connections/s", 2500, is_least=True),
+    Goal("echo", "8 connections", "turned_per_s", "messages/s echoed", 90_000, is_least=True),
+    Goal("inbound", "4 senders", "turned_per_s", "messages/s published by clients", 15_000, is_least=True),
+    Goal("stalled", "200/s", "delivered_percent", "% delivered to the others", 100, is_least=True, of_rounds=min),
+    Goal("stalled", "200/s", "p99_ms", "ms p99 of the others", 20),
+    Goal("stalled", "200/s", "growth_mib", "MiB memory growth", 1.5, of_rounds=max),
+)
+
+
+def check_goals(sections: Sequence[Section]) -> list[str]:
+    """Return a line for each goal whose figures were measured."""
+    rows = {(section.name, row.case, row.contender): row for section in sections for row in section.rows if row.rounds}
+    lines = []
+    for goal in _GOALS:
+        ours = rows.get((goal.scenario, goal.case, "ours"))
+        other = rows.get((goal.scenario, goal.case, goal.times)) if goal.times else None
+        if ours is not None and (other is not None or not goal.times):
+            lines.append(_line(goal, ours, other))
+    return lines
+
+
+def _line(goal: Goal, ours: Row, other: Row | None) -> str:
+    value = ours.figure(goal.figure, goal.of_rounds) if goal.of_rounds else ours.figure(goal.figure)
+    limit = goal.limit * (other.figure(goal.figure) if other is not None else 1)
+    is_met = value >= limit if goal.is_least else value <= limit
+    wanted = f"at {'least' if goal.is_least else 'most'} {limit:,.4g}"
+    if other is not None:
+        wanted += f" ({goal.limit:g} x {goal.times})"
+    return f"{'met' if is_met else 'NOT MET'}: {goal.scenario} {goal.case}: {value:,.4g} {goal.unit}, wanted {wanted}"

@@ -1,0 +1,30 @@
+"""How a service publishes to a contender: bytes on one TCP connection, whatever the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """Messages have one size, so that every protocol is some bytes before a message and some after it.
+
+    hello: what is said once, first.
+    unheard: the server's answer to a message that nobody is subscribed to; empty where there is none.
+    """
+
+    port: int
+    before: bytes
+    after: bytes
+    hello: bytes = b""
+    unheard: bytes = b""
+
+
+def redis_outlet(url: str, topic: str, size_bytes: int, *, before: bytes = b"", after: bytes = b"") -> Outlet:
+    """Return how to PUBLISH messages of this size to a topic, with `before` and `after` around each."""
+    length = len(before) + size_bytes + len(after)
+    command = f"*3\r\n$7\r\nPUBLISH\r\n${len(topic)}\r\n{topic}\r\n${length}\r\n".encode()
+    port = urlsplit(url).port
+    assert port is not None
+    return Outlet(port, command + before, after + b"\r\n", unheard=b":0\r\n")

@@ -1,0 +1,19 @@
+"""What is measured. Another scenario is another file here and another line below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.bench.scenarios.crowd import CrowdScenario
+from tests.bench.scenarios.echo import EchoScenario
+from tests.bench.scenarios.fanout import Fanout
+from tests.bench.scenarios.inbound import Inbound
+from tests.bench.scenarios.nodes import Nodes
+from tests.bench.scenarios.scenario import Bench, Scenario
+from tests.bench.scenarios.stalled import Stalled
+
+__all__ = ["SCENARIOS", "Bench", "Scenario"]
+
+_ALL: tuple[Scenario, ...] = (Fanout(), CrowdScenario(), EchoScenario(), Inbound(), Stalled(), Nodes())
+
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}

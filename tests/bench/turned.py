@@ -1,0 +1,26 @@
+"""What the load clients of inbound traffic say to the process that measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class Connected:
+    """Every connection is up, and waits for `Go`."""
+
+
+class Go:
+    """Start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """How many messages made their way to the server and back in the measured window.
+
+    wrong_count: of connections with an answer that was not due, or of messages that came twice or out of order.
+    lost_count: messages that had not come back when all was silent, the warm-up's too.
+    """
+
+    per_s: float
+    wrong_count: int
+    lost_count: int = 0
