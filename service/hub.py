@@ -106,12 +106,6 @@ class Hub:
         for connection in tuple(self.connections):
             connection.close(disconnect)
 
-    def channels(self) -> dict[str, int]:
-        """Return the number of subscribers on this node by channel."""
-        return {
-            channel: sum(map(len, subscribers.by_encoding.values())) for channel, subscribers in self._channels.items()
-        }
-
     def channel_count(self) -> int:
         """Return how many channels have a subscriber on this node."""
         return len(self._channels)

@@ -33,7 +33,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.brokers": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "redis", "structlog"}),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
-        {"orjson", "starlette", "uvicorn", "websockets"},
+        {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
     ),
     "service.telemetry": (VALUES | {"service.config", "service.node"}, {"prometheus_client", "structlog"}),
     "service.serving": (

@@ -131,6 +131,16 @@ def test_the_commands_of_the_readme_are_targets_of_make() -> None:
     assert len(targets) <= 12
 
 
+def test_the_size_that_the_readme_claims_is_the_code_s() -> None:
+    claimed = re.search(r"\*\*Small\*\*: ([\d,]+) lines", (ROOT / "README.md").read_text())
+    lines = sum(
+        len(path.read_text().splitlines()) for name in ("service", "workers") for path in ROOT.glob(f"{name}/**/*.py")
+    )
+
+    assert claimed is not None
+    assert abs(int(claimed[1].replace(",", "")) - lines) <= 200
+
+
 def test_every_file_that_the_docs_link_to_is_there() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "bench" / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text()):

@@ -72,6 +72,7 @@ class Server:
                 ws_per_message_deflate=compression,
                 log_config=None,
                 lifespan="off",
+                timeout_graceful_shutdown=2,
             )
         )
         self.port = 0
@@ -217,7 +218,11 @@ async def test_a_message_over_the_limit_closes_with_1009(server: Server) -> None
 
 async def until_empty(server: Server) -> None:
     async def is_empty() -> bool:
-        return not server.hub.connections and not server.hub.channels() and not server.uvicorn.server_state.connections
+        return (
+            not server.hub.connections
+            and not server.hub.channel_count()
+            and not server.uvicorn.server_state.connections
+        )
 
     await eventually(is_empty)
 
@@ -406,16 +411,19 @@ async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.Monke
             assert await receive(client) == "Message received: x"
 
 
-async def test_frames_sent_right_behind_the_handshake_are_not_lost_on_a_slow_endpoint() -> None:
+@pytest.mark.parametrize(
+    ("path", "answer"), [("/echo", b"\x81\x17Message received: early"), ("/asgi", b"\x82\x05early")]
+)
+async def test_frames_sent_together_with_the_handshake_are_not_lost(path: str, answer: bytes) -> None:
     async with serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(handshake("/echo"))
-        await asyncio.sleep(0)
-        writer.write(masked(0x81, b"early"))
-        async with asyncio.timeout(5):
-            await reader.readuntil(b"\r\n\r\n")
-            assert await reader.readexactly(2 + 23) == b"\x81\x17Message received: early"
-        writer.close()
+        writer.write(handshake(path) + masked(0x82 if path == "/asgi" else 0x81, b"early"))
+        try:
+            async with asyncio.timeout(5):
+                await reader.readuntil(b"\r\n\r\n")
+                assert (await reader.readexactly(len(answer))) == answer
+        finally:
+            writer.close()
 
 
 # Compression.

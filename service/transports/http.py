@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import sys
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-if TYPE_CHECKING:
-    import asyncio
 
 _HEAD_TIMEOUT_S = 10.0
 _MAX_HEAD_BYTES = 256 * 1024  # of one read at least: what is behind the head counts too
@@ -20,6 +19,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _data = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own narrowing
         """Expect a head from now on."""
@@ -33,7 +33,18 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(_TOO_LARGE_ANSWER)
                 return
+        self._data = data
         super().data_received(data)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand over what came behind the handshake's request too: uvicorn would drop it."""
+        upgrade = sys.exception()
+        super().handle_websocket_upgrade()
+        rest = self._data[upgrade.args[0] :] if isinstance(upgrade, httptools.HttpParserUpgrade) else b""
+        if rest:
+            protocol = self.transport.get_protocol()
+            assert isinstance(protocol, asyncio.Protocol)  # noqa: S101  (for the type checker)
+            protocol.data_received(rest)
 
     def on_message_begin(self) -> None:
         """Expect the rest of the head from now on."""

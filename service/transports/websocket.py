@@ -68,6 +68,7 @@ class WebSocketProtocol(FramedSocket):
         self._denial: tuple[int, handshake.Headers] | None = None
         self._denial_body = b""
         self._request: handshake.Request
+        self._early = b""  # one read at most: then reading is paused until the handshake is answered
         self._queue: deque[Message] = deque([{"type": "websocket.connect"}])
         self._received = asyncio.Event()
         self._received.set()
@@ -86,7 +87,10 @@ class WebSocketProtocol(FramedSocket):
     def data_received(self, data: bytes) -> None:
         """Read the handshake's request, which uvicorn hands over whole, then frames."""
         if hasattr(self, "_request"):
-            super().data_received(data)
+            if self._is_accepted:
+                super().data_received(data)
+            else:
+                self._early += data
             return
         self._request = handshake.parse(data)
         refusal = handshake.check(self._request)
@@ -154,6 +158,9 @@ class WebSocketProtocol(FramedSocket):
         )
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
         self._transport.set_protocol(detached)
+        early, self._early = self._early, b""
+        if early:
+            detached.data_received(early)
         return detached
 
     # The app's side.
@@ -210,6 +217,14 @@ class WebSocketProtocol(FramedSocket):
         self._transport.write(handshake.accept(self._request, headers))
         self._is_accepted = True
         self._transport.resume_reading()
+        if self._early:
+            self._loop.call_soon(self._read_early)
+
+    def _read_early(self) -> None:
+        """Read what came before the handshake was answered, unless the connection has detached and has read it."""
+        early, self._early = self._early, b""
+        if early and not self._is_lost:
+            super().data_received(early)
 
     def _send_open(self, message: Message) -> None:
         kind = message["type"]
