@@ -8,16 +8,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # A wait that people do not see; it bounds what pacing adds to a publication's way.
-_MAX_PAUSE_S = 0.005
+_MAX_PAUSE_S = 0.01
 
 
 class Pace:
-    """Calls the hub's flush, and after one that took long, not again before as long a pause (5 ms at most).
+    """Calls the hub's flush, and after one that took long, not again before as long a pause (10 ms at most).
 
     What comes during the pause shares the next write. Without it a node under load flushes two or three publications
-    at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, with it 1.06 us
-    at 52 % (p99 12.6 and 13.5 ms; tests/bench/README.md). While a flush is cheap compared to what happens between two,
-    nothing waits.
+    at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, with it 1.07 us
+    at 53 % (p99 12.6 and 15.6 ms). While a flush is cheap compared to what happens between two, nothing waits.
 
     Args:
         call_soon: calls a function in the loop's next turn: when the broker's reader has nothing more to read.

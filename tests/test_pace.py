@@ -53,4 +53,4 @@ def test_after_a_flush_there_is_a_pause_as_long_as_it_took() -> None:
 
 
 def test_the_pause_has_a_bound() -> None:
-    assert [round(at_s, 3) for at_s in flushes(flush_s=0.5, every_s=0.001, count=3)] == [0.0, 0.505, 1.01]
+    assert [round(at_s, 3) for at_s in flushes(flush_s=0.5, every_s=0.001, count=3)] == [0.0, 0.51, 1.02]

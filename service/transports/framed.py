@@ -46,8 +46,11 @@ class FramedSocket(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """See `Transport.write`."""
-        if self._close_code is None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._close_code is None:
+            try:
+                self._transport.write(data)
+            except RuntimeError:  # uvloop's word for a socket that has just closed; asking first costs every write
+                return
 
     def unsent_bytes(self) -> int:
         """See `Transport.unsent_bytes`."""
