@@ -64,7 +64,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             timeout_s=settings.redis_timeout_s,
         )
         loop = asyncio.get_running_loop()
-        hub = Hub(schedule=Pace(loop.call_soon, loop.call_later, time.monotonic).schedule)
+        pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
+        hub = Hub(schedule=pace.schedule)
         node = Node(node_id, hub, broker, NodeRegistry(client, prefix=settings.prefix))
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic

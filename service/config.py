@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         Field(ge=16 * 1024, description="how far a client may fall behind before it is closed as slow (3008)"),
     ] = 1024 * 1024
 
+    flush_interval_ms: Annotated[
+        float,
+        Field(ge=0, le=1000, description="longest pause between two writes under load, to join more; 0: nothing waits"),
+    ] = 10.0
     compression: Annotated[
         bool,
         Field(description="offer permessage-deflate: a message is deflated once for all, without a context per client"),

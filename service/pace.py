@@ -1,4 +1,4 @@
-"""When the hub flushes: at once while it is cheap, and never for more than half of the time."""
+"""When the hub flushes: at once while it is cheap, and never for more than a third of the time."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A wait that people do not see; it bounds what pacing adds to a publication's way.
-_MAX_PAUSE_S = 0.01
+_PAUSE_PER_FLUSH = 2.0
 
 
 class Pace:
-    """Calls the hub's flush, and after one that took long, not again before as long a pause (10 ms at most).
+    """Calls the hub's flush, and after one that took long, not again before a pause of twice its time.
 
     What comes during the pause shares the next write. Without it a node under load flushes two or three publications
-    at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, with it 1.07 us
-    at 53 % (p99 12.6 and 15.6 ms). While a flush is cheap compared to what happens between two, nothing waits.
+    at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, p99 12.6 ms
+    (figures with it: tests/bench/README.md). While a flush is cheap compared to what happens between two, nothing
+    waits.
 
     Args:
         call_soon: calls a function in the loop's next turn: when the broker's reader has nothing more to read.
         call_later: calls a function after a delay in seconds.
         clock: `time.monotonic`, seconds; not the loop's own time, which stands still during a flush on uvloop.
+        max_pause_s: the longest pause; 0: nothing ever waits.
     """
 
     def __init__(
@@ -29,10 +30,13 @@ class Pace:
         call_soon: Callable[[Callable[[], None]], object],
         call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
+        *,
+        max_pause_s: float,
     ) -> None:
         self._call_soon = call_soon
         self._call_later = call_later
         self._clock = clock
+        self._max_pause_s = max_pause_s
         self._not_before_s = 0.0
 
     def schedule(self, flush: Callable[[], None]) -> None:
@@ -42,7 +46,7 @@ class Pace:
             started_s = self._clock()
             flush()
             ended_s = self._clock()
-            self._not_before_s = ended_s + min(ended_s - started_s, _MAX_PAUSE_S)
+            self._not_before_s = ended_s + min(_PAUSE_PER_FLUSH * (ended_s - started_s), self._max_pause_s)
 
         pause_s = self._not_before_s - self._clock()
         if pause_s > 0:
