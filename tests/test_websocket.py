@@ -595,7 +595,7 @@ async def test_a_client_that_takes_nothing_at_all_is_ended_by_the_write_deadline
 # Backpressure on clients that publish faster than Redis takes it.
 
 
-async def test_a_client_that_publishes_too_fast_is_read_no_further(tmp_path: object) -> None:
+async def test_a_client_that_publishes_too_fast_is_read_no_further() -> None:
     async with serving() as server, open_socket(server, "/feed/room:a") as client:
         (connection,) = server.hub.connections
         waiting: list[Callable[[int], None]] = []

@@ -58,7 +58,12 @@ def _line(goal: Goal, ours: Row, other: Row | None) -> str:
     value = ours.figure(goal.figure, goal.of_rounds) if goal.of_rounds else ours.figure(goal.figure)
     limit = goal.limit * (other.figure(goal.figure) if other is not None else 1)
     is_met = value >= limit if goal.is_least else value <= limit
-    wanted = f"at {'least' if goal.is_least else 'most'} {limit:,.4g}"
+    wanted = f"at {'least' if goal.is_least else 'most'} {_four_digits(limit)}"
     if other is not None:
         wanted += f" ({goal.limit:g} x {goal.times})"
-    return f"{'met' if is_met else 'NOT MET'}: {goal.scenario} {goal.case}: {value:,.4g} {goal.unit}, wanted {wanted}"
+    return f"{'met' if is_met else 'NOT MET'}: {goal.scenario} {goal.case}: {_four_digits(value)} {goal.unit}, wanted {wanted}"
+
+
+def _four_digits(value: float) -> str:
+    """Return a figure with four digits that count, and never in powers of ten."""
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{float(f'{value:.4g}'):,.0f}"
