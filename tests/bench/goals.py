@@ -61,7 +61,8 @@ def _line(goal: Goal, ours: Row, other: Row | None) -> str:
     wanted = f"at {'least' if goal.is_least else 'most'} {_four_digits(limit)}"
     if other is not None:
         wanted += f" ({goal.limit:g} x {goal.times})"
-    return f"{'met' if is_met else 'NOT MET'}: {goal.scenario} {goal.case}: {_four_digits(value)} {goal.unit}, wanted {wanted}"
+    found = f"{goal.scenario} {goal.case}: {_four_digits(value)} {goal.unit}"
+    return f"{'met' if is_met else 'NOT MET'}: {found}, wanted {wanted}"
 
 
 def _four_digits(value: float) -> str:
