@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.channels import check_channel
-from service.endpoints import ServerDependency
+from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Publication
 
@@ -27,8 +27,8 @@ _BODY_TIMEOUT_S = 5.0
 _api_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY")
 
 
-async def _check_api_key(server: ServerDependency, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
-    api_key = server.settings.api_key
+async def _check_api_key(request: Request, key: Annotated[str | None, Depends(_api_key_header)]) -> None:
+    api_key = server_of(request).settings.api_key
     if api_key is None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "the server API is off; start the node with ROOMCAST_API_KEY set")
     if key is None:
@@ -57,12 +57,13 @@ class PublishRequest(BaseModel):
         },
     },
 )
-async def publish(request: Request, server: ServerDependency) -> dict[str, Any]:
+async def publish(request: Request) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
 
     Delivery: at most once per subscriber. Answers `{"result": {}}` once Redis has taken it, 400 (error 107) for a body
     that is no publication, 401 (101) without the right key, 413 (106) for too much, 503 while Redis is away.
     """
+    server = server_of(request)
     settings = server.settings
     body = await _read_body(request, settings.max_message_bytes + _ENVELOPE_BYTES)
     try:
@@ -91,9 +92,9 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", tags=["operations"])
-async def readyz(server: ServerDependency) -> Response:
+async def readyz(request: Request) -> Response:
     """Say whether the node can deliver: 200, or 503 with the reason while Redis is away."""
-    reason = server.node.reason_not_ready()
+    reason = server_of(request).node.reason_not_ready()
     if reason is None:
         return _json(200, {"status": "ready"})
     return _json(503, {"status": "not ready", "reason": reason})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
@@ -80,18 +79,21 @@ class ClientServer:
         transport = protocol or PortableWebSocket(socket)
         encoding = DEFLATED_WEBSOCKET if protocol is not None and protocol.is_compressed else PLAIN_WEBSOCKET
         connection = self.connection(transport, encoding, receiver)
-        with ExitStack() as leaving:
-            self.node.enter(connection)
-            leaving.callback(self.node.leave, connection)
+        is_detached = False
+        self.node.enter(connection)
+        try:
             await self.subscribe(connection, channel, with_latest=with_latest)
             await socket.accept()
             if protocol is not None:
                 connection.transport = protocol.detach(connection, self._heartbeat, self.node.leave)
-                leaving.pop_all()
+                is_detached = True
                 connection.open()
             elif isinstance(transport, PortableWebSocket):
                 connection.open()
                 await transport.run(connection)
+        finally:
+            if not is_detached:
+                self.node.leave(connection)
 
     def connection(self, transport: Transport, encoding: Encoding, receiver: Receiver) -> Connection:
         """Return a new connection, not yet of the node."""
@@ -134,13 +136,14 @@ class EventStreamResponse(Response):
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
         connection = self._server.connection(stream, PLAIN_SSE, Feed())
         stream.connection = connection
-        with ExitStack() as leaving:
-            self._server.node.enter(connection)
-            leaving.callback(self._server.node.leave, connection)
+        self._server.node.enter(connection)
+        try:
             await self._server.subscribe(connection, self._channel, with_latest=self._with_latest)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
             await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send))
+        finally:
+            self._server.node.leave(connection)
 
 
 async def _pump(connection: Connection, stream: EventStream, send: Send) -> None:

