@@ -90,12 +90,12 @@ class Connection:
         self.max_unsent_bytes = max_unsent_bytes
         self.state = State.CONNECTING
         self.subscriptions: tuple[str, ...] = ()
-        self.opened_at_s = time.monotonic()
+        self.opened_at_s: float | None = None
         self.unpublished_bytes = 0  # of its own messages, on their way to Redis
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # what waits while it is congested, of channels that may drop
-        self._held: list[bytes] | None = None  # what waits until it is open
+        self._held: bytearray | None = None  # what waits until it is open
 
     def send(self, data: bytes) -> None:
         """Write encoded bytes, or hold them until the connection is open.
@@ -145,9 +145,10 @@ class Connection:
         if self.state is not State.CONNECTING:
             return
         self.state = State.OPEN
+        self.opened_at_s = time.monotonic()
         held, self._held = self._held, None
         if held:
-            self.send(b"".join(held))
+            self.send(bytes(held))
 
     def close(self, disconnect: Disconnect) -> None:
         """Begin to end the connection, once; the transport then reports that it is gone."""
@@ -166,7 +167,7 @@ class Connection:
         if self.state is not State.CONNECTING:
             return
         if self._held is None:
-            self._held = []
-        self._held.append(data)
-        if sum(map(len, self._held)) > self.max_unsent_bytes:
+            self._held = bytearray()
+        self._held += data
+        if len(self._held) > self.max_unsent_bytes:
             self.close(SLOW)

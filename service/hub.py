@@ -73,7 +73,6 @@ class Hub:
         subscribers = self._channels.get(channel)
         if subscribers is None or channel not in connection.subscriptions:
             return False
-        self._flush_channel(subscribers)
         connection.subscriptions = tuple(name for name in connection.subscriptions if name != channel)
         group = subscribers.by_encoding[connection.encoding]
         group.discard(connection)

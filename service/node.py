@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from service.connection import State
 from service.errors import SHUTDOWN, BrokerUnavailable
 from service.tasks import run_together
 
@@ -24,6 +23,8 @@ log = structlog.get_logger(__name__)
 _REPORT_INTERVAL_S = 1.0
 # How much of one client's messages may wait for Redis before nothing more is read from it.
 _MAX_UNPUBLISHED_BYTES = 128 * 1024
+# What a message that waits costs beside its payload: empty ones must count too.
+_OVERHEAD_BYTES = 512
 _SETTLE_TIMEOUT_S = 1.0
 # Three missed reports and a node counts as dead.
 _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
@@ -52,8 +53,10 @@ class Node:
         """Let a connection go that has ended; nothing of it is left behind."""
         for channel in self.hub.remove(connection):
             self.broker.unsubscribe(channel)
-        was_open = connection.state is not State.CONNECTING
         connection.closed()
+        if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
+            log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
+            return
         code = connection.transport.close_code()
         self.close_codes[code] += 1
         log.info(
@@ -63,8 +66,7 @@ class Node:
             code=code,
             duration_s=round(time.monotonic() - connection.opened_at_s, 3),
         )
-        if was_open:
-            connection.receiver.on_closed(connection)
+        connection.receiver.on_closed(connection)
 
     async def subscribe(self, connection: Connection, channel: str) -> None:
         """Subscribe a connection; return once every later publication of any node will reach it.
@@ -104,7 +106,7 @@ class Node:
         Delivery: at most once per subscriber, in the order of the calls. While Redis is away the publication is lost,
             and counted (publish_failures), and the connection lives on: plain frames have no way to say it.
         """
-        size_bytes = len(publication.data)
+        size_bytes = len(publication.data) + _OVERHEAD_BYTES
 
         def taken(result: int | BrokerUnavailable) -> None:
             self._count_taken(result)

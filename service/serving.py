@@ -85,9 +85,10 @@ class ClientServer:
             await self.subscribe(connection, channel, with_latest=with_latest)
             await socket.accept()
             if protocol is not None:
-                connection.transport = protocol.detach(connection, self._heartbeat, self.node.leave)
+                connection.transport = detached = protocol.detach(connection, self._heartbeat, self.node.leave)
                 is_detached = True
                 connection.open()
+                detached.data_received(protocol.take_early())
             elif isinstance(transport, PortableWebSocket):
                 connection.open()
                 await transport.run(connection)

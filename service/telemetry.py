@@ -46,7 +46,9 @@ class NodeCollector(Collector):
         ready = node.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
         yield CounterMetricFamily(
-            "roomcast_deliveries", "Publications written to subscribers of this node.", node.hub.delivery_count
+            "roomcast_deliveries",
+            "Publications for subscribers of this node, the dropped ones too.",
+            node.hub.delivery_count,
         )
         yield CounterMetricFamily(
             "roomcast_dropped",

@@ -83,6 +83,14 @@ class FakeBroker:
         self.unsubscribed: list[str] = []
         self.published: list[Publication] = []
         self.away: str | None = None
+        self.is_slow = False  # what is submitted waits for `take`
+        self._waiting: list[Callable[[], None]] = []
+
+    def take(self) -> None:
+        """Take what has waited."""
+        waiting, self._waiting = self._waiting, []
+        for taken in waiting:
+            taken()
 
     async def run(self, sink: Sink) -> None:
         raise NotImplementedError
@@ -109,7 +117,10 @@ class FakeBroker:
             taken(BrokerUnavailable(self.away))
         else:
             self.published.append(publication)
-            taken(1)
+            if self.is_slow:
+                self._waiting.append(lambda: taken(1))
+            else:
+                taken(1)
 
     async def settle(self, *, within_s: float) -> None:
         raise NotImplementedError

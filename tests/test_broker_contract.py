@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
 from service.brokers.client import connect
-from service.brokers.redis import RedisBroker
+from service.brokers.redis import RedisBroker, longest_backoff_s
 from service.errors import BrokerUnavailable
 from service.messages import Kind, Publication
 from service.tasks import end
@@ -290,7 +291,11 @@ async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, pref
 
 def _sizes(broker: RedisBroker) -> dict[str, int]:
     """Return the size of everything that the broker keeps."""
-    return {name: len(kept) for name, kept in vars(broker).items() if isinstance(kept, dict | set | list)}
+    return {name: len(kept) for name, kept in vars(broker).items() if isinstance(kept, dict | set | list | deque)}
+
+
+def test_reconnecting_goes_on_after_any_number_of_failures() -> None:
+    assert [longest_backoff_s(attempt) for attempt in (0, 1, 5, 100_000)] == [0.1, 0.2, 2.0, 2.0]
 
 
 async def test_many_first_subscribers_at_once_are_all_confirmed(server: Redis, prefix: str) -> None:

@@ -53,6 +53,11 @@ def test_each_connection_is_asked_once_an_interval_and_not_all_at_once() -> None
     assert [socket.pings for socket in sockets] == [1] * 100
 
 
+def test_a_long_interval_makes_no_deadline_late() -> None:
+    assert Heartbeat(ping_interval_s=3600.0, ping_timeout_s=10.0, clock=lambda: 0.0).tick_s == 1.0
+    assert Heartbeat(ping_interval_s=0.5, ping_timeout_s=0.1, clock=lambda: 0.0).tick_s == 0.01
+
+
 def test_who_sends_nothing_after_a_ping_is_aborted_in_time_and_who_does_is_not() -> None:
     beating = Beating()
     dead, alive = Socket(beating.heartbeat), Socket(beating.heartbeat)

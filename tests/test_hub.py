@@ -79,17 +79,21 @@ def test_who_subscribes_between_reading_and_writing_gets_only_what_is_read_later
     assert to_bob.written == [b"after;"]
 
 
-def test_who_leaves_between_reading_and_writing_still_gets_what_was_read() -> None:
+def test_who_leaves_gets_nothing_more_and_makes_nobody_write_early() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
+    bob, to_bob = connection()
     hub.subscribe(ada, "room:a")
+    hub.subscribe(bob, "room:a")
 
-    hub.broadcast(publication("before"))
+    hub.broadcast(publication("1"))
     hub.unsubscribe(ada, "room:a")
-    hub.broadcast(publication("after"))
+    hub.broadcast(publication("2"))
+    assert to_bob.written == []
     turn.run()
 
-    assert to_ada.written == [b"before;"]
+    assert to_ada.written == []
+    assert to_bob.written == [b"1;2;"]
 
 
 def test_first_and_last_subscriber_of_a_channel_are_told_apart() -> None:

@@ -86,6 +86,30 @@ async def test_a_publication_that_redis_does_not_take_is_counted_and_said() -> N
     assert node.counts == {"published": 1, "publish_failures": 1}
 
 
+async def test_a_client_that_sends_nothing_but_empty_messages_is_held_back_too() -> None:
+    node, broker, _ = make_node()
+    ada, to_ada = connection()
+    broker.is_slow = True
+
+    with entered(node, ada):
+        for _ in range(300):
+            node.publish_for(ada, Publication("room:a", b""))
+        assert not to_ada.is_reading
+        broker.take()
+        assert to_ada.is_reading
+
+
+async def test_a_handshake_that_was_refused_is_no_connection_that_closed() -> None:
+    node, _, _ = make_node()
+    ada, _ = connection(is_open=False)
+
+    with entered(node, ada):
+        node.drain()
+
+    assert node.close_codes == {}
+    assert node.hub.connections == set()
+
+
 async def test_malformed_messages_and_gaps_are_counted() -> None:
     node, _, _ = make_node()
 

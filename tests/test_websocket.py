@@ -411,6 +411,49 @@ async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.Monke
             assert await receive(client) == "Message received: x"
 
 
+async def test_a_frame_sent_with_the_handshake_that_ends_the_connection_is_answered_once() -> None:
+    async with serving() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(handshake("/echo") + masked(0x82, b"binary") + masked(0x81, b"later"))
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+            assert (await reader.readexactly(4))[2:] == (1003).to_bytes(2, "big")
+            writer.write(masked(0x89) + masked(0x88, b"\x03\xeb"))
+            rest = await reader.read()
+        writer.close()
+
+        assert b"\x88" not in rest
+        assert b"later" not in rest
+
+
+async def test_a_client_that_answers_our_close_inside_a_message_is_gone_at_once(server: Server) -> None:
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(handshake("/echo"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(masked(0x01, b"half a message") + masked(0x89, b"p"))
+        assert await reader.readexactly(3) == b"\x8a\x01p"
+        server.node.drain()
+        assert (await reader.readexactly(4))[2:] == (3001).to_bytes(2, "big")
+        writer.write(masked(0x88, b"\x0b\xb9"))
+        await reader.read()
+        writer.close()
+    await until_empty(server)
+
+
+async def test_thousands_of_frames_sent_with_the_handshake_keep_nobody_waiting() -> None:
+    async with serving() as server, open_socket(server, "/feed/room:a") as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(handshake("/echo") + masked(0x81) * 8000)
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"\r\n\r\n")
+            answers = await reader.readexactly(8000 * len(b"\x81\x12Message received: "))
+        server.hub.broadcast(Publication("room:a", b"hi"))
+        assert await receive(client) == "hi"
+        assert answers.count(b"Message received: ") == 8000
+        writer.close()
+
+
 @pytest.mark.parametrize(
     ("path", "answer"), [("/echo", b"\x81\x17Message received: early"), ("/asgi", b"\x82\x05early")]
 )

@@ -41,6 +41,12 @@ _SUBSCRIBE_CHUNK = 1000
 _OUTBOX_BYTES = 8 * 1024 * 1024
 
 
+def longest_backoff_s(attempt: int) -> float:
+    """Return the longest pause before a connection is tried again, after `attempt` failures in a row."""
+    # The exponent is bounded too: after 1,024 failures the power would be more than a float holds.
+    return min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * (1 << min(attempt, 10)))
+
+
 class RedisBroker:
     """Implements `service.brokers.Broker`.
 
@@ -104,8 +110,7 @@ class RedisBroker:
             self._joining[channel] = None
             self._changed.set()
         confirmed = self._confirming.setdefault(channel, asyncio.Event())
-        # While Redis is known to be away, a client is better off with another node than waiting here.
-        patience_s = self._timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, self._timeout_s)
+        patience_s = self._patience_s()
         try:
             async with asyncio.timeout(patience_s):
                 await confirmed.wait()
@@ -146,7 +151,8 @@ class RedisBroker:
             reading = self._latest[channel] = asyncio.create_task(self._read_latest(channel), name="broker.latest")
             reading.add_done_callback(lambda _: self._latest.pop(channel))
         try:
-            message = await asyncio.shield(reading)
+            async with asyncio.timeout(self._patience_s()):
+                message = await asyncio.shield(reading)
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
         if message is None:
@@ -160,6 +166,10 @@ class RedisBroker:
     async def _read_latest(self, channel: str) -> bytes | None:
         # `connect` gives bytes, which redis-py's types cannot know.
         return await self._client.get(f"{self._prefix}latest:{channel}")  # type: ignore[return-value]
+
+    def _patience_s(self) -> float:
+        """Return how long a client waits for Redis: not long while it is known to be away, other nodes may have it."""
+        return self._timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, self._timeout_s)
 
     def _topic(self, channel: str) -> str:
         return self._prefix + channel
@@ -179,7 +189,7 @@ class RedisBroker:
             self._forget_session()
             attempt = 0 if self._session_count > sessions_before else attempt + 1
             # Full jitter, so that many nodes do not come back in the same instant.
-            delay_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))  # noqa: S311
+            delay_s = random.uniform(0, longest_backoff_s(attempt))  # noqa: S311
             # Once an outage: a node would otherwise log it every second for as long as it lasts.
             level = logging.WARNING if attempt == 0 else logging.DEBUG
             log.log(level, "broker.disconnected", error=error, retry_in_s=round(delay_s, 3))

@@ -38,7 +38,7 @@ class FramedSocket(asyncio.Protocol):
                     self.write(frames.frame(frames.PONG, message.payload))
             elif message.opcode == frames.CLOSE:
                 self._on_close_frame(message.payload)
-        if self._parser.violation is not None and self._close_code is None:
+        if self._parser.violation is not None:
             self._fail(Disconnect(*self._parser.violation))
 
     def eof_received(self) -> None:
@@ -90,8 +90,8 @@ class FramedSocket(asyncio.Protocol):
         The sending half is closed, not the socket: with unread bytes of the client in it that would be a reset, and the
         client might never see the code.
         """
-        self.close(disconnect)
-        if self._transport.can_write_eof():
+        self.close(disconnect)  # does nothing if we closed first: then there is no answer to wait for
+        if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _on_close_frame(self, payload: bytes) -> None:

@@ -75,7 +75,7 @@ def message_frame(kind: Kind, payload: bytes) -> bytes:
 
 def close_frame(code: int, reason: str) -> bytes:
     """Return a close frame; the reason is cut to the 123 bytes that may stand in one."""
-    return frame(CLOSE, struct.pack("!H", code) + reason.encode()[:123])
+    return frame(CLOSE, struct.pack("!H", code) + reason.encode()[:123].decode(errors="ignore").encode())
 
 
 def close_code(payload: bytes) -> int:
@@ -224,8 +224,6 @@ class FrameParser:
         code = close_code(payload)
         if payload and code not in _CLOSE_CODES and not 3000 <= code <= 4999:
             return self._refuse(PROTOCOL_ERROR, "close code that may not be sent")
-        if self._message_opcode != CONTINUATION:
-            return self._refuse(PROTOCOL_ERROR, "close inside a fragmented message")
         return True
 
     def _refuse(self, code: int, reason: str) -> bool:

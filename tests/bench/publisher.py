@@ -87,7 +87,8 @@ def run(pipe: Pipe, *, outlet: Outlet, rate_per_s: int, seconds: float, size_byt
                 unheard_count=unheard_count,
             )
         )
-        pipe.poll(None)  # some servers drop what they have not sent when its publisher is gone
+        while not pipe.poll(0.01):  # some servers drop what they have not sent when its publisher is gone
+            _answers(connection, outlet)
 
 
 def _answers(connection: socket.socket, outlet: Outlet) -> int:

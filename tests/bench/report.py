@@ -20,11 +20,11 @@ class Section:
     rows: Sequence[Row]
 
     def cells(self) -> list[list[str]]:
-        """Return the table, its head first. A row without figures has a note in their place."""
+        """Return the table, its head first. A row without figures has a note in their place, a doubtful one a star."""
         head = ["contender", "case", *[column.title for column in self.columns]]
         return [
             head,
-            *[[row.contender, row.case, *self._figures(row)] for row in self.rows],
+            *[[row.contender + "*" * bool(row.warnings()), row.case, *self._figures(row)] for row in self.rows],
         ]
 
     def _figures(self, row: Row) -> list[str]:

@@ -34,8 +34,9 @@ def measure_rounds(
                     row.rounds.append(scenario.measure(contender, case, bench))
                 except BenchError as exc:
                     tell(f"{scenario.name}, {case}: {contender.name}: {exc}")
+                    row.failures.append(str(exc))
                     if not row.rounds:
-                        rows[key] = Row(contender.name, case, note="failed")
+                        rows[key] = Row(contender.name, case, note="failed", failures=row.failures)
                     left_out.setdefault(contender.name, "failed")
                     continue
                 if scenario.is_hopeless(row):

@@ -93,12 +93,12 @@ def run(
     senders.send(window_count)
     now_s = time.monotonic()
     started_s, end_s = now_s + warm_up_s, now_s + warm_up_s + seconds
-    count = lost_count = 0
+    count = missed_count = 0
     while now_s < end_s and not subscriber.has_ended:
         events = selector.select(_SILENCE_S)
         if not events:
             senders.send(window_count)
-            lost_count += window_count
+            missed_count += window_count
         for key, _ in events:
             if key.data is None:
                 key.fileobj.recv_into(buffer)  # type: ignore[union-attr]  # it is one of our sockets
@@ -112,7 +112,7 @@ def run(
         now_s = time.monotonic()
     if subscriber.has_ended:
         raise ConnectionResetError("the server has ended the subscriber")
-    pipe.send(Turned(count / seconds, subscriber.other_count, lost_count))
+    pipe.send(Turned(count / seconds, subscriber.other_count, missed_count))
     pipe.poll(None)
 
 

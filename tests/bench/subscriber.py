@@ -126,7 +126,7 @@ class Subscriber:
                 return
             last = data.rfind(MARK, 0, last)
         elif end < length:
-            opening = data.find(MARK[:1], end, length)
+            opening = data.rfind(MARK[:1], end, length)
             if opening >= 0 and length - opening < _OPENING_BYTES:
                 self._heard = bytes(data[opening:length])
         first = data.find(MARK, 0, length)

@@ -18,9 +18,9 @@ class Turned:
     """How many messages made their way to the server and back in the measured window.
 
     wrong_count: of connections with an answer that was not due, or of messages that came twice or out of order.
-    lost_count: messages that had not come back when all was silent, the warm-up's too.
+    missed_count: messages that had not come back when all was silent, the warm-up's too.
     """
 
     per_s: float
     wrong_count: int
-    lost_count: int = 0
+    missed_count: int = 0

@@ -81,7 +81,7 @@ def main() -> None:
     """Serve until SIGTERM."""
     port, redis_url, topic = sys.argv[1:]
     app = create_app(redis_url, topic)
-    uvicorn.run(app, host="127.0.0.1", port=int(port), ws_per_message_deflate=False, access_log=False)
+    uvicorn.run(app, host="127.0.0.1", port=int(port), ws_per_message_deflate=False, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class CrowdScenario:
             time.sleep(_SETTLE_S)
             idle = meter.read()
             bytes_after = server.memory_bytes()
-            # One message each: all are subscribed, not only connected.
+            # Two messages each, a second apart: all are subscribed, not only connected.
             room = Crowd(client, server, count + _FIRST_COUNT)
             reached = broadcast(contender, [room], bench, rate_per_s=1, seconds=0.5, size_bytes=size_bytes)
         return {

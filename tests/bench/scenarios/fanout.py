@@ -47,8 +47,8 @@ class Fanout:
         with (
             running_server(contender, bench.bus, bench.cores) as server,
             crowd(contender, server, bench, count=bench.subscriber_count, size_bytes=size_bytes) as room,
+            RedisReader(bench.bus) as reader,
         ):
-            reader = RedisReader(bench.bus)
             figures = broadcast(
                 contender,
                 [room],

@@ -24,7 +24,7 @@ class Inbound:
     columns = (
         Column("messages/s", "turned_per_s"),
         Column("CPU us/message", "cpu_us", 2),
-        Column("lost", "lost_count", 0, max),
+        Column("lost", "missed_count", 0, max),
         Column("twice/disorder", "wrong_count", 0, max),
         Column("server CPU %", "server_percent"),
         Column("client CPU %", "client_percent"),

@@ -30,6 +30,6 @@ def measure_turns(client: Companion, server: Server, bench: Bench) -> Figures:
         "turned_per_s": turned.per_s,
         "cpu_us": (after.server_s - before.server_s) * 1e6 / max(1.0, turned.per_s * (after.at_s - before.at_s)),
         "wrong_count": turned.wrong_count,
-        "lost_count": turned.lost_count,
+        "missed_count": turned.missed_count,
         **shares(before, after, bench.cores),
     }
