@@ -137,8 +137,10 @@ class Connection:
             return
         missed_count, frames = backlog.take()
         if missed_count:
-            self.send(self.encoding.missed(missed_count))
-        self.send(b"".join(frames))
+            frames.insert(0, self.encoding.missed(missed_count))
+        if frames and self.state is State.OPEN:
+            # Not `send`: the backlog has a bound of its own, and with what is still unsent it may pass the other.
+            self.transport.write(b"".join(frames))
 
     def open(self) -> None:
         """Note that the handshake was answered, and send what was published since the subscription."""

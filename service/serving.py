@@ -14,10 +14,13 @@ from service.messages import Kind, Publication
 from service.protocols.room import Feed
 from service.tasks import run_together
 from service.transports import deflate, frames, sse, websocket
+from service.transports.http import ABORT
 from service.transports.portable import PortableWebSocket
 from service.transports.sse import EventStream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
@@ -132,22 +135,27 @@ class EventStreamResponse(Response):
         self._channel = channel
         self._with_latest = with_latest
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  (ASGI)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
         connection = self._server.connection(stream, PLAIN_SSE, Feed())
         stream.connection = connection
+        abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
         self._server.node.enter(connection)
         try:
             await self._server.subscribe(connection, self._channel, with_latest=self._with_latest)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send))
+            await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send, abort))
         finally:
             self._server.node.leave(connection)
 
 
-async def _pump(connection: Connection, stream: EventStream, send: Send) -> None:
+def _leave_to_server() -> None:
+    """Any other server ends the connection by itself."""
+
+
+async def _pump(connection: Connection, stream: EventStream, send: Send, abort: Callable[[], None]) -> None:
     try:
         while chunk := await stream.read():
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
@@ -155,8 +163,10 @@ async def _pump(connection: Connection, stream: EventStream, send: Send) -> None
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
             await send({"type": "http.response.body", "body": b""})
     except TimeoutError:
-        # The server logs that the response is incomplete, and closes the connection.
+        # The server logs that the response is incomplete.
         connection.close(SLOW)
+        # It would also wait until the client has taken all that is unsent, which may be never.
+        abort()
 
 
 async def _until_gone(receive: Receive) -> None:

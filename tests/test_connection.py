@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from service.channels import SlowPolicy
 from service.connection import State
 from service.errors import SHUTDOWN, SLOW
 from tests.fakes import connection
@@ -35,6 +36,26 @@ def test_what_waits_for_the_handshake_is_bounded_too() -> None:
     client.open()
 
     assert transport.closed_with == [SLOW]
+    assert transport.written == []
+
+
+def test_a_client_that_catches_up_gets_its_backlog_whatever_is_still_unsent() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+
+    transport.write(b"unsent")
+    assert client.send_congested("draw:a", [b"0", b"12345", b"67890"], SlowPolicy.DROP_OLDEST) == 1
+    client.relieved()
+
+    assert transport.closed_with == []
+    assert transport.written == [b"unsent", b"missed 1;1234567890"]
+
+
+def test_catching_up_without_a_backlog_writes_nothing() -> None:
+    client, transport = connection(stalled=True)
+
+    client.send_congested("draw:a", [], SlowPolicy.DROP_OLDEST)
+    client.relieved()
+
     assert transport.written == []
 
 

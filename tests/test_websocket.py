@@ -59,7 +59,9 @@ class Server:
                 WebSocketRoute("/refused", self._refused),
                 WebSocketRoute("/denied", self._denied),
                 WebSocketRoute("/broken", self._broken),
+                WebSocketRoute("/pump", self._pump),
                 Route("/http", self._http),
+                Route("/slow", self._slow),
             ]
         )
         self.uvicorn = uvicorn.Server(
@@ -107,6 +109,17 @@ class Server:
                     await ws.send_bytes(message["bytes"])
         except WebSocketDisconnect as exc:
             self.app_events.append(exc.code)
+
+    async def _pump(self, ws: WebSocket) -> None:
+        """An endpoint that only sends, for ever."""
+        await ws.accept()
+        while True:
+            await ws.send_bytes(b"x" * 10_000)
+
+    async def _slow(self, request: Any) -> JSONResponse:  # Any: starlette's Request
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        return JSONResponse({})
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)
@@ -375,6 +388,10 @@ async def test_a_violation_ends_that_connection_alone_with_its_code(path: str, d
         (handshake("/echo", Sec_WebSocket_Version=None), 426),
         (handshake("/echo").replace(b"GET", b"POST", 1), 405),
         (handshake("/echo", Upgrade="h2c"), 404),
+        (handshake("/echo", Host=None), 400),
+        (handshake("/echo", Content_Length="5") + b"hello", 400),
+        (handshake("/echo", Transfer_Encoding="chunked") + b"0\r\n\r\n", 400),
+        (handshake("/echo").replace(b"HTTP/1.1", b"HTTP/1.0", 1), 404),
         (b"garbage\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01", 400),
     ],
@@ -386,12 +403,84 @@ async def test_a_bad_handshake_is_answered_with_its_status(
     async with serving() as server:
         answer = await converse(server, data.replace(b"Host: x", b"Host: x\r\nConnection: close", 1))
 
+        assert b" 101 " not in answer
         assert answer.startswith(b"HTTP/1.1 %d " % status), answer
         await until_empty(server)
 
 
+async def test_no_websocket_begins_before_an_earlier_request_is_answered() -> None:
+    async with serving() as server, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + handshake("/echo"))
+        assert b" 101 " not in await reader.read()
+        writer.close()
+        await until_empty(server)
+
+
+@pytest.mark.parametrize("target", [b"http://x/asgi", b"http://x:1/asgi?a=1"])
+async def test_a_target_may_hold_the_host_and_upgrade_may_stand_in_a_list(target: bytes) -> None:
+    async with serving() as server:
+        request = (
+            handshake("/asgi").replace(b"/asgi", target, 1).replace(b"Upgrade: websocket", b"Upgrade: foo, websocket")
+        )
+        request = request.replace(b"Connection: Upgrade", b"Connection: Upgrade\r\nConnection: keep-alive")
+
+        answer = await converse(server, request + masked(0x81, b"close"))
+
+        assert b" 101 " in answer
+        assert answer.endswith(b"as asked")
+
+
+@pytest.mark.parametrize("end", [masked(0x88, b"\x03\xe8"), None], ids=["close", "reset"])
+async def test_an_endpoint_that_only_sends_ends_with_its_client(end: bytes | None) -> None:
+    async with serving() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(handshake("/pump"))
+        await reader.readexactly(100_000)
+        if end is None:
+            writer.transport.abort()
+        else:
+            writer.write(end)
+            await reader.read()
+            writer.close()
+        # The server lives in this loop: if the endpoint went on, nothing here would.
+        async with open_socket(server, "/echo") as client:
+            await client.send("x")
+            assert await receive(client) == "Message received: x"
+        await until_empty(server)
+
+
+async def test_trailers_without_end_are_refused() -> None:
+    async with serving() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /http HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        await reader.readuntil(b"}")
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"a: b\r\n" * 1000)
+                await writer.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.001):
+                        await reader.read()
+        writer.close()
+        await until_empty(server)
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", b"x", b"GE"])
+async def test_a_byte_behind_an_answered_request_holds_no_socket(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.transports.http._REQUEST_TIMEOUT_S", 0.2)
+    async with serving() as server, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        length = b"Content-Length: 10\r\n" if rest == b"x" else b""
+        writer.write(b"GET /http HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n")
+        await reader.readuntil(b"}")
+        writer.write(rest)
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
 async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.transports.http._HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("service.transports.http._REQUEST_TIMEOUT_S", 0.2)
     async with serving() as server:
         for half in (b"", b"G", handshake("/echo")[:-2], handshake("/echo")[:40]):
             answer = await converse(server, half)

@@ -33,7 +33,6 @@ class DetachedWebSocket(FramedSocket):
         "_open_sockets",
         "has_been_heard",
         "heartbeat_slot",
-        "is_reading",
     )
 
     def __init__(
@@ -50,6 +49,7 @@ class DetachedWebSocket(FramedSocket):
         self._transport = transport
         self._parser = parser
         self._close_code = None
+        self._unread = b""
         self._max_message_bytes = max_message_bytes
         self._connection = connection
         self._heartbeat = heartbeat
@@ -71,14 +71,9 @@ class DetachedWebSocket(FramedSocket):
         self._heartbeat.remove(self)
         self._on_gone(self._connection)
 
-    def pause_reading(self) -> None:
-        """See `Transport.pause_reading`; what is not read says nothing about the client."""
-        self.is_reading = False
-        super().pause_reading()
-
     def resume_reading(self) -> None:
-        """See `Transport.resume_reading`."""
-        self.is_reading = self.has_been_heard = True
+        """See `Transport.resume_reading`; what was not read said nothing about the client."""
+        self.has_been_heard = True
         super().resume_reading()
 
     def pause_writing(self) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from http import HTTPStatus
 from typing import NamedTuple
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES = 16
+_DEFLATE_PARAMETER = re.compile(
+    rb'(server_no_context_takeover|client_no_context_takeover|client_max_window_bits(\s*=\s*"?([89]|1[0-5])"?)?)'
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -52,7 +56,7 @@ def parse(data: bytes) -> Request:
     return Request(method, target, headers)
 
 
-def check(request: Request) -> Refusal | None:
+def check(request: Request) -> Refusal | None:  # noqa: PLR0911  (a list of rules)
     """Return why the request cannot become a WebSocket, or None if it can (RFC 6455 4.2.1)."""
     if request.method != b"GET":
         return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket handshake is a GET", ((b"Allow", b"GET"),))
@@ -60,8 +64,12 @@ def check(request: Request) -> Refusal | None:
         return Refusal(HTTPStatus.UPGRADE_REQUIRED, "Upgrade: websocket is missing", ((b"Upgrade", b"websocket"),))
     if b"upgrade" not in [value.lower() for value in request.values(b"connection")]:
         return Refusal(HTTPStatus.BAD_REQUEST, "Connection: Upgrade is missing")
+    if len(request.values(b"host")) != 1:
+        return Refusal(HTTPStatus.BAD_REQUEST, "Host is missing")
+    if request.values(b"transfer-encoding") or request.values(b"content-length") not in ([], [b"0"]):
+        return Refusal(HTTPStatus.BAD_REQUEST, "a WebSocket handshake has no body")
     if request.values(b"sec-websocket-version") != [b"13"]:
-        version = ((b"Sec-WebSocket-Version", b"13"),)
+        version = ((b"Sec-WebSocket-Version", b"13"), (b"Upgrade", b"websocket"))
         return Refusal(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13", version)
     keys = request.values(b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
@@ -106,11 +114,15 @@ def offers_deflate(request: Request) -> bool:
     """Return whether the client offers permessage-deflate in a form that can be accepted without parameters of ours.
 
     An offer that restricts the server's window (server_max_window_bits) is passed over: shared frames have one window.
+    So is one with parameters that RFC 7692 does not know, or has differently (7.1: they must be declined).
     """
     for offer in request.values(b"sec-websocket-extensions"):
         name, *parameters = [part.strip().lower() for part in offer.split(b";")]
-        if name == b"permessage-deflate" and not any(
-            parameter.startswith(b"server_max_window_bits") for parameter in parameters
+        keys = [parameter.partition(b"=")[0].strip() for parameter in parameters]
+        if (
+            name == b"permessage-deflate"
+            and len(set(keys)) == len(keys)
+            and all(_DEFLATE_PARAMETER.fullmatch(parameter) for parameter in parameters)
         ):
             return True
     return False

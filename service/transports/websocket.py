@@ -42,6 +42,14 @@ def transport_of(scope: Scope) -> WebSocketProtocol | None:
     return protocol
 
 
+def _origin_form(target: bytes) -> bytes:
+    """Return a request's target without scheme and host, which it may have (RFC 9112 3.2.2)."""
+    _, is_absolute, rest = target.partition(b"://")
+    if target.startswith(b"/") or not is_absolute:
+        return target
+    return b"/" + rest.partition(b"/")[2]
+
+
 class WebSocketProtocol(FramedSocket):
     """uvicorn's `ws=` class: one connection from its handshake on, by ASGI, until it detaches or ends."""
 
@@ -59,6 +67,8 @@ class WebSocketProtocol(FramedSocket):
         self._default_headers = server_state.default_headers
         self._loop = _loop or asyncio.get_event_loop()
         self._close_code = None
+        self._unread = b""
+        self.is_reading = True
         self._max_message_bytes = config.ws_max_size
         self.is_compressed = False  # permessage-deflate will be, or was, negotiated
         self._is_accepted = False
@@ -190,11 +200,13 @@ class WebSocketProtocol(FramedSocket):
 
     async def _send(self, message: Message) -> None:
         await self._writable.wait()
-        if self._is_lost or (self._has_ended and not self._is_detached):
-            raise ClientDisconnected
         kind = message["type"]
         if self._is_detached:
             raise RuntimeError(f"{kind} after the connection was detached")
+        # Without this an endpoint that only sends would go on for ever, and never give the loop back: a socket that
+        # closes takes all that is written to it at once.
+        if self._is_lost or self._has_ended or self._close_code is not None or self._transport.is_closing():
+            raise ClientDisconnected
         if self._denial is not None:
             self._send_denial_body(message)
         elif self._is_accepted:
@@ -297,7 +309,7 @@ class WebSocketProtocol(FramedSocket):
             self._abort_timer = self._loop.call_later(timeout_s, self._transport.abort)
 
     def _scope(self) -> Scope:
-        raw_path, _, query = self._request.target.partition(b"?")
+        raw_path, _, query = _origin_form(self._request.target).partition(b"?")
         root_path = self._config.root_path
         secure = is_ssl(self._transport)
         return {
