@@ -27,7 +27,7 @@ from service.hub import Hub
 from service.messages import Publication
 from service.node import Node
 from service.protocols.room import Echo, Feed
-from service.serving import ClientServer
+from service.serving import ClientServer, EventStreamResponse
 from service.transports.heartbeat import Heartbeat
 from service.transports.http import HttpProtocol
 from service.transports.websocket import WebSocketProtocol
@@ -62,6 +62,7 @@ class Server:
                 WebSocketRoute("/pump", self._pump),
                 Route("/http", self._http),
                 Route("/slow", self._slow),
+                Route("/sse/{channel}", self._events),
             ]
         )
         self.uvicorn = uvicorn.Server(
@@ -120,6 +121,9 @@ class Server:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         return JSONResponse({})
+
+    async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
+        return EventStreamResponse(self.clients, request.path_params["channel"])
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)
@@ -448,6 +452,25 @@ async def test_an_endpoint_that_only_sends_ends_with_its_client(end: bytes | Non
             await client.send("x")
             assert await receive(client) == "Message received: x"
         await until_empty(server)
+
+
+async def test_an_event_stream_that_nobody_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.serving._WRITE_TIMEOUT_S", 0.2)
+    async with serving() as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(b"GET /sse/room:a HTTP/1.1\r\nHost: x\r\n\r\n")
+
+            async def is_subscribed() -> bool:
+                return bool(server.hub.channel_count())
+
+            await eventually(is_subscribed)
+            while server.hub.channel_count():
+                server.hub.broadcast(Publication("room:a", b"x" * 100_000))
+                await asyncio.sleep(0.01)  # not faster than the bound on unsent bytes lets the stream live
+            await until_empty(server)
+
+    assert server.node.close_codes == {3008: 1}
 
 
 async def test_trailers_without_end_are_refused() -> None:
