@@ -19,9 +19,9 @@ from service.brokers.client import OUTAGES, connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
-from service.config import ConfigError, Settings, masked, read_settings, unknown_variables
+from service.config import ConfigError, Settings, masked, read_namespaces, read_settings, unknown_variables
 from service.errors import BrokerUnavailable, ClientError
-from service.messages import Kind, Publication
+from service.messages import Event, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import redis.asyncio
+
+    from service.namespaces import Namespace
 
 _LAST_PORT = 65535
 
@@ -113,7 +115,8 @@ def publish_command(channel: str, data: str) -> None:
         raise click.UsageError(
             f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
         ) from exc
-    asyncio.run(_publish(settings, Publication(_channel(channel), data.encode())))
+    publication = Publication(_channel(channel), data.encode())
+    asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
 
 
 @cli.command("subscribe")
@@ -157,9 +160,11 @@ def main() -> None:
 
 def _settings() -> Settings:
     try:
-        return read_settings()
+        settings = read_settings()
+        read_namespaces(settings)
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
+    return settings
 
 
 def _channel(name: str) -> str:
@@ -167,6 +172,14 @@ def _channel(name: str) -> str:
         return check_channel(name)
     except ClientError as exc:
         raise click.UsageError(exc.detail) from exc
+
+
+def _namespace(settings: Settings, channel: str) -> Namespace:
+    try:
+        return read_namespaces(settings).of(channel)
+    except ClientError as exc:
+        hint = "" if ":" in channel else f" (the room {channel} is room:{channel})"
+        raise click.UsageError(f"{exc.detail}{hint}") from exc
 
 
 @asynccontextmanager
@@ -207,7 +220,10 @@ class _Printer:
         """Wait until nobody reads what is printed any more, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_publication(self, publication: Publication) -> None:
+    def on_event(self, event: Event) -> None:
+        if not isinstance(event, Publication):
+            return
+        publication = event
         try:
             if publication.kind is Kind.TEXT:
                 text = publication.data.decode()
@@ -221,23 +237,28 @@ class _Printer:
     def on_malformed(self, channel: str, reason: str) -> None:
         click.echo(f"dropped a message in {channel}: {reason}", err=True)
 
-    def on_gap(self, reason: str) -> None:
-        click.echo(f"back again; publications may be missing ({reason})", err=True)
+    def on_disconnected(self) -> None:
+        click.echo("Redis is away; publications may be missing from here on", err=True)
+
+    def on_connected(self, *, is_again: bool) -> None:
+        if is_again:
+            click.echo("back again", err=True)
 
 
-async def _publish(settings: Settings, publication: Publication) -> None:
+async def _publish(settings: Settings, publication: Publication, namespace: Namespace) -> None:
     async with _client(settings) as client:
         broker = _broker(client, settings, new_node_id())
         running = asyncio.create_task(broker.run(_Printer()))
         try:
-            receiver_count = await broker.publish(publication)
+            published = await broker.publish(publication, namespace)
         except BrokerUnavailable as exc:
             raise Failure(exc.reason) from exc
         finally:
             await end(running)
-    nodes = "1 subscribed node" if receiver_count == 1 else f"{receiver_count} subscribed nodes"
-    hint = "" if ":" in publication.channel else f" (the room {publication.channel} is room:{publication.channel})"
-    click.echo(f"published to {publication.channel}; {nodes} took it{hint}")
+    count = published.receiver_count
+    nodes = "1 subscribed node" if count == 1 else f"{count} subscribed nodes"
+    where = "" if published.position is None else f" at offset {published.position.offset}"
+    click.echo(f"published to {publication.channel}{where}; {nodes} took it")
 
 
 async def _subscribe(settings: Settings, channel: str) -> None:
@@ -284,6 +305,7 @@ async def _run_metrics_worker(settings: Settings) -> None:
             client,
             _broker(client, settings, new_node_id()),
             NodeRegistry(client, prefix=settings.prefix),
+            read_namespaces(settings),
             prefix=settings.prefix,
             name=settings.worker_name,
             interval_s=settings.metrics_interval_s,

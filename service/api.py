@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.brokers import Once
 from service.channels import check_channel
 from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
@@ -44,6 +45,9 @@ class PublishRequest(BaseModel):
 
     channel: str = Field(description="for example room:lobby")
     data: Any = Field(description="any JSON value; every subscriber gets it as compact JSON text")  # Any: JSON
+    idempotency_key: str = Field("", max_length=128, description="the same key within 5 minutes publishes once")
+    version: int | None = Field(None, ge=0, le=2**53 - 1, description="not higher than the newest: dropped")
+    version_epoch: str = Field("", max_length=64, description="another one begins counting versions anew")
 
 
 @router.post(
@@ -60,8 +64,9 @@ class PublishRequest(BaseModel):
 async def publish(request: Request) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
 
-    Delivery: at most once per subscriber. Answers `{"result": {}}` once Redis has taken it, 400 (error 107) for a body
-    that is no publication, 401 (101) without the right key, 413 (106) for too much, 503 while Redis is away.
+    Delivery: see docs/guarantees.md. Answers with the position once Redis has taken it, `{"result": {"offset": 1,
+    "epoch": "5f0c2a91"}}` (`{}` without a history), 400 (error 107) for a body that is no publication, 404 (102) for
+    a channel of no namespace, 401 (101) without the right key, 413 (106) for too much, 503 while Redis is away.
     """
     server = server_of(request)
     settings = server.settings
@@ -81,8 +86,11 @@ async def publish(request: Request) -> dict[str, Any]:
     if len(data) > settings.max_message_bytes:
         detail = f"data has {len(data)} bytes, at most {settings.max_message_bytes} are allowed"
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)
-    await server.node.publish(Publication(check_channel(wanted.channel), data))
-    return {"result": {}}
+    once = Once(wanted.idempotency_key, wanted.version, wanted.version_epoch)
+    published = await server.node.publish(Publication(check_channel(wanted.channel), data), once=once)
+    if published.position is None:
+        return {"result": {}}
+    return {"result": published.position._asdict()}
 
 
 @router.get("/healthz", tags=["operations"])

@@ -21,6 +21,7 @@ from service import __version__, api, endpoints
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.config import read_namespaces
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
@@ -28,6 +29,7 @@ from service.pace import Pace
 from service.serving import ClientServer
 from service.tasks import end, run_together
 from service.telemetry import registry_of
+from service.tracker import Tracker
 from service.transports.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
@@ -66,7 +68,9 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         loop = asyncio.get_running_loop()
         pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
         hub = Hub(schedule=pace.schedule)
-        node = Node(node_id, hub, broker, NodeRegistry(client, prefix=settings.prefix))
+        tracker = Tracker(broker, hub.broadcast, time.monotonic)
+        registry = NodeRegistry(client, prefix=settings.prefix)
+        node = Node(node_id, hub, broker, registry, namespaces=read_namespaces(settings), tracker=tracker)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import enum
-
 from service.errors import ClientError, ErrorCode
 
 MAX_CHANNEL_BYTES = 255
@@ -13,24 +11,8 @@ SYSTEM_METRICS = "metrics:system"
 LOBBY = "room:lobby"
 
 
-class SlowPolicy(enum.Enum):
-    """What happens to a client that takes its publications more slowly than they come."""
-
-    DISCONNECT = "disconnect"  # it is closed with 3008 past its bound, and may come back
-    DROP_OLDEST = "drop_oldest"  # it misses the oldest, and is told how many
-    LATEST = "latest"  # it gets the newest of each channel when it can: figures, cursors, game states
-
-
-_SLOW_POLICIES = {"metrics": SlowPolicy.LATEST, "game": SlowPolicy.LATEST, "draw": SlowPolicy.DROP_OLDEST}
-
-
-def slow_policy(channel: str) -> SlowPolicy:
-    """Return the policy of a channel for slow clients, by its namespace."""
-    return _SLOW_POLICIES.get(channel.partition(":")[0], SlowPolicy.DISCONNECT)
-
-
 def check_channel(name: str) -> str:
-    """Return the name if it is a valid channel: 1 to 255 bytes of UTF-8 without control characters.
+    """Return the name if it is a valid channel: 1 to 255 bytes of UTF-8 without control characters and braces.
 
     Raises: ClientError 107 that says what is wrong.
     """
@@ -38,7 +20,7 @@ def check_channel(name: str) -> str:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return the name of a room or of a classic chat client: 1 to 128 bytes of UTF-8 without control characters.
+    """Return the name of a room or a classic chat client: 1 to 128 bytes of UTF-8 without control characters, braces.
 
     Raises: ClientError 107 that says what is wrong, calling it `what`.
     """
@@ -65,6 +47,8 @@ def _check(name: str, what: str, max_bytes: int) -> str:
     # str.isprintable() would refuse U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
     if any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F for character in name):
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a control character")
+    if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a brace")
     if "\ufffd" in name:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} is not valid UTF-8")
     return name

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import tomllib
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 from annotated_types import Len
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio.connection import parse_url
+
+from service.namespaces import DEFAULTS, Namespace, Namespaces
 
 ENV_PREFIX = "ROOMCAST_"
 
@@ -68,6 +73,11 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=600, description="how long a node that ends waits for its clients to be gone")
     ] = 10
 
+    namespaces_file: Annotated[
+        Path | None,
+        Field(description="TOML file with namespaces beside or instead of the default ones (docs/namespaces.md)"),
+    ] = None
+
     metrics_interval_s: Annotated[
         float, Field(ge=0.1, le=3600, description="one sample of the metrics worker each so many seconds")
     ] = 2.0
@@ -112,6 +122,30 @@ class Settings(BaseSettings):
         if len(key) < 16 or not key.isascii() or not key.isprintable():
             raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 16")
         return value
+
+
+def read_namespaces(settings: Settings) -> Namespaces:
+    """Return the default namespaces, and those of the file, which replace defaults of the same name.
+
+    Raises: ConfigError that names the namespace and option that cannot be used.
+    """
+    if settings.namespaces_file is None:
+        return Namespaces()
+    try:
+        tables = tomllib.loads(settings.namespaces_file.read_text())
+        found = TypeAdapter(dict[str, Namespace]).validate_python(tables)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
+    except ValidationError as exc:
+        lines = [
+            f"[{'.'.join(map(str, error['loc']))}] {error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError(f"{settings.namespaces_file}: {'; '.join(lines)}") from None
+    for name in found:
+        if not re.fullmatch("[a-z0-9_-]{1,32}", name):
+            raise ConfigError(f"{settings.namespaces_file}: [{name}]: a name is 1 to 32 of a-z, 0-9, _ and -")
+    return Namespaces({**DEFAULTS, **found})
 
 
 def masked(settings: Settings) -> dict[str, str]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from service.backlog import Backlog
-from service.channels import SlowPolicy
 from service.errors import SLOW, Disconnect
+from service.namespaces import SlowPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.messages import Kind, Publication
+    from service.messages import Event, Kind
     from service.transports import Transport
 
 
@@ -34,12 +34,15 @@ class Encoding:
     The hub encodes once per Encoding and writes the same bytes to each of its connections, so there is one object
     per combination, made once, never one per connection.
 
+    encode: returns nothing for an event that this encoding cannot tell of.
     missed: the bytes that tell a client how many publications it was too slow for.
+    tells_positions: clients of this encoding know where they are in a history, and can go on from there.
     """
 
     name: str
-    encode: Callable[[Publication], bytes]
+    encode: Callable[[Event], bytes]
     missed: Callable[[int], bytes]
+    tells_positions: bool = False
 
 
 class Receiver(Protocol):

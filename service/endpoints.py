@@ -8,7 +8,10 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from service.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
+from service.errors import ClientError, ErrorCode
+from service.messages import Position
 from service.protocols import room
+from service.recovery import position_of
 from service.serving import ClientServer, EventStreamResponse
 
 router = APIRouter()
@@ -41,26 +44,52 @@ async def chat(socket: WebSocket, client_id: str) -> None:
 async def plain_room(socket: WebSocket, name: str) -> None:
     """A plain room: every frame reaches every client of the room, the sender too, as it was.
 
-    Delivery: at most once, in one order for all; from the moment the handshake is answered.
+    With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
+    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed.
+    Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
     """
     server = server_of(socket)
     channel = room_channel(name)
-    await server.serve(socket, room.Room(server.node, channel), channel)
+    in_envelope, since = _envelope_of(socket), _since_of(socket)
+    if since is not None and not in_envelope:
+        raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
+    receiver = room.Room(server.node, channel)
+    await server.serve(socket, receiver, channel, in_envelope=in_envelope, since=since)
 
 
 @router.websocket("/dashboard-feed")
 async def dashboard_feed(socket: WebSocket) -> None:
     """The system's figures: the newest at once, then each as it comes. What the client sends is ignored."""
-    await server_of(socket).serve(socket, room.Feed(), SYSTEM_METRICS, with_latest=True)
+    await server_of(socket).serve(socket, room.Feed(), SYSTEM_METRICS)
 
 
 @router.get("/sse/rooms/{name}", response_class=Response)
 async def plain_room_events(request: Request, name: str) -> Response:
-    """The plain room as server-sent events; binary frames come as base64 in events named `binary`."""
-    return EventStreamResponse(server_of(request), room_channel(name))
+    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
+
+    The id of an event is its position, which a browser sends when it comes back: it gets what it missed.
+    """
+    return EventStreamResponse(server_of(request), room_channel(name), since=_since_of(request))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response)
 async def dashboard_feed_events(request: Request) -> Response:
     """The system's figures as server-sent events: the newest at once, then each as it comes."""
-    return EventStreamResponse(server_of(request), SYSTEM_METRICS, with_latest=True)
+    return EventStreamResponse(server_of(request), SYSTEM_METRICS, since=_since_of(request))
+
+
+def _envelope_of(connection: HTTPConnection) -> bool:
+    wanted = connection.query_params.get("envelope", "0")
+    if wanted not in {"0", "1"}:
+        raise ClientError(ErrorCode.BAD_REQUEST, "envelope is 0 or 1")
+    return wanted == "1"
+
+
+def _since_of(connection: HTTPConnection) -> Position | None:
+    """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
+    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
+    if not colon:
+        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
+        if not epoch and not offset:
+            return None
+    return position_of(offset, epoch)

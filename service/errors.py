@@ -16,8 +16,11 @@ class ErrorCode(enum.Enum):
 
     INTERNAL = (100, "internal server error", 500)
     UNAUTHORIZED = (101, "unauthorized", 401)
+    UNKNOWN_CHANNEL = (102, "unknown channel", 404)
+    PERMISSION_DENIED = (103, "permission denied", 403)
     LIMIT_EXCEEDED = (106, "limit exceeded", 413)
     BAD_REQUEST = (107, "bad request", 400)
+    NOT_AVAILABLE = (108, "not available", 400)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code
@@ -54,5 +57,6 @@ UNSUPPORTED_DATA = Disconnect(1003, "this endpoint takes text frames only")
 SHUTDOWN = Disconnect(3001, "shutdown")
 SLOW = Disconnect(3008, "slow")
 NO_PONG = Disconnect(3012, "no pong")
+PERMISSION_DENIED = Disconnect(3507, "permission denied")
 
-DISCONNECTS = (UNSUPPORTED_DATA, SHUTDOWN, SLOW, NO_PONG)
+DISCONNECTS = (UNSUPPORTED_DATA, SHUTDOWN, SLOW, NO_PONG, PERMISSION_DENIED)

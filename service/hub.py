@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.channels import SlowPolicy, slow_policy
 from service.connection import State
+from service.messages import Publication
 
 if TYPE_CHECKING:
     from service.connection import Connection, Encoding
     from service.errors import Disconnect
-    from service.messages import Publication
+    from service.messages import Event
+    from service.namespaces import SlowPolicy
 
 _OPEN = State.OPEN
 
@@ -24,7 +25,7 @@ class _Subscribers:
     channel: str
     policy: SlowPolicy
     by_encoding: dict[Encoding, set[Connection]] = field(default_factory=dict)
-    pending: list[Publication] = field(default_factory=list)
+    pending: list[Event] = field(default_factory=list)
 
 
 class Hub:
@@ -50,57 +51,68 @@ class Hub:
         """Take in a connection; it counts until `remove`."""
         self.connections.add(connection)
 
-    def remove(self, connection: Connection) -> list[str]:
-        """Forget a connection and return the channels that it leaves without any subscriber."""
+    def remove(self, connection: Connection) -> tuple[str, ...]:
+        """Forget a connection and return the channels that it was subscribed to."""
         self.connections.discard(connection)
-        return [channel for channel in connection.subscriptions if self.unsubscribe(connection, channel)]
+        channels = connection.subscriptions
+        for channel in channels:
+            self.unsubscribe(connection, channel)
+        return channels
 
-    def subscribe(self, connection: Connection, channel: str) -> bool:
-        """Add a subscription; return whether it is the channel's first on this node."""
+    def subscribe(self, connection: Connection, channel: str, policy: SlowPolicy) -> None:
+        """Add a subscription. It also gets what was broadcast and waits for the next flush: see `pending_floor`."""
         subscribers = self._channels.get(channel)
-        is_first = subscribers is None
         if subscribers is None:
-            subscribers = self._channels[channel] = _Subscribers(channel, slow_policy(channel))
-        # What was read before this subscription is not for it.
-        self._flush_channel(subscribers)
+            subscribers = self._channels[channel] = _Subscribers(channel, policy)
         subscribers.by_encoding.setdefault(connection.encoding, set()).add(connection)
         if channel not in connection.subscriptions:
             connection.subscriptions = (*connection.subscriptions, channel)
-        return is_first
 
-    def unsubscribe(self, connection: Connection, channel: str) -> bool:
-        """Remove a subscription, if it is there; return whether it was the channel's last on this node."""
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Remove a subscription, if it is there."""
         subscribers = self._channels.get(channel)
         if subscribers is None or channel not in connection.subscriptions:
-            return False
+            return
         connection.subscriptions = tuple(name for name in connection.subscriptions if name != channel)
         group = subscribers.by_encoding[connection.encoding]
         group.discard(connection)
         if not group:
             del subscribers.by_encoding[connection.encoding]
-        if subscribers.by_encoding:
-            return False
-        del self._channels[channel]
-        return True
+        if not subscribers.by_encoding:
+            del self._channels[channel]
 
-    def broadcast(self, publication: Publication) -> None:
-        """Give a publication to every subscriber of its channel on this node.
+    def broadcast(self, event: Event) -> None:
+        """Give a publication, or what else there is to tell, to every subscriber of its channel on this node.
 
         Delivery: at most once per subscriber, in the order of the calls; written at the next flush.
         """
-        subscribers = self._channels.get(publication.channel)
+        subscribers = self._channels.get(event.channel)
         if subscribers is None:
             return
         if not subscribers.pending:
             if not self._dirty:
                 self._schedule(self.flush)
             self._dirty.append(subscribers)
-        subscribers.pending.append(publication)
+        subscribers.pending.append(event)
 
     def flush(self) -> None:
         """Write to every connection what was broadcast since the last flush, in one write each."""
         dirty, self._dirty = self._dirty, []
         for subscribers in dirty:
+            self._flush_channel(subscribers)
+
+    def pending_floor(self, channel: str, offset: int) -> int:
+        """Return the offset before the first publication that waits for the next flush, or `offset` if none does."""
+        subscribers = self._channels.get(channel)
+        for event in subscribers.pending if subscribers is not None else ():
+            if type(event) is Publication and event.position is not None:
+                return event.position.offset - 1
+        return offset
+
+    def flush_channel(self, channel: str) -> None:
+        """Write what waits in one channel, now."""
+        subscribers = self._channels.get(channel)
+        if subscribers is not None:
             self._flush_channel(subscribers)
 
     def close_all(self, disconnect: Disconnect) -> None:
@@ -118,8 +130,11 @@ class Hub:
             return
         for encoding, connections in subscribers.by_encoding.items():
             encode = encoding.encode
-            frames = [encode(publication) for publication in pending]
+            # Plain frames have no way to tell of anything but publications: then there is nothing to write.
+            frames = [frame for event in pending if (frame := encode(event))]
             data = frames[0] if len(frames) == 1 else b"".join(frames)
+            if not data:
+                continue
             # A connection that closes here leaves the set in a later turn of the loop: it cannot change under us.
             for connection in connections:
                 if connection.is_congested:
@@ -128,4 +143,4 @@ class Hub:
                     connection.transport.write(data)  # `send` without its call: 2 % of a delivery
                 else:
                     connection.send(data)
-            self.delivery_count += len(pending) * len(connections)
+            self.delivery_count += len(frames) * len(connections)

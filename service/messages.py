@@ -13,6 +13,17 @@ class Kind(enum.Enum):
     BINARY = "binary"
 
 
+class Position(NamedTuple):
+    """A place in a channel's history: the publication with this offset, in the numbering of this epoch.
+
+    offset: 1 for the first publication; 0 stands before it.
+    epoch: changes when the numbering cannot be trusted to go on: offsets of two epochs say nothing about each other.
+    """
+
+    offset: int
+    epoch: str
+
+
 class Publication(NamedTuple):
     """One message in one channel.
 
@@ -20,8 +31,59 @@ class Publication(NamedTuple):
     is built in a third of the time.
 
     data: the payload as bytes, at most `max_message_bytes`; UTF-8 if the kind is TEXT. It is never re-encoded.
+    position: where it stands in the channel's history; None if it is in none.
     """
 
     channel: str
     data: bytes
     kind: Kind = Kind.TEXT
+    position: Position | None = None
+
+
+class History(NamedTuple):
+    """What Redis keeps of a channel.
+
+    position: of its newest publication; offset 0 if there has been none.
+    base: the offset at which the epoch began: publications up to there may have been numbered twice.
+    publications: in their order; which of them, the reader has asked for.
+    """
+
+    position: Position
+    base: int
+    publications: list[Publication]
+
+
+class Resumption(NamedTuple):
+    """Says where a subscription goes on: what follows comes after this position.
+
+    position: None in a channel without history.
+    is_recovered: nothing is missing between what the subscriber had and what follows.
+    """
+
+    channel: str
+    position: Position | None
+    is_recovered: bool
+
+
+class ClientInfo(NamedTuple):
+    """One client of a channel, as others see it.
+
+    client: unique among all connections. user: who it is; several clients may be one user, "" is nobody known.
+    info: JSON, or empty.
+    """
+
+    client: str
+    user: str
+    info: bytes = b""
+
+
+class Membership(NamedTuple):
+    """Clients that joined a channel, or left it."""
+
+    channel: str
+    clients: tuple[ClientInfo, ...]
+    have_joined: bool
+
+
+# What subscribers of a channel are told.
+Event = Publication | Resumption | Membership

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from service.errors import SHUTDOWN, BrokerUnavailable
+from service.brokers import ALWAYS, Once, Published
+from service.errors import PERMISSION_DENIED, SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from service.messages import Position, Publication, Resumption
+from service.namespaces import Recovery, Who
+from service.recovery import catch_up_cache, catch_up_stream
 from service.tasks import run_together
 
 if TYPE_CHECKING:
     from service.brokers import Broker, Registry
     from service.connection import Connection
     from service.hub import Hub
-    from service.messages import Publication
+    from service.messages import Event
+    from service.namespaces import Namespace, Namespaces
+    from service.tracker import Tracker
 
 log = structlog.get_logger(__name__)
 
@@ -33,17 +39,22 @@ _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
 class Node:
     """The clients of one process, joined with those of all other nodes by the broker. Implements `brokers.Sink`."""
 
-    def __init__(self, node_id: str, hub: Hub, broker: Broker, registry: Registry) -> None:
+    def __init__(
+        self, node_id: str, hub: Hub, broker: Broker, registry: Registry, *, namespaces: Namespaces, tracker: Tracker
+    ) -> None:
         self.id = node_id
         self.hub = hub
         self.broker = broker
         self.registry = registry
+        self.namespaces = namespaces
+        self.tracker = tracker
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
+        self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
-        await run_together(broker=self.broker.run(self), report=self._report_forever())
+        await run_together(broker=self.broker.run(self), tracker=self.tracker.run(), report=self._report_forever())
 
     def enter(self, connection: Connection) -> None:
         """Take in a connection; whoever calls this calls `leave` when it has ended, however it ends."""
@@ -52,7 +63,7 @@ class Node:
     def leave(self, connection: Connection) -> None:
         """Let a connection go that has ended; nothing of it is left behind."""
         for channel in self.hub.remove(connection):
-            self.broker.unsubscribe(channel)
+            self._lose_interest(channel)
         connection.closed()
         if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
             log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
@@ -68,47 +79,76 @@ class Node:
         )
         connection.receiver.on_closed(connection)
 
-    async def subscribe(self, connection: Connection, channel: str) -> None:
+    async def subscribe(self, connection: Connection, channel: str, *, since: Position | None = None) -> None:
         """Subscribe a connection; return once every later publication of any node will reach it.
 
-        Delivery: see `Broker.subscribe` and `Connection`.
-        Raises: BrokerUnavailable, and the connection is not subscribed.
+        In a channel with recovery, a client whose encoding tells positions is first told where it is, and given what it
+        missed `since`; where only the newest publication counts (mode `cache`), everyone gets that first.
+        Delivery: see docs/guarantees.md.
+        Raises: ClientError, BrokerUnavailable; then the connection is not subscribed.
         """
-        self.hub.subscribe(connection, channel)
+        namespace = self.namespaces.of(channel)
+        if namespace.may_subscribe is Who.NOBODY:
+            raise ClientError(ErrorCode.PERMISSION_DENIED, "clients do not subscribe to this channel by themselves")
+        self._gain_interest(channel, namespace)
         try:
             await self.broker.subscribe(channel)
+            window = None
+            is_cache = namespace.recovery is Recovery.CACHE
+            if namespace.recovery is not None and (is_cache or since is not None):
+                window = await self.tracker.window(channel)
+            elif namespace.recovery is not None and connection.encoding.tells_positions:
+                await self.tracker.settle(channel)
         except BaseException:
-            self.unsubscribe(connection, channel)
+            self._lose_interest(channel)
             raise
+        # Nothing waits from here on: what is missed ends where what is broadcast begins.
+        position = self.tracker.position(channel)
+        if namespace.recovery is not None and position is not None:
+            if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
+                self.hub.flush_channel(channel)
+            top = Position(self._floor(channel, position), position.epoch)
+            catch_up = catch_up_cache if is_cache else catch_up_stream
+            for event in catch_up(channel, since, top, window):
+                connection.send(connection.encoding.encode(event))
+        self.hub.subscribe(connection, channel, namespace.slow)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """End a subscription, if it is there."""
-        if self.hub.unsubscribe(connection, channel):
-            self.broker.unsubscribe(channel)
+        if channel in connection.subscriptions:
+            self.hub.unsubscribe(connection, channel)
+            self._lose_interest(channel)
 
-    async def publish(self, publication: Publication) -> int:
-        """Publish to the subscribers on every node, this one too; return how many nodes took it.
+    async def publish(self, publication: Publication, *, once: Once = ALWAYS) -> Published:
+        """Publish to the subscribers on every node, this one too.
 
-        Delivery: at most once per subscriber, in one order for all subscribers of the channel.
-        Raises: BrokerUnavailable.
+        Delivery: in one order for all subscribers of the channel; see docs/guarantees.md.
+        Raises: ClientError for a channel that no namespace has, BrokerUnavailable.
         """
+        namespace = self.namespaces.of(publication.channel)
+        seen = self.tracker.position(publication.channel)
         try:
-            node_count = await self.broker.publish(publication)
+            published = await self.broker.publish(publication, namespace, seen=seen, once=once)
         except BrokerUnavailable as exc:
             self._count_taken(exc)
             raise
-        self._count_taken(node_count)
-        return node_count
+        self._count_taken(published)
+        return published
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
         """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
 
-        Delivery: at most once per subscriber, in the order of the calls. While Redis is away the publication is lost,
-            and counted (publish_failures), and the connection lives on: plain frames have no way to say it.
+        Delivery: in the order of the calls. While Redis is away the publication is lost, and counted
+            (publish_failures), and the connection lives on: plain frames have no way to say it. Where clients may not
+            publish the connection is closed (3507).
         """
+        namespace = self.namespaces.of(publication.channel)
+        if namespace.may_publish is Who.NOBODY:
+            connection.close(PERMISSION_DENIED)
+            return
         size_bytes = len(publication.data) + _OVERHEAD_BYTES
 
-        def taken(result: int | BrokerUnavailable) -> None:
+        def taken(result: Published | BrokerUnavailable) -> None:
             self._count_taken(result)
             before_bytes = connection.unpublished_bytes
             connection.unpublished_bytes -= size_bytes
@@ -119,13 +159,13 @@ class Node:
         connection.unpublished_bytes += size_bytes
         if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
             connection.transport.pause_reading()
-        self.broker.submit(publication, taken)
+        self.broker.submit(publication, namespace, taken, seen=self.tracker.position(publication.channel))
 
     async def settle(self) -> None:
         """Wait a second at most until all was taken or refused: the last words for clients that left."""
         await self.broker.settle(within_s=_SETTLE_TIMEOUT_S)
 
-    def _count_taken(self, result: int | BrokerUnavailable) -> None:
+    def _count_taken(self, result: Published | BrokerUnavailable) -> None:
         self.counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
 
     def reason_not_ready(self) -> str | None:
@@ -138,20 +178,48 @@ class Node:
         self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
-    def on_publication(self, publication: Publication) -> None:
-        """Broadcast what the broker brought."""
+    def on_event(self, event: Event) -> None:
+        """Broadcast what the broker brought, publications with a position in their order."""
         self.counts["received"] += 1
-        self.hub.broadcast(publication)
+        if isinstance(event, Publication):
+            self.tracker.take(event)
+        else:
+            self.hub.broadcast(event)
 
     def on_malformed(self, channel: str, reason: str) -> None:
         """Count and log a Redis message that is no publication; nobody gets it."""
         self.counts["malformed"] += 1
         log.warning("broker.malformed_message", channel=channel, reason=reason)
 
-    def on_gap(self, reason: str) -> None:
-        """Count and log that publications may have been missed: without history they are lost, but not unsaid."""
-        self.counts["gaps"] += 1
-        log.warning("broker.gap", channels=self.hub.channel_count(), reason=reason)
+    def on_disconnected(self) -> None:
+        """Keep back what comes in channels with history, until it is known what is missing."""
+        self.tracker.disconnected()
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """Repair the gap in channels with history; without one it is counted, logged, and told to who can be told."""
+        self.tracker.connected()
+        if is_again:
+            self.counts["gaps"] += 1
+            log.warning("broker.gap", channels=self.hub.channel_count())
+            for channel in self._interest:
+                if not self.tracker.is_tracked(channel):
+                    self.hub.broadcast(Resumption(channel, None, is_recovered=False))
+
+    def _gain_interest(self, channel: str, namespace: Namespace) -> None:
+        self._interest[channel] += 1
+        if self._interest[channel] == 1 and namespace.history_size:
+            self.tracker.open(channel, namespace)
+
+    def _lose_interest(self, channel: str) -> None:
+        self._interest[channel] -= 1
+        if not self._interest[channel]:
+            del self._interest[channel]
+            self.tracker.close(channel)
+            self.broker.unsubscribe(channel)
+
+    def _floor(self, channel: str, position: Position) -> int:
+        """Return the offset of the newest publication that has been written to the channel's subscribers."""
+        return self.hub.pending_floor(channel, position.offset)
 
     async def retire(self) -> None:
         """Leave the cluster, after `run` has ended; the others notice by themselves if Redis does not take it."""

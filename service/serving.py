@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from service.connection import Connection, Encoding
+from service.encodings import (
+    DEFLATED_ENVELOPE,
+    DEFLATED_WEBSOCKET,
+    ENVELOPE_WEBSOCKET,
+    PLAIN_SSE,
+    PLAIN_WEBSOCKET,
+)
 from service.errors import SLOW
-from service.messages import Kind, Publication
 from service.protocols.room import Feed
 from service.tasks import run_together
-from service.transports import deflate, frames, sse, websocket
+from service.transports import websocket
 from service.transports.http import ABORT
 from service.transports.portable import PortableWebSocket
 from service.transports.sse import EventStream
@@ -26,38 +32,13 @@ if TYPE_CHECKING:
 
     from service.config import Settings
     from service.connection import Receiver
+    from service.messages import Position
     from service.node import Node
     from service.transports import Transport
     from service.transports.heartbeat import Heartbeat
 
 # A stream whose client takes nothing for this long is given up; less than a node that ends waits for (10 s).
 _WRITE_TIMEOUT_S = 8.0
-# Below this, deflating costs more bytes and time than it saves.
-_MIN_DEFLATED_BYTES = 128
-
-
-def _plain_frame(publication: Publication) -> bytes:
-    return frames.message_frame(publication.kind, publication.data)
-
-
-def _deflated_frame(publication: Publication) -> bytes:
-    if len(publication.data) < _MIN_DEFLATED_BYTES:
-        return _plain_frame(publication)
-    opcode = frames.TEXT if publication.kind is Kind.TEXT else frames.BINARY
-    return frames.frame(opcode, deflate.deflate(publication.data), is_compressed=True)
-
-
-def _event(publication: Publication) -> bytes:
-    return sse.event(publication.kind, publication.data)
-
-
-def _missed_frame(count: int) -> bytes:
-    return frames.frame(frames.TEXT, b'{"missed":%d}' % count)
-
-
-PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
-DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated_frame, _missed_frame)
-PLAIN_SSE = Encoding("plain sse", _event, sse.missed)
 
 
 class ClientServer:
@@ -70,7 +51,13 @@ class ClientServer:
         self._ids = itertools.count(1)
 
     async def serve(
-        self, socket: WebSocket, receiver: Receiver, channel: str | None = None, *, with_latest: bool = False
+        self,
+        socket: WebSocket,
+        receiver: Receiver,
+        channel: str | None = None,
+        *,
+        in_envelope: bool = False,
+        since: Position | None = None,
     ) -> None:
         """Subscribe, then answer the handshake: whoever sees the connection open misses nothing from there on.
 
@@ -80,12 +67,17 @@ class ClientServer:
         """
         protocol = websocket.transport_of(socket.scope)
         transport = protocol or PortableWebSocket(socket)
-        encoding = DEFLATED_WEBSOCKET if protocol is not None and protocol.is_compressed else PLAIN_WEBSOCKET
+        is_compressed = protocol is not None and protocol.is_compressed
+        if in_envelope:
+            encoding = DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
+        else:
+            encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
         connection = self.connection(transport, encoding, receiver)
         is_detached = False
         self.node.enter(connection)
         try:
-            await self.subscribe(connection, channel, with_latest=with_latest)
+            if channel is not None:
+                await self.node.subscribe(connection, channel, since=since)
             await socket.accept()
             if protocol is not None:
                 connection.transport = detached = protocol.detach(connection, self._heartbeat, self.node.leave)
@@ -104,20 +96,6 @@ class ClientServer:
         max_unsent_bytes = self.settings.max_unsent_bytes
         return Connection(next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes)
 
-    async def subscribe(self, connection: Connection, channel: str | None, *, with_latest: bool) -> None:
-        """Subscribe a connection; `with_latest` sends the newest publication kept first.
-
-        It is read before the subscription, so that a newer one cannot arrive before it.
-        Raises: BrokerUnavailable.
-        """
-        if channel is None:
-            return
-        if with_latest:
-            latest = await self.node.broker.latest(channel)
-            if latest is not None:
-                connection.send(connection.encoding.encode(latest))
-        await self.node.subscribe(connection, channel)
-
 
 class EventStreamResponse(Response):
     """Subscribes, streams until the client is gone, unsubscribes: all in one call of the server's task.
@@ -127,23 +105,23 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, server: ClientServer, channel: str, *, with_latest: bool = False) -> None:
+    def __init__(self, server: ClientServer, channel: str, *, since: Position | None = None) -> None:
         # X-Accel-Buffering: nginx would hold events back to fill its buffer.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._server = server
         self._channel = channel
-        self._with_latest = with_latest
+        self._since = since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one client. Raises, before the response starts: BrokerUnavailable."""
+        """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
         connection = self._server.connection(stream, PLAIN_SSE, Feed())
         stream.connection = connection
         abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
         self._server.node.enter(connection)
         try:
-            await self._server.subscribe(connection, self._channel, with_latest=self._with_latest)
+            await self._server.node.subscribe(connection, self._channel, since=self._since)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
             await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send, abort))

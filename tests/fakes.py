@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.brokers import ALWAYS, Published
 from service.connection import Connection, Encoding
 from service.errors import BrokerUnavailable, Disconnect
-from service.messages import Publication
+from service.hub import Hub
+from service.messages import History, Position, Publication
+from service.namespaces import Namespaces
+from service.node import Node
 from service.protocols.room import Feed
+from service.tracker import Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from service.brokers import Sink
+    from service.brokers import Once, Read, Sink
+    from service.namespaces import Namespace
 
-RAW = Encoding("raw", lambda publication: publication.data + b";", lambda count: b"missed %d;" % count)
+RAW = Encoding(
+    "raw",
+    lambda event: event.data + b";" if isinstance(event, Publication) else b"",
+    lambda count: b"missed %d;" % count,
+)
+
+
+EMPTY = History(Position(0, "e"), 0, [])
 
 
 class RecordingTransport:
@@ -83,6 +96,7 @@ class FakeBroker:
         self.unsubscribed: list[str] = []
         self.published: list[Publication] = []
         self.away: str | None = None
+        self.histories: dict[str, History | BrokerUnavailable] = {}
         self.is_slow = False  # what is submitted waits for `take`
         self._waiting: list[Callable[[], None]] = []
 
@@ -106,27 +120,36 @@ class FakeBroker:
     def unsubscribe(self, channel: str) -> None:
         self.unsubscribed.append(channel)
 
-    async def publish(self, publication: Publication) -> int:
+    async def publish(
+        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+    ) -> Published:
         if self.away:
             raise BrokerUnavailable(self.away)
         self.published.append(publication)
-        return 1
+        return Published(None, 1)
 
-    def submit(self, publication: Publication, taken: Callable[[int | BrokerUnavailable], None]) -> None:
+    def submit(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        taken: Callable[[Published | BrokerUnavailable], None],
+        *,
+        seen: Position | None = None,
+    ) -> None:
         if self.away:
             taken(BrokerUnavailable(self.away))
         else:
             self.published.append(publication)
             if self.is_slow:
-                self._waiting.append(lambda: taken(1))
+                self._waiting.append(lambda: taken(Published(None, 1)))
             else:
-                taken(1)
+                taken(Published(None, 1))
 
     async def settle(self, *, within_s: float) -> None:
         raise NotImplementedError
 
-    async def latest(self, channel: str) -> Publication | None:
-        return next((made for made in reversed(self.published) if made.channel == channel), None)
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        return [self.histories.get(read.channel, EMPTY) for read in reads]
 
 
 class FakeRegistry:
@@ -143,3 +166,9 @@ class FakeRegistry:
 
     async def connection_counts(self) -> dict[str, int]:
         return self.counts
+
+
+def node(hub: Hub, broker: FakeBroker) -> Node:
+    """Return a node on fakes, with the default namespaces; its tasks do not run."""
+    tracker = Tracker(broker, hub.broadcast, lambda: 0.0)
+    return Node("n1", hub, broker, FakeRegistry(), namespaces=Namespaces(), tracker=tracker)

@@ -7,15 +7,20 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
+from service.brokers import Once, Read
 from service.brokers.client import connect
-from service.brokers.redis import RedisBroker, longest_backoff_s
+from service.brokers.history import ChannelKeys
+from service.brokers.listener import longest_backoff_s
+from service.brokers.redis import RedisBroker
 from service.errors import BrokerUnavailable
-from service.messages import Kind, Publication
+from service.messages import Event, History, Kind, Position, Publication
+from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 
@@ -28,19 +33,24 @@ class RecordingSink:
     def __init__(self) -> None:
         self.publications: list[Publication] = []
         self.malformed: list[tuple[str, str]] = []
-        self.gaps: list[str] = []
+        self.connections: list[bool] = []  # of each whether it was made again
+        self.disconnection_count = 0
         self._arrived = asyncio.Event()
 
-    def on_publication(self, publication: Publication) -> None:
-        self.publications.append(publication)
+    def on_event(self, event: Event) -> None:
+        assert isinstance(event, Publication)
+        self.publications.append(event)
         self._arrived.set()
 
     def on_malformed(self, channel: str, reason: str) -> None:
         self.malformed.append((channel, reason))
         self._arrived.set()
 
-    def on_gap(self, reason: str) -> None:
-        self.gaps.append(reason)
+    def on_disconnected(self) -> None:
+        self.disconnection_count += 1
+
+    def on_connected(self, *, is_again: bool) -> None:
+        self.connections.append(is_again)
         self._arrived.set()
 
     async def until_texts(self, texts: list[bytes]) -> None:
@@ -76,6 +86,11 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
         yield client
 
 
+async def publish(broker: RedisBroker, publication: Publication) -> int:
+    """Publish to a channel without a history; return how many connections took it."""
+    return (await broker.publish(publication, Namespace())).receiver_count
+
+
 @asynccontextmanager
 async def running(
     server: Redis, prefix: str, *, linger_s: float = 1.0, timeout_s: float = 5.0
@@ -104,7 +119,7 @@ async def test_what_is_published_after_the_subscription_arrives_as_it_was_and_in
             *[Publication("room:a", str(number).encode()) for number in range(200)],
         ]
         for publication in sent:
-            assert await broker.publish(publication) == 1
+            assert await publish(broker, publication) == 1
         await sink.until_texts([publication.data for publication in sent])
 
     assert sink.publications == sent
@@ -117,7 +132,7 @@ async def test_many_publishing_at_once_lose_nothing(server: Redis, prefix: str) 
 
         async with asyncio.TaskGroup() as tasks:
             for text in texts:
-                tasks.create_task(broker.publish(Publication("room:a", text)))
+                tasks.create_task(publish(broker, Publication("room:a", text)))
 
         await sink.until_texts(texts)
 
@@ -139,8 +154,8 @@ async def test_channels_without_a_subscription_do_not_arrive(server: Redis, pref
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
 
-        await broker.publish(Publication("room:b", b"elsewhere"))
-        await broker.publish(Publication("room:a", b"here"))
+        await publish(broker, Publication("room:b", b"elsewhere"))
+        await publish(broker, Publication("room:a", b"here"))
 
         await sink.until_texts([b"here"])
 
@@ -151,7 +166,7 @@ async def test_a_channel_nobody_wants_is_unsubscribed_after_a_while(server: Redi
         broker.unsubscribe("room:a")
 
         async def is_unsubscribed() -> bool:
-            return await broker.publish(Publication("room:a", b"x")) == 0
+            return await publish(broker, Publication("room:a", b"x")) == 0
 
         await eventually(is_unsubscribed)
 
@@ -161,9 +176,9 @@ async def test_a_client_that_only_reloads_its_page_misses_nothing_of_the_channel
         await broker.subscribe("room:a")
         broker.unsubscribe("room:a")
 
-        assert await broker.publish(Publication("room:a", b"between")) == 1
+        assert await publish(broker, Publication("room:a", b"between")) == 1
         await broker.subscribe("room:a")
-        await broker.publish(Publication("room:a", b"after"))
+        await publish(broker, Publication("room:a", b"after"))
 
         await sink.until_texts([b"between", b"after"])
 
@@ -172,7 +187,7 @@ async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(serv
     async with running(server, prefix, linger_s=0.0) as (broker, sink):
         for number in range(20):
             await broker.subscribe("room:a")
-            assert await broker.publish(Publication("room:a", str(number).encode())) == 1
+            assert await publish(broker, Publication("room:a", str(number).encode())) == 1
             broker.unsubscribe("room:a")
             await asyncio.sleep(0)  # lets the unsubscription go out, or not: both must work
 
@@ -201,11 +216,11 @@ async def test_a_channel_that_leaves_between_two_connections_does_no_harm(valkey
                 broker.unsubscribe(channel)
 
             async def is_back(wanted: int = attempt + 1) -> bool:
-                return len(sink.gaps) == wanted
+                return sink.connections.count(True) == wanted
 
             await eventually(is_back)
         await broker.subscribe("room:a")
-        assert await broker.publish(Publication("room:a", b"still here")) == 1
+        assert await publish(broker, Publication("room:a", b"still here")) == 1
         await sink.until_texts([b"still here"])
 
 
@@ -228,7 +243,7 @@ async def test_leaving_and_coming_back_while_the_server_is_silent_does_no_harm(v
             return True
 
         await eventually(is_confirmed)
-        assert await broker.publish(Publication("room:a", b"still here")) == 1
+        assert await publish(broker, Publication("room:a", b"still here")) == 1
         await sink.until_texts([b"still here"])
 
 
@@ -250,9 +265,9 @@ async def test_a_forbidden_channel_is_refused_and_touches_no_other(valkey: Redis
         assert allowed.done()
         assert "NoPermissionError" in refused.result()
         assert "NoPermissionError" in await expect_refusal(broker, "room:forbidden")
-        assert sink.gaps == []
-        await broker.publish(Publication("room:ok1", b"1"))
-        await broker.publish(Publication("room:ok2", b"2"))
+        assert True not in sink.connections
+        await publish(broker, Publication("room:ok1", b"1"))
+        await publish(broker, Publication("room:ok2", b"2"))
         await sink.until_texts([b"1", b"2"])
 
 
@@ -261,17 +276,6 @@ async def expect_refusal(broker: RedisBroker, channel: str) -> str:
         await broker.subscribe(channel)
     broker.unsubscribe(channel)
     return caught.value.reason
-
-
-async def test_a_herd_that_wants_the_latest_shares_one_read(valkey: Redis, prefix: str) -> None:
-    async with running(valkey, prefix) as (broker, _):
-        await valkey.set(f"{prefix}latest:metrics:system", b"1")
-        before = len(await valkey.client_list())
-
-        latest = await asyncio.gather(*[broker.latest("metrics:system") for _ in range(500)])
-
-        assert latest == [Publication("metrics:system", b"1")] * 500
-        assert len(await valkey.client_list()) <= before + 1
 
 
 async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, prefix: str) -> None:
@@ -291,7 +295,9 @@ async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, pref
 
 def _sizes(broker: RedisBroker) -> dict[str, int]:
     """Return the size of everything that the broker keeps."""
-    return {name: len(kept) for name, kept in vars(broker).items() if isinstance(kept, dict | set | list | deque)}
+    return {
+        name: len(kept) for name, kept in vars(broker._listener).items() if isinstance(kept, dict | set | list | deque)
+    }
 
 
 def test_reconnecting_goes_on_after_any_number_of_failures() -> None:
@@ -306,19 +312,8 @@ async def test_many_first_subscribers_at_once_are_all_confirmed(server: Redis, p
             for channel in channels:
                 tasks.create_task(broker.subscribe(channel))
 
-        assert await broker.publish(Publication("room:499", b"last")) == 1
+        assert await publish(broker, Publication("room:499", b"last")) == 1
         await sink.until_texts([b"last"])
-
-
-async def test_the_latest_kept_publication_can_be_read(server: Redis, prefix: str) -> None:
-    async with running(server, prefix) as (broker, _):
-        assert await broker.latest("metrics:system") is None
-
-        await server.set(f"{prefix}latest:metrics:system", b'{"cpu_usage":1}')
-        assert await broker.latest("metrics:system") == Publication("metrics:system", b'{"cpu_usage":1}')
-
-        await server.set(f"{prefix}latest:metrics:system", b"not json")
-        assert await broker.latest("metrics:system") is None
 
 
 async def test_it_is_ready_once_connected_and_no_gap_is_told_for_the_first_time(server: Redis, prefix: str) -> None:
@@ -330,4 +325,167 @@ async def test_it_is_ready_once_connected_and_no_gap_is_told_for_the_first_time(
 
         await eventually(is_ready)
 
-    assert sink.gaps == []
+    assert True not in sink.connections
+
+
+# Histories.
+
+KEPT = Namespace(history_size=3, history_ttl_s=60.0)
+
+
+async def read(broker: RedisBroker, **options: Any) -> History:  # Any: the fields of Read
+    (history,) = await broker.read([Read("room:a", KEPT, **options)])
+    assert isinstance(history, History), history
+    return history
+
+
+async def keep(broker: RedisBroker, *texts: bytes) -> list[Position]:
+    """Publish with history; return the positions."""
+    positions = []
+    for text in texts:
+        position = (await broker.publish(Publication("room:a", text), KEPT)).position
+        assert position is not None
+        positions.append(position)
+    return positions
+
+
+async def test_a_publication_with_history_has_the_next_offset_live_and_in_what_is_kept(
+    server: Redis, prefix: str
+) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        positions = await keep(broker, b"1", b"2", "größe".encode())
+        binary = await broker.publish(Publication("room:a", b"\xff", Kind.BINARY), KEPT)
+        await sink.until_texts([b"1", b"2", "größe".encode(), b"\xff"])
+        history = await read(broker, limit=10)
+
+    assert binary.position is not None
+    assert [position.offset for position in (*positions, binary.position)] == [1, 2, 3, 4]
+    assert len({position.epoch for position in (*positions, binary.position)}) == 1
+    assert [publication.position for publication in sink.publications] == [*positions, binary.position]
+    assert history.publications == sink.publications[1:], "three are kept"
+    assert history.position == binary.position
+    assert history.base == 0
+
+
+async def test_what_is_kept_is_read_from_a_position_on_or_from_its_end(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        one, two, three = await keep(broker, b"1", b"2", b"3")
+
+        def texts(history: History) -> list[bytes]:
+            return [publication.data for publication in history.publications]
+
+        assert texts(await read(broker, since=one, limit=10)) == [b"2", b"3"]
+        assert texts(await read(broker, since=one, limit=1)) == [b"2"]
+        assert texts(await read(broker, since=three, limit=10)) == []
+        assert texts(await read(broker, limit=2, newest=True)) == [b"2", b"3"]
+        assert texts(await read(broker)) == []
+        assert texts(await read(broker, since=Position(two.offset, "other"), limit=10)) == [b"1", b"2", b"3"]
+
+
+async def test_a_channel_has_a_position_before_its_first_publication(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        empty = (await read(broker, limit=10)).position
+        assert empty.offset == 0
+        assert (await read(broker)).position == empty
+        (first,) = await keep(broker, b"1")
+        assert first == Position(1, empty.epoch)
+
+
+async def test_one_key_publishes_once(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        first = await broker.publish(Publication("room:a", b"1"), KEPT, once=Once(key="k"))
+        again = await broker.publish(Publication("room:a", b"1 again"), KEPT, once=Once(key="k"))
+        await broker.publish(Publication("room:a", b"2"), KEPT, once=Once(key="other"))
+        without = [await broker.publish(Publication("none:a", b"3"), Namespace(), once=Once(key="k")) for _ in range(2)]
+        await sink.until_texts([b"1", b"2"])
+
+    assert first.receiver_count == 1
+    assert again == (first.position, -1)
+    assert [published.receiver_count for published in without] == [0, -1]
+
+
+async def test_a_version_that_is_not_higher_is_dropped(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        for text, version, epoch in [
+            (b"5", 5, ""),
+            (b"4", 4, ""),
+            (b"5 again", 5, ""),
+            (b"6", 6, ""),
+            (b"1", 1, "new"),
+        ]:
+            await broker.publish(Publication("room:a", text), KEPT, once=Once(version=version, version_epoch=epoch))
+        await sink.until_texts([b"5", b"6", b"1"])
+
+
+async def test_without_its_lease_nothing_is_published(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        once = Once(lease_owner="me")
+        assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).receiver_count == -3
+        await server.set(ChannelKeys(prefix).key("room:a", "lease"), "me")
+        assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).position is not None
+
+
+async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        *_, seen = await keep(broker, b"1", b"2")
+        meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+
+        async def lose_tail() -> None:
+            """Do what a failover to a replica that lags behind does."""
+            await server.hset(meta, "offset", "1")
+            await server.xdel(stream, "2-0")
+
+        await lose_tail()
+        assert (await read(broker)).position == Position(1, seen.epoch), "who has seen nothing cannot know"
+        found = await read(broker, seen=seen, since=seen, limit=10)
+        assert found.position.offset == found.base == 1
+        assert found.position.epoch != seen.epoch
+        assert await read(broker, seen=seen, since=seen, limit=10) == found, "it ends once, whoever sees it"
+
+        seen = Position(5, found.position.epoch)
+        published = await broker.publish(Publication("room:a", b"2 again"), KEPT, seen=seen)
+        assert published.position is not None
+        assert published.position.offset == 2
+        assert published.position.epoch not in {seen.epoch, found.position.epoch}
+
+
+async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server: Redis, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        stream = ChannelKeys(prefix).key("room:a", "stream")
+        one, _ = await keep(broker, b"1", b"2")
+        await server.xadd(stream, {"d": b"x", "k": b"?"}, id="2-5")
+        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"1", b"2"]
+        await server.xadd(stream, {"anything": b"x"})  # an id far beyond the next offset
+
+        (three,) = await keep(broker, b"3")
+        assert three.offset == 3
+        assert three.epoch != one.epoch, "what was kept cannot be trusted any more"
+        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"3"]
+
+        await server.set(stream, "no stream")
+        assert (await read(broker, limit=10)).publications == []
+        await server.set(stream, "no stream")
+        (four,) = await keep(broker, b"4")
+        assert four.offset == 4
+
+
+async def test_scripts_that_the_server_has_forgotten_are_sent_again_and_the_order_is_kept(
+    valkey: Redis, prefix: str
+) -> None:
+    async with running(valkey, prefix) as (broker, _):
+        await keep(broker, b"0")
+        await valkey.script_flush()
+        await asyncio.gather(*[broker.publish(Publication("room:a", b"%d" % n), KEPT) for n in range(1, 4)])
+        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"1", b"2", b"3"]
+
+
+async def test_one_unreadable_channel_does_not_keep_others_from_being_read(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix) as (broker, _):
+        await valkey.set(ChannelKeys(prefix).key("room:b", "meta"), "no hash")
+        broken, fine = await broker.read([Read("room:b", KEPT), Read("room:a", KEPT)])
+
+    assert isinstance(broken, BrokerUnavailable)
+    assert isinstance(fine, History)

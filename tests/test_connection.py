@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from service.channels import SlowPolicy
 from service.connection import State
 from service.errors import SHUTDOWN, SLOW
+from service.namespaces import SlowPolicy
 from tests.fakes import connection
 
 

@@ -6,13 +6,14 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -167,8 +168,17 @@ async def test_a_message_of_another_service_that_is_no_json_touches_nobody(node:
         assert "roomcast_malformed_total 1.0" in (await http.get(node.http("/metrics"))).text
 
 
+async def publish(node: NodeProcess, channel: str, data: object, **options: object) -> dict[str, Any]:
+    """Publish by the server API; return the result."""
+    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+        response = await http.post(node.http("/api/publish"), json={"channel": channel, "data": data, **options})
+    result: dict[str, Any] = response.json()["result"]
+    return result
+
+
 async def test_the_dashboard_gets_the_newest_figures_at_once_then_each(node: NodeProcess, client: Redis) -> None:
-    await client.set("endpoints:latest:metrics:system", '{"cpu_usage":1}')
+    await publish(node, "metrics:system", {"cpu_usage": 0})
+    await publish(node, "metrics:system", {"cpu_usage": 1})
 
     async with node.connect("/dashboard-feed") as dashboard:
         assert await receive(dashboard) == '{"cpu_usage":1}'
@@ -200,17 +210,24 @@ async def events(node: NodeProcess, path: str, count: int) -> list[str]:
 
 
 async def test_a_room_streams_as_server_sent_events(node: NodeProcess) -> None:
-    assert await events(node, "/sse/rooms/events", 3) == [
-        "data: hi",
-        "event: binary\ndata: AP8=",
-        "data: two\ndata: lines",
+    position, *blocks = await events(node, "/sse/rooms/events", 4)
+
+    epoch = position.partition("id: ")[2].partition(":")[0]
+    start = f'{{"offset":0,"epoch":"{epoch}","recovered":false}}'
+    assert position == f"id: {epoch}:0\nevent: position\ndata: {start}"
+    assert blocks == [
+        f"id: {epoch}:1\ndata: hi",
+        f"id: {epoch}:2\nevent: binary\ndata: AP8=",
+        f"id: {epoch}:3\ndata: two\ndata: lines",
     ]
 
 
-async def test_the_dashboard_streams_as_server_sent_events(node: NodeProcess, client: Redis) -> None:
-    await client.set("endpoints:latest:metrics:system", '{"cpu_usage":1}')
+async def test_the_dashboard_streams_as_server_sent_events(node: NodeProcess) -> None:
+    newest = await publish(node, "metrics:system", {"cpu_usage": 1})
 
-    assert await events(node, "/sse/dashboard-feed", 1) == ['data: {"cpu_usage":1}']
+    _, event = await events(node, "/sse/dashboard-feed", 2)
+
+    assert event == f'id: {newest["epoch"]}:{newest["offset"]}\ndata: {{"cpu_usage":1}}'
 
 
 async def test_an_event_stream_of_a_bad_room_is_refused(node: NodeProcess) -> None:

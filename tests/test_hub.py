@@ -3,7 +3,8 @@ from __future__ import annotations
 from service.connection import Encoding
 from service.errors import SHUTDOWN
 from service.hub import Hub
-from service.messages import Publication
+from service.messages import Event, Position, Publication
+from service.namespaces import SlowPolicy
 from tests.fakes import RAW, Schedule, connection
 
 
@@ -16,9 +17,9 @@ def test_everyone_in_the_channel_gets_a_publication_and_nobody_else() -> None:
     ada, to_ada = connection()
     bob, to_bob = connection()
     eve, to_eve = connection()
-    hub.subscribe(ada, "room:a")
-    hub.subscribe(bob, "room:a")
-    hub.subscribe(eve, "room:b")
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(eve, "room:b", SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("hi"))
     turn.run()
@@ -30,8 +31,8 @@ def test_everyone_in_the_channel_gets_a_publication_and_nobody_else() -> None:
 def test_what_was_read_together_is_one_write_each_in_order() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
-    hub.subscribe(ada, "room:a")
-    hub.subscribe(ada, "room:b")
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:b", SlowPolicy.DISCONNECT)
 
     for text in ("1", "2", "3"):
         hub.broadcast(publication(text))
@@ -47,15 +48,16 @@ def test_what_was_read_together_is_one_write_each_in_order() -> None:
 def test_a_publication_is_encoded_once_per_encoding() -> None:
     encoded: list[bytes] = []
 
-    def count(publication: Publication) -> bytes:
-        encoded.append(publication.data)
-        return publication.data.upper()
+    def count(event: Event) -> bytes:
+        assert isinstance(event, Publication)
+        encoded.append(event.data)
+        return event.data.upper()
 
     upper = Encoding("upper", count, lambda count: b"")
     hub = Hub(turn := Schedule())
     clients = [connection(encoding=upper) for _ in range(3)] + [connection(encoding=RAW)]
     for client, _ in clients:
-        hub.subscribe(client, "room:a")
+        hub.subscribe(client, "room:a", SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("hi"))
     turn.run()
@@ -64,27 +66,28 @@ def test_a_publication_is_encoded_once_per_encoding() -> None:
     assert [transport.written for _, transport in clients] == [[b"HI"]] * 3 + [[b"hi;"]]
 
 
-def test_who_subscribes_between_reading_and_writing_gets_only_what_is_read_later() -> None:
+def test_who_subscribes_between_reading_and_writing_gets_what_waits_too_and_can_know_from_where() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
     bob, to_bob = connection()
-    hub.subscribe(ada, "room:a")
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    assert hub.pending_floor("room:a", 4) == 4
 
-    hub.broadcast(publication("before"))
-    hub.subscribe(bob, "room:a")
-    hub.broadcast(publication("after"))
+    hub.broadcast(Publication("room:a", b"5", position=Position(5, "e")))
+    hub.broadcast(Publication("room:a", b"6", position=Position(6, "e")))
+    assert hub.pending_floor("room:a", 6) == 4
+    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
     turn.run()
 
-    assert to_ada.written == [b"before;", b"after;"]
-    assert to_bob.written == [b"after;"]
+    assert to_ada.written == to_bob.written == [b"5;6;"]
 
 
 def test_who_leaves_gets_nothing_more_and_makes_nobody_write_early() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
     bob, to_bob = connection()
-    hub.subscribe(ada, "room:a")
-    hub.subscribe(bob, "room:a")
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("1"))
     hub.unsubscribe(ada, "room:a")
@@ -96,29 +99,16 @@ def test_who_leaves_gets_nothing_more_and_makes_nobody_write_early() -> None:
     assert to_bob.written == [b"1;2;"]
 
 
-def test_first_and_last_subscriber_of_a_channel_are_told_apart() -> None:
-    hub = Hub(Schedule())
-    ada, _ = connection()
-    bob, _ = connection()
-
-    assert hub.subscribe(ada, "room:a")
-    assert not hub.subscribe(bob, "room:a")
-    assert not hub.subscribe(ada, "room:a")
-    assert not hub.unsubscribe(ada, "room:a")
-    assert not hub.unsubscribe(ada, "room:a")
-    assert hub.unsubscribe(bob, "room:a")
-
-
 def test_a_removed_connection_leaves_nothing_behind() -> None:
     hub = Hub(Schedule())
     ada, _ = connection()
     bob, _ = connection()
     hub.add(ada)
     for channel in ("room:a", "room:b"):
-        hub.subscribe(ada, channel)
-    hub.subscribe(bob, "room:b")
+        hub.subscribe(ada, channel, SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:b", SlowPolicy.DISCONNECT)
 
-    assert hub.remove(ada) == ["room:a"]
+    assert hub.remove(ada) == ("room:a", "room:b")
 
     assert hub.connections == set()
     assert hub.channel_count() == 1
@@ -129,8 +119,8 @@ def test_a_slow_connection_does_not_keep_others_from_their_publications() -> Non
     hub = Hub(turn := Schedule())
     slow, to_slow = connection(stalled=True, max_unsent_bytes=1)
     ada, to_ada = connection()
-    hub.subscribe(slow, "room:a")
-    hub.subscribe(ada, "room:a")
+    hub.subscribe(slow, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
 
     for text in ("1", "2"):
         hub.broadcast(publication(text))

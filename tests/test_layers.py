@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-VALUES = {"service.errors", "service.messages", "service.channels"}
+VALUES = {"service.errors", "service.messages", "service.channels", "service.namespaces"}
 TYPING = {"typing", "__future__", "collections"}
 
 # For each module or package: the modules of ours that it may import, and the outside libraries.
@@ -19,6 +19,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.errors": (set(), set()),
     "service.messages": (set(), set()),
     "service.channels": (VALUES, set()),
+    "service.namespaces": (VALUES, set()),
+    "service.recovery": (VALUES, set()),
     "service.protocols": (VALUES | {"service.connection"}, {"orjson"}),
     "service.backlog": (set(), set()),
     "service.connection": (VALUES | {"service.backlog", "service.transports"}, set()),
@@ -26,9 +28,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.pace": (set(), set()),
     "service.tasks": (set(), set()),
     "service.node": (
-        VALUES | {"service.brokers", "service.connection", "service.hub", "service.tasks"},
+        VALUES
+        | {"service.brokers", "service.connection", "service.hub", "service.recovery", "service.tasks"}
+        | {"service.tracker"},
         {"structlog"},
     ),
+    "service.tracker": (VALUES | {"service.brokers", "service.recovery", "service.tasks"}, {"structlog"}),
+    "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.config": (VALUES, {"annotated_types", "pydantic", "pydantic_settings", "redis"}),
     "service.brokers": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "redis", "structlog"}),
     "service.transports": (
@@ -38,13 +44,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.telemetry": (VALUES | {"service.config", "service.node"}, {"prometheus_client", "structlog"}),
     "service.serving": (
         VALUES
-        | {"service.config", "service.connection", "service.node", "service.protocols", "service.tasks"}
-        | {"service.transports"},
+        | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
+        | {"service.tasks", "service.transports"},
         {"fastapi", "starlette"},
     ),
-    "service.endpoints": (VALUES | {"service.protocols", "service.serving"}, {"fastapi", "starlette"}),
+    "service.endpoints": (
+        VALUES | {"service.protocols", "service.recovery", "service.serving"},
+        {"fastapi", "starlette"},
+    ),
     "service.api": (
-        VALUES | {"service.endpoints"},
+        VALUES | {"service.brokers", "service.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
     "service.dev": ({"service.config"}, set()),
@@ -60,6 +69,9 @@ NO_ASYNCIO = {
     "service.errors",
     "service.messages",
     "service.channels",
+    "service.namespaces",
+    "service.recovery",
+    "service.encodings",
     "service.connection",
     "service.hub",
     "service.pace",
@@ -138,5 +150,7 @@ def test_nothing_is_made_at_import() -> None:
                     "Encoding",
                     "TypeVar",
                     "re.compile",
+                    "Namespace",
+                    "Once",
                     "structlog.get_logger",
                 }, f"{path.name} calls {called} at import"

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.namespaces import Namespaces
 from service.tasks import end
 from tests.cluster import eventually
 from workers.metrics import MetricsWorker
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 async def working(client: Redis, prefix: str) -> AsyncIterator[None]:
     broker = RedisBroker(client, prefix=prefix, node_id="w", max_message_bytes=10_000)
     registry = NodeRegistry(client, prefix=prefix)
-    worker = MetricsWorker(client, broker, registry, prefix=prefix, name="w", interval_s=0.1)
+    worker = MetricsWorker(client, broker, registry, Namespaces(), prefix=prefix, name="w", interval_s=0.1)
     task = asyncio.create_task(worker.run())
     try:
         yield

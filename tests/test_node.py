@@ -10,7 +10,8 @@ from service.errors import SHUTDOWN, BrokerUnavailable
 from service.hub import Hub
 from service.messages import Publication
 from service.node import Node
-from tests.fakes import FakeBroker, FakeRegistry, Schedule, connection
+from tests.fakes import FakeBroker, Schedule, connection
+from tests.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +27,7 @@ def entered(node: Node, connection: Connection) -> Iterator[None]:
 
 def make_node() -> tuple[Node, FakeBroker, Schedule]:
     broker, turn = FakeBroker(), Schedule()
-    return Node("n1", Hub(turn), broker, FakeRegistry()), broker, turn
+    return fake_node(Hub(turn), broker), broker, turn
 
 
 async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> None:
@@ -35,7 +36,7 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
 
     with entered(node, ada):
         await node.subscribe(ada, "room:a")
-        node.on_publication(Publication("room:a", b"hi"))
+        node.on_event(Publication("room:a", b"hi"))
         turn.run()
 
     assert broker.subscribed == ["room:a"]
@@ -114,7 +115,7 @@ async def test_malformed_messages_and_gaps_are_counted() -> None:
     node, _, _ = make_node()
 
     node.on_malformed("room:a", "not JSON")
-    node.on_gap("the connection to Redis was lost")
+    node.on_connected(is_again=True)
 
     assert node.counts == {"malformed": 1, "gaps": 1}
 

@@ -6,22 +6,22 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.hub import Hub
-from service.node import Node
 from service.telemetry import registry_of
 from tests.cluster import Cluster
-from tests.fakes import FakeBroker, FakeRegistry, Schedule, connection
+from tests.fakes import FakeBroker, Schedule, connection
+from tests.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_metrics_are_valid_and_say_what_the_node_counted() -> None:
     broker = FakeBroker()
-    node = Node("n1", Hub(Schedule()), broker, FakeRegistry())
+    node = fake_node(Hub(Schedule()), broker)
     gone, _ = connection()
     node.enter(gone)
     node.leave(gone)
     broker.away = "Redis is away"
-    node.on_gap("test")
+    node.on_connected(is_again=True)
 
     families = text_string_to_metric_families(generate_latest(registry_of(node)).decode())
     samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}

@@ -25,14 +25,15 @@ from service.config import Settings
 from service.connection import State
 from service.hub import Hub
 from service.messages import Publication
-from service.node import Node
 from service.protocols.room import Echo, Feed
 from service.serving import ClientServer, EventStreamResponse
+from service.tasks import end
 from service.transports.heartbeat import Heartbeat
 from service.transports.http import HttpProtocol
 from service.transports.websocket import WebSocketProtocol
 from tests.cluster import eventually, receive
-from tests.fakes import FakeBroker, FakeRegistry
+from tests.fakes import FakeBroker
+from tests.fakes import node as fake_node
 from tests.test_frames import masked
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.now_s = 0.0
         self.hub = Hub(loop.call_soon)
-        self.node = Node("n1", self.hub, FakeBroker(), FakeRegistry())
+        self.node = fake_node(self.hub, FakeBroker())
         self.heartbeat = Heartbeat(ping_interval_s=50.0, ping_timeout_s=10.0, clock=lambda: self.now_s)
         self.clients = ClientServer(self.node, self.heartbeat, Settings(max_unsent_bytes=256 * 1024))
         self.app_events: list[object] = []
@@ -145,6 +146,8 @@ async def serving(ws: Any = WebSocketProtocol, *, compression: bool = False) -> 
         listener.setblocking(False)
         server.port = listener.getsockname()[1]
         task = asyncio.create_task(server.uvicorn._serve(sockets=[listener]))
+        server.node.tracker.connected()
+        tracking = asyncio.create_task(server.node.tracker.run())
 
         async def has_started() -> bool:
             return server.uvicorn.started
@@ -155,6 +158,7 @@ async def serving(ws: Any = WebSocketProtocol, *, compression: bool = False) -> 
         finally:
             server.uvicorn.should_exit = True
             await task
+            await end(tracking)
 
 
 @pytest.fixture(params=[WebSocketProtocol, "websockets-sansio"], ids=["ours", "portable"])
@@ -753,15 +757,14 @@ async def test_a_client_that_takes_nothing_at_all_is_ended_by_the_write_deadline
 async def test_a_client_that_publishes_too_fast_is_read_no_further() -> None:
     async with serving() as server, open_socket(server, "/feed/room:a") as client:
         (connection,) = server.hub.connections
-        waiting: list[Callable[[int], None]] = []
-        server.node.broker.submit = lambda _, taken: waiting.append(taken)  # type: ignore[method-assign,assignment]
+        assert isinstance(server.node.broker, FakeBroker)
+        server.node.broker.is_slow = True
         paused = []
         transport = connection.transport
         for _ in range(200):
             server.node.publish_for(connection, Publication("room:a", os.urandom(1000)))
         paused.append(not transport._transport.is_reading())  # type: ignore[attr-defined]
-        for taken in waiting:
-            taken(1)
+        server.node.broker.take()
         paused.append(not transport._transport.is_reading())  # type: ignore[attr-defined]
         await client.send("x")
 

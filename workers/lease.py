@@ -20,7 +20,7 @@ class Lease:
     """The right to work, for `ttl_s` at a time.
 
     Holding it is a belief that ends by itself; what must not happen twice checks `owner` in the same step in Redis
-    (publish_as_holder.lua).
+    (`brokers.Once`).
     """
 
     def __init__(self, client: redis.asyncio.Redis, key: str, *, ttl_s: float) -> None:

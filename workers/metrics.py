@@ -10,18 +10,22 @@ import orjson
 import psutil
 import structlog
 
+from service.brokers import Once
 from service.brokers.client import OUTAGES
+from service.brokers.history import ChannelKeys
 from service.channels import SYSTEM_METRICS
 from service.errors import BrokerUnavailable
-from service.messages import Publication
+from service.messages import Event, Publication
+from service.namespaces import Namespace
 from service.tasks import run_together
-from workers.lease import Lease, script
+from workers.lease import Lease
 from workers.runner import Health
 
 if TYPE_CHECKING:
     import redis.asyncio
 
     from service.brokers import Broker, Registry
+    from service.namespaces import Namespaces
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +36,6 @@ NAME = "metrics"
 _TICKS_PER_INTERVAL = 4
 _LEASE_INTERVALS = 1.0
 _HEALTH_INTERVALS = 3.0
-# A dashboard opened later sees the newest figures at once, unless they are so old that they say nothing.
-_LATEST_TTL_S = 600.0
 
 
 class MetricsWorker:
@@ -50,6 +52,7 @@ class MetricsWorker:
         client: redis.asyncio.Redis,
         broker: Broker,
         registry: Registry,
+        namespaces: Namespaces,
         *,
         prefix: str,
         name: str,
@@ -59,10 +62,10 @@ class MetricsWorker:
         self._registry = registry
         self._name = name
         self._interval_s = interval_s
-        self._topic = f"{prefix}{SYSTEM_METRICS}"
-        self._latest_key = f"{prefix}latest:{SYSTEM_METRICS}"
-        self._lease = Lease(client, f"{prefix}lease:{NAME}", ttl_s=_LEASE_INTERVALS * interval_s)
-        self._publish_as_holder = script(client, "publish_as_holder")
+        self._namespace = namespaces.of(SYSTEM_METRICS)
+        self._lease = Lease(
+            client, ChannelKeys(prefix).key(SYSTEM_METRICS, "lease"), ttl_s=_LEASE_INTERVALS * interval_s
+        )
         self._health = Health(client, prefix=prefix, worker=NAME, name=name)
         self._probe_channel = f"probe:{self._lease.owner}"
         self._probe_returned = asyncio.Event()
@@ -82,16 +85,19 @@ class MetricsWorker:
         except OUTAGES as exc:
             log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
 
-    def on_publication(self, publication: Publication) -> None:
+    def on_event(self, event: Event) -> None:
         """Note that the probe is back."""
-        if publication.data == self._probe:
+        if isinstance(event, Publication) and event.data == self._probe:
             self._probe_returned.set()
 
     def on_malformed(self, channel: str, reason: str) -> None:
         """Ignore what somebody else put into the probe's channel."""
 
-    def on_gap(self, reason: str) -> None:
+    def on_disconnected(self) -> None:
         """Nothing to repair: a probe that was lost is measured again."""
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """See `on_disconnected`."""
 
     async def _work_forever(self) -> None:
         sample_at = 0.0
@@ -134,18 +140,18 @@ class MetricsWorker:
         started_s = time.perf_counter()
         self._probe = str(time.monotonic_ns()).encode()
         async with asyncio.timeout(self._interval_s):
-            await self._broker.publish(Publication(self._probe_channel, self._probe))
+            await self._broker.publish(Publication(self._probe_channel, self._probe), Namespace())
             await self._probe_returned.wait()
         return round((time.perf_counter() - started_s) * 1000, 3)
 
     async def _publish(self, sample: bytes) -> None:
-        receiver_count = await self._publish_as_holder(
-            keys=[self._lease.key, self._latest_key],
-            args=[self._lease.owner, sample, self._topic, round(_LATEST_TTL_S * 1000)],
-        )
-        if receiver_count >= 0:
+        # A worker that slept through the end of its lease cannot publish any more, whatever it believes: the lease is
+        # checked in the same step in Redis.
+        once = Once(lease_owner=self._lease.owner)
+        published = await self._broker.publish(Publication(SYSTEM_METRICS, sample), self._namespace, once=once)
+        if published.receiver_count >= 0:
             self._sample_count += 1
-            log.debug("metrics.sampled", receivers=receiver_count)
+            log.debug("metrics.sampled", receivers=published.receiver_count)
 
     async def _record_health(self, *, is_holder: bool) -> None:
         facts: dict[str, object] = {

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from service.messages import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from service.errors import BrokerUnavailable
-    from service.messages import Publication
+    from service.messages import Event, History, Publication
+    from service.namespaces import Namespace
 
-__all__ = ["Broker", "Registry", "Sink"]
+__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink"]
+
+
+class Once(NamedTuple):
+    """What makes a publication happen once, or not at all.
+
+    key: the same key within 5 minutes is the same publication: it is published once, and each gets its position.
+    version: one that is not higher than the newest in `version_epoch` is dropped.
+    lease_owner: who must hold the channel's lease.
+    """
+
+    key: str = ""
+    version: int | None = None
+    version_epoch: str = ""
+    lease_owner: str = ""
+
+
+ALWAYS = Once()
+
+
+class Published(NamedTuple):
+    """What became of a publication.
+
+    position: where it stands in the history, or where the first one with its key does; None without a history.
+    receiver_count: how many subscribed connections (nodes, mostly) took it; -1: it was published before; -2: a newer
+        version was; -3: the lease is not held.
+    """
+
+    position: Position | None
+    receiver_count: int
+
+
+class Read(NamedTuple):
+    """What is to be read of a channel's history.
+
+    seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and the epoch ends.
+    since: publications after it are wanted; of another epoch: those of this epoch; None: all that are kept.
+    limit: so many at most; 0: the position alone. newest: the newest ones and not the oldest.
+    """
+
+    channel: str
+    namespace: Namespace
+    seen: Position | None = None
+    since: Position | None = None
+    limit: int = 0
+    newest: bool = False
 
 
 class Sink(Protocol):
     """Who hears what a broker brings. Called in the reader's task: must not block, await or raise."""
 
-    def on_publication(self, publication: Publication) -> None:
-        """Take a publication of a subscribed channel, in the channel's order."""
+    def on_event(self, event: Event) -> None:
+        """Take a publication, or a membership, of a subscribed channel, in the channel's order."""
 
     def on_malformed(self, channel: str, reason: str) -> None:
         """Take note of a message that is no publication; it was dropped."""
 
-    def on_gap(self, reason: str) -> None:
-        """Take note that publications of any subscribed channel may have been missed until now."""
+    def on_disconnected(self) -> None:
+        """Take note that publications of any subscribed channel may be missed until `on_connected`."""
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """Take note that all subscribed channels are heard; `is_again`: after `on_disconnected`."""
 
 
 class Broker(Protocol):
-    """Carries publications between the nodes of one cluster."""
+    """Carries publications between the nodes of one cluster, and keeps the channels' histories."""
 
     async def run(self, sink: Sink) -> None:
         """Give `sink` what the connection brings; keep it for ever, through every outage; end only when cancelled."""
@@ -39,30 +90,41 @@ class Broker(Protocol):
         """Want a channel's publications from now on; return once the server has confirmed it.
 
         Delivery: at most once, in one order for all; every publication whose publish began after this returned,
-            unless the connection to the server is lost (then `Sink.on_gap` is called).
+            unless the connection to the server is lost (then the `Sink` is told).
         Raises: BrokerUnavailable if it was not confirmed in time; the channel stays wanted until `unsubscribe`.
         """
 
     def unsubscribe(self, channel: str) -> None:
         """Want a channel no longer; the server is told a little later, in case somebody comes back."""
 
-    async def publish(self, publication: Publication) -> int:
-        """Publish to all nodes and return how many subscribed connections (nodes, mostly) took it.
+    async def publish(
+        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+    ) -> Published:
+        """Publish to all nodes, and keep the publication if the namespace has a history: one step in Redis.
 
-        Delivery: at most once per subscriber, in the order of the calls.
+        Delivery: at most once per subscriber, in the order of the calls; with a history see docs/guarantees.md.
+        Args:
+            seen: the newest position that the caller knows; see `Read`.
         Raises: BrokerUnavailable; the publication may have been delivered all the same.
         """
 
-    def submit(self, publication: Publication, taken: Callable[[int | BrokerUnavailable], None]) -> None:
+    def submit(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        taken: Callable[[Published | BrokerUnavailable], None],
+        *,
+        seen: Position | None = None,
+    ) -> None:
         """Publish without waiting for it; `taken` is told once, now or later, what `publish` would return or raise."""
 
     async def settle(self, *, within_s: float) -> None:
         """Wait until everything published has been taken or refused, `within_s` at most."""
 
-    async def latest(self, channel: str) -> Publication | None:
-        """Return the newest publication that its publisher chose to keep, or None.
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        """Return, for each read, a channel's position with the publications that were asked for, in their order.
 
-        Raises: BrokerUnavailable.
+        A channel without a position gets one. Entries in the stream that are no publications are left out.
         """
 
 

@@ -1,18 +1,22 @@
 """How a publication is written in a Redis message.
 
-Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What JSON cannot carry, text
-that is no JSON and binary, travels behind a header that no JSON document starts with: byte 0x01, `t` or `b`, newline.
+Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What JSON cannot carry
+travels behind a header that no JSON document starts with: byte 0x01, a letter, and a newline.
+
+    t   text            b   binary          t12,5f0c2a91   text, offset 12 in the epoch 5f0c2a91 of the history
+    +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null
 """
 
 from __future__ import annotations
 
 import orjson
 
-from service.messages import Kind, Publication
+from service.messages import ClientInfo, Event, Kind, Membership, Position, Publication
 
-_TEXT_HEADER = b"\x01t\n"
-_BINARY_HEADER = b"\x01b\n"
-_HEADER_BYTES = 3
+LETTERS = {Kind.TEXT: b"t", Kind.BINARY: b"b"}
+KINDS = {letter: kind for kind, letter in LETTERS.items()}
+_MEMBERSHIPS = {b"+": True, b"-": False}
+_MAX_HEADER_BYTES = 64
 _WORDS_BYTES = 1024
 
 
@@ -21,32 +25,64 @@ class MalformedMessage(ValueError):  # noqa: N818  (not a fault of ours: a messa
 
 
 def pack(publication: Publication) -> bytes:
-    """Return the Redis message of a publication that a client sent."""
-    header = _TEXT_HEADER if publication.kind is Kind.TEXT else _BINARY_HEADER
-    return header + publication.data
+    """Return the Redis message of a publication that a client sent to a channel without a history."""
+    return b"\x01" + LETTERS[publication.kind] + b"\n" + publication.data
 
 
-def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Publication:
-    """Return the publication in a Redis message.
+def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Event:
+    """Return what a Redis message says.
 
     A message of another service is checked here, its only edge: once per node, never per subscriber.
     Raises: MalformedMessage for one that is neither JSON nor ours, or larger than `max_message_bytes`.
     """
     if message[:1] != b"\x01":
         return Publication(channel, _check_foreign(message, max_message_bytes))
-    header, data = message[:_HEADER_BYTES], message[_HEADER_BYTES:]
+    end = message.find(b"\n", 2, _MAX_HEADER_BYTES)
+    letter = message[1:2]
+    kind = KINDS.get(letter)
+    if kind is None:
+        if letter in _MEMBERSHIPS and end == 2:
+            return Membership(channel, _clients(message[3:]), _MEMBERSHIPS[letter])
+        raise MalformedMessage("unknown header")
+    if end < 0:
+        raise MalformedMessage("header without an end")
+    data = message[end + 1 :]
+    check_payload(kind, data, max_message_bytes=max_message_bytes)
+    return Publication(channel, data, kind, None if end == 2 else _position(message[2:end]))
+
+
+def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> None:
+    """Check what somebody may have written in the place of a node. Raises: MalformedMessage."""
     # A node has checked what its client sent, and may have put a few words in front of it.
     if len(data) > max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
-    if header == _BINARY_HEADER:
-        return Publication(channel, data, Kind.BINARY)
-    if header != _TEXT_HEADER:
+    if kind is Kind.TEXT and not data.isascii():
+        try:
+            data.decode()  # a text frame that is not UTF-8 would make every browser in the room hang up
+        except UnicodeDecodeError:
+            raise MalformedMessage("text is not UTF-8") from None
+
+
+def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:
+    """Return clients as JSON."""
+    return orjson.dumps([[client, user, orjson.Fragment(info or b"null")] for client, user, info in clients])
+
+
+def _position(text: bytes) -> Position:
+    offset, comma, epoch = text.partition(b",")
+    if not comma or not offset.isdigit() or not epoch.isascii():
         raise MalformedMessage("unknown header")
+    return Position(int(offset), epoch.decode())
+
+
+def _clients(text: bytes) -> tuple[ClientInfo, ...]:
     try:
-        data.decode()  # a text frame that is not UTF-8 would make every browser in the room hang up
-    except UnicodeDecodeError:
-        raise MalformedMessage("text is not UTF-8") from None
-    return Publication(channel, data)
+        return tuple(
+            ClientInfo(str(client), str(user), b"" if info is None else orjson.dumps(info))
+            for client, user, info in orjson.loads(text)
+        )
+    except (ValueError, TypeError):
+        raise MalformedMessage("no list of clients") from None
 
 
 def _check_foreign(message: bytes, max_message_bytes: int) -> bytes:

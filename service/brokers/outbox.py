@@ -8,35 +8,40 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.scripts import Command, Script, run_pipeline
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis.asyncio
 
 _PIPELINE_LENGTH = 1000
-# What Python keeps for a message that waits, beside its bytes (measured: 480).
+# What Python keeps for a command that waits, beside its payload (measured: 480 for a PUBLISH).
 _OVERHEAD_BYTES = 512
 
 
-# What becomes of a message: how many connections took it, or why nobody can say so.
-Taken = Callable[[int | BrokerUnavailable], None]
+# What becomes of a command: the server's reply, or why nobody can say so. Any: redis-py's replies.
+Taken = Callable[[Any | BrokerUnavailable], None]
 
 
 class _Waiting(NamedTuple):
-    topic: str
-    message: bytes
+    command: Command
+    size_bytes: int
     taken: Taken
 
 
 class Outbox:
-    """Publishes messages in the order in which they were given, many to a round trip.
+    """Sends commands in the order in which they were given, many to a round trip.
 
     Args:
-        max_unsent_bytes: how much may wait before publishing is refused, with what Python keeps beside the messages.
+        scripts: the Lua scripts that commands may call.
+        max_unsent_bytes: how much may wait before more is refused, with what Python keeps beside the payloads.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, *, max_unsent_bytes: int) -> None:
+    def __init__(self, client: redis.asyncio.Redis, scripts: Sequence[Script], *, max_unsent_bytes: int) -> None:
         self._client = client
+        self._scripts = scripts
         self._max_unsent_bytes = max_unsent_bytes
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -44,25 +49,25 @@ class Outbox:
         self._settled = asyncio.Event()  # nothing waits and nothing is under way
         self._settled.set()
 
-    def submit(self, topic: str, message: bytes, taken: Taken) -> None:
-        """Publish soon; `taken` is called once, now or later: the message may have been published in any case."""
-        size_bytes = len(message) + _OVERHEAD_BYTES
+    def submit(self, command: Command, payload_bytes: int, taken: Taken) -> None:
+        """Send soon; `taken` is called once, now or later: the command may have been carried out in any case."""
+        size_bytes = payload_bytes + _OVERHEAD_BYTES
         if self._waiting_bytes + size_bytes > self._max_unsent_bytes:
             taken(BrokerUnavailable("Redis takes publications too slowly"))
             return
-        self._waiting.append(_Waiting(topic, message, taken))
+        self._waiting.append(_Waiting(command, size_bytes, taken))
         self._waiting_bytes += size_bytes
         self._filled.set()
         self._settled.clear()
 
-    async def publish(self, topic: str, message: bytes) -> int:
-        """Return how many connections took the message, once Redis has said so.
+    async def send(self, command: Command, payload_bytes: int) -> Any:  # Any: redis-py's reply
+        """Return the server's reply to a command.
 
-        Raises: BrokerUnavailable; the message may have been published all the same.
+        Raises: BrokerUnavailable; the command may have been carried out all the same.
         """
-        settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        settled: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def taken(result: int | BrokerUnavailable) -> None:
+        def taken(result: Any | BrokerUnavailable) -> None:
             if settled.done():  # its caller was cancelled
                 return
             if isinstance(result, BrokerUnavailable):
@@ -70,11 +75,11 @@ class Outbox:
             else:
                 settled.set_result(result)
 
-        self.submit(topic, message, taken)
+        self.submit(command, payload_bytes, taken)
         return await settled
 
     async def settle(self, *, within_s: float) -> None:
-        """Wait until every message was taken or refused, `within_s` at most."""
+        """Wait until every command was carried out or refused, `within_s` at most."""
         try:
             async with asyncio.timeout(within_s):
                 await self._settled.wait()
@@ -82,14 +87,14 @@ class Outbox:
             return
 
     async def run(self) -> None:
-        """Publish what is given; end only when cancelled."""
+        """Send what is given; end only when cancelled."""
         while True:
             if not self._waiting:
                 self._settled.set()
             await self._filled.wait()
             batch = self._take(_PIPELINE_LENGTH)
             try:
-                replies = await self._send(batch)
+                replies = await run_pipeline(self._client, [waiting.command for waiting in batch], self._scripts)
             except OUTAGES as exc:
                 # What waits behind would only wait for the same failure, each pipeline for a whole timeout.
                 for waiting in (*batch, *self._take(len(self._waiting))):
@@ -103,13 +108,7 @@ class Outbox:
 
     def _take(self, count: int) -> list[_Waiting]:
         taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
-        self._waiting_bytes -= sum(len(waiting.message) + _OVERHEAD_BYTES for waiting in taken)
+        self._waiting_bytes -= sum(waiting.size_bytes for waiting in taken)
         if not self._waiting:
             self._filled.clear()
         return taken
-
-    async def _send(self, batch: list[_Waiting]) -> list[Any]:  # Any: redis-py's replies
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for waiting in batch:
-                pipeline.publish(waiting.topic, waiting.message)
-            return await pipeline.execute(raise_on_error=False)

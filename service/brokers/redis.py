@@ -1,62 +1,40 @@
-"""The broker on Redis pub/sub (or Valkey): one connection that listens, one that publishes.
-
-Source: redis-py's own PubSub resubscribes silently after a lost connection, so that a gap shows nowhere
-(tests/test_cluster.py::test_redis_killed_and_restarted_delivers_again). Here a connection is used until it fails,
-then a new one is made and told the whole set of wanted channels, and the gap is an event.
-"""
+"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for what is kept."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
-import random
-from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import structlog
-from redis.exceptions import NoPermissionError
-
+from service.brokers import ALWAYS, Once, Published
 from service.brokers.client import OUTAGES, outage_reason
 from service.brokers.envelope import MalformedMessage, pack, unpack
+from service.brokers.history import ChannelKeys, HistoryCommands
+from service.brokers.listener import Listener
 from service.brokers.outbox import Outbox
+from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable
 from service.tasks import run_together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import redis.asyncio
-    from redis.asyncio.connection import AbstractConnection
 
-    from service.brokers import Sink
-    from service.brokers.outbox import Taken
-    from service.messages import Publication
+    from service.brokers import Read, Sink
+    from service.brokers.scripts import Command
+    from service.messages import History, Position, Publication
+    from service.namespaces import Namespace
 
-log = structlog.get_logger(__name__)
-
-_BACKOFF_BASE_S = 0.1
-_BACKOFF_CAP_S = 2.0
-# How long a subscription waits for a connection that was just lost: most are back by then.
-_PATIENCE_S = 1.0
-_SUBSCRIBE_CHUNK = 1000
 _OUTBOX_BYTES = 8 * 1024 * 1024
-
-
-def longest_backoff_s(attempt: int) -> float:
-    """Return the longest pause before a connection is tried again, after `attempt` failures in a row."""
-    # The exponent is bounded too: after 1,024 failures the power would be more than a float holds.
-    return min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * (1 << min(attempt, 10)))
+_READS_AT_ONCE = 200
 
 
 class RedisBroker:
-    """Implements `service.brokers.Broker`.
+    """Implements `service.brokers.Broker`, and `Listening` for its listener.
 
     Args:
-        client: from `brokers.client.connect`; one connection of its pool listens, others publish.
+        client: from `brokers.client.connect`; one connection of its pool listens, others publish and read.
         node_id: names the topic on which the node hears its own canary.
-        timeout_s: how long a subscription or a canary may take.
-        quiet_s: after this much silence the connection must prove that it lives: the node publishes to its own topic
-            and must hear it. A half-open connection gives no other sign.
-        linger_s: how long a channel without subscribers stays subscribed, for a client that only reloads its page.
+        timeout_s, quiet_s, linger_s: see `Listener`.
     """
 
     def __init__(
@@ -71,295 +49,108 @@ class RedisBroker:
         linger_s: float = 1.0,
     ) -> None:
         self._client = client
-        self._prefix = prefix
-        self._own_topic = f"{prefix}node:{node_id}"
         self._max_message_bytes = max_message_bytes
-        self._timeout_s = timeout_s
-        self._quiet_s = quiet_s
-        self._linger_s = linger_s
+        self._keys = ChannelKeys(prefix)
+        self._history = HistoryCommands(self._keys, publish_command="PUBLISH", max_message_bytes=max_message_bytes)
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
-        self._outbox = Outbox(client, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
-
-        self._wanted: set[str] = set()
-        self._joining: dict[str, None] = {}  # wanted, and no SUBSCRIBE sent on this connection yet
-        self._leaving: dict[str, float] = {}  # channel nobody wants -> loop time at which it is unsubscribed
-        self._changed = asyncio.Event()
-        self._confirming: dict[str, asyncio.Event] = {}
-        self._refused: dict[str, str] = {}  # channel that the ACL forbids -> why, until it is asked for again or left
-        self._latest: dict[str, asyncio.Task[bytes | None]] = {}  # what is being read
-        self._reason_not_ready: str | None = "Redis is not connected yet"
-        self._session_count = 0
-        self._forget_session()
+        self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
+        self._listener = Listener(
+            client,
+            self,
+            own_topic=f"{prefix}node:{node_id}",
+            topic_of=self._keys.topic,
+            timeout_s=timeout_s,
+            quiet_s=quiet_s,
+            linger_s=linger_s,
+        )
+        self._sink: Sink
 
     async def run(self, sink: Sink) -> None:
         """See `Broker.run`."""
-        await run_together(supervise=self._supervise(sink), publish=self._outbox.run())
+        self._sink = sink
+        await run_together(listen=self._listener.run(), publish=self._outbox.run())
 
     def reason_not_ready(self) -> str | None:
         """See `Broker.reason_not_ready`."""
-        return self._reason_not_ready
+        return self._listener.reason_not_ready()
 
     async def subscribe(self, channel: str) -> None:
         """See `Broker.subscribe`."""
-        self._wanted.add(channel)
-        self._leaving.pop(channel, None)
-        if channel in self._confirmed:
-            return
-        self._refused.pop(channel, None)
-        if channel not in self._subscribed:
-            self._joining[channel] = None
-            self._changed.set()
-        confirmed = self._confirming.setdefault(channel, asyncio.Event())
-        patience_s = self._patience_s()
-        try:
-            async with asyncio.timeout(patience_s):
-                await confirmed.wait()
-        except TimeoutError:
-            reason = self._reason_not_ready or f"Redis did not confirm the subscription within {patience_s:g} s"
-            raise BrokerUnavailable(reason) from None
-        if channel in self._refused:
-            raise BrokerUnavailable(self._refused[channel])
+        await self._listener.subscribe(channel)
 
     def unsubscribe(self, channel: str) -> None:
         """See `Broker.unsubscribe`."""
-        if channel not in self._wanted:
-            return
-        self._wanted.discard(channel)
-        self._refused.pop(channel, None)
-        self._joining.pop(channel, None)
-        self._confirming.pop(channel, None)
-        self._leaving[channel] = asyncio.get_running_loop().time() + self._linger_s
-        self._changed.set()
+        self._listener.unsubscribe(channel)
 
-    async def publish(self, publication: Publication) -> int:
+    async def publish(
+        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+    ) -> Published:
         """See `Broker.publish`."""
-        return await self._outbox.publish(self._topic(publication.channel), pack(publication))
+        command = self._publish_command(publication, namespace, seen, once)
+        return _published(await self._outbox.send(command, len(publication.data)))
 
-    def submit(self, publication: Publication, taken: Taken) -> None:
+    def submit(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        taken: Callable[[Published | BrokerUnavailable], None],
+        *,
+        seen: Position | None = None,
+    ) -> None:
         """See `Broker.submit`."""
-        self._outbox.submit(self._topic(publication.channel), pack(publication), taken)
+        command = self._publish_command(publication, namespace, seen, ALWAYS)
+
+        def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
+            taken(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
+
+        self._outbox.submit(command, len(publication.data), parse)
 
     async def settle(self, *, within_s: float) -> None:
         """See `Broker.settle`."""
         await self._outbox.settle(within_s=within_s)
 
-    async def latest(self, channel: str) -> Publication | None:
-        """See `Broker.latest`."""
-        # A herd of dashboards that reconnect at once shares one read, and one connection.
-        reading = self._latest.get(channel)
-        if reading is None:
-            reading = self._latest[channel] = asyncio.create_task(self._read_latest(channel), name="broker.latest")
-            reading.add_done_callback(lambda _: self._latest.pop(channel))
-        try:
-            async with asyncio.timeout(self._patience_s()):
-                message = await asyncio.shield(reading)
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
-        if message is None:
-            return None
-        try:
-            return unpack(channel, message, max_message_bytes=self._max_message_bytes)
-        except MalformedMessage as exc:
-            log.warning("broker.malformed_latest", channel=channel, reason=str(exc))
-            return None
-
-    async def _read_latest(self, channel: str) -> bytes | None:
-        # `connect` gives bytes, which redis-py's types cannot know.
-        return await self._client.get(f"{self._prefix}latest:{channel}")  # type: ignore[return-value]
-
-    def _patience_s(self) -> float:
-        """Return how long a client waits for Redis: not long while it is known to be away, other nodes may have it."""
-        return self._timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, self._timeout_s)
-
-    def _topic(self, channel: str) -> str:
-        return self._prefix + channel
-
-    # Listening: one session per connection to the server, and a supervisor that never gives up.
-
-    async def _supervise(self, sink: Sink) -> None:
-        attempt = -1
-        while True:
-            sessions_before = self._session_count
-            error = "the session ended"
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        """See `Broker.read`."""
+        found: list[History | BrokerUnavailable] = []
+        for start in range(0, len(reads), _READS_AT_ONCE):
+            some = reads[start : start + _READS_AT_ONCE]
             try:
-                await self._session(sink)
+                replies = await run_pipeline(self._client, map(self._history.read, some), self._history.scripts)
             except OUTAGES as exc:
-                self._reason_not_ready = outage_reason(exc)
-                error = str(exc)
-            self._forget_session()
-            attempt = 0 if self._session_count > sessions_before else attempt + 1
-            # Full jitter, so that many nodes do not come back in the same instant.
-            delay_s = random.uniform(0, longest_backoff_s(attempt))  # noqa: S311
-            # Once an outage: a node would otherwise log it every second for as long as it lasts.
-            level = logging.WARNING if attempt == 0 else logging.DEBUG
-            log.log(level, "broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
-            await asyncio.sleep(delay_s)
-
-    async def _session(self, sink: Sink) -> None:
-        """Listen on one connection until it fails. Raises: one of OUTAGES."""
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py
-        try:
-            await run_together(
-                read=self._read(connection, sink),
-                subscribe=self._subscribe_wanted(connection),
-                watch=self._watch_silence(),
-            )
-        finally:
-            await connection.disconnect(nowait=True)
-            await pool.release(connection)
-
-    def _forget_session(self) -> None:
-        self._confirmed: set[str] = set()
-        self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by channel
-        self._unanswered: deque[deque[bytes]] = deque()  # the topics of each of them, in the order of sending
-        self._alone: list[str] = []  # channels of a refused SUBSCRIBE, to be asked for one by one
-        self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
-        self._channel_by_topic: dict[bytes, str] = {}
-        self._joining = dict.fromkeys(self._wanted)
-        self._leaving.clear()
-        self._heard = asyncio.Event()
-
-    async def _read(self, connection: AbstractConnection, sink: Sink) -> None:
-        own_topic = self._own_topic.encode()
-        channel_by_topic = self._channel_by_topic
-        while True:
-            # Does not give the loop back while data is buffered: see Hub on why that matters.
-            try:
-                event, topic, message = await connection.read_response(timeout=math.inf, push_request=True)
-            except NoPermissionError as exc:
-                self._on_refused(exc)
-                continue
-            self._heard.set()
-            if event == b"message":
-                channel = channel_by_topic.get(topic)
-                if channel is not None:
-                    try:
-                        publication = unpack(channel, message, max_message_bytes=self._max_message_bytes)
-                    except MalformedMessage as exc:
-                        sink.on_malformed(channel, str(exc))
-                    else:
-                        sink.on_publication(publication)
-            elif event == b"subscribe":
-                self._unanswered[0].popleft()
-                if not self._unanswered[0]:
-                    self._unanswered.popleft()
-                if topic == own_topic:
-                    self._on_session_ready(sink)
+                replies = [exc] * len(some)
+            for read, reply in zip(some, replies, strict=True):
+                if isinstance(reply, Exception):
+                    found.append(BrokerUnavailable(outage_reason(reply)))
                 else:
-                    self._on_confirmed(topic)
-            elif event == b"unsubscribe":
-                self._on_unsubscribed(topic)
+                    found.append(self._history.history(read.channel, reply))
+        return found
 
-    def _on_session_ready(self, sink: Sink) -> None:
-        """Note that all that was wanted when this connection was made is subscribed again."""
-        self._session_count += 1
-        self._reason_not_ready = None
-        log.info("broker.connected", channels=len(self._confirmed))
-        if self._session_count > 1:
-            sink.on_gap("the connection to Redis was lost")
+    # What the listener tells.
 
-    def _on_confirmed(self, topic: bytes) -> None:
-        channel = self._channel_by_topic[topic]
-        self._asked[channel] -= 1
-        if self._asked[channel] > 0:
-            return  # the channel left and came back: this confirmation is of the first time
-        del self._asked[channel]
-        if channel not in self._subscribed:
-            return  # it has left since
-        self._confirmed.add(channel)
-        waiting = self._confirming.pop(channel, None)
-        if waiting is not None:
-            waiting.set()
-
-    def _on_unsubscribed(self, topic: bytes) -> None:
-        channel = self._channel_by_topic.get(topic)
-        # It may have come back since, and left again: as long as a SUBSCRIBE is unanswered, its topic must be known.
-        if channel is not None and channel not in self._subscribed and channel not in self._asked:
-            del self._channel_by_topic[topic]
-
-    def _on_refused(self, exc: NoPermissionError) -> None:
-        """Note that the oldest SUBSCRIBE is refused: of many channels each is asked for alone, of one it is told.
-
-        Raises: the refusal itself if it is of the node's own topic, without which there is no canary.
-        """
-        topics = self._unanswered.popleft()
-        if topics[0] == self._own_topic.encode():
-            raise exc
-        channels = [self._channel_by_topic[topic] for topic in topics]
-        for channel in channels:
-            self._subscribed.discard(channel)
-            self._asked[channel] -= 1
-            if not self._asked[channel]:
-                del self._asked[channel]
-        if len(channels) > 1:
-            self._alone += channels
-            self._changed.set()
-            return
-        log.warning("broker.subscription_refused", channel=channels[0], error=str(exc))
-        waiting = self._confirming.pop(channels[0], None)
-        if waiting is not None:
-            self._refused[channels[0]] = outage_reason(exc)
-            waiting.set()
-
-    async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
-        """Make Redis equal to the wanted set, in order: all of it first, then each change."""
-        await self._send_subscribes(connection)
-        self._unanswered.append(deque([self._own_topic.encode()]))
-        await connection.send_command("SUBSCRIBE", self._own_topic)
-        while True:
-            await self._wait_for_change()
-            await self._send_subscribes(connection)
-            await self._send_unsubscribes(connection)
-
-    async def _wait_for_change(self) -> None:
-        due_at = next(iter(self._leaving.values()), None)  # insertion order is the order of leaving
+    def on_message(self, channel: str, message: bytes) -> None:
+        """See `Listening.on_message`."""
         try:
-            async with asyncio.timeout_at(due_at):
-                await self._changed.wait()
-        except TimeoutError:
-            return  # a channel is due to be unsubscribed
-        self._changed.clear()
+            event = unpack(channel, message, max_message_bytes=self._max_message_bytes)
+        except MalformedMessage as exc:
+            self._sink.on_malformed(channel, str(exc))
+        else:
+            self._sink.on_event(event)
 
-    async def _send_subscribes(self, connection: AbstractConnection) -> None:
-        while self._joining:
-            chunk = list(self._joining)[:_SUBSCRIBE_CHUNK]
-            for channel in chunk:
-                del self._joining[channel]
-            await self._send_subscribe(connection, chunk)
-        alone, self._alone = self._alone, []
-        for channel in alone:
-            if channel in self._wanted:
-                await self._send_subscribe(connection, [channel])
+    def on_connected(self, *, is_again: bool) -> None:
+        """See `Listening.on_connected`."""
+        self._sink.on_connected(is_again=is_again)
 
-    async def _send_subscribe(self, connection: AbstractConnection, channels: list[str]) -> None:
-        topics = [self._topic(channel) for channel in channels]
-        for channel, topic in zip(channels, topics, strict=True):
-            self._subscribed.add(channel)
-            self._asked[channel] += 1
-            self._channel_by_topic[topic.encode()] = channel
-        self._unanswered.append(deque(topic.encode() for topic in topics))
-        await connection.send_command("SUBSCRIBE", *topics)
+    def on_disconnected(self) -> None:
+        """See `Listening.on_disconnected`."""
+        self._sink.on_disconnected()
 
-    async def _send_unsubscribes(self, connection: AbstractConnection) -> None:
-        now = asyncio.get_running_loop().time()
-        due = [channel for channel, due_at in self._leaving.items() if due_at <= now]
-        for channel in due:
-            del self._leaving[channel]
-        # A channel that left between two connections was never subscribed on this one.
-        leaving = [channel for channel in due if channel in self._subscribed]
-        self._subscribed.difference_update(leaving)
-        self._confirmed.difference_update(leaving)
-        if leaving:
-            await connection.send_command("UNSUBSCRIBE", *[self._topic(channel) for channel in leaving])
+    def _publish_command(
+        self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once
+    ) -> Command:
+        if namespace.history_size or once != ALWAYS:
+            return self._history.publish(publication, namespace, seen, once)
+        return ("PUBLISH", self._keys.topic(publication.channel), pack(publication))
 
-    async def _watch_silence(self) -> None:
-        """Raise TimeoutError when the server is silent and does not bring back the node's own canary."""
-        while True:
-            self._heard.clear()
-            await asyncio.sleep(self._quiet_s)
-            if self._heard.is_set():
-                continue
-            await self._client.publish(self._own_topic, b"")
-            async with asyncio.timeout(self._timeout_s):
-                await self._heard.wait()
+
+def _published(reply: Any) -> Published:  # Any: redis-py's reply
+    return Published(None, reply) if isinstance(reply, int) else HistoryCommands.published(reply)

@@ -12,6 +12,7 @@ from service.transports.pending import PendingWrites
 
 if TYPE_CHECKING:
     from service.errors import Disconnect
+    from service.messages import Position
 
 _HEARTBEAT = b": ping\n\n"
 _GOING_AWAY = 1001
@@ -26,6 +27,11 @@ def event(kind: Kind, payload: bytes) -> bytes:
     # Every line end of the format becomes a new data line; the browser joins them with \n.
     lines = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
+
+
+def event_id(position: Position | None) -> bytes:
+    """Return the line that makes a position the event's id, which browsers send when they come back."""
+    return b"" if position is None else b"id: %b:%d\n" % (position.epoch.encode(), position.offset)
 
 
 def missed(count: int) -> bytes:

@@ -1,0 +1,147 @@
+"""What Redis keeps of channels: the position in a hash, the newest publications in a stream.
+
+A channel's keys have its topic in braces, so that all of them, and the topic itself, are in one slot of a cluster:
+`{<prefix><channel>}:meta`, `:stream`, `:once:<idempotency key>`, `:lease`.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from service.brokers import Once, Published, Read
+from service.brokers.envelope import KINDS, LETTERS, MalformedMessage, check_payload
+from service.brokers.scripts import Command, read_script
+from service.messages import History, Position, Publication
+
+if TYPE_CHECKING:
+    from service.namespaces import Namespace
+
+log = structlog.get_logger(__name__)
+
+_IDEMPOTENCY_TTL_S = 300.0
+# Longer than a history, so that a client whose channel was silent for an hour need not begin anew.
+_META_TTL_S = 24 * 3600.0
+
+
+class ChannelKeys:
+    """The names of a channel in Redis."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def topic(self, channel: str) -> str:
+        """Return the pub/sub name that carries a channel."""
+        return self._prefix + channel
+
+    def key(self, channel: str, name: str) -> str:
+        """Return the key of something that is kept of a channel."""
+        return f"{{{self._prefix}{channel}}}:{name}"
+
+
+class HistoryCommands:
+    """Makes the commands that publish with history and read it, and reads their replies.
+
+    Args:
+        publish_command: PUBLISH, or SPUBLISH in a cluster.
+    """
+
+    def __init__(self, keys: ChannelKeys, *, publish_command: str, max_message_bytes: int) -> None:
+        self._keys = keys
+        self._max_message_bytes = max_message_bytes
+        self._publish_command = publish_command
+        self._publish = read_script("service.brokers", "publish")
+        self._read = read_script("service.brokers", "read")
+        self.scripts = (self._publish, self._read)
+        self.malformed_count = 0
+
+    def publish(self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once) -> Command:
+        """Return the command that publishes; `seen` is the newest position of the channel that the publisher knows."""
+        channel = publication.channel
+        meta = self._keys.key(channel, "meta")
+        return self._publish.call(
+            [
+                meta,
+                self._keys.key(channel, "stream"),
+                self._keys.key(channel, f"once:{once.key}") if once.key else meta,
+                self._keys.key(channel, "lease") if once.lease_owner else meta,
+            ],
+            [
+                self._publish_command,
+                self._keys.topic(channel),
+                LETTERS[publication.kind],
+                publication.data,
+                new_epoch(),
+                namespace.history_size,
+                _ms(namespace.history_ttl_s),
+                _meta_ttl_ms(namespace),
+                seen.offset if seen else "",
+                seen.epoch if seen else "",
+                _ms(_IDEMPOTENCY_TTL_S) if once.key else "",
+                "" if once.version is None else once.version,
+                once.version_epoch,
+                once.lease_owner,
+            ],
+        )
+
+    def read(self, read: Read) -> Command:
+        """Return the command that reads."""
+        seen, since = read.seen, read.since
+        return self._read.call(
+            [self._keys.key(read.channel, "meta"), self._keys.key(read.channel, "stream")],
+            [
+                new_epoch(),
+                _meta_ttl_ms(read.namespace),
+                seen.offset if seen else "",
+                seen.epoch if seen else "",
+                since.offset if since else "",
+                since.epoch if since else "",
+                read.limit,
+                "newest" if read.newest else "",
+            ],
+        )
+
+    @staticmethod
+    def published(reply: Any) -> Published:  # Any: redis-py's reply
+        """Return what the reply to `publish` says."""
+        offset, epoch, receiver_count = reply
+        return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
+
+    def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
+        """Return what the reply to `read` says; entries that somebody else has written are left out, and counted."""
+        offset, epoch_bytes, base, entries = reply
+        epoch = epoch_bytes.decode()
+        publications = []
+        for entry_id, fields in entries:
+            try:
+                publications.append(self._publication(channel, entry_id, fields, Position(offset, epoch)))
+            except MalformedMessage as exc:
+                self.malformed_count += 1
+                log.warning("broker.malformed_entry", channel=channel, entry=repr(entry_id), reason=str(exc))
+        publications.sort(key=lambda publication: publication.position or ())
+        return History(Position(offset, epoch), base, publications)
+
+    def _publication(self, channel: str, entry_id: bytes, fields: list[bytes], top: Position) -> Publication:
+        kept = dict(zip(fields[::2], fields[1::2], strict=True))
+        kind, data = KINDS.get(kept.get(b"k", b"")), kept.get(b"d")
+        number, _, serial = entry_id.partition(b"-")
+        if kind is None or data is None or serial != b"0" or int(number) > top.offset:
+            raise MalformedMessage("not written by a node")
+        check_payload(kind, data, max_message_bytes=self._max_message_bytes)
+        return Publication(channel, data, kind, Position(int(number), top.epoch))
+
+
+def new_epoch() -> str:
+    """Return a name for a numbering that begins."""
+    return secrets.token_hex(4)
+
+
+def _meta_ttl_ms(namespace: Namespace) -> int:
+    return _ms(max(_META_TTL_S, 2 * namespace.history_ttl_s))
+
+
+def _ms(seconds: float) -> int:
+    return math.ceil(seconds * 1000)

@@ -1,0 +1,63 @@
+-- Publish with an offset, keep it in the stream, and remember its key: one step, so stream order is publish order.
+-- KEYS[1] meta, a hash: epoch, offset, base, version; KEYS[2] stream; KEYS[3] idempotency key, a hash: offset, epoch;
+--   KEYS[4] lease
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] t (text) or b (binary); ARGV[4] payload
+-- ARGV[5] an epoch, should a new one be needed; ARGV[6] how many publications are kept, 0: none
+-- ARGV[7] for how long, ms; ARGV[8] how long the meta is kept, ms
+-- ARGV[9] offset and ARGV[10] epoch that the publisher has seen, '' for none
+-- ARGV[11] how long the idempotency key is kept, ms, '' without one
+-- ARGV[12] version, '' without one; ARGV[13] what the version counts in: another one begins anew
+-- ARGV[14] who must hold the lease, '' for nobody
+-- Returns { offset, epoch, receivers }; receivers is -1 if it was published before, -2 if a newer version was, -3 if the
+--   lease is not held. Without a history the offset is 0.
+if ARGV[14] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[14] then
+  return { 0, '', -3 }
+end
+if ARGV[11] ~= '' then
+  local before = redis.call('HMGET', KEYS[3], 'offset', 'epoch')
+  if before[1] then
+    return { tonumber(before[1]), before[2], -1 }
+  end
+end
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'version', 'version_epoch')
+local epoch, offset = meta[1], tonumber(meta[2] or 0)
+if ARGV[12] ~= '' then
+  if meta[3] and meta[4] == ARGV[13] and tonumber(ARGV[12]) <= tonumber(meta[3]) then
+    return { offset, epoch or '', -2 }
+  end
+  redis.call('HSET', KEYS[1], 'version', ARGV[12], 'version_epoch', ARGV[13])
+  redis.call('PEXPIRE', KEYS[1], ARGV[8])
+end
+local header = '\1' .. ARGV[3]
+if ARGV[6] == '0' then
+  epoch, offset = '', 0
+else
+  if not epoch then
+    epoch, offset = ARGV[5], 0
+    redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', 0)
+  elseif ARGV[10] == epoch and tonumber(ARGV[9]) > offset then
+    -- See read.lua: a failover has lost the tail.
+    epoch = ARGV[5]
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset)
+  end
+  offset = offset + 1
+  local id = string.format('%.0f-0', offset)
+  local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4])
+  if type(added) == 'table' and added.err then
+    -- Somebody else has written into the stream: it cannot be trusted any more, and begins anew.
+    epoch = ARGV[5]
+    redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset - 1)
+    redis.call('XADD', KEYS[2], id, 'k', ARGV[3], 'd', ARGV[4])
+  end
+  redis.call('HSET', KEYS[1], 'offset', offset)
+  redis.call('PEXPIRE', KEYS[1], ARGV[8])
+  redis.call('PEXPIRE', KEYS[2], ARGV[7])
+  header = header .. string.format('%.0f', offset) .. ',' .. epoch
+end
+if ARGV[11] ~= '' then
+  redis.call('HSET', KEYS[3], 'offset', offset, 'epoch', epoch)
+  redis.call('PEXPIRE', KEYS[3], ARGV[11])
+end
+return { offset, epoch, redis.call(ARGV[1], ARGV[2], header .. '\n' .. ARGV[4]) }

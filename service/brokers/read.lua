@@ -1,0 +1,42 @@
+-- Read a channel's position and what follows another one; make the position if there is none yet.
+-- KEYS[1] meta, a hash: epoch, offset, base (the offset at which the epoch began); KEYS[2] stream
+-- ARGV[1] an epoch, should a new one be needed; ARGV[2] how long the meta is kept, ms
+-- ARGV[3] offset and ARGV[4] epoch that somebody has seen, '' for none
+-- ARGV[5] offset and ARGV[6] epoch of what the reader has, '' for none; ARGV[7] how many at most; ARGV[8] 'newest' if the
+--   newest are wanted, newest first, else '' for the oldest
+-- Returns { offset, epoch, base, entries }.
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'base')
+local epoch, offset, base = meta[1], tonumber(meta[2] or 0), tonumber(meta[3] or 0)
+if not epoch then
+  epoch = ARGV[1]
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'base', 0)
+  offset, base = 0, 0
+elseif ARGV[4] == epoch and tonumber(ARGV[3]) > offset then
+  -- What was seen is no more: a failover has lost the tail. Its numbers are given out again, so the epoch ends here.
+  epoch, base = ARGV[1], offset
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', base)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local entries = {}
+local limit = tonumber(ARGV[7])
+if limit > 0 then
+  local since = 0
+  if ARGV[6] == epoch then
+    since = tonumber(ARGV[5])
+  elseif ARGV[6] ~= '' then
+    since = base
+  end
+  local first = string.format('(%.0f-0', since)
+  if ARGV[8] == 'newest' then
+    entries = redis.pcall('XREVRANGE', KEYS[2], '+', first, 'COUNT', limit)
+  else
+    entries = redis.pcall('XRANGE', KEYS[2], first, '+', 'COUNT', limit)
+  end
+  if entries.err then
+    -- Somebody else has put something there that is no stream.
+    redis.call('DEL', KEYS[2])
+    entries = {}
+  end
+end
+return { offset, epoch, base, entries }

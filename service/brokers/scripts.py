@@ -1,0 +1,58 @@
+"""Lua scripts on a server: called by their hash, many to a round trip, loaded where they are missing."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import redis.asyncio
+
+# One command with its arguments, as redis-py takes them.
+Command = tuple[Any, ...]  # Any: bytes, str, int or float, in any order
+
+
+class Script(NamedTuple):
+    """A script and its hash."""
+
+    text: str
+    sha: str
+
+    def call(self, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Command:
+        """Return the command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+def read_script(package: str, name: str) -> Script:
+    """Return the script of a file that lies in a package."""
+    text = files(package).joinpath(f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+async def run_pipeline(
+    client: redis.asyncio.Redis, commands: Iterable[Command], scripts: Sequence[Script]
+) -> list[Any]:  # Any: redis-py's replies
+    """Return each command's reply, or the exception in its place; the commands are run in their order.
+
+    Raises: one of OUTAGES; then nobody knows which were run.
+    """
+    commands = list(commands)
+    replies = await _execute(client, commands)
+    missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if missing:  # the server is new, or has forgotten: either way it has run none of them
+        await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
+        for number, reply in zip(missing, await _execute(client, [commands[n] for n in missing]), strict=True):
+            replies[number] = reply
+    return replies
+
+
+async def _execute(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:  # Any: as above
+    async with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)

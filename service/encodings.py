@@ -1,0 +1,101 @@
+"""What the plain endpoints' clients see: a publication as it was, or in an envelope that also tells where it stands."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import orjson
+
+from service.connection import Encoding
+from service.messages import Kind, Membership, Position, Publication, Resumption
+from service.transports import deflate, frames, sse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.messages import Event
+
+# Below this, deflating costs more bytes and time than it saves.
+_MIN_DEFLATED_BYTES = 128
+
+
+def envelope(event: Event) -> bytes:
+    """Return the JSON text of an event, for clients that asked for `?envelope=1`.
+
+    A publication is `{"offset":1,"epoch":"5f0c2a91","data":...}`: offset and epoch if the channel has a history, and
+    `data` if its payload is JSON, `text` if it is any other text, `base64` if it is binary. Where a subscription goes
+    on: `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Who came or went: `{"join":[...]}`, `{"leave":[...]}`.
+    """
+    if isinstance(event, Publication):
+        return b"{%b%b}" % (_position_members(event.position), _payload_member(event))
+    if isinstance(event, Resumption):
+        recovered = b"true" if event.is_recovered else b"false"
+        return b'{%b"recovered":%b}' % (_position_members(event.position), recovered)
+    return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
+
+
+def clients(event: Membership) -> bytes:
+    """Return the JSON array of who came or went."""
+    return orjson.dumps(
+        [{"client": client, "user": user, "info": _json_or_null(info)} for client, user, info in event.clients]
+    )
+
+
+def _json_or_null(info: bytes) -> orjson.Fragment:
+    return orjson.Fragment(info or b"null")
+
+
+def _position_members(position: Position | None) -> bytes:
+    return b"" if position is None else b'"offset":%d,"epoch":"%b",' % (position.offset, position.epoch.encode())
+
+
+def _payload_member(publication: Publication) -> bytes:
+    if publication.kind is Kind.BINARY:
+        return b'"base64":"%b"' % base64.b64encode(publication.data)
+    try:
+        orjson.loads(publication.data)
+    except orjson.JSONDecodeError:
+        return b'"text":' + orjson.dumps(publication.data.decode())
+    return b'"data":' + publication.data
+
+
+def _plain_frame(event: Event) -> bytes:
+    return frames.message_frame(event.kind, event.data) if isinstance(event, Publication) else b""
+
+
+def _envelope_frame(event: Event) -> bytes:
+    return frames.message_frame(Kind.TEXT, envelope(event))
+
+
+def _deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
+    """Return an encoder whose frames are compressed: once each, for all clients that negotiated it."""
+
+    def deflated_frame(event: Event) -> bytes:
+        frame = frame_of(event)
+        if len(frame) < _MIN_DEFLATED_BYTES:
+            return frame
+        ((opcode, payload),) = frames.split(frame)
+        return frames.frame(opcode, deflate.deflate(payload), is_compressed=True)
+
+    return deflated_frame
+
+
+def _missed_frame(count: int) -> bytes:
+    return frames.frame(frames.TEXT, b'{"missed":%d}' % count)
+
+
+def _sse_event(event: Event) -> bytes:
+    """Return the bytes of a server-sent event; positions are the ids, from which the browser goes on by itself."""
+    if isinstance(event, Publication):
+        return sse.event_id(event.position) + sse.event(event.kind, event.data)
+    if isinstance(event, Resumption):
+        return sse.event_id(event.position) + b"event: position\ndata: " + envelope(event) + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", clients(event))
+
+
+PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
+DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated(_plain_frame), _missed_frame)
+ENVELOPE_WEBSOCKET = Encoding("envelope websocket", _envelope_frame, _missed_frame, tells_positions=True)
+DEFLATED_ENVELOPE = Encoding("deflated envelope", _deflated(_envelope_frame), _missed_frame, tells_positions=True)
+PLAIN_SSE = Encoding("plain sse", _sse_event, sse.missed, tells_positions=True)
