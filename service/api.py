@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -18,8 +18,11 @@ from service.channels import check_channel
 from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Publication
+from service.presence import MAX_PAGE_LENGTH
 
 router = APIRouter()
+
+Body = TypeVar("Body", bound=BaseModel)
 
 # What a publish body may hold beside its data.
 _ENVELOPE_BYTES = 4096
@@ -50,16 +53,34 @@ class PublishRequest(BaseModel):
     version_epoch: str = Field("", max_length=64, description="another one begins counting versions anew")
 
 
+class PresenceRequest(BaseModel):
+    """Which channel's clients are asked for, and which page of them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "limit": 100}]})
+
+    channel: str = Field(description="for example room:lobby")
+    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="about how many; a page may hold some more")
+    cursor: str = Field("", description="of the page before; empty for the first one")
+
+
+class PresenceStatsRequest(BaseModel):
+    """Which channel's clients are counted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby"}]})
+
+    channel: str = Field(description="for example room:lobby")
+
+
+def _takes(model: type[BaseModel]) -> dict[str, Any]:  # Any: a part of the OpenAPI document
+    """Return what the API page says of a request that is read here and not by FastAPI."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
 @router.post(
     "/api/publish",
     tags=["server API"],
     dependencies=[Depends(_check_api_key)],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": PublishRequest.model_json_schema()}},
-        },
-    },
+    openapi_extra=_takes(PublishRequest),
 )
 async def publish(request: Request) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
@@ -70,15 +91,7 @@ async def publish(request: Request) -> dict[str, Any]:
     """
     server = server_of(request)
     settings = server.settings
-    body = await _read_body(request, settings.max_message_bytes + _ENVELOPE_BYTES)
-    try:
-        wanted = PublishRequest.model_validate(orjson.loads(body))
-    except orjson.JSONDecodeError as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+    wanted = await _read(request, PublishRequest, settings.max_message_bytes + _ENVELOPE_BYTES)
     try:
         data = orjson.dumps(wanted.data)
     except orjson.JSONEncodeError as exc:
@@ -91,6 +104,46 @@ async def publish(request: Request) -> dict[str, Any]:
     if published.position is None:
         return {"result": {}}
     return {"result": published.position._asdict()}
+
+
+@router.post(
+    "/api/presence",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_takes(PresenceRequest),
+)
+async def presence(request: Request) -> Response:
+    """Return who is in a channel, on whatever node, a page at a time.
+
+    Answers `{"result": {"presence": {"n1-7": {"client": "n1-7", "user": "ada", "conn_info": null}}, "cursor": ""}}`;
+    the cursor is that of the next page, empty after the last one. Who is there all the while is on some page; who comes or
+    goes meanwhile may be missing, or there twice. Errors are those of publish, and 400 (108) for a channel without
+    presence.
+    """
+    wanted = await _read(request, PresenceRequest, _ENVELOPE_BYTES)
+    channel = _present_channel(request, wanted.channel)
+    page = await server_of(request).node.presence.page(channel, cursor=wanted.cursor, limit=wanted.limit)
+    clients = {
+        client: {"client": client, "user": user, "conn_info": orjson.Fragment(info or b"null")}
+        for client, user, info in page.clients
+    }
+    return _json(200, {"result": {"presence": clients, "cursor": page.cursor}})
+
+
+@router.post(
+    "/api/presence_stats",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_takes(PresenceStatsRequest),
+)
+async def presence_stats(request: Request) -> Response:
+    """Return how many clients and users are in a channel: `{"result": {"num_clients": 3, "num_users": 2}}`.
+
+    Several clients of one user are one user, and so are all those that name none. Errors are those of presence.
+    """
+    wanted = await _read(request, PresenceStatsRequest, _ENVELOPE_BYTES)
+    counts = await server_of(request).node.presence.count(_present_channel(request, wanted.channel))
+    return _json(200, {"result": {"num_clients": counts.client_count, "num_users": counts.user_count}})
 
 
 @router.get("/healthz", tags=["operations"])
@@ -114,6 +167,27 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
+def _present_channel(request: Request, name: str) -> str:
+    """Return the name if it is a channel with presence. Raises: ClientError 107, 102, 108."""
+    channel = check_channel(name)
+    if not server_of(request).node.namespaces.of(channel).presence:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "the channel's namespace has no presence")
+    return channel
+
+
+async def _read(request: Request, model: type[Body], max_bytes: int) -> Body:
+    """Return what a request asks for. Raises: ClientError 107, or 106 for too much."""
+    body = await _read_body(request, max_bytes)
+    try:
+        return model.model_validate(orjson.loads(body))
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+
+
 async def _read_body(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     try:
@@ -127,5 +201,5 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _json(status: int, content: dict[str, str]) -> Response:
+def _json(status: int, content: dict[str, Any]) -> Response:  # Any: JSON
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")

@@ -30,10 +30,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.node": (
         VALUES
         | {"service.brokers", "service.connection", "service.hub", "service.recovery", "service.tasks"}
-        | {"service.tracker"},
+        | {"service.presence", "service.roster", "service.tracker"},
         {"structlog"},
     ),
     "service.tracker": (VALUES | {"service.brokers", "service.recovery", "service.tasks"}, {"structlog"}),
+    "service.presence": (
+        VALUES | {"service.brokers", "service.presence", "service.tasks"},
+        {"orjson", "redis", "structlog"},
+    ),
+    "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.config": (VALUES, {"annotated_types", "pydantic", "pydantic_settings", "redis"}),
     "service.brokers": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "redis", "structlog"}),
@@ -53,7 +58,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "starlette"},
     ),
     "service.api": (
-        VALUES | {"service.brokers", "service.endpoints"},
+        VALUES | {"service.brokers", "service.endpoints", "service.presence"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
     "service.dev": ({"service.config"}, set()),
@@ -75,6 +80,7 @@ NO_ASYNCIO = {
     "service.connection",
     "service.hub",
     "service.pace",
+    "service.roster",
 }
 
 
