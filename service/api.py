@@ -116,8 +116,8 @@ async def presence(request: Request) -> Response:
     """Return who is in a channel, on whatever node, a page at a time.
 
     Answers `{"result": {"presence": {"n1-7": {"client": "n1-7", "user": "ada", "conn_info": null}}, "cursor": ""}}`;
-    the cursor is that of the next page, empty after the last one. Who is there all the while is on some page; who comes or
-    goes meanwhile may be missing, or there twice. Errors are those of publish, and 400 (108) for a channel without
+    the cursor is that of the next page, empty after the last one. Who is there all the while is on some page; who comes
+    or goes meanwhile may be missing, or there twice. Errors are those of publish, and 400 (108) for a channel without
     presence.
     """
     wanted = await _read(request, PresenceRequest, _ENVELOPE_BYTES)
