@@ -63,7 +63,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.dev": ({"service.config"}, set()),
     "workers": (
-        VALUES | {"service.brokers", "service.tasks", "workers"},
+        VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),
 }

@@ -16,6 +16,7 @@ from service.brokers.envelope import MalformedMessage, pack_clients, unpack_clie
 from service.brokers.scripts import Command, read_script
 from service.errors import ClientError, ErrorCode
 from service.presence import Page
+from service.presence.events import EVENTS, occupied, vacated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# The channel in which it is told that a channel is occupied or vacated.
-EVENTS = "events"
 # Nodes refresh it every 20 s: all of them must be dead before what they knew vanishes.
 TTL_S = 60
 _TTL_MS = TTL_S * 1000
@@ -75,7 +74,7 @@ class PresenceCommands:
     def occupy(self, channel: str, lease: str) -> Command:
         """Return the command that notes that a lease has a subscriber, and keeps the channel's keys alive."""
         keys = [self._keys.key(channel, "nodes"), *self._member_keys(channel, lease)]
-        return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), _event("occupied", channel)])
+        return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), occupied(channel)])
 
     def count(self, channel: str) -> list[Command]:
         """Return the commands that count a channel's clients and its users."""
@@ -109,7 +108,7 @@ class PresenceCommands:
                 lease,
                 _MAX_SWEPT,
                 self._keys.topic(EVENTS),
-                _event("vacated", channel),
+                vacated(channel),
                 *clients,
             ],
         )
@@ -124,7 +123,3 @@ class PresenceCommands:
         except ClientError:
             is_told = False
         return self._keys.topic(channel) if is_told else ""
-
-
-def _event(name: str, channel: str) -> bytes:
-    return orjson.dumps({"event": name, "channel": channel})
