@@ -1,0 +1,290 @@
+"""Histories as clients see them, on real nodes: envelopes, coming back, and gaps that nobody notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from service.brokers.history import ChannelKeys
+from tests.cluster import API_KEY, Cluster, NodeProcess, receive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+
+@pytest.fixture
+def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
+    with Cluster(redis_url, prefix) as cluster:
+        cluster.start_node()
+        cluster.start_node()
+        yield cluster
+        for node in cluster.nodes:
+            assert node.faults() == []
+
+
+async def next_line(socket: ClientConnection) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(await receive(socket))
+    return line
+
+
+async def publish(node: NodeProcess, channel: str, data: object, **options: object) -> dict[str, Any]:
+    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+        answer = await http.post(node.http("/api/publish"), json={"channel": channel, "data": data, **options})
+    result: dict[str, Any] = answer.json()["result"]
+    return result
+
+
+def at(line: dict[str, Any]) -> str:
+    return f"since={line['offset']}&epoch={line['epoch']}"
+
+
+async def test_an_envelope_tells_where_each_publication_stands_whatever_its_payload(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a?envelope=1") as ada, two.connect("/ws/rooms/a") as bob:
+        start = await next_line(ada)
+        epoch = start["epoch"]
+        assert start == {"offset": 0, "epoch": epoch, "recovered": False}
+        for frame in ('{"a": 1}', "no json", b"\x00\xff", '"json"'):
+            await bob.send(frame)
+        assert [await next_line(ada) for _ in range(4)] == [
+            {"offset": 1, "epoch": epoch, "data": {"a": 1}},
+            {"offset": 2, "epoch": epoch, "text": "no json"},
+            {"offset": 3, "epoch": epoch, "base64": "AP8="},
+            {"offset": 4, "epoch": epoch, "data": "json"},
+        ]
+        assert await publish(one, "room:a", 5) == {"offset": 5, "epoch": epoch}
+        assert await next_line(ada) == {"offset": 5, "epoch": epoch, "data": 5}
+        assert [await receive(bob) for _ in range(5)] == ['{"a": 1}', "no json", b"\x00\xff", '"json"', "5"]
+
+
+async def test_who_comes_back_to_another_node_gets_what_it_missed_then_what_comes(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a?envelope=1") as ada:
+        last = await next_line(ada)
+        for number in range(3):
+            await publish(one, "room:a", number)
+        while "data" not in last or last["data"] != 0:
+            last = await next_line(ada)
+    for number in range(3, 6):
+        await publish(one, "room:a", number)
+
+    async with two.connect(f"/ws/rooms/a?envelope=1&{at(last)}") as ada:
+        assert await next_line(ada) == {"offset": 1, "epoch": last["epoch"], "recovered": True}
+        assert [(await next_line(ada))["data"] for _ in range(5)] == [1, 2, 3, 4, 5]
+        await publish(one, "room:a", 6)
+        assert (await next_line(ada))["data"] == 6
+
+
+async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: Cluster) -> None:
+    (one, _), epoch = cluster.nodes, ""
+    for number in range(305):
+        epoch = (await publish(one, "room:a", number))["epoch"]
+    for position in (f"since=3&epoch={epoch}", f"since=306&epoch={epoch}", "since=300&epoch=other"):
+        async with one.connect(f"/ws/rooms/a?envelope=1&{position}") as ada:
+            assert await next_line(ada) == {"offset": 305, "epoch": epoch, "recovered": False}
+    async with one.connect(f"/ws/rooms/a?envelope=1&since=5&epoch={epoch}") as ada:
+        assert (await next_line(ada))["recovered"]
+        assert [(await next_line(ada))["offset"] for _ in range(300)] == list(range(6, 306))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=1&epoch=e",
+        "envelope=1&since=-1&epoch=e",
+        "envelope=1&since=1",
+        "envelope=1&epoch=e",
+        "envelope=2",
+        f"envelope=1&since={2**53}&epoch=e",
+        "envelope=1&since=x&epoch=e",
+        "envelope=1&since=1&epoch=%00",
+    ],
+)
+async def test_a_position_that_is_none_is_refused(cluster: Cluster, query: str) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await cluster.nodes[0].connect(f"/ws/rooms/a?{query}")
+    assert caught.value.response.status_code == 400
+    assert json.loads(caught.value.response.body or b"")["error"]["code"] == 107
+
+
+async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    positions = [await publish(one, "room:a", number) for number in range(3)]
+    last_event_id = f"{positions[0]['epoch']}:1"
+    async with (
+        asyncio.timeout(15),
+        httpx.AsyncClient() as http,
+        http.stream("GET", two.http("/sse/rooms/a"), headers={"Last-Event-ID": last_event_id}) as response,
+    ):
+        text = ""
+        async for chunk in response.aiter_text():
+            text += chunk
+            if text.count("\n\n") == 3:
+                break
+    position, *events = text.split("\n\n")[:-1]
+    assert position.startswith(f"id: {last_event_id}\nevent: position\n")
+    assert '"recovered":true' in position
+    assert events == [f"id: {positions[n]['epoch']}:{n + 1}\ndata: {n}" for n in (1, 2)]
+
+
+async def test_a_publication_that_pub_sub_has_lost_is_repaired_and_nobody_notices(
+    cluster: Cluster, client: Redis, prefix: str
+) -> None:
+    """One that only the stream has, as after a lost connection, comes with the next one, in order, once."""
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+        start = await next_line(bob)
+        await publish(one, "room:a", 1)
+        keys = ChannelKeys(prefix)
+        await client.xadd(keys.key("room:a", "stream"), {"k": "t", "d": "2"}, id="2-0")
+        await client.hset(keys.key("room:a", "meta"), "offset", "2")
+        await publish(one, "room:a", 3)
+
+        assert [await receive(ada) for _ in range(3)] == ["1", "2", "3"]
+        assert [await next_line(bob) for _ in range(3)] == [
+            {"offset": number, "epoch": start["epoch"], "data": number} for number in (1, 2, 3)
+        ]
+
+
+async def test_a_lost_publication_is_found_without_any_sign(cluster: Cluster, client: Redis, prefix: str) -> None:
+    async with cluster.nodes[0].connect("/ws/rooms/a") as ada:
+        await publish(cluster.nodes[1], "room:a", 1)
+        assert await receive(ada) == "1"
+        keys = ChannelKeys(prefix)
+        await client.xadd(keys.key("room:a", "stream"), {"k": "t", "d": "2"}, id="2-0")
+        await client.hset(keys.key("room:a", "meta"), "offset", "2")
+
+        assert await receive(ada) == "2"
+
+
+async def test_killed_pub_sub_connections_cost_nobody_a_publication(
+    cluster: Cluster, client: Redis, prefix: str
+) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+        start = await next_line(bob)
+        for round_number in range(5):
+            await client.client_kill_filter(_type="pubsub")
+            for number in range(20):
+                await publish(one, "room:a", round_number * 20 + number)
+
+        assert [await receive(ada) for _ in range(100)] == [str(number) for number in range(100)]
+        assert [await next_line(bob) for _ in range(100)] == [
+            {"offset": number + 1, "epoch": start["epoch"], "data": number} for number in range(100)
+        ]
+
+
+async def test_a_lost_tail_is_told_to_everyone_and_new_publications_are_not_taken_for_old_ones(
+    cluster: Cluster, client: Redis, prefix: str
+) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a?envelope=1") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+        for socket in (ada, bob):
+            await next_line(socket)
+        for number in (1, 2, 3):
+            await publish(one, "room:a", number)
+        for socket in (ada, bob):
+            assert [(await next_line(socket))["data"] for _ in range(3)] == [1, 2, 3]
+        # What a failover to a replica that lags behind leaves.
+        keys = ChannelKeys(prefix)
+        await client.hset(keys.key("room:a", "meta"), "offset", "1")
+        await client.xdel(keys.key("room:a", "stream"), "2-0", "3-0")
+
+        published = await publish(two, "room:a", "new 2")
+        for socket in (ada, bob):
+            said = await next_line(socket)
+            assert said == {"offset": 1, "epoch": published["epoch"], "recovered": False}
+            assert await next_line(socket) == {**published, "data": "new 2"}
+
+
+async def test_a_channel_whose_keys_are_gone_goes_on_in_a_new_epoch(
+    cluster: Cluster, client: Redis, prefix: str
+) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a?envelope=1") as ada:
+        old = await next_line(ada)
+        await publish(two, "room:a", 1)
+        await next_line(ada)
+        await client.delete(*[ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream")])
+        new = await publish(two, "room:a", 2)
+        assert new["offset"] == 1
+        assert new["epoch"] != old["epoch"]
+        assert await next_line(ada) == {"offset": 0, "epoch": new["epoch"], "recovered": False}
+        assert await next_line(ada) == {**new, "data": 2}
+
+
+async def test_one_idempotency_key_is_one_publication(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    async with one.connect("/ws/rooms/a") as ada:
+        first = await publish(one, "room:a", 1, idempotency_key="k")
+        assert await publish(two, "room:a", 1, idempotency_key="k") == first
+        await publish(one, "room:a", 2, version=2)
+        await publish(one, "room:a", 1, version=1)
+        await publish(one, "room:a", 3)
+        assert [await receive(ada) for _ in range(3)] == ["1", "2", "3"]
+
+
+async def test_clients_publish_only_where_they_may_and_subscribe_only_where_they_may(
+    redis_url: str, prefix: str, tmp_path: Any
+) -> None:
+    namespaces = tmp_path / "namespaces.toml"
+    namespaces.write_text('[room]\nmay_publish = "nobody"\nhistory_size = 10\nhistory_ttl_s = 10\n')
+    with Cluster(redis_url, prefix, namespaces_file=str(namespaces)) as cluster:
+        node = cluster.start_node()
+        async with node.connect("/ws/rooms/a") as ada:
+            await ada.send("may I?")
+            await ada.wait_closed()
+            assert ada.close_code == 3507
+        namespaces.write_text('[room]\nmay_subscribe = "nobody"\n')
+        with pytest.raises(InvalidStatus) as caught:
+            await cluster.start_node().connect("/ws/rooms/a")
+        assert caught.value.response.status_code == 403
+
+
+async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, client: Redis) -> None:
+    one, two = cluster.nodes
+    first = await publish(one, "room:a", 1)
+    for number in range(2, 50):
+        await publish(one, "room:a", number)
+
+    async def read_count() -> int:
+        stats = await client.info("commandstats")
+        return int(stats.get("cmdstat_xrevrange", {"calls": 0})["calls"])
+
+    async def come_back() -> list[int]:
+        async with two.connect(f"/ws/rooms/a?envelope=1&{at(first)}") as client:
+            assert (await next_line(client))["recovered"]
+            return [(await next_line(client))["data"] for _ in range(48)]
+
+    before = await read_count()
+    async with asyncio.TaskGroup() as tasks:
+        herd = [tasks.create_task(come_back()) for _ in range(50)]
+    assert all(task.result() == list(range(2, 50)) for task in herd)
+    assert await read_count() == before + 1
+
+
+async def test_who_changes_nodes_while_much_is_published_gets_everything_once(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    last = await publish(one, "room:b", 0)
+    got: list[int] = []
+
+    async def publish_on() -> None:
+        for number in range(1, 301):
+            await publish(one, "room:b", number)
+
+    publishing = asyncio.create_task(publish_on())
+    for node in (two, one, two):
+        async with node.connect(f"/ws/rooms/b?envelope=1&{at(last)}") as client:
+            assert (await next_line(client))["recovered"]
+            for _ in range(60):
+                last = await next_line(client)
+                got.append(last["data"])
+    await publishing
+    assert got == list(range(1, 181))
