@@ -259,9 +259,9 @@ async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, client: 
         return int(stats.get("cmdstat_xrevrange", {"calls": 0})["calls"])
 
     async def come_back() -> list[int]:
-        async with two.connect(f"/ws/rooms/a?envelope=1&{at(first)}") as client:
-            assert (await next_line(client))["recovered"]
-            return [(await next_line(client))["data"] for _ in range(48)]
+        async with two.connect(f"/ws/rooms/a?envelope=1&{at(first)}") as socket:
+            assert (await next_line(socket))["recovered"]
+            return [(await next_line(socket))["data"] for _ in range(48)]
 
     before = await read_count()
     async with asyncio.TaskGroup() as tasks:
