@@ -150,7 +150,7 @@ def _wait_for(client: Companion, expected_count: int) -> None:
 
 
 def _time_alone(bench: Bench, port: int) -> float:
-    """Return the median time, in ms, from a client's request to the last of what it missed, in rooms not read before."""
+    """Return the median time, in ms, from a request to the last missed message, in rooms that nobody has read."""
     channels = [f"room:alone-{number}" for number in range(_ALONE_ROOM_COUNT)]
     firsts = asyncio.run(_publish(bench, channels, range(1)))
     asyncio.run(_publish(bench, channels, range(1, _ALONE_MISSED_COUNT + 1)))
