@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -290,8 +291,9 @@ class Cluster(_Shape):
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
         for primary, replica in zip(primaries, replicas, strict=True):
             with primary.client() as client, replica.client() as follower:
-                name = client.execute_command("CLUSTER", "MYID")
-                until(lambda: _accepts(follower, "CLUSTER", "REPLICATE", name), within_s=_FORMATION_TIMEOUT_S)
+                replicate = ("CLUSTER", "REPLICATE", client.execute_command("CLUSTER", "MYID"))
+                # Refused until the two have heard of each other.
+                until(partial(_accepts, follower, *replicate), within_s=_FORMATION_TIMEOUT_S)
         self.wait_until_whole()
 
     def _is_whole(self) -> bool:
@@ -326,7 +328,7 @@ def _role(server: Server) -> str:
 
 def _accepts(client: redis.Redis, *command: object) -> bool:
     try:
-        client.execute_command(*command)
+        client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
     except RedisError:
         return False
     return True

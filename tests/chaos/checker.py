@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,9 +20,6 @@ FAILOVER = "a failover lost the tail"
 AWAY = "away longer than the window"
 
 _SHOWN_LINES = 4
-
-# Takes the kind of an offence, what it is, and the index of its line.
-_Offend = Callable[[str, str, int], None]
 
 
 class Offence(NamedTuple):
@@ -85,8 +82,9 @@ def check(
     """
     verdict = Verdict()
     for log in logs:
-        room_acknowledged = acknowledged.get(log.room, ())
-        _check_log(verdict, log, room_acknowledged, window_size=window_size, may_lose_tail=may_lose_tail)
+        reading = _Reading(verdict, log, window_size=window_size, may_lose_tail=may_lose_tail)
+        reading.read()
+        reading.look_for(acknowledged.get(log.room, ()))
     for room in sorted({log.room for log in logs}):
         of_room = [log for log in logs if log.room == room]
         _check_agreement(verdict, of_room, streams.get(room, {}))
@@ -94,70 +92,81 @@ def check(
     return verdict
 
 
-def _check_log(
-    verdict: Verdict, log: Log, acknowledged: Iterable[Acknowledged], *, window_size: int, may_lose_tail: bool
-) -> None:
-    heard: dict[Name, Place] = {}
-    gaps: list[_Gap] = []
-    at: Place | None = None
+class _Reading:
+    """Reads one log from its first line to its last."""
 
-    def offend(kind: str, what: str, index: int) -> None:
-        evidence = log.lines[max(0, index - _SHOWN_LINES) : index + 2]
-        verdict.offences.append(Offence(kind, log.subscriber, what, evidence))
+    def __init__(self, verdict: Verdict, log: Log, *, window_size: int, may_lose_tail: bool) -> None:
+        self._verdict = verdict
+        self._log = log
+        self._window_size = window_size
+        self._may_lose_tail = may_lose_tail
+        self._heard: dict[Name, Place] = {}
+        self._newest: dict[tuple[str, str], int] = {}  # number by epoch and publisher
+        self._gaps: list[_Gap] = []
+        self._at: Place | None = None
 
-    for index, line in enumerate(log.lines):
+    def read(self) -> None:
+        """Check each line against the one before."""
+        for index, line in enumerate(self._log.lines):
+            if isinstance(line, Told):
+                self._take_told(line, index)
+            else:
+                self._take_heard(line, index)
+            self._at = line.place
+
+    def look_for(self, acknowledged: Iterable[Acknowledged]) -> None:
+        """Check that what was acknowledged was heard, or announced as lost."""
+        lines = self._log.lines
+        if not lines:
+            self._verdict.offences.append(Offence(LOST, self._log.subscriber, "nothing was heard at all"))
+            return
+        for name, place in acknowledged:
+            is_known = name in self._heard or _is_before(place, lines[0].place)
+            if not is_known and not any(gap.covers(place) for gap in self._gaps):
+                nearest = min(range(len(lines)), key=lambda index: _distance(lines[index].place, place))
+                self._offend(LOST, f"{name} was acknowledged at {place}", nearest)
+
+    def _take_told(self, line: Told, index: int) -> None:
+        at = self._at
         if at is None:
-            if isinstance(line, Heard):
-                offend(SILENT, "a publication came before the place was told", index)
-        elif isinstance(line, Told):
-            if not line.is_recovered:
-                cause = _cause(at, line.place, window_size=window_size, may_lose_tail=may_lose_tail)
-                if cause is None:
-                    offend(NEEDLESS, f"from {at} to {line.place}", index)
-                else:
-                    verdict.announced[cause] += 1
-                gaps.append(_Gap(at, line.place))
-            elif line.place != at:
-                offend(SILENT, f"recovered at {line.place}, but the log ends at {at}", index)
-        elif line.place.epoch != at.epoch:
-            offend(SILENT, f"the epoch changed from {at} to {line.place}, and nothing said so", index)
-        elif line.place.offset > at.offset + 1:
-            offend(SILENT, f"{line.place.offset - at.offset - 1} missing between {at} and {line.place}", index)
-        elif line.place.offset <= at.offset:
-            kind = DOUBLED if line.name in heard else DISORDERED
-            offend(kind, f"{line.place} came after {at}", index)
-        if isinstance(line, Heard):
-            verdict.delivery_count += 1
-            before = heard.get(line.name)
-            # What a failover has lost its publisher may publish again: in another epoch it is another publication.
-            if before is not None and before.epoch == line.place.epoch and line.place.offset > (at or before).offset:
-                offend(DOUBLED, f"{line.name} came at {before} and at {line.place}", index)
-            heard.setdefault(line.name, line.place)
-        at = line.place
+            return
+        if line.is_recovered:
+            if line.place != at:
+                self._offend(SILENT, f"recovered at {line.place}, but the log ends at {at}", index)
+            return
+        cause = _cause(at, line.place, window_size=self._window_size, may_lose_tail=self._may_lose_tail)
+        if cause is None:
+            self._offend(NEEDLESS, f"from {at} to {line.place}", index)
+        else:
+            self._verdict.announced[cause] += 1
+        self._gaps.append(_Gap(at, line.place))
 
-    _check_publishers(log, offend)
-    if not log.lines:
-        verdict.offences.append(Offence(LOST, log.subscriber, "nothing was heard at all"))
-        return
-    missing = [
-        (name, place)
-        for name, place in acknowledged
-        if name not in heard and not _is_before(place, log.lines[0].place) and not any(g.covers(place) for g in gaps)
-    ]
-    for name, place in missing:
-        around = min(range(len(log.lines)), key=lambda index: _distance(log.lines[index].place, place))
-        offend(LOST, f"{name} was acknowledged at {place}", around)
+    def _take_heard(self, line: Heard, index: int) -> None:
+        self._verdict.delivery_count += 1
+        at, place, name = self._at, line.place, line.name
+        before = self._heard.get(name)
+        self._heard.setdefault(name, place)
+        # What a failover has lost its publisher may publish again: in another epoch it is another publication.
+        if before is not None and before.epoch == place.epoch:
+            self._offend(DOUBLED, f"{name} came at {before} and at {place}", index)
+            return
+        if at is None:
+            self._offend(SILENT, "a publication came before the place was told", index)
+        elif place.epoch != at.epoch:
+            self._offend(SILENT, f"the epoch changed from {at} to {place}, and nothing said so", index)
+        elif place.offset > at.offset + 1:
+            self._offend(SILENT, f"{place.offset - at.offset - 1} missing between {at} and {place}", index)
+        elif place.offset <= at.offset:
+            self._offend(DISORDERED, f"{place} came after {at}", index)
+        key = (place.epoch, name.publisher)
+        newest = self._newest.get(key, 0)
+        if newest > name.number:
+            self._offend(DISORDERED, f"{name} came after number {newest}", index)
+        self._newest[key] = max(newest, name.number)
 
-
-def _check_publishers(log: Log, offend: _Offend) -> None:
-    """Check that each publisher's publications came in the order of publishing, within each epoch."""
-    newest: dict[tuple[str, str], int] = {}
-    for index, line in enumerate(log.lines):
-        if isinstance(line, Heard):
-            key = (line.place.epoch, line.name.publisher)
-            if line.name.number < newest.get(key, -1):
-                offend(DISORDERED, f"{line.name} came after number {newest[key]}", index)
-            newest[key] = max(line.name.number, newest.get(key, -1))
+    def _offend(self, kind: str, what: str, index: int) -> None:
+        evidence = self._log.lines[max(0, index - _SHOWN_LINES) : index + 2]
+        self._verdict.offences.append(Offence(kind, self._log.subscriber, what, evidence))
 
 
 def _check_agreement(verdict: Verdict, logs: Sequence[Log], stream: Mapping[Place, tuple[Name, int]]) -> None:

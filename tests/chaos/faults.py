@@ -56,7 +56,7 @@ class Faults:
             self.counts[kind] += 1
             await faults[kind]()
 
-    def _of_nodes(self, chance: random.Random) -> dict[str, Fault]:
+    def _of_nodes(self, chance: random.Random) -> Mapping[str, Fault]:
         def slot() -> Slot:
             return chance.choice(self._fleet.slots)
 
@@ -90,12 +90,12 @@ class Faults:
             assert proxy is not None
             proxy.reset()
 
-        faults = {"node killed": kill, "nodes restarted in turn": roll, "node frozen": freeze}
+        faults: dict[str, Fault] = {"node killed": kill, "nodes restarted in turn": roll, "node frozen": freeze}
         if self._fleet.slots[0].proxy is not None:
             faults |= {"node cut off from Redis silently": cut, "node's Redis connections reset": reset}
         return faults
 
-    def _of_redis(self, chance: random.Random) -> dict[str, Fault]:
+    def _of_redis(self, chance: random.Random) -> Mapping[str, Fault]:
         def of_primary(act: Callable[[Server], Awaitable[None]]) -> Fault:
             async def fault() -> None:
                 try:
@@ -142,7 +142,7 @@ class Faults:
             faults["failover"] = of_primary(failover)
         return faults
 
-    def _of_clients(self, chance: random.Random) -> dict[str, Fault]:
+    def _of_clients(self, chance: random.Random) -> Mapping[str, Fault]:
         async def stall() -> None:
             some = chance.sample(self._subscribers, k=max(1, len(self._subscribers) // 4))
             for subscriber in some:

@@ -33,7 +33,11 @@ def text(outcome: Outcome) -> str:
     lines += ["", f"faults {sum(outcome.faults.values())}"]
     lines += [f"  {name:34} {count}" for name, count in sorted(outcome.faults.items())]
     for offence in outcome.verdict.offences[:_SHOWN_OFFENCES]:
-        lines += ["", f"{offence.kind}: {offence.subscriber}: {offence.what}", *[f"    {one}" for one in offence.evidence]]
+        lines += [
+            "",
+            f"{offence.kind}: {offence.subscriber}: {offence.what}",
+            *[f"    {one}" for one in offence.evidence],
+        ]
     lines += ["", *[f"node: {line}" for line in outcome.node_faults[:_SHOWN_OFFENCES]]] if outcome.node_faults else []
     if not outcome.is_good:
         lines += ["", f"again: {command(outcome)}"]
@@ -42,7 +46,10 @@ def text(outcome: Outcome) -> str:
 
 def markdown(outcome: Outcome) -> str:
     """Return the report as a Markdown section."""
-    rows = [*figures(outcome).items(), *[(f"fault: {name}", str(count)) for name, count in sorted(outcome.faults.items())]]
+    rows = [
+        *figures(outcome).items(),
+        *[(f"fault: {name}", str(count)) for name, count in sorted(outcome.faults.items())],
+    ]
     table = ["| | |", "|---|---:|", *[f"| {name} | {value} |" for name, value in rows]]
     return "\n".join([f"## {outcome.plan.shape}", "", f"`{command(outcome)}`", "", *table, ""])
 

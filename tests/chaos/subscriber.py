@@ -6,8 +6,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from typing import Any
 
 import httpx
@@ -51,10 +51,8 @@ class Subscriber:
         attempt = 0
         while True:
             before = self.log.connection_count
-            try:
+            with suppress(*_LOST):  # what was missed is told by the next connection
                 await self._listen()
-            except _LOST:
-                pass  # what was missed is told by the next connection
             attempt = 0 if self.log.connection_count > before else attempt + 1
             await asyncio.sleep(backoff_s(self._chance, attempt))
 
@@ -75,7 +73,7 @@ class Subscriber:
                 if self._is_leaving.is_set():
                     return
 
-    async def _websocket_events(self) -> AsyncIterator[Heard | tuple[Place, bool]]:
+    async def _websocket_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         place = self.log.place()
         since = "" if place is None else f"&since={place.offset}&epoch={place.epoch}"
         url = self._fleet.any_node().ws(f"/ws/rooms/{self.log.room}?envelope=1{since}")
@@ -83,6 +81,7 @@ class Subscriber:
             url, compression=None, ping_interval=None, proxy=None, open_timeout=_OPEN_TIMEOUT_S, close_timeout=0.5
         ) as socket:
             async for frame in socket:
+                assert isinstance(frame, str)
                 said = json.loads(frame)
                 if "data" in said:
                     data = frame[frame.index('"data":') + len('"data":') : -1]
@@ -90,7 +89,7 @@ class Subscriber:
                 elif "recovered" in said:
                     yield _told(said)
 
-    async def _sse_events(self) -> AsyncIterator[Heard | tuple[Place, bool]]:
+    async def _sse_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         place = self.log.place()
         headers = {} if place is None else {"Last-Event-ID": f"{place.epoch}:{place.offset}"}
         url = self._fleet.any_node().http(f"/sse/rooms/{self.log.room}")
