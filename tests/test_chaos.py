@@ -27,7 +27,9 @@ async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
 
 @pytest.mark.parametrize("bug", BUGS)
 async def test_a_bug_put_in_on_purpose_is_found(bug: str) -> None:
-    outcome = await run(Plan(shape="single", seconds=8.0, seed=SEED, room_count=1, longest_pause_s=1.0, bug=bug))
+    plan = Plan(shape="single", seconds=8.0, seed=SEED, room_count=1, rate_per_s=60.0, longest_pause_s=2.0, bug=bug)
+
+    outcome = await run(plan)
 
     assert outcome.verdict.counts()["silent losses"], text(outcome)
     assert outcome.verdict.counts()["lost"], text(outcome)

@@ -168,6 +168,17 @@ def test_what_a_publisher_had_to_publish_again_after_a_lost_tail_is_not_doubled(
     assert verdict(lines, may_lose_tail=True).is_good
 
 
+def test_what_was_acknowledged_lost_and_published_again_by_an_older_attempt_is_no_disorder() -> None:
+    lines: list[Line] = [told(0), heard(1, number=2), heard(2, number=1)]
+    known = [Acknowledged(name(1), Place("e", 1)), Acknowledged(name(2), Place("e", 1))]
+
+    found = verdict(lines, acknowledged=known, may_lose_tail=True)
+
+    assert found.is_good
+    assert found.republished == {name(1)}
+    assert kinds(verdict(lines, acknowledged=known)) == [DISORDERED]
+
+
 def test_what_was_acknowledged_and_is_not_kept_is_lost() -> None:
     stream = {Place("e", 1): (name(1), 0)}
 

@@ -11,10 +11,10 @@ from service.messages import Event, History, Publication, Resumption
 from service.recovery import Track
 
 SKIP_REPAIR = "skip-repair"  # what was missed is not broadcast after a gap, and nothing is said
-DROP_OFFSET = "drop-offset"  # one publication of fifty is not broadcast
+DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast
 BUGS = (SKIP_REPAIR, DROP_OFFSET)
 
-_DROPPED_EVERY = 50
+_DROPPED_EVERY = 10
 
 
 def _skip_repair() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,10 +33,14 @@ class Offence(NamedTuple):
 
 @dataclass(slots=True)
 class Verdict:
-    """What the logs show. announced: losses that a subscriber was told of, by cause."""
+    """What the logs show.
+
+    announced: losses that a subscriber was told of, by cause. republished: what a failover had lost and came again.
+    """
 
     offences: list[Offence] = field(default_factory=list)
     announced: Counter[str] = field(default_factory=Counter)
+    republished: set[Name] = field(default_factory=set)
     delivery_count: int = 0
 
     def counts(self) -> dict[str, int]:
@@ -82,9 +86,10 @@ def check(
     """
     verdict = Verdict()
     for log in logs:
-        reading = _Reading(verdict, log, window_size=window_size, may_lose_tail=may_lose_tail)
+        known = dict(acknowledged.get(log.room, ()))
+        reading = _Reading(verdict, log, known, window_size=window_size, may_lose_tail=may_lose_tail)
         reading.read()
-        reading.look_for(acknowledged.get(log.room, ()))
+        reading.look_for_lost()
     for room in sorted({log.room for log in logs}):
         of_room = [log for log in logs if log.room == room]
         _check_agreement(verdict, of_room, streams.get(room, {}))
@@ -95,9 +100,18 @@ def check(
 class _Reading:
     """Reads one log from its first line to its last."""
 
-    def __init__(self, verdict: Verdict, log: Log, *, window_size: int, may_lose_tail: bool) -> None:
+    def __init__(
+        self,
+        verdict: Verdict,
+        log: Log,
+        acknowledged: Mapping[Name, Place],
+        *,
+        window_size: int,
+        may_lose_tail: bool,
+    ) -> None:
         self._verdict = verdict
         self._log = log
+        self._acknowledged = acknowledged
         self._window_size = window_size
         self._may_lose_tail = may_lose_tail
         self._heard: dict[Name, Place] = {}
@@ -114,13 +128,13 @@ class _Reading:
                 self._take_heard(line, index)
             self._at = line.place
 
-    def look_for(self, acknowledged: Iterable[Acknowledged]) -> None:
+    def look_for_lost(self) -> None:
         """Check that what was acknowledged was heard, or announced as lost."""
         lines = self._log.lines
         if not lines:
             self._verdict.offences.append(Offence(LOST, self._log.subscriber, "nothing was heard at all"))
             return
-        for name, place in acknowledged:
+        for name, place in self._acknowledged.items():
             is_known = name in self._heard or _is_before(place, lines[0].place)
             if not is_known and not any(gap.covers(place) for gap in self._gaps):
                 nearest = min(range(len(lines)), key=lambda index: _distance(lines[index].place, place))
@@ -158,6 +172,11 @@ class _Reading:
             self._offend(SILENT, f"{place.offset - at.offset - 1} missing between {at} and {place}", index)
         elif place.offset <= at.offset:
             self._offend(DISORDERED, f"{place} came after {at}", index)
+        if self._may_lose_tail and self._acknowledged.get(name, place) != place:
+            # Lost after it was acknowledged, and with it its key: an older attempt, held up in a node that was frozen,
+            # has published it again, maybe behind what its publisher published since.
+            self._verdict.republished.add(name)
+            return
         key = (place.epoch, name.publisher)
         newest = self._newest.get(key, 0)
         if newest > name.number:

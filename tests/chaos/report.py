@@ -23,6 +23,7 @@ def figures(outcome: Outcome) -> dict[str, str]:
         **{kind: str(count) for kind, count in outcome.verdict.counts().items()},
         "announced losses": str(outcome.verdict.announced.total()),
         **{f"announced: {cause}": str(count) for cause, count in sorted(outcome.verdict.announced.items())},
+        "published again after a failover": str(len(outcome.verdict.republished)),
         "errors in the nodes' logs": str(len(outcome.node_faults)),
     }
 

@@ -56,10 +56,10 @@ class Plan:
     seed: int
     node_count: int = 3
     room_count: int = 3
-    publisher_count: int = 2  # of each room
+    publisher_count: int = 4  # of each room
     subscriber_count: int = 8  # of each room
-    rate_per_s: float = 16.0
-    longest_pause_s: float = 3.0
+    rate_per_s: float = 20.0
+    longest_pause_s: float = 4.0
     bug: str = ""
 
 
