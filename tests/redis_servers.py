@@ -184,7 +184,14 @@ class Sentinel(_Shape):
     name = "sentinel"
 
     def __enter__(self) -> Self:
-        options = {**DURABLE, "repl-diskless-sync-delay": "0"}
+        # A master whose replicas have gone to another one takes no more writes: otherwise it would go on, for seconds,
+        # acknowledging what is thrown away once it is told.
+        options = {
+            **DURABLE,
+            "repl-diskless-sync-delay": "0",
+            "min-replicas-to-write": "1",
+            "min-replicas-max-lag": "2",
+        }
         master = self._start("redis-0", free_port(), options)
         self._servers = [master]
         for number in range(1, 1 + _REPLICA_COUNT):
