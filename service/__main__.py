@@ -31,8 +31,7 @@ from workers.runner import Health, run_until_told
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import redis.asyncio
-
+    from service.brokers.client import Client
     from service.namespaces import Namespace
 
 _LAST_PORT = 65535
@@ -183,7 +182,7 @@ def _namespace(settings: Settings, channel: str) -> Namespace:
 
 
 @asynccontextmanager
-async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
+async def _client(settings: Settings) -> AsyncIterator[Client]:
     """Give a client of a server that answers. Raises: Failure."""
     for_people = settings.model_copy(update={"log_format": "console", "log_level": "warning"})
     configure_logging(for_people, node_id="cli")
@@ -196,7 +195,7 @@ async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
         yield client
 
 
-def _broker(client: redis.asyncio.Redis, settings: Settings, node_id: str) -> RedisBroker:
+def _broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
     return RedisBroker(
         client,
         prefix=settings.prefix,

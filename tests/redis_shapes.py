@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,6 +23,8 @@ from tests.cluster import eventually
 
 SLOTS = 16384
 MASTER_NAME = "mymaster"
+
+Shape = TypeVar("Shape")
 
 
 def free_ports(count: int) -> list[int]:
@@ -190,8 +194,15 @@ async def cluster_shape() -> AsyncIterator[ClusterShape]:
         ports = free_ports(12)
         servers = []
         for port, bus_port in zip(ports[:6], ports[6:], strict=True):
-            config = {"cluster_node_timeout": 1000, "repl_diskless_sync_delay": 0, "cluster_replica_validity_factor": 0}
-            server = ShapeServer(directory, port, cluster_enabled="yes", cluster_port=bus_port, **config)
+            server = ShapeServer(
+                directory,
+                port,
+                cluster_enabled="yes",
+                cluster_port=bus_port,
+                cluster_node_timeout=1000,
+                cluster_replica_validity_factor=0,
+                repl_diskless_sync_delay=0,
+            )
             stack.push_async_callback(server.end)
             servers.append(server)
         for server in servers:
@@ -216,3 +227,10 @@ async def cluster_shape() -> AsyncIterator[ClusterShape]:
         yield shape
 
 
+@contextmanager
+def kept(shape: AbstractAsyncContextManager[Shape]) -> Iterator[Shape]:
+    """Give a shape to many tests, each with a loop of its own; only what needs no loop may be used of it."""
+    with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
+        yield thread.submit(lambda: runner.run(shape.__aenter__())).result()
+        thread.submit(lambda: runner.run(shape.__aexit__(None, None, None))).result()
+        thread.submit(runner.close).result()
