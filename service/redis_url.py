@@ -79,8 +79,9 @@ def parse_redis_url(text: str) -> RedisUrl:
     credentials = f"{match['credentials']}@" if match["credentials"] else ""
     path = match["path"] if match["scheme"] == "unix" else f"x/{database}"
     # redis-py knows how credentials are quoted and what a scheme means.
-    options = {**parse_url(f"{match['scheme']}://{credentials}{path}"), **options}  # type: ignore[misc]  # a TypedDict
-    options.pop("host", None)
+    for name, value in parse_url(f"{match['scheme']}://{credentials}{path}").items():
+        if name != "host":
+            options.setdefault(name, value)
     secret = {name: options[name] for name in ("username", "password") if asks_sentinels and name in options}
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if options.get("connection_class") is SSLConnection:

@@ -8,7 +8,7 @@ import redis.asyncio
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterError, InvalidResponse, RedisClusterException, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -63,6 +63,28 @@ def connect(url: str, *, timeout_s: float, client_name: str) -> Client:
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
 
 
+async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
+    """Return the reply to a command without a key; in a cluster of one node that can be reached.
+
+    Raises: one of OUTAGES.
+    """
+    if not isinstance(client, RedisCluster):
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+    await client.initialize()
+    return await client.execute_command(*command, target_nodes=client.get_default_node())
+
+
+def describe(client: Client) -> str:
+    """Return in words what a client that has been used is connected to; it says no user and no password."""
+    if isinstance(client, RedisCluster):
+        shards = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
+        return f"a cluster of {len(shards)} shards"
+    pool = client.connection_pool
+    if isinstance(pool, _MasterPool) and pool.master_address:
+        return f"the master {pool.service_name}, by Sentinel at {pool.master_address[0]}:{pool.master_address[1]}"
+    return "a single server"
+
+
 def connect_to_node(node: ClusterNode) -> redis.asyncio.Redis:
     """Return a client of one node of a cluster."""
     pool = redis.asyncio.ConnectionPool(
@@ -97,9 +119,12 @@ class _MasterPool(SentinelConnectionPool):
     """Connections to the master that Sentinel names; those to a former one end once they are free."""
 
     async def get_master_address(self) -> tuple[str, int]:
-        """Return where the master is. Raises: MasterNotFoundError, a redis-py ConnectionError."""
+        """Return where the master is. Raises: redis-py's ConnectionError."""
         before = self.master_address
-        address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]  # redis-py
+        try:
+            address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]  # redis-py
+        except MasterNotFoundError:  # its text has a page about each Sentinel
+            raise RedisConnectionError(f"no Sentinel that answers knows a living master {self.service_name}") from None
         if before not in (None, address):
             await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
         return address

@@ -36,7 +36,8 @@ _BACKOFF_CAP_S = 2.0
 # How long a subscription waits for a connection that was just lost: most are back by then.
 _PATIENCE_S = 1.0
 _SUBSCRIBE_CHUNK = 1000
-_MASTER_CHECK_S = 2.0
+# A master that Sentinel has replaced was seen to go on taking writes, which are lost, for 10 s (Valkey 9.1).
+_MASTER_CHECK_S = 1.0
 
 
 class Listening(Protocol):
@@ -66,6 +67,10 @@ class Subscriptions(Protocol):
 
     async def run(self) -> None:
         """Listen through every outage; end only when cancelled."""
+
+
+class ChannelMoved(BrokerUnavailable):
+    """Another shard of the cluster has the channel's slot."""
 
 
 class _Sent(NamedTuple):
@@ -124,6 +129,7 @@ class Listener:
         self._changed = asyncio.Event()
         self._confirming: dict[str, asyncio.Event] = {}
         self._refused: dict[str, str] = {}  # channel that the ACL forbids -> why, until it is asked for again or left
+        self._moved: set[str] = set()  # channel that another shard has, until it is asked for again or left
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
         self._forget_session()
@@ -147,6 +153,7 @@ class Listener:
         if channel in self._confirmed:
             return
         self._refused.pop(channel, None)
+        self._moved.discard(channel)
         if channel not in self._subscribed:
             self._joining[channel] = None
             self._changed.set()
@@ -160,8 +167,8 @@ class Listener:
             raise BrokerUnavailable(reason) from None
         if channel in self._refused:
             raise BrokerUnavailable(self._refused[channel])
-        if channel not in self._wanted:
-            raise BrokerUnavailable("the channel was unsubscribed meanwhile")
+        if channel in self._moved or channel not in self._wanted:
+            raise ChannelMoved("the channel is on another shard of the cluster")
 
     def unsubscribe(self, channel: str) -> None:
         """See `Broker.unsubscribe`."""
@@ -169,6 +176,7 @@ class Listener:
             return
         self._wanted.discard(channel)
         self._refused.pop(channel, None)
+        self._moved.discard(channel)
         self._joining.pop(channel, None)
         waiting = self._confirming.pop(channel, None)
         if waiting is not None:
@@ -344,7 +352,11 @@ class Listener:
         self._subscribed.discard(channel)
         del self._channel_by_topic[topic]
         if is_lost and channel in self._wanted:
+            self._moved.add(channel)
             self._on_moved(channel)
+            waiting = self._confirming.pop(channel, None)
+            if waiting is not None:
+                waiting.set()
 
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
         """Make Redis equal to the wanted set, in order: all of it first, then each change."""

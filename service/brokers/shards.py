@@ -11,7 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import SlotNotCoveredError
 
 from service.brokers.client import OUTAGES, connect_to_node, outage_reason
-from service.brokers.listener import Listener
+from service.brokers.listener import ChannelMoved, Listener
 from service.errors import BrokerUnavailable
 from service.tasks import end
 
@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 # How often the topology is asked for when nothing calls for it, and the shortest pause when something does.
 _REFRESH_S = 2.0
 _PAUSE_S = 0.1
+# How long a subscription waits while a shard is away: see `Listener.patience_s`.
+_PATIENCE_S = 1.0
 
 
 def subscriptions(client: Client, listening: Listening, **options: Any) -> Subscriptions:  # Any: those of Listener
@@ -78,7 +80,7 @@ class Shards:
         self._homes: dict[str, str | None] = {}  # wanted channel -> the shard that has its slot
         self._unheard: dict[str, bool] = {}  # channel to be subscribed where it is now -> whether it was heard before
         self._is_stale = asyncio.Event()
-        self._is_found = asyncio.Event()
+        self._placed = asyncio.Event()  # set, and replaced, when it is known anew which shard has which channel
         self._has_connected = False
         self._reason_not_ready: str | None = "Redis is not connected yet"
 
@@ -95,13 +97,14 @@ class Shards:
     async def subscribe(self, channel: str) -> None:
         """See `Broker.subscribe`."""
         self._homes.setdefault(channel, self._home_of(channel))
-        if not self._shards:
-            try:
-                async with asyncio.timeout(min(1.0, self._timeout_s)):
-                    await self._is_found.wait()
-            except TimeoutError:
-                raise BrokerUnavailable(self._reason_not_ready or "Redis is not connected yet") from None
-        await self._hear(channel)
+        patience_s = self._timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, self._timeout_s)
+        try:
+            async with asyncio.timeout(patience_s):
+                while not await self._is_heard(channel):
+                    await self._placed.wait()
+        except TimeoutError:
+            reason = self.reason_not_ready() or "no shard of the cluster has the channel now"
+            raise BrokerUnavailable(reason) from None
 
     def unsubscribe(self, channel: str) -> None:
         """See `Broker.unsubscribe`."""
@@ -174,37 +177,37 @@ class Shards:
                 shard.task.result()  # raises: a listener ends only by a fault of ours
         if self._shards:
             self._reason_not_ready = None
-            self._is_found.set()
+        self._placed.set()
+        self._placed = asyncio.Event()
 
     async def _hear_moved(self) -> None:
         """Subscribe to channels that have moved, and tell that something may have been missed."""
         moved = list(self._unheard)
-        heard = await asyncio.gather(*[self._is_heard(channel) for channel in moved])
-        again = [self._unheard.pop(channel, False) for channel, is_heard in zip(moved, heard, strict=True) if is_heard]
+        heard = await asyncio.gather(*[self._is_heard(channel) for channel in moved], return_exceptions=True)
+        again = [
+            self._unheard.pop(channel, False)
+            for channel, is_heard in zip(moved, heard, strict=True)
+            if is_heard is True
+        ]
         if any(again):
             self._tell_gap()
 
     async def _is_heard(self, channel: str) -> bool:
-        try:
-            await self._hear(channel)
-        except BrokerUnavailable:
-            return False
-        return True
+        """Return whether a wanted channel is subscribed now; False: it is not clear which shard has it.
 
-    async def _hear(self, channel: str) -> None:
-        """Return once a wanted channel is subscribed on the shard that has it. Raises: BrokerUnavailable."""
-        while True:
-            home = self._homes.get(channel)
-            if home is None:
-                raise BrokerUnavailable("no shard of the cluster has the channel now")
-            try:
-                await self._shards[home].listener.subscribe(channel)
-            except BrokerUnavailable:
-                if self._homes.get(channel) == home:
-                    raise
-            else:
-                if self._homes.get(channel) == home:
-                    return
+        Raises: BrokerUnavailable.
+        """
+        home = self._homes.get(channel)
+        if home is None:
+            return False
+        try:
+            await self._shards[home].listener.subscribe(channel)
+        except ChannelMoved:
+            return False
+        except BrokerUnavailable:
+            if self._homes.get(channel) == home:
+                raise
+        return self._homes.get(channel) == home
 
     def _home_of(self, channel: str) -> str | None:
         try:
