@@ -285,11 +285,12 @@ async def _check_redis(settings: Settings) -> None:
             info = await ask(client, "INFO", "server")
         except NoPermissionError:
             info = {"redis_version": "of unknown version: the user may not ask"}
-        if info.get("redis_mode") == "sentinel":
+        mode = info.get("redis_mode") or info.get("server_mode")
+        if mode == "sentinel":
             raise Failure(
                 "this is a Sentinel; ROOMCAST_REDIS_URL must be redis+sentinel://host:port/name-of-the-master"
             )
-        if info.get("redis_mode") == "cluster" and not isinstance(client, RedisCluster):
+        if mode == "cluster" and not isinstance(client, RedisCluster):
             raise Failure("this is a node of a cluster; ROOMCAST_REDIS_URL must be redis+cluster://host:port")
         what = describe(client)
     server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"

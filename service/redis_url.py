@@ -41,7 +41,7 @@ class RedisUrl:
     addresses: host and port of the server, of the Sentinels, or of some nodes of the cluster; none for a Unix socket.
     master_name: by which the Sentinels know the server; "" in other shapes.
     options: redis-py's arguments for a connection to a server that keeps data: credentials, database, TLS.
-    sentinel_options: the same for a connection to a Sentinel.
+    sentinel_options: the same for a connection to a Sentinel, if there are any.
     """
 
     shape: Shape
@@ -82,11 +82,10 @@ def parse_redis_url(text: str) -> RedisUrl:
     for name, value in parse_url(f"{match['scheme']}://{credentials}{path}").items():
         if name != "host":
             options.setdefault(name, value)
-    secret = {name: options[name] for name in ("username", "password") if asks_sentinels and name in options}
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    secrets = {"username", "password"} if asks_sentinels else set()
+    sentinel_options = {name: value for name, value in options.items() if name in secrets or name.startswith("ssl_")}
     if options.get("connection_class") is SSLConnection:
-        tls["ssl"] = True
-    sentinel_options = {**secret, **tls} if shape is Shape.SENTINEL else {}
+        sentinel_options["ssl"] = True
     return RedisUrl(shape, addresses, master_name, options, sentinel_options)
 
 

