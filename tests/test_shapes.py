@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
@@ -26,7 +28,7 @@ from service.errors import BrokerUnavailable
 from service.messages import History, Publication
 from service.namespaces import Namespace
 from service.tasks import end
-from tests.cluster import bare_environment, eventually
+from tests.cluster import API_KEY, Cluster, bare_environment, eventually, receive
 from tests.redis_shapes import ClusterShape, SentinelShape, cluster_shape, sentinel_shape
 from tests.test_broker_contract import RecordingSink
 from workers.lease import Lease
@@ -353,3 +355,43 @@ async def test_check_says_which_shape_answers_and_which_the_url_should_name(
     assert "must be redis+cluster://" in await said(f"redis://127.0.0.1:{cluster.servers[0].port}/0")
     assert "Cluster mode is not enabled" in await said(f"redis+cluster://127.0.0.1:{master.port}")
     assert "knows a living master other" in await said(sentinel.url.replace("mymaster", "other"))
+
+
+@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+async def test_a_whole_deployment_goes_on_when_a_master_is_killed(
+    make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]], prefix: str
+) -> None:
+    """A client of one node hears what the API of the other takes, and the metrics worker, before and after."""
+    async with make() as shape:
+        with Cluster(shape.url, prefix, redis_timeout_s="2") as deployment:
+            hearing, speaking = deployment.start_node(), deployment.start_node()
+            worker = deployment.start_worker(metrics_interval_s="0.5")
+            async with hearing.connect("/ws/rooms/lobby") as socket, hearing.connect("/dashboard-feed") as dashboard:
+                if isinstance(shape, ClusterShape):
+                    victim = (await shape.shard_of(key_slot(f"{prefix}room:lobby".encode())))[0]
+                else:
+                    victim = await shape.master()
+                await api_publish(speaking.http("/api/publish"), "room:lobby", 1)
+                assert await receive(socket) == "1"
+                await receive(dashboard)
+
+                victim.kill()
+
+                async def is_taken() -> bool:
+                    return await api_publish(speaking.http("/api/publish"), "room:lobby", 2)
+
+                await eventually(is_taken, within_s=FAILOVER_S)
+                assert await receive(socket) == "2"
+                before = time.time()
+
+                async def is_sampled_anew() -> bool:
+                    return bool(json.loads(await receive(dashboard))["time"] > before * 1000)
+
+                await eventually(is_sampled_anew)
+            assert worker.faults() == hearing.faults() == speaking.faults() == []
+
+
+async def api_publish(url: str, channel: str, data: object) -> bool:
+    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+        answer = await http.post(url, json={"channel": channel, "data": data})
+    return answer.status_code == 200
