@@ -20,11 +20,12 @@ from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Position, Publication
 from service.namespaces import MAX_RECOVERED
+from service.presence import MAX_PAGE_LENGTH
 from service.recovery import MAX_OFFSET
 
 router = APIRouter()
 
-Model = TypeVar("Model", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 
 # What a publish body may hold beside its data.
 _ENVELOPE_BYTES = 4096
@@ -73,7 +74,26 @@ class HistoryRequest(BaseModel):
     reverse: bool = Field(default=False, description="the newest ones, newest first")
 
 
-def _schema_of(model: type[BaseModel]) -> dict[str, Any]:  # Any: JSON
+class PresenceRequest(BaseModel):
+    """Which channel's clients are asked for, and which page of them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "limit": 100}]})
+
+    channel: str = Field(description="for example room:lobby")
+    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="about how many; a page may hold some more")
+    cursor: str = Field("", description="of the page before; empty for the first one")
+
+
+class PresenceStatsRequest(BaseModel):
+    """Which channel's clients are counted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby"}]})
+
+    channel: str = Field(description="for example room:lobby")
+
+
+def _takes(model: type[BaseModel]) -> dict[str, Any]:  # Any: a part of the OpenAPI document
+    """Return what the API page says of a request that is read here and not by FastAPI."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
@@ -81,7 +101,7 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:  # Any: JSON
     "/api/publish",
     tags=["server API"],
     dependencies=[Depends(_check_api_key)],
-    openapi_extra=_schema_of(PublishRequest),
+    openapi_extra=_takes(PublishRequest),
 )
 async def publish(request: Request) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
@@ -111,7 +131,7 @@ async def publish(request: Request) -> dict[str, Any]:
     "/api/history",
     tags=["server API"],
     dependencies=[Depends(_check_api_key)],
-    openapi_extra=_schema_of(HistoryRequest),
+    openapi_extra=_takes(HistoryRequest),
 )
 async def history(request: Request) -> Response:
     """Return what is kept of a channel, and its position.
@@ -128,6 +148,46 @@ async def history(request: Request) -> Response:
     publications = found.publications[::-1] if wanted.reverse else found.publications
     result = {**found.position._asdict(), "publications": [orjson.Fragment(envelope(each)) for each in publications]}
     return _json(200, {"result": result})
+
+
+@router.post(
+    "/api/presence",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_takes(PresenceRequest),
+)
+async def presence(request: Request) -> Response:
+    """Return who is in a channel, on whatever node, a page at a time.
+
+    Answers `{"result": {"presence": {"n1-7": {"client": "n1-7", "user": "ada", "conn_info": null}}, "cursor": ""}}`;
+    the cursor is that of the next page, empty after the last one. Who is there all the while is on some page; who comes
+    or goes meanwhile may be missing, or there twice. Errors are those of publish, and 400 (108) for a channel without
+    presence.
+    """
+    wanted = await _read(request, PresenceRequest, _ENVELOPE_BYTES)
+    channel = _present_channel(request, wanted.channel)
+    page = await server_of(request).node.presence.page(channel, cursor=wanted.cursor, limit=wanted.limit)
+    clients = {
+        client: {"client": client, "user": user, "conn_info": orjson.Fragment(info or b"null")}
+        for client, user, info in page.clients
+    }
+    return _json(200, {"result": {"presence": clients, "cursor": page.cursor}})
+
+
+@router.post(
+    "/api/presence_stats",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_takes(PresenceStatsRequest),
+)
+async def presence_stats(request: Request) -> Response:
+    """Return how many clients and users are in a channel: `{"result": {"num_clients": 3, "num_users": 2}}`.
+
+    Several clients of one user are one user, and so are all those that name none. Errors are those of presence.
+    """
+    wanted = await _read(request, PresenceStatsRequest, _ENVELOPE_BYTES)
+    counts = await server_of(request).node.presence.count(_present_channel(request, wanted.channel))
+    return _json(200, {"result": {"num_clients": counts.client_count, "num_users": counts.user_count}})
 
 
 @router.get("/healthz", tags=["operations"])
@@ -151,8 +211,16 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _read(request: Request, model: type[Model], max_bytes: int) -> Model:
-    """Return the request that a body is. Raises: ClientError 106, 107."""
+def _present_channel(request: Request, name: str) -> str:
+    """Return the name if it is a channel with presence. Raises: ClientError 107, 102, 108."""
+    channel = check_channel(name)
+    if not server_of(request).node.namespaces.of(channel).presence:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "the channel's namespace has no presence")
+    return channel
+
+
+async def _read(request: Request, model: type[Body], max_bytes: int) -> Body:
+    """Return what a request asks for. Raises: ClientError 107, or 106 for too much."""
     body = await _read_body(request, max_bytes)
     try:
         return model.model_validate(orjson.loads(body))

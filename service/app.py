@@ -26,6 +26,8 @@ from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
+from service.presence.redis import RedisPresence
+from service.roster import HubRoster
 from service.serving import ClientServer
 from service.tasks import end, run_together
 from service.telemetry import registry_of
@@ -70,7 +72,19 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         hub = Hub(schedule=pace.schedule)
         tracker = Tracker(broker, hub.broadcast, time.monotonic)
         registry = NodeRegistry(client, prefix=settings.prefix)
-        node = Node(node_id, hub, broker, registry, namespaces=read_namespaces(settings), tracker=tracker)
+        namespaces = read_namespaces(settings)
+        roster = HubRoster(hub, namespaces, node_id)
+        presence = RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id)
+        node = Node(
+            node_id,
+            hub,
+            broker,
+            registry,
+            namespaces=namespaces,
+            tracker=tracker,
+            presence=presence,
+            roster=roster,
+        )
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )

@@ -66,6 +66,7 @@ class Connection:
         "_held",
         "encoding",
         "id",
+        "info",
         "is_congested",
         "max_unsent_bytes",
         "opened_at_s",
@@ -74,6 +75,7 @@ class Connection:
         "subscriptions",
         "transport",
         "unpublished_bytes",
+        "user",
         "written_while_congested_bytes",
     )
 
@@ -85,8 +87,12 @@ class Connection:
         receiver: Receiver,
         *,
         max_unsent_bytes: int,
+        user: str = "",
+        info: bytes = b"",
     ) -> None:
         self.id = id
+        self.user = user  # who it is, as others see it; "" is nobody known
+        self.info = info  # JSON that goes with it, or empty
         self.transport = transport
         self.encoding = encoding
         self.receiver = receiver

@@ -11,6 +11,7 @@ from service.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from service.errors import ClientError, ErrorCode
 from service.messages import Position
 from service.protocols import room
+from service.protocols.info import check_info
 from service.recovery import position_of
 from service.serving import ClientServer, EventStreamResponse
 
@@ -37,7 +38,8 @@ async def chat(socket: WebSocket, client_id: str) -> None:
     Delivery: at most once, in one order for all. Everyone hears that a client left, unless its node was killed.
     """
     server = server_of(socket)
-    await server.serve(socket, room.Chat(server.node, LOBBY, check_name(client_id, "client id")), LOBBY)
+    user = check_name(client_id, "client id")
+    await server.serve(socket, room.Chat(server.node, LOBBY, user), LOBBY, user=user)
 
 
 @router.websocket("/ws/rooms/{name}")
@@ -45,7 +47,8 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     """A plain room: every frame reaches every client of the room, the sender too, as it was.
 
     With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
-    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed.
+    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. `?user=ada&info={"color":"red"}` is what presence
+    tells others of the client: user is at most 128 bytes, info JSON of at most 1 KiB. Nobody checks who it really is.
     Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
     """
     server = server_of(socket)
@@ -53,8 +56,9 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     in_envelope, since = _envelope_of(socket), _since_of(socket)
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
+    user, info = _client_of(socket)
     receiver = room.Room(server.node, channel)
-    await server.serve(socket, receiver, channel, in_envelope=in_envelope, since=since)
+    await server.serve(socket, receiver, channel, in_envelope=in_envelope, since=since, user=user, info=info)
 
 
 @router.websocket("/dashboard-feed")
@@ -67,9 +71,11 @@ async def dashboard_feed(socket: WebSocket) -> None:
 async def plain_room_events(request: Request, name: str) -> Response:
     """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
 
-    The id of an event is its position, which a browser sends when it comes back: it gets what it missed.
+    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. `?user=` and
+    `?info=` are those of the WebSocket.
     """
-    return EventStreamResponse(server_of(request), room_channel(name), since=_since_of(request))
+    user, info = _client_of(request)
+    return EventStreamResponse(server_of(request), room_channel(name), since=_since_of(request), user=user, info=info)
 
 
 @router.get("/sse/dashboard-feed", response_class=Response)
@@ -83,6 +89,14 @@ def _envelope_of(connection: HTTPConnection) -> bool:
     if wanted not in {"0", "1"}:
         raise ClientError(ErrorCode.BAD_REQUEST, "envelope is 0 or 1")
     return wanted == "1"
+
+
+def _client_of(connection: HTTPConnection) -> tuple[str, bytes]:
+    """Return the user and the info that a client names. Raises: ClientError 107, or 106 for too much."""
+    user, text = connection.query_params.get("user", ""), connection.query_params.get("info", "")
+    if user:
+        check_name(user, "user")
+    return user, check_info(text) if text else b""
 
 
 def _since_of(connection: HTTPConnection) -> Position | None:

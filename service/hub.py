@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from service.connection import State
 from service.messages import Publication, Resumption
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from service.connection import Connection, Encoding
     from service.errors import Disconnect
     from service.messages import Event
@@ -126,6 +129,15 @@ class Hub:
     def channel_count(self) -> int:
         """Return how many channels have a subscriber on this node."""
         return len(self._channels)
+
+    def channels(self) -> Collection[str]:
+        """Return the channels that have a subscriber on this node, as they are at each moment."""
+        return self._channels.keys()
+
+    def subscribers(self, channel: str) -> Iterator[Connection]:
+        """Return the subscribers of a channel on this node; not to be read across a wait."""
+        subscribers = self._channels.get(channel)
+        return chain.from_iterable(subscribers.by_encoding.values() if subscribers is not None else ())
 
     def _flush_channel(self, subscribers: _Subscribers) -> None:
         pending, subscribers.pending = subscribers.pending, []

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from service.hub import Hub
     from service.messages import Event, History
     from service.namespaces import Namespace, Namespaces
+    from service.presence import Presence
+    from service.roster import HubRoster
     from service.tracker import Tracker
 
 log = structlog.get_logger(__name__)
@@ -40,7 +42,16 @@ class Node:
     """The clients of one process, joined with those of all other nodes by the broker. Implements `brokers.Sink`."""
 
     def __init__(
-        self, node_id: str, hub: Hub, broker: Broker, registry: Registry, *, namespaces: Namespaces, tracker: Tracker
+        self,
+        node_id: str,
+        hub: Hub,
+        broker: Broker,
+        registry: Registry,
+        *,
+        namespaces: Namespaces,
+        tracker: Tracker,
+        presence: Presence,
+        roster: HubRoster,
     ) -> None:
         self.id = node_id
         self.hub = hub
@@ -48,13 +59,20 @@ class Node:
         self.registry = registry
         self.namespaces = namespaces
         self.tracker = tracker
+        self.presence = presence
+        self._roster = roster
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
-        await run_together(broker=self.broker.run(self), tracker=self.tracker.run(), report=self._report_forever())
+        await run_together(
+            broker=self.broker.run(self),
+            tracker=self.tracker.run(),
+            presence=self.presence.run(),
+            report=self._report_forever(),
+        )
 
     def enter(self, connection: Connection) -> None:
         """Take in a connection; whoever calls this calls `leave` when it has ended, however it ends."""
@@ -63,7 +81,7 @@ class Node:
     def leave(self, connection: Connection) -> None:
         """Let a connection go that has ended; nothing of it is left behind."""
         for channel in self.hub.remove(connection):
-            self._lose_interest(channel)
+            self._subscription_ended(connection, channel)
         connection.closed()
         if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
             log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
@@ -111,13 +129,17 @@ class Node:
             catch_up = catch_up_cache if is_cache else catch_up_stream
             for event in catch_up(channel, since, top, window):
                 connection.send(connection.encoding.encode(event))
+        if channel not in self.hub.channels():
+            self.presence.occupy(channel)
         self.hub.subscribe(connection, channel, namespace.slow)
+        if namespace.presence:
+            self.presence.join(channel, self._roster.info(connection))
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """End a subscription, if it is there."""
         if channel in connection.subscriptions:
             self.hub.unsubscribe(connection, channel)
-            self._lose_interest(channel)
+            self._subscription_ended(connection, channel)
 
     async def publish(self, publication: Publication, *, once: Once = ALWAYS) -> Published:
         """Publish to the subscribers on every node, this one too.
@@ -197,8 +219,8 @@ class Node:
 
     def on_event(self, event: Event) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
-        self.counts["received"] += 1
         if isinstance(event, Publication):
+            self.counts["received"] += 1
             self.tracker.take(event)
         else:
             self.hub.broadcast(event)
@@ -216,11 +238,19 @@ class Node:
         """Repair the gap in channels with history; without one it is counted, logged, and told to who can be told."""
         self.tracker.connected()
         if is_again:
+            self.presence.doubt()
             self.counts["gaps"] += 1
             log.warning("broker.gap", channels=self.hub.channel_count())
             for channel in self._interest:
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
+
+    def _subscription_ended(self, connection: Connection, channel: str) -> None:
+        if self.namespaces.of(channel).presence:
+            self.presence.leave(channel, self._roster.info(connection).client)
+        if channel not in self.hub.channels():
+            self.presence.vacate(channel)
+        self._lose_interest(channel)
 
     def _gain_interest(self, channel: str, namespace: Namespace) -> None:
         self._interest[channel] += 1
@@ -242,14 +272,21 @@ class Node:
         """Leave the cluster, after `run` has ended; the others notice by themselves if Redis does not take it."""
         try:
             async with asyncio.timeout(_SETTLE_TIMEOUT_S):
-                await self.registry.retire(self.id)
+                # First, so that others go on with it if the rest takes too long.
+                await self.registry.retire(self.presence.lease)
+                await self.presence.retire()
         except (BrokerUnavailable, TimeoutError):
             log.debug("node.retire_failed")
 
     async def _report_forever(self) -> None:
+        is_new = True
         while True:
             try:
-                await self.registry.report(self.id, len(self.hub.connections), ttl_s=_REPORT_TTL_S)
+                lease, count = self.presence.lease, len(self.hub.connections)
+                is_new = not await self.registry.report(lease, count, ttl_s=_REPORT_TTL_S, is_new=is_new)
+                if is_new:
+                    self.presence.renew()
+                    continue
             except BrokerUnavailable as exc:
                 log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
             await asyncio.sleep(_REPORT_INTERVAL_S)

@@ -58,6 +58,8 @@ class ClientServer:
         *,
         in_envelope: bool = False,
         since: Position | None = None,
+        user: str = "",
+        info: bytes = b"",
     ) -> None:
         """Subscribe, then answer the handshake: whoever sees the connection open misses nothing from there on.
 
@@ -72,7 +74,7 @@ class ClientServer:
             encoding = DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
         else:
             encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
-        connection = self.connection(transport, encoding, receiver)
+        connection = self.connection(transport, encoding, receiver, user=user, info=info)
         is_detached = False
         self.node.enter(connection)
         try:
@@ -91,10 +93,14 @@ class ClientServer:
             if not is_detached:
                 self.node.leave(connection)
 
-    def connection(self, transport: Transport, encoding: Encoding, receiver: Receiver) -> Connection:
+    def connection(
+        self, transport: Transport, encoding: Encoding, receiver: Receiver, *, user: str = "", info: bytes = b""
+    ) -> Connection:
         """Return a new connection, not yet of the node."""
         max_unsent_bytes = self.settings.max_unsent_bytes
-        return Connection(next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes)
+        return Connection(
+            next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info
+        )
 
 
 class EventStreamResponse(Response):
@@ -105,18 +111,28 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, server: ClientServer, channel: str, *, since: Position | None = None) -> None:
+    def __init__(
+        self,
+        server: ClientServer,
+        channel: str,
+        *,
+        since: Position | None = None,
+        user: str = "",
+        info: bytes = b"",
+    ) -> None:
         # X-Accel-Buffering: nginx would hold events back to fill its buffer.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._server = server
         self._channel = channel
         self._since = since
+        self._user = user
+        self._info = info
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
-        connection = self._server.connection(stream, PLAIN_SSE, Feed())
+        connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=self._user, info=self._info)
         stream.connection = connection
         abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
         self._server.node.enter(connection)

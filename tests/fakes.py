@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from service.brokers import ALWAYS, Published
 from service.connection import Connection, Encoding
 from service.errors import BrokerUnavailable, Disconnect
 from service.hub import Hub
-from service.messages import History, Position, Publication
+from service.messages import ClientInfo, History, Position, Publication
 from service.namespaces import Namespaces
 from service.node import Node
+from service.presence import Counts, Page
 from service.protocols.room import Feed
+from service.roster import HubRoster
 from service.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ RAW = Encoding(
     lambda count: b"missed %d;" % count,
 )
 
+
+_IDS = itertools.count(1)
 
 EMPTY = History(Position(0, "e"), 0, [])
 
@@ -65,7 +70,7 @@ def connection(
 ) -> tuple[Connection, RecordingTransport]:
     """Return a connection on a recording transport, open unless said otherwise."""
     transport = RecordingTransport(stalled=stalled)
-    made = Connection(1, transport, encoding, Feed(), max_unsent_bytes=max_unsent_bytes)
+    made = Connection(next(_IDS), transport, encoding, Feed(), max_unsent_bytes=max_unsent_bytes)
     if stalled:
         made.congested()
     if is_open:
@@ -158,17 +163,71 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    async def report(self, node_id: str, connection_count: int, *, ttl_s: float) -> None:
-        self.counts[node_id] = connection_count
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+        self.counts[lease] = connection_count
+        return True
 
-    async def retire(self, node_id: str) -> None:
-        self.counts.pop(node_id, None)
+    async def retire(self, lease: str) -> None:
+        self.counts.pop(lease, None)
 
     async def connection_counts(self) -> dict[str, int]:
         return self.counts
 
+    async def dead(self) -> set[str]:
+        return set()
+
+
+class FakePresence:
+    """Presence in memory, of one node."""
+
+    lease = "n1.1"
+
+    def __init__(self) -> None:
+        self.members: dict[str, dict[str, ClientInfo]] = {}
+        self.occupied: set[str] = set()
+        self.doubt_count = 0
+
+    async def run(self) -> None:
+        raise NotImplementedError
+
+    def join(self, channel: str, info: ClientInfo) -> None:
+        self.members.setdefault(channel, {})[info.client] = info
+
+    def leave(self, channel: str, client: str) -> None:
+        del self.members[channel][client]
+
+    def occupy(self, channel: str) -> None:
+        self.occupied.add(channel)
+
+    def vacate(self, channel: str) -> None:
+        self.occupied.remove(channel)
+
+    def doubt(self) -> None:
+        self.doubt_count += 1
+
+    def renew(self) -> None:
+        raise NotImplementedError
+
+    async def retire(self) -> None:
+        raise NotImplementedError
+
+    async def page(self, channel: str, *, cursor: str = "", limit: int = 100) -> Page:
+        return Page(list(self.members.get(channel, {}).values()), "")
+
+    async def count(self, channel: str) -> Counts:
+        raise NotImplementedError
+
 
 def node(hub: Hub, broker: FakeBroker) -> Node:
     """Return a node on fakes, with the default namespaces; its tasks do not run."""
-    tracker = Tracker(broker, hub.broadcast, lambda: 0.0)
-    return Node("n1", hub, broker, FakeRegistry(), namespaces=Namespaces(), tracker=tracker)
+    tracker, namespaces = Tracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
+    return Node(
+        "n1",
+        hub,
+        broker,
+        FakeRegistry(),
+        namespaces=namespaces,
+        tracker=tracker,
+        presence=FakePresence(),
+        roster=HubRoster(hub, namespaces, "n1"),
+    )

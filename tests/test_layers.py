@@ -30,10 +30,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.node": (
         VALUES
         | {"service.brokers", "service.connection", "service.hub", "service.recovery", "service.tasks"}
-        | {"service.tracker"},
+        | {"service.presence", "service.roster", "service.tracker"},
         {"structlog"},
     ),
     "service.tracker": (VALUES | {"service.brokers", "service.recovery", "service.tasks"}, {"structlog"}),
+    "service.presence": (
+        VALUES | {"service.brokers", "service.presence", "service.tasks"},
+        {"orjson", "redis", "structlog"},
+    ),
+    "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.redis_url": (set(), {"redis"}),
     "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
@@ -57,12 +62,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "starlette"},
     ),
     "service.api": (
-        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.recovery"},
+        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
-        VALUES | {"service.brokers", "service.tasks", "workers"},
+        VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),
 }
@@ -79,6 +84,7 @@ NO_ASYNCIO = {
     "service.connection",
     "service.hub",
     "service.pace",
+    "service.roster",
 }
 
 

@@ -3,14 +3,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
+from service.brokers.history import ChannelKeys
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.brokers.scripts import run_pipeline
+from service.channels import SYSTEM_METRICS
 from service.namespaces import Namespaces
+from service.presence.commands import PresenceCommands
 from service.tasks import end
 from tests.cluster import eventually
 from workers.metrics import MetricsWorker
@@ -20,10 +25,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
 @asynccontextmanager
-async def working(client: Redis, prefix: str) -> AsyncIterator[None]:
+async def working(client: Redis, prefix: str, *, interval_s: float = 0.1) -> AsyncIterator[None]:
     broker = RedisBroker(client, prefix=prefix, node_id="w", max_message_bytes=10_000)
     registry = NodeRegistry(client, prefix=prefix)
-    worker = MetricsWorker(client, broker, registry, Namespaces(), prefix=prefix, name="w", interval_s=0.1)
+    worker = MetricsWorker(client, broker, registry, Namespaces(), prefix=prefix, name="w", interval_s=interval_s)
     task = asyncio.create_task(worker.run())
     try:
         yield
@@ -32,18 +37,65 @@ async def working(client: Redis, prefix: str) -> AsyncIterator[None]:
         await worker.finish()
 
 
-async def test_it_publishes_only_while_somebody_watches_and_always_keeps_the_newest(client: Redis, prefix: str) -> None:
+async def history(client: Redis, prefix: str) -> list[dict[str, object]]:
+    """Return the figures that are kept, the oldest first."""
+    entries: Any = await client.xrange(ChannelKeys(prefix).key(SYSTEM_METRICS, "stream"))  # redis-py's reply
+    return [orjson.loads(fields[b"d"]) for _, fields in entries]
+
+
+@asynccontextmanager
+async def watching(client: Redis, prefix: str) -> AsyncIterator[None]:
+    """Be a node with a subscriber."""
+    commands = PresenceCommands(ChannelKeys(prefix), Namespaces(), publish_command="PUBLISH")
+    await run_pipeline(client, [commands.occupy(SYSTEM_METRICS, "n1.1")], commands.scripts)
+    try:
+        yield
+    finally:
+        await run_pipeline(client, [commands.sweep(SYSTEM_METRICS, "n1.1")], commands.scripts)
+
+
+async def until_idle(client: Redis, prefix: str) -> None:
+    """Return once the worker lives and does not publish."""
+    health = Health(client, prefix=prefix, worker="metrics", name="w")
+
+    async def has_ticked() -> bool:
+        before = await health.read()
+        await asyncio.sleep(0.15)  # more than its interval
+        after = await health.read()
+        return bool(before and after and before != after and _samples(before) == _samples(after))
+
+    await eventually(has_ticked)
+
+
+def _samples(facts: str) -> int:
+    return int(orjson.loads(facts)["samples"])
+
+
+async def test_it_publishes_only_while_a_node_has_a_subscriber_and_the_newest_is_kept(
+    client: Redis, prefix: str
+) -> None:
+    async with working(client, prefix):
+        await until_idle(client, prefix)
+        assert await history(client, prefix) == []
+
+        async with watching(client, prefix):
+
+            async def is_published() -> bool:
+                return len(await history(client, prefix)) >= 3
+
+            await eventually(is_published)
+        await until_idle(client, prefix)
+
+    newest = (await history(client, prefix))[-1]
+    assert set(newest) >= {"cpu_usage", "memory_usage", "active_users", "response_time", "time"}
+
+
+async def test_somebody_who_listens_without_a_node_watches_too(client: Redis, prefix: str) -> None:
     async with working(client, prefix), client.pubsub() as unseen, client.pubsub() as watcher:
         await unseen.psubscribe(f"{prefix}metrics:*")  # a pattern does not count as a watcher
-        health = Health(client, prefix=prefix, worker="metrics", name="w")
-
-        async def has_sampled() -> bool:
-            return bool(orjson.loads(await health.read() or "{}").get("samples", 0) >= 3)
-
-        await eventually(has_sampled)
         assert (await unseen.get_message(timeout=1.0) or {})["type"] == "psubscribe"
+        await until_idle(client, prefix)
         assert await unseen.get_message(timeout=0.0) is None
-        newest = orjson.loads(await client.get(f"{prefix}latest:metrics:system") or b"")
 
         await watcher.subscribe(f"{prefix}metrics:system")
 
@@ -53,7 +105,18 @@ async def test_it_publishes_only_while_somebody_watches_and_always_keeps_the_new
 
         await eventually(is_published)
 
-    assert set(newest) >= {"cpu_usage", "memory_usage", "active_users", "response_time", "time"}
+
+async def test_it_begins_at_once_when_somebody_begins_to_watch(client: Redis, prefix: str) -> None:
+    async with working(client, prefix, interval_s=60.0):  # its next tick is 15 s away
+        health = Health(client, prefix=prefix, worker="metrics", name="w")
+        await eventually(health.read)
+
+        async with watching(client, prefix):
+
+            async def is_published() -> bool:
+                return len(await history(client, prefix)) == 1
+
+            await eventually(is_published, within_s=2.0)
 
 
 async def test_it_says_that_it_lives_and_for_how_long(client: Redis, prefix: str) -> None:
@@ -71,30 +134,31 @@ async def test_it_says_that_it_lives_and_for_how_long(client: Redis, prefix: str
 
 
 async def test_a_worker_that_ends_gives_its_lease_back(client: Redis, prefix: str) -> None:
+    lease = ChannelKeys(prefix).key(SYSTEM_METRICS, "lease")
     async with working(client, prefix):
 
         async def is_held() -> bool:
-            return bool(await client.exists(f"{prefix}lease:metrics"))
+            return bool(await client.exists(lease))
 
         await eventually(is_held)
 
-    assert not await client.exists(f"{prefix}lease:metrics")
+    assert not await client.exists(lease)
 
 
 async def test_the_lease_is_checked_in_the_step_that_publishes(client: Redis, prefix: str) -> None:
     """Somebody else takes the lease between the worker's own check and its publication."""
-    async with working(client, prefix):
+    health = Health(client, prefix=prefix, worker="metrics", name="w")
+    async with working(client, prefix), watching(client, prefix):
 
-        async def newest() -> bytes | None:
-            return await client.get(f"{prefix}latest:metrics:system")  # type: ignore[return-value]  # bytes
+        async def has_sampled() -> bool:
+            return bool(await history(client, prefix))
 
-        await eventually(newest)
-        await client.set(f"{prefix}lease:metrics", "somebody else")
-        await client.delete(f"{prefix}latest:metrics:system")
-        health = Health(client, prefix=prefix, worker="metrics", name="w")
+        await eventually(has_sampled)
+        await client.set(ChannelKeys(prefix).key(SYSTEM_METRICS, "lease"), "somebody else")
+        kept = await history(client, prefix)
 
         async def knows() -> bool:
             return orjson.loads(await health.read() or "{}").get("holds_lease") is False
 
         await eventually(knows)
-        assert await newest() is None
+        assert await history(client, prefix) == kept

@@ -17,6 +17,7 @@ from service.channels import SYSTEM_METRICS
 from service.errors import BrokerUnavailable
 from service.messages import Event, Publication
 from service.namespaces import Namespace
+from service.presence.events import EVENTS, occupied
 from service.tasks import run_together
 from workers.lease import Lease
 from workers.runner import Health
@@ -42,6 +43,7 @@ class MetricsWorker:
 
     A sample: cpu_usage and memory_usage (percent, of this worker's machine), active_users (clients connected to all
     nodes), response_time (ms, a publication's way through Redis and back), time (ms since 1970), worker (its name).
+    The first one follows at once when somebody begins to watch.
     Delivery: at most once, in order; by exactly one worker at a time. The newest is kept for who comes later.
     Implements `workers.runner.Worker` and `service.brokers.Sink`.
     """
@@ -57,18 +59,19 @@ class MetricsWorker:
         name: str,
         interval_s: float,
     ) -> None:
+        self._client = client
         self._broker = broker
         self._registry = registry
         self._name = name
         self._interval_s = interval_s
         self._namespace = namespaces.of(SYSTEM_METRICS)
-        self._lease = Lease(
-            client, ChannelKeys(prefix).key(SYSTEM_METRICS, "lease"), ttl_s=_LEASE_INTERVALS * interval_s
-        )
+        self._keys = ChannelKeys(prefix)
+        self._lease = Lease(client, self._keys.key(SYSTEM_METRICS, "lease"), ttl_s=_LEASE_INTERVALS * interval_s)
         self._health = Health(client, prefix=prefix, worker=NAME, name=name)
         self._probe_channel = f"probe:{self._lease.owner}"
         self._probe_returned = asyncio.Event()
         self._probe = b""
+        self._occupied = asyncio.Event()
         self._sample_count = 0
 
     async def run(self) -> None:
@@ -85,15 +88,19 @@ class MetricsWorker:
             log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
 
     def on_event(self, event: Event) -> None:
-        """Note that the probe is back."""
-        if isinstance(event, Publication) and event.data == self._probe:
+        """Note that the probe is back, or that somebody begins to watch."""
+        if not isinstance(event, Publication):
+            return
+        if event.channel == EVENTS and event.data == occupied(SYSTEM_METRICS):
+            self._occupied.set()
+        elif event.data == self._probe:
             self._probe_returned.set()
 
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Ignore what somebody else put into the probe's channel."""
+        """Ignore what somebody else put into the worker's channels."""
 
     def on_disconnected(self) -> None:
-        """Nothing to repair: a probe that was lost is measured again."""
+        """Nothing to repair: a probe that was lost is measured again, and who watches is looked up each tick."""
 
     def on_connected(self, *, is_again: bool) -> None:
         """See `on_disconnected`."""
@@ -103,9 +110,11 @@ class MetricsWorker:
         is_waiting = False
         loop = asyncio.get_running_loop()
         while True:
+            self._occupied.clear()
             try:
+                await self._broker.subscribe(EVENTS)
                 holds_lease = await self._lease.take()
-                if holds_lease and loop.time() >= sample_at:
+                if holds_lease and loop.time() >= sample_at and await self._is_watched():
                     sample_at = loop.time() + self._interval_s
                     await self._publish(await self._sample())
                 elif not holds_lease:
@@ -116,7 +125,22 @@ class MetricsWorker:
                 if not is_waiting:  # one line an outage
                     log.warning("metrics.waiting", reason=str(exc))
                 is_waiting = True
-            await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
+            await self._next_tick()
+
+    async def _next_tick(self) -> None:
+        try:
+            async with asyncio.timeout(self._interval_s / _TICKS_PER_INTERVAL):
+                await self._occupied.wait()
+        except TimeoutError:
+            return
+
+    async def _is_watched(self) -> bool:
+        """Return whether a node has a subscriber, or somebody who is no node listens. Raises: redis.RedisError."""
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.scard(self._keys.key(SYSTEM_METRICS, "nodes"))
+            pipeline.pubsub_numsub(self._keys.topic(SYSTEM_METRICS))
+            node_count, ((_, listener_count),) = await pipeline.execute()
+        return bool(node_count or listener_count)
 
     async def _sample(self) -> bytes:
         counts = await self._registry.connection_counts()

@@ -129,13 +129,21 @@ class Broker(Protocol):
 
 
 class Registry(Protocol):
-    """Knows the living nodes of the cluster."""
+    """Knows the living nodes of the cluster, each by the lease under which it works (see `service.presence`)."""
 
-    async def report(self, node_id: str, connection_count: int, *, ttl_s: float) -> None:
-        """Say that a node lives, for at most `ttl_s`, and how many clients it holds. Raises: BrokerUnavailable."""
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+        """Say that a node lives, for at most `ttl_s`, and how many clients it holds.
 
-    async def retire(self, node_id: str) -> None:
+        Returns: whether the lease holds. One that is not new and has ended does not begin again: others may have swept
+            it.
+        Raises: BrokerUnavailable.
+        """
+
+    async def retire(self, lease: str) -> None:
         """Say that a node ends. Raises: BrokerUnavailable."""
 
     async def connection_counts(self) -> dict[str, int]:
-        """Return the connection count of every living node, by node id. Raises: BrokerUnavailable."""
+        """Return the connection count of every living node, by lease. Raises: BrokerUnavailable."""
+
+    async def dead(self) -> set[str]:
+        """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""

@@ -72,6 +72,11 @@ async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
     return await client.execute_command(*command, target_nodes=client.get_default_node())
 
 
+def publish_verb(client: Client) -> str:
+    """Return the command that publishes: in a cluster PUBLISH goes to all of it, SPUBLISH to the topic's shard."""
+    return "SPUBLISH" if isinstance(client, RedisCluster) else "PUBLISH"
+
+
 def describe(client: Client) -> str:
     """Return in words what a client that has been used is connected to; it says no user and no password."""
     if isinstance(client, RedisCluster):

@@ -42,7 +42,7 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Event:
     kind = KINDS.get(letter)
     if kind is None:
         if letter in _MEMBERSHIPS and end == 2:
-            return Membership(channel, _clients(message[3:]), _MEMBERSHIPS[letter])
+            return Membership(channel, unpack_clients(message[3:]), _MEMBERSHIPS[letter])
         raise MalformedMessage("unknown header")
     if end < 0:
         raise MalformedMessage("header without an end")
@@ -68,14 +68,8 @@ def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:
     return orjson.dumps([[client, user, orjson.Fragment(info or b"null")] for client, user, info in clients])
 
 
-def _position(text: bytes) -> Position:
-    offset, comma, epoch = text.partition(b",")
-    if not comma or not offset.isdigit() or not epoch.isascii():
-        raise MalformedMessage("unknown header")
-    return Position(int(offset), epoch.decode())
-
-
-def _clients(text: bytes) -> tuple[ClientInfo, ...]:
+def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
+    """Return the clients of a JSON array. Raises: MalformedMessage."""
     try:
         return tuple(
             ClientInfo(str(client), str(user), b"" if info is None else orjson.dumps(info))
@@ -83,6 +77,13 @@ def _clients(text: bytes) -> tuple[ClientInfo, ...]:
         )
     except (ValueError, TypeError):
         raise MalformedMessage("no list of clients") from None
+
+
+def _position(text: bytes) -> Position:
+    offset, comma, epoch = text.partition(b",")
+    if not comma or not offset.isdigit() or not epoch.isascii():
+        raise MalformedMessage("unknown header")
+    return Position(int(offset), epoch.decode())
 
 
 def _check_foreign(message: bytes, max_message_bytes: int) -> bytes:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio.cluster import RedisCluster
-
 from service.brokers import ALWAYS, Once, Published
-from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.envelope import MalformedMessage, pack, unpack
 from service.brokers.history import ChannelKeys, HistoryCommands
 from service.brokers.outbox import Outbox
@@ -53,8 +51,7 @@ class RedisBroker:
         self._client = client
         self._max_message_bytes = max_message_bytes
         self._keys = ChannelKeys(prefix)
-        # In a cluster PUBLISH goes to every node of it, SPUBLISH to those of the topic's shard.
-        self._verb = "SPUBLISH" if isinstance(client, RedisCluster) else "PUBLISH"
+        self._verb = publish_verb(client)
         self._history = HistoryCommands(self._keys, publish_command=self._verb, max_message_bytes=max_message_bytes)
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))

@@ -1,0 +1,32 @@
+-- Take clients out of a channel and tell who left, in one step: whoever does it, each leaves once.
+-- The clients are those that are named; without names, whom a lease has there, and once it has nobody left there, the
+-- lease does not count as a subscriber any more either.
+-- KEYS[1] members, KEYS[2] users, KEYS[3] the lease's members: see join.lua; KEYS[4] the leases with a subscriber, a set
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic, '' if nobody is told; ARGV[3] lease; ARGV[4] how many at most, without names
+-- ARGV[5] the topic of events; ARGV[6] what is told there when no lease is left
+-- ARGV[7...] the named clients
+-- Returns how many of its members the lease has left.
+local is_sweep = #ARGV == 6
+local clients = is_sweep and redis.call('SPOP', KEYS[3], ARGV[4]) or { unpack(ARGV, 7) }
+local left = {}
+for _, client in ipairs(clients) do
+  local member = redis.call('HGET', KEYS[1], client) or ''
+  local lease, user, entry = string.match(member, '^([^\n]*)\n([^\n]*)\n(.*)$')
+  -- Whom its node has put under a newer lease meanwhile is still there.
+  if lease and (lease == ARGV[3] or not is_sweep) then
+    redis.call('HDEL', KEYS[1], client)
+    redis.call('SREM', KEYS[3], client)
+    if redis.call('HINCRBY', KEYS[2], user, -1) <= 0 then
+      redis.call('HDEL', KEYS[2], user)
+    end
+    left[#left + 1] = entry
+  end
+end
+if #left > 0 and ARGV[2] ~= '' then
+  redis.call(ARGV[1], ARGV[2], '\1-\n[' .. table.concat(left, ',') .. ']')
+end
+local rest = redis.call('SCARD', KEYS[3])
+if is_sweep and rest == 0 and redis.call('SREM', KEYS[4], ARGV[3]) == 1 and redis.call('EXISTS', KEYS[4]) == 0 then
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
+end
+return rest
