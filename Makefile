@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench lock clean
+.PHONY: help setup run test check format bench chaos lock clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,11 @@ format: setup  ## format the code
 
 bench: setup  ## measure everything beside what else is installed (20 minutes; BENCH=--quick: 4)
 	@$(BIN)/python -m tests.bench $(BENCH)
+
+chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each shape of Redis (CHAOS="--seed 1")
+	@for shape in single sentinel cluster; do \
+	  $(BIN)/python -m tests.chaos --seconds 600 --shape $$shape $(CHAOS) || exit 1; \
+	done
 
 lock: setup  ## write the locks anew: development, image, its build; with hashes and for every platform
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 import orjson
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from service import __version__, dev
 from service.app import new_node_id
-from service.brokers.client import OUTAGES, connect
+from service.brokers.client import OUTAGES, ask, connect, describe
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
@@ -31,8 +32,7 @@ from workers.runner import Health, run_until_told
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import redis.asyncio
-
+    from service.brokers.client import Client
     from service.namespaces import Namespace
 
 _LAST_PORT = 65535
@@ -183,20 +183,20 @@ def _namespace(settings: Settings, channel: str) -> Namespace:
 
 
 @asynccontextmanager
-async def _client(settings: Settings) -> AsyncIterator[redis.asyncio.Redis]:
+async def _client(settings: Settings) -> AsyncIterator[Client]:
     """Give a client of a server that answers. Raises: Failure."""
     for_people = settings.model_copy(update={"log_format": "console", "log_level": "warning"})
     configure_logging(for_people, node_id="cli")
     async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name="roomcast-cli") as client:
         try:
-            await client.ping()
+            await ask(client, "PING")
         except OUTAGES as exc:
             what = "refuses" if isinstance(exc, AuthenticationError | ResponseError) else "does not answer"
             raise Failure(f"Redis {what} ({exc}); is ROOMCAST_REDIS_URL right?") from exc
         yield client
 
 
-def _broker(client: redis.asyncio.Redis, settings: Settings, node_id: str) -> RedisBroker:
+def _broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
     return RedisBroker(
         client,
         prefix=settings.prefix,
@@ -279,14 +279,22 @@ async def _subscribe(settings: Settings, channel: str) -> None:
 async def _check_redis(settings: Settings) -> None:
     async with _client(settings) as client:
         started_s = time.perf_counter()
-        await client.ping()
+        await ask(client, "PING")
         took_ms = (time.perf_counter() - started_s) * 1000
         try:
-            info = await client.info("server")
+            info = await ask(client, "INFO", "server")
         except NoPermissionError:
             info = {"redis_version": "of unknown version: the user may not ask"}
+        mode = info.get("redis_mode") or info.get("server_mode")
+        if mode == "sentinel":
+            raise Failure(
+                "this is a Sentinel; ROOMCAST_REDIS_URL must be redis+sentinel://host:port/name-of-the-master"
+            )
+        if mode == "cluster" and not isinstance(client, RedisCluster):
+            raise Failure("this is a node of a cluster; ROOMCAST_REDIS_URL must be redis+cluster://host:port")
+        what = describe(client)
     server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
-    click.echo(f"Redis answers in {took_ms:.1f} ms ({server})")
+    click.echo(f"Redis answers in {took_ms:.1f} ms ({server}, {what})")
 
 
 async def _check_worker(settings: Settings) -> None:

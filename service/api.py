@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.brokers import Once
 from service.channels import check_channel
+from service.encodings import envelope
 from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
-from service.messages import Publication
+from service.messages import Position, Publication
+from service.namespaces import MAX_RECOVERED
 from service.presence import MAX_PAGE_LENGTH
+from service.recovery import MAX_OFFSET
 
 router = APIRouter()
 
@@ -49,8 +52,26 @@ class PublishRequest(BaseModel):
     channel: str = Field(description="for example room:lobby")
     data: Any = Field(description="any JSON value; every subscriber gets it as compact JSON text")  # Any: JSON
     idempotency_key: str = Field("", max_length=128, description="the same key within 5 minutes publishes once")
-    version: int | None = Field(None, ge=0, le=2**53 - 1, description="not higher than the newest: dropped")
+    version: int | None = Field(None, ge=0, le=MAX_OFFSET, description="not higher than the newest: dropped")
     version_epoch: str = Field("", max_length=64, description="another one begins counting versions anew")
+
+
+class PositionRequest(BaseModel):
+    """A place in a history."""
+
+    offset: int = Field(ge=0, le=MAX_OFFSET)
+    epoch: str = Field(min_length=1, max_length=32)
+
+
+class HistoryRequest(BaseModel):
+    """What is wanted of a history."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "limit": 10, "reverse": True}]})
+
+    channel: str = Field(description="for example room:lobby")
+    limit: int = Field(0, ge=0, le=MAX_RECOVERED, description="so many publications at most; 0: the position alone")
+    since: PositionRequest | None = Field(None, description="those after this position")
+    reverse: bool = Field(default=False, description="the newest ones, newest first")
 
 
 class PresenceRequest(BaseModel):
@@ -104,6 +125,29 @@ async def publish(request: Request) -> dict[str, Any]:
     if published.position is None:
         return {"result": {}}
     return {"result": published.position._asdict()}
+
+
+@router.post(
+    "/api/history",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_takes(HistoryRequest),
+)
+async def history(request: Request) -> Response:
+    """Return what is kept of a channel, and its position.
+
+    Answers `{"result": {"offset": 2, "epoch": "5f0c2a91", "publications": [{"offset": 1, "epoch": "5f0c2a91", "data":
+    ...}, ...]}}`; a payload that is no JSON is `text` or `base64` in the place of `data`. 400 (error 108) for a channel
+    without a history, 404 (102) for one of no namespace, 416 (112) if `since` is of another epoch.
+    """
+    wanted = await _read(request, HistoryRequest, _ENVELOPE_BYTES)
+    since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
+    found = await server_of(request).node.history(
+        check_channel(wanted.channel), limit=wanted.limit, since=since, newest=wanted.reverse
+    )
+    publications = found.publications[::-1] if wanted.reverse else found.publications
+    result = {**found.position._asdict(), "publications": [orjson.Fragment(envelope(each)) for each in publications]}
+    return _json(200, {"result": result})
 
 
 @router.post(

@@ -8,14 +8,13 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import parse_qs, urlsplit
 
 from annotated_types import Len
 from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from service.namespaces import DEFAULTS, Namespace, Namespaces
+from service.redis_url import masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
 
@@ -31,7 +30,7 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[
         str,
-        Field(description="Redis or Valkey: redis://[[user]:password@]host[:port][/db], rediss:// for TLS, unix://"),
+        Field(description="Redis or Valkey: redis://[[user]:password@]host[:port][/db], and others (docs/redis.md)"),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[
         str,
@@ -96,17 +95,8 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str) -> str:
-        url = urlsplit(value)
-        if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or url.path):
-            raise ValueError("must look like redis://host:6379/0 (or rediss://, unix://)")
-        if "password" in parse_qs(url.query):
-            raise ValueError("the password belongs before the host: redis://user:password@host:6379/0")
-        try:
-            _ = url.port  # raises if it is no port
-            parse_url(value)
-        except (ValueError, TypeError) as exc:
-            raise ValueError(f"cannot be used: {exc}") from None
+    def _redis_url(cls, value: str) -> str:
+        parse_redis_url(value)
         return value
 
     @model_validator(mode="after")
@@ -153,12 +143,6 @@ def masked(settings: Settings) -> dict[str, str]:
     values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
     values[f"{ENV_PREFIX}REDIS_URL"] = masked_url(settings.redis_url)
     return values
-
-
-def masked_url(url: str) -> str:
-    """Return a Redis URL with its password masked."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":**********@") if password else url
 
 
 def unknown_variables() -> list[str]:

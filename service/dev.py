@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from service.config import masked_url
+from service.redis_url import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

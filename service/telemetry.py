@@ -55,6 +55,16 @@ class NodeCollector(Collector):
             "Publications that slow subscribers did not get, by their channels' policies.",
             node.hub.dropped_count,
         )
+        yield CounterMetricFamily(
+            "roomcast_repaired",
+            "Publications that pub/sub lost and this node read from the histories for its clients.",
+            node.tracker.repaired_count,
+        )
+        yield CounterMetricFamily(
+            "roomcast_unrecovered",
+            "Times that a channel's publications were lost for good; its clients were told.",
+            node.tracker.unrecovered_count,
+        )
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
         closed = CounterMetricFamily(

@@ -112,13 +112,22 @@ class Tracker:
         except TimeoutError:
             raise BrokerUnavailable("the channel's position is not known") from None
 
-    async def window(self, channel: str) -> Window | None:
+    async def window(self, channel: str, since: Position | None = None) -> Window | None:
         """Return the newest publications of an open channel, up to where the node is; None if they are not to be had.
 
+        Where the node is, is at least `since`, what a client has, if Redis has that much: a node that is behind would
+        tell the client of a loss that is none, and then give it again what it has.
         A herd of clients that come back shares one read. Whoever gets it uses it before the loop goes on.
         Raises: BrokerUnavailable.
         """
         await self.settle(channel)
+        for _ in range(2):  # a read that was under way may be older than what the client has
+            position = self.position(channel)
+            if since is None or position is None or (since.epoch == position.epoch and since <= position):
+                break
+            self._tracks[channel].doubt()
+            self._ask(channel)
+            await self.settle(channel)
         track = self._tracks.get(channel)
         if track is None:
             return None

@@ -55,9 +55,9 @@ def bare_environment() -> dict[str, str]:
 class RoomcastProcess:
     """One `roomcast ...` process; its JSON log lines are kept."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], environment: dict[str, str], *, module: str = "service") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env={**bare_environment(), **environment},
             stderr=subprocess.PIPE,
             text=True,
@@ -114,10 +114,10 @@ class RoomcastProcess:
 
 
 class NodeProcess(RoomcastProcess):
-    """One node on a free port."""
+    """One node on a free port; `module`: what is run in the place of the service."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        super().__init__(["node", "--port", "0"], environment)
+    def __init__(self, environment: dict[str, str], *, module: str = "service") -> None:
+        super().__init__(["node", "--port", "0"], environment, module=module)
         try:
             self.port: int = self.wait_for("node.listening")["port"]
         except AssertionError:

@@ -109,6 +109,7 @@ def prefix() -> str:
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Redis]:
     async with connect(redis_url, timeout_s=5.0, client_name="test") as client:
+        assert isinstance(client, Redis)
         yield client
 
 

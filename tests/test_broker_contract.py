@@ -1,4 +1,4 @@
-"""One contract, every server: the fake for speed, Valkey as shipped, and a real Redis where Docker is."""
+"""One contract, every shape: the fake for speed, Valkey alone, by Sentinel and as a cluster; real Redis by Docker."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 
 from service.brokers import Once, Read
-from service.brokers.client import connect
+from service.brokers.client import Client, connect
 from service.brokers.history import ChannelKeys
 from service.brokers.listener import longest_backoff_s
 from service.brokers.redis import RedisBroker
+from service.brokers.scripts import run_pipeline
+from service.brokers.shards import Shards
 from service.errors import BrokerUnavailable
 from service.messages import Event, History, Kind, Position, Publication
 from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
+from tests.redis_shapes import cluster_shape, kept, sentinel_shape
 
 pytestmark = pytest.mark.anyio
 
@@ -69,19 +73,34 @@ def docker_redis_url(docker: None) -> Iterator[str]:
         yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
 
 
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    with kept(sentinel_shape()) as shape:
+        yield shape.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with kept(cluster_shape()) as shape:
+        yield shape.url
+
+
 @pytest.fixture(
     params=[
         "fake",
         pytest.param("valkey", marks=pytest.mark.redis),
+        pytest.param("sentinel", marks=pytest.mark.redis),
+        pytest.param("cluster", marks=pytest.mark.redis),
         pytest.param("docker", marks=[pytest.mark.redis, pytest.mark.docker]),
     ]
 )
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     if request.param == "fake":
         async with FakeAsyncRedis(server=FakeServer()) as client:
             yield client
         return
-    url = request.getfixturevalue("redis_url" if request.param == "valkey" else "docker_redis_url")
+    names = {"valkey": "redis_url", "docker": "docker_redis_url"}
+    url = request.getfixturevalue(names.get(request.param, f"{request.param}_url"))
     async with connect(url, timeout_s=5.0, client_name="contract") as client:
         yield client
 
@@ -93,7 +112,7 @@ async def publish(broker: RedisBroker, publication: Publication) -> int:
 
 @asynccontextmanager
 async def running(
-    server: Redis, prefix: str, *, linger_s: float = 1.0, timeout_s: float = 5.0
+    server: Client, prefix: str, *, linger_s: float = 1.0, timeout_s: float = 5.0
 ) -> AsyncIterator[tuple[RedisBroker, RecordingSink]]:
     broker = RedisBroker(
         server, prefix=prefix, node_id="n1", max_message_bytes=1000, linger_s=linger_s, timeout_s=timeout_s
@@ -107,7 +126,7 @@ async def running(
 
 
 async def test_what_is_published_after_the_subscription_arrives_as_it_was_and_in_order(
-    server: Redis, prefix: str
+    server: Client, prefix: str
 ) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
@@ -125,7 +144,7 @@ async def test_what_is_published_after_the_subscription_arrives_as_it_was_and_in
     assert sink.publications == sent
 
 
-async def test_many_publishing_at_once_lose_nothing(server: Redis, prefix: str) -> None:
+async def test_many_publishing_at_once_lose_nothing(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
         texts = [str(number).encode() for number in range(2500)]
@@ -138,19 +157,20 @@ async def test_many_publishing_at_once_lose_nothing(server: Redis, prefix: str) 
 
 
 async def test_json_of_any_other_service_arrives_and_the_rest_is_said_to_be_malformed(
-    server: Redis, prefix: str
+    server: Client, prefix: str
 ) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
 
         for message in (b"not json", b'{"text":"hi"}', b"\x01?\n", b'"' + b"x" * 1000 + b'"', b"17"):
-            await server.publish(f"{prefix}room:a", message)
+            verb = "SPUBLISH" if isinstance(server, RedisCluster) else "PUBLISH"
+            await run_pipeline(server, [(verb, f"{prefix}room:a", message)], ())
         await sink.until_texts([b'{"text":"hi"}', b"17"])
 
     assert [channel for channel, _ in sink.malformed] == ["room:a"] * 3
 
 
-async def test_channels_without_a_subscription_do_not_arrive(server: Redis, prefix: str) -> None:
+async def test_channels_without_a_subscription_do_not_arrive(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
 
@@ -160,7 +180,7 @@ async def test_channels_without_a_subscription_do_not_arrive(server: Redis, pref
         await sink.until_texts([b"here"])
 
 
-async def test_a_channel_nobody_wants_is_unsubscribed_after_a_while(server: Redis, prefix: str) -> None:
+async def test_a_channel_nobody_wants_is_unsubscribed_after_a_while(server: Client, prefix: str) -> None:
     async with running(server, prefix, linger_s=0.01) as (broker, _):
         await broker.subscribe("room:a")
         broker.unsubscribe("room:a")
@@ -171,7 +191,7 @@ async def test_a_channel_nobody_wants_is_unsubscribed_after_a_while(server: Redi
         await eventually(is_unsubscribed)
 
 
-async def test_a_client_that_only_reloads_its_page_misses_nothing_of_the_channel(server: Redis, prefix: str) -> None:
+async def test_a_client_that_only_reloads_its_page_misses_nothing_of_the_channel(server: Client, prefix: str) -> None:
     async with running(server, prefix, linger_s=60) as (broker, sink):
         await broker.subscribe("room:a")
         broker.unsubscribe("room:a")
@@ -183,7 +203,7 @@ async def test_a_client_that_only_reloads_its_page_misses_nothing_of_the_channel
         await sink.until_texts([b"between", b"after"])
 
 
-async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(server: Redis, prefix: str) -> None:
+async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(server: Client, prefix: str) -> None:
     async with running(server, prefix, linger_s=0.0) as (broker, sink):
         for number in range(20):
             await broker.subscribe("room:a")
@@ -278,33 +298,37 @@ async def expect_refusal(broker: RedisBroker, channel: str) -> str:
     return caught.value.reason
 
 
-async def test_nothing_is_left_of_channels_that_nobody_wants(server: Redis, prefix: str) -> None:
+async def test_nothing_is_left_of_channels_that_nobody_wants(server: Client, prefix: str) -> None:
     async with running(server, prefix, linger_s=0.0) as (broker, _):
-        empty = _sizes(broker)
         for number in range(30):
             await broker.subscribe(f"room:{number}")
-        assert _sizes(broker) != empty
+        assert _kept_count(broker) > 0
         for number in range(30):
             broker.unsubscribe(f"room:{number}")
 
         async def is_empty() -> bool:
-            return _sizes(broker) == empty
+            return _kept_count(broker) == 0
 
         await eventually(is_empty)
 
 
-def _sizes(broker: RedisBroker) -> dict[str, int]:
-    """Return the size of everything that the broker keeps."""
-    return {
-        name: len(kept) for name, kept in vars(broker._listener).items() if isinstance(kept, dict | set | list | deque)
-    }
+def _kept_count(broker: RedisBroker) -> int:
+    """Return how much the broker's listeners keep of channels."""
+    keepers: list[object] = [broker._listener]
+    if isinstance(broker._listener, Shards):
+        keepers = [shard.listener for shard in broker._listener._shards.values()]
+        own = len(broker._listener._homes) + len(broker._listener._unheard)
+    else:
+        own = 0
+    kept = [kept for keeper in keepers for kept in vars(keeper).values()]
+    return own + sum(len(collection) for collection in kept if isinstance(collection, dict | set | list | deque))
 
 
 def test_reconnecting_goes_on_after_any_number_of_failures() -> None:
     assert [longest_backoff_s(attempt) for attempt in (0, 1, 5, 100_000)] == [0.1, 0.2, 2.0, 2.0]
 
 
-async def test_many_first_subscribers_at_once_are_all_confirmed(server: Redis, prefix: str) -> None:
+async def test_many_first_subscribers_at_once_are_all_confirmed(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         channels = [f"room:{number % 500}" for number in range(1500)]
 
@@ -316,7 +340,7 @@ async def test_many_first_subscribers_at_once_are_all_confirmed(server: Redis, p
         await sink.until_texts([b"last"])
 
 
-async def test_it_is_ready_once_connected_and_no_gap_is_told_for_the_first_time(server: Redis, prefix: str) -> None:
+async def test_it_is_ready_once_connected_and_no_gap_is_told_for_the_first_time(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
 
@@ -350,7 +374,7 @@ async def keep(broker: RedisBroker, *texts: bytes) -> list[Position]:
 
 
 async def test_a_publication_with_history_has_the_next_offset_live_and_in_what_is_kept(
-    server: Redis, prefix: str
+    server: Client, prefix: str
 ) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
@@ -368,7 +392,7 @@ async def test_a_publication_with_history_has_the_next_offset_live_and_in_what_i
     assert history.base == 0
 
 
-async def test_what_is_kept_is_read_from_a_position_on_or_from_its_end(server: Redis, prefix: str) -> None:
+async def test_what_is_kept_is_read_from_a_position_on_or_from_its_end(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         one, two, three = await keep(broker, b"1", b"2", b"3")
 
@@ -383,7 +407,7 @@ async def test_what_is_kept_is_read_from_a_position_on_or_from_its_end(server: R
         assert texts(await read(broker, since=Position(two.offset, "other"), limit=10)) == [b"1", b"2", b"3"]
 
 
-async def test_a_channel_has_a_position_before_its_first_publication(server: Redis, prefix: str) -> None:
+async def test_a_channel_has_a_position_before_its_first_publication(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         empty = (await read(broker, limit=10)).position
         assert empty.offset == 0
@@ -392,7 +416,7 @@ async def test_a_channel_has_a_position_before_its_first_publication(server: Red
         assert first == Position(1, empty.epoch)
 
 
-async def test_one_key_publishes_once(server: Redis, prefix: str) -> None:
+async def test_one_key_publishes_once(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
         first = await broker.publish(Publication("room:a", b"1"), KEPT, once=Once(key="k"))
@@ -406,7 +430,7 @@ async def test_one_key_publishes_once(server: Redis, prefix: str) -> None:
     assert [published.receiver_count for published in without] == [0, -1]
 
 
-async def test_a_version_that_is_not_higher_is_dropped(server: Redis, prefix: str) -> None:
+async def test_a_version_that_is_not_higher_is_dropped(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, sink):
         await broker.subscribe("room:a")
         for text, version, epoch in [
@@ -420,7 +444,7 @@ async def test_a_version_that_is_not_higher_is_dropped(server: Redis, prefix: st
         await sink.until_texts([b"5", b"6", b"1"])
 
 
-async def test_without_its_lease_nothing_is_published(server: Redis, prefix: str) -> None:
+async def test_without_its_lease_nothing_is_published(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         once = Once(lease_owner="me")
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).receiver_count == -3
@@ -428,7 +452,7 @@ async def test_without_its_lease_nothing_is_published(server: Redis, prefix: str
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).position is not None
 
 
-async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server: Redis, prefix: str) -> None:
+async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         *_, seen = await keep(broker, b"1", b"2")
         meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
@@ -452,7 +476,7 @@ async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server:
         assert published.position.epoch not in {seen.epoch, found.position.epoch}
 
 
-async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server: Redis, prefix: str) -> None:
+async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         stream = ChannelKeys(prefix).key("room:a", "stream")
         one, _ = await keep(broker, b"1", b"2")

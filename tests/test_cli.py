@@ -75,7 +75,7 @@ def test_a_bad_setting_is_refused_by_its_name_before_anything_starts(command: li
 
 
 @pytest.mark.parametrize(
-    "command", [["check"], ["publish", "a", "1"], ["subscribe", "a"], ["worker", "metrics", "--check"]]
+    "command", [["check"], ["publish", "room:a", "1"], ["subscribe", "room:a"], ["worker", "metrics", "--check"]]
 )
 def test_a_redis_that_is_away_is_one_line_and_exit_code_1(command: list[str]) -> None:
     result = roomcast(*command, redis_url="redis://:s3cret@127.0.0.1:1/0")
@@ -107,13 +107,14 @@ def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_
 
 def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str) -> None:
     environment = {"ROOMCAST_REDIS_URL": redis_url, "ROOMCAST_PREFIX": prefix}
-    with subprocess.Popen(
+    tail = subprocess.Popen(
         [sys.executable, "-m", "service", "subscribe", "room:a"],
         env={**bare_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as tail:
+    )
+    try:
         assert tail.stdout is not None
         assert tail.stderr is not None
         while "subscribed to room:a" not in tail.stderr.readline():
@@ -121,12 +122,15 @@ def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str)
 
         sent = roomcast("publish", "room:a", '{"text": "größe"}', redis_url=redis_url, prefix=prefix)
 
-        assert (sent.returncode, sent.stdout) == (0, "published to room:a; 1 subscribed node took it\n")
+        assert (sent.returncode, sent.stdout) == (0, "published to room:a at offset 1; 1 subscribed node took it\n")
         assert tail.stdout.readline() == '{"text": "größe"}\n'
         tail.send_signal(signal.SIGINT)
         rest, errors = tail.communicate(timeout=10)
         assert (rest, errors.strip()) == ("", "")
         assert tail.returncode == 0
+    finally:
+        tail.kill()
+        tail.communicate()
 
 
 def test_the_worker_s_check_finds_its_sign_of_life(redis_url: str, prefix: str) -> None:

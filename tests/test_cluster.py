@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 
 from service.brokers.client import connect
 from service.tasks import end
+from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -185,6 +186,26 @@ async def test_killed_pubsub_connections_come_back_and_the_gap_is_counted(cluste
         await eventually(has_gap)
         await ada.send("again")
         assert await receive(ada) == "again"
+
+
+async def test_a_node_whose_redis_connections_are_reset_lives_on(redis_server: ValkeyServer, prefix: str) -> None:
+    """A reset is no end of stream: the pool takes the connection for a living one, and uvloop refuses the write."""
+    async with Proxy(redis_server.port) as proxy, httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+        with Cluster(f"redis://127.0.0.1:{proxy.port}/0", prefix) as cluster:
+            node = await asyncio.to_thread(cluster.start_node)
+            for _ in range(3):
+                proxy.reset()
+                # Before the node's next report has found them out.
+                await http.post(node.http("/api/publish"), json={"channel": "room:a", "data": 1})
+            await until_status(node, 200)
+
+            async def is_published() -> bool:
+                response = await http.post(node.http("/api/publish"), json={"channel": "room:a", "data": 1})
+                return response.status_code == 200
+
+            await eventually(is_published)
+            await asyncio.to_thread(node.end)
+    assert node.faults() == []
 
 
 async def test_a_redis_that_falls_silent_is_found_out_and_left(own_redis: ValkeyServer, prefix: str) -> None:

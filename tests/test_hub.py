@@ -3,7 +3,7 @@ from __future__ import annotations
 from service.connection import Encoding
 from service.errors import SHUTDOWN
 from service.hub import Hub
-from service.messages import Event, Position, Publication
+from service.messages import Event, Position, Publication, Resumption
 from service.namespaces import SlowPolicy
 from tests.fakes import RAW, Schedule, connection
 
@@ -43,6 +43,22 @@ def test_what_was_read_together_is_one_write_each_in_order() -> None:
 
     assert to_ada.written == [b"1;2;3;", b"x;"]
     assert hub.delivery_count == 4
+
+
+def test_where_the_numbers_jump_what_waits_is_written_first() -> None:
+    """A newcomer would be told an offset of before in the epoch of after."""
+    hub = Hub(turn := Schedule())
+    ada, to_ada = connection()
+    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.broadcast(publication("old")._replace(position=Position(100, "e")))
+
+    hub.broadcast(Resumption("room:a", Position(95, "f"), is_recovered=False))
+
+    assert hub.pending_floor("room:a", 95) == 95
+    assert to_ada.written == [b"old;"]
+    hub.broadcast(publication("new")._replace(position=Position(96, "f")))
+    turn.run()
+    assert to_ada.written == [b"old;", b"new;"]
 
 
 def test_a_publication_is_encoded_once_per_encoding() -> None:

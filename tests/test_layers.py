@@ -40,8 +40,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
-    "service.config": (VALUES, {"annotated_types", "pydantic", "pydantic_settings", "redis"}),
-    "service.brokers": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "redis", "structlog"}),
+    "service.redis_url": (set(), {"redis"}),
+    "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.brokers": (
+        VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
+        {"orjson", "redis", "structlog"},
+    ),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
@@ -58,10 +62,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "starlette"},
     ),
     "service.api": (
-        VALUES | {"service.brokers", "service.endpoints", "service.presence"},
+        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
-    "service.dev": ({"service.config"}, set()),
+    "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
         VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},

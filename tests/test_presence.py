@@ -50,6 +50,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
             yield client
         return
     async with connect(request.getfixturevalue("redis_url"), timeout_s=5.0, client_name="test") as client:
+        assert isinstance(client, Redis)
         yield client
 
 
@@ -552,10 +553,7 @@ async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
     own_redis: ValkeyServer, prefix: str, is_kept: bool
 ) -> None:
     port, data_dir = own_redis.port, own_redis.data_dir if is_kept else None
-    async with (
-        connect(f"redis://127.0.0.1:{port}/0", timeout_s=5.0, client_name="test") as client,
-        present(client, prefix) as one,
-    ):
+    async with Redis(port=port, protocol=2) as client, present(client, prefix) as one:
         one.subscribe("room:a", ADA, BOB)
         one.subscribe("room:b", ADA)
         await one.until_counts(2, 2)

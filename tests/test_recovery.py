@@ -210,7 +210,11 @@ def test_where_only_the_newest_counts_everyone_gets_it(
 
 @pytest.mark.parametrize(
     ("offset", "epoch"),
-    [*[(offset, "e") for offset in ("", "-1", "1.5", "²", "9" * 5000, str(2**53))], ("1", ""), ("1", "x" * 33)]
+    [
+        *[(offset, "e") for offset in ("", "-1", "1.5", "²", "9" * 5000, "0" * 5000, str(2**53))],
+        ("1", ""),
+        ("1", "x" * 33),
+    ]
     + [("1", epoch) for epoch in ("x" * 33, "a b", "é", "a\n")],
 )
 def test_a_position_that_is_none_is_refused(offset: str, epoch: str) -> None:

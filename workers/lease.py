@@ -8,10 +8,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import redis.asyncio
+    from redis.commands.core import AsyncScript
+
+    from service.brokers.client import Client
 
 
-def script(client: redis.asyncio.Redis, name: str) -> redis.commands.core.AsyncScript:
+def script(client: Client, name: str) -> AsyncScript:
     """Return a Lua script of this package as a callable; it is sent whole once, by its hash after that."""
     return client.register_script(files("workers").joinpath(f"{name}.lua").read_text())
 
@@ -23,7 +25,7 @@ class Lease:
     (`brokers.Once`).
     """
 
-    def __init__(self, client: redis.asyncio.Redis, key: str, *, ttl_s: float) -> None:
+    def __init__(self, client: Client, key: str, *, ttl_s: float) -> None:
         self.key = key
         self.owner = uuid.uuid4().hex
         self._ttl_ms = math.ceil(ttl_s * 1000)

@@ -23,9 +23,8 @@ from workers.lease import Lease
 from workers.runner import Health
 
 if TYPE_CHECKING:
-    import redis.asyncio
-
     from service.brokers import Broker, Registry
+    from service.brokers.client import Client
     from service.namespaces import Namespaces
 
 log = structlog.get_logger(__name__)
@@ -51,7 +50,7 @@ class MetricsWorker:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         broker: Broker,
         registry: Registry,
         namespaces: Namespaces,

@@ -11,7 +11,7 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
-    import redis.asyncio
+    from service.brokers.client import Client
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ class Health:
     Key: `<prefix>health:<worker>:<name>`, a JSON object with what the worker last said of itself.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, *, prefix: str, worker: str, name: str) -> None:
+    def __init__(self, client: Client, *, prefix: str, worker: str, name: str) -> None:
         self._client = client
         self._key = f"{prefix}health:{worker}:{name}"
 

@@ -7,7 +7,8 @@ A channel's keys have its topic in braces, so that all of them, and the topic it
 from __future__ import annotations
 
 import math
-import secrets
+import random
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -32,6 +33,7 @@ class ChannelKeys:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self.of_channel = lru_cache(maxsize=4096)(self._of_channel)  # building them costs more than looking them up
 
     def topic(self, channel: str) -> str:
         """Return the pub/sub name that carries a channel."""
@@ -40,6 +42,10 @@ class ChannelKeys:
     def key(self, channel: str, name: str) -> str:
         """Return the key of something that is kept of a channel."""
         return f"{{{self._prefix}{channel}}}:{name}"
+
+    def _of_channel(self, channel: str) -> tuple[str, str, str]:
+        """Return the topic, and the keys of the position and of the stream."""
+        return self.topic(channel), self.key(channel, "meta"), self.key(channel, "stream")
 
 
 class HistoryCommands:
@@ -61,17 +67,17 @@ class HistoryCommands:
     def publish(self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once) -> Command:
         """Return the command that publishes; `seen` is the newest position of the channel that the publisher knows."""
         channel = publication.channel
-        meta = self._keys.key(channel, "meta")
+        topic, meta, stream = self._keys.of_channel(channel)
         return self._publish.call(
             [
                 meta,
-                self._keys.key(channel, "stream"),
+                stream,
                 self._keys.key(channel, f"once:{once.key}") if once.key else meta,
                 self._keys.key(channel, "lease") if once.lease_owner else meta,
             ],
             [
                 self._publish_command,
-                self._keys.topic(channel),
+                topic,
                 LETTERS[publication.kind],
                 publication.data,
                 new_epoch(),
@@ -89,9 +95,10 @@ class HistoryCommands:
 
     def read(self, read: Read) -> Command:
         """Return the command that reads."""
+        _, meta, stream = self._keys.of_channel(read.channel)
         seen, since = read.seen, read.since
         return self._read.call(
-            [self._keys.key(read.channel, "meta"), self._keys.key(read.channel, "stream")],
+            [meta, stream],
             [
                 new_epoch(),
                 _meta_ttl_ms(read.namespace),
@@ -135,8 +142,8 @@ class HistoryCommands:
 
 
 def new_epoch() -> str:
-    """Return a name for a numbering that begins."""
-    return secrets.token_hex(4)
+    """Return a name for a numbering that begins: two of one channel must differ, no more than that."""
+    return f"{random.getrandbits(32):08x}"
 
 
 def _meta_ttl_ms(namespace: Namespace) -> int:

@@ -12,12 +12,14 @@ import logging
 import math
 import random
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
-from redis.exceptions import NoPermissionError
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, NoPermissionError
 
-from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.client import OUTAGES, is_master, outage_reason
 from service.errors import BrokerUnavailable
 from service.tasks import run_together
 
@@ -34,6 +36,8 @@ _BACKOFF_CAP_S = 2.0
 # How long a subscription waits for a connection that was just lost: most are back by then.
 _PATIENCE_S = 1.0
 _SUBSCRIBE_CHUNK = 1000
+# A master that Sentinel has replaced was seen to go on taking writes, which are lost, for 10 s (Valkey 9.1).
+_MASTER_CHECK_S = 1.0
 
 
 class Listening(Protocol):
@@ -47,6 +51,33 @@ class Listening(Protocol):
 
     def on_disconnected(self) -> None:
         """Take note that the connection is lost; from now on nothing is heard until `on_connected`."""
+
+
+class Subscriptions(Protocol):
+    """What keeps channels subscribed: one `Listener`, or in a cluster `Shards` with one for each shard."""
+
+    def reason_not_ready(self) -> str | None:
+        """See `Broker.reason_not_ready`."""
+
+    async def subscribe(self, channel: str) -> None:
+        """See `Broker.subscribe`."""
+
+    def unsubscribe(self, channel: str) -> None:
+        """See `Broker.unsubscribe`."""
+
+    async def run(self) -> None:
+        """Listen through every outage; end only when cancelled."""
+
+
+class ChannelMoved(BrokerUnavailable):
+    """Another shard of the cluster has the channel's slot."""
+
+
+class _Sent(NamedTuple):
+    """A command that subscribes (or unsubscribes) topics, those of them that are not answered yet."""
+
+    subscribes: bool
+    topics: deque[bytes]
 
 
 def longest_backoff_s(attempt: int) -> float:
@@ -66,6 +97,8 @@ class Listener:
         quiet_s: after this much silence the connection must prove that it lives: the listener publishes to its own
             topic and must hear it. A half-open connection gives no other sign.
         linger_s: how long a channel that nobody wants stays subscribed, for a client that only reloads its page.
+        on_moved: in a cluster; makes the listener subscribe to sharded topics, and is told of a wanted channel whose
+            subscription the server has ended or refused because another shard has its slot.
     """
 
     def __init__(
@@ -78,9 +111,12 @@ class Listener:
         timeout_s: float,
         quiet_s: float,
         linger_s: float,
+        on_moved: Callable[[str], None] | None = None,
     ) -> None:
         self._client = client
         self._listening = listening
+        self._on_moved = on_moved
+        self._verb_prefix = "" if on_moved is None else "S"
         self._own_topic = own_topic
         self._topic_of = topic_of
         self._timeout_s = timeout_s
@@ -93,6 +129,7 @@ class Listener:
         self._changed = asyncio.Event()
         self._confirming: dict[str, asyncio.Event] = {}
         self._refused: dict[str, str] = {}  # channel that the ACL forbids -> why, until it is asked for again or left
+        self._moved: set[str] = set()  # channel that another shard has, until it is asked for again or left
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
         self._forget_session()
@@ -100,6 +137,10 @@ class Listener:
     def reason_not_ready(self) -> str | None:
         """See `Broker.reason_not_ready`."""
         return self._reason_not_ready
+
+    def is_wanted(self) -> bool:
+        """Return whether any channel is to be heard."""
+        return bool(self._wanted)
 
     def patience_s(self) -> float:
         """Return how long a client waits for Redis: not long while it is known to be away, other nodes may have it."""
@@ -112,6 +153,7 @@ class Listener:
         if channel in self._confirmed:
             return
         self._refused.pop(channel, None)
+        self._moved.discard(channel)
         if channel not in self._subscribed:
             self._joining[channel] = None
             self._changed.set()
@@ -125,6 +167,8 @@ class Listener:
             raise BrokerUnavailable(reason) from None
         if channel in self._refused:
             raise BrokerUnavailable(self._refused[channel])
+        if channel in self._moved or channel not in self._wanted:
+            raise ChannelMoved("the channel is on another shard of the cluster")
 
     def unsubscribe(self, channel: str) -> None:
         """See `Broker.unsubscribe`."""
@@ -132,8 +176,11 @@ class Listener:
             return
         self._wanted.discard(channel)
         self._refused.pop(channel, None)
+        self._moved.discard(channel)
         self._joining.pop(channel, None)
-        self._confirming.pop(channel, None)
+        waiting = self._confirming.pop(channel, None)
+        if waiting is not None:
+            waiting.set()
         self._leaving[channel] = asyncio.get_running_loop().time() + self._linger_s
         self._changed.set()
 
@@ -168,6 +215,7 @@ class Listener:
                 read=self._read(connection),
                 subscribe=self._subscribe_wanted(connection),
                 watch=self._watch_silence(),
+                watch_master=self._watch_master(connection),
             )
         finally:
             await connection.disconnect(nowait=True)
@@ -176,7 +224,7 @@ class Listener:
     def _forget_session(self) -> None:
         self._confirmed: set[str] = set()
         self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by channel
-        self._unanswered: deque[deque[bytes]] = deque()  # the topics of each of them, in the order of sending
+        self._unanswered: deque[_Sent] = deque()  # in the order of sending
         self._alone: list[str] = []  # channels of a refused SUBSCRIBE, to be asked for one by one
         self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
         self._channel_by_topic: dict[bytes, str] = {}
@@ -185,9 +233,9 @@ class Listener:
         self._heard = asyncio.Event()
 
     async def _read(self, connection: AbstractConnection) -> None:
-        own_topic = self._own_topic.encode()
         channel_by_topic = self._channel_by_topic
         on_message = self._listening.on_message
+        message_event = f"{self._verb_prefix.lower()}message".encode()
         while True:
             # Does not give the loop back while data is buffered: see Hub on why that matters.
             try:
@@ -195,21 +243,34 @@ class Listener:
             except NoPermissionError as exc:
                 self._on_refused(exc)
                 continue
+            except MovedError as exc:
+                self._on_redirected(exc)
+                continue
             self._heard.set()
-            if event == b"message":
+            if event == message_event:
                 channel = channel_by_topic.get(topic)
                 if channel is not None:
                     on_message(channel, message)
-            elif event == b"subscribe":
-                self._unanswered[0].popleft()
-                if not self._unanswered[0]:
-                    self._unanswered.popleft()
-                if topic == own_topic:
+            elif event in {b"subscribe", b"ssubscribe"}:
+                self._on_answered()
+                if topic == self._own_topic.encode():
                     self._on_session_ready()
                 else:
                     self._on_confirmed(topic)
-            elif event == b"unsubscribe":
-                self._on_unsubscribed(topic)
+            elif event in {b"unsubscribe", b"sunsubscribe"}:
+                head = self._unanswered[0] if self._unanswered else None
+                if head is None or head.subscribes or head.topics[0] != topic:
+                    self._on_ended(topic)
+                else:
+                    self._on_answered()
+                    self._on_unsubscribed(topic)
+
+    def _on_answered(self) -> None:
+        """Note that the oldest command is answered for one of its topics."""
+        head = self._unanswered[0]
+        head.topics.popleft()
+        if not head.topics:
+            self._unanswered.popleft()
 
     def _on_session_ready(self) -> None:
         """Note that all that was wanted when this connection was made is subscribed again."""
@@ -242,7 +303,7 @@ class Listener:
 
         Raises: the refusal itself if it is of the node's own topic, without which there is no canary.
         """
-        topics = self._unanswered.popleft()
+        topics = self._unanswered.popleft().topics
         if topics[0] == self._own_topic.encode():
             raise exc
         channels = [self._channel_by_topic[topic] for topic in topics]
@@ -261,10 +322,46 @@ class Listener:
             self._refused[channels[0]] = outage_reason(exc)
             waiting.set()
 
+    def _on_redirected(self, exc: MovedError) -> None:
+        """Note that the slot of the oldest command's topic is on another shard.
+
+        If it is not that topic's slot, this answers an SUNSUBSCRIBE that the server had already carried out by itself
+        (`_on_ended`): what it sent then was taken for the answer.
+        """
+        if not self._unanswered or key_slot(self._unanswered[0].topics[0]) != exc.slot_id:
+            return
+        subscribes, (topic,) = self._unanswered.popleft()
+        if not subscribes:
+            self._on_unsubscribed(topic)
+            return
+        channel = self._channel_by_topic[topic]
+        self._asked[channel] -= 1
+        if not self._asked[channel]:
+            del self._asked[channel]
+            self._on_ended(topic)
+
+    def _on_ended(self, topic: bytes) -> None:
+        """Note that the server has ended a subscription by itself: the topic's slot is on another shard."""
+        channel = self._channel_by_topic.get(topic)
+        if channel is None or self._on_moved is None:
+            return
+        self._confirmed.discard(channel)
+        if channel in self._asked:
+            return  # a later SSUBSCRIBE is under way: its answer tells
+        is_lost = channel in self._subscribed
+        self._subscribed.discard(channel)
+        del self._channel_by_topic[topic]
+        if is_lost and channel in self._wanted:
+            self._moved.add(channel)
+            self._on_moved(channel)
+            waiting = self._confirming.pop(channel, None)
+            if waiting is not None:
+                waiting.set()
+
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
         """Make Redis equal to the wanted set, in order: all of it first, then each change."""
         await self._send_subscribes(connection)
-        self._unanswered.append(deque([self._own_topic.encode()]))
+        self._unanswered.append(_Sent(True, deque([self._own_topic.encode()])))
         await connection.send_command("SUBSCRIBE", self._own_topic)
         while True:
             await self._wait_for_change()
@@ -297,8 +394,7 @@ class Listener:
             self._subscribed.add(channel)
             self._asked[channel] += 1
             self._channel_by_topic[topic.encode()] = channel
-        self._unanswered.append(deque(topic.encode() for topic in topics))
-        await connection.send_command("SUBSCRIBE", *topics)
+        await self._send(connection, topics, subscribes=True)
 
     async def _send_unsubscribes(self, connection: AbstractConnection) -> None:
         now = asyncio.get_running_loop().time()
@@ -310,7 +406,15 @@ class Listener:
         self._subscribed.difference_update(leaving)
         self._confirmed.difference_update(leaving)
         if leaving:
-            await connection.send_command("UNSUBSCRIBE", *[self._topic_of(channel) for channel in leaving])
+            await self._send(connection, [self._topic_of(channel) for channel in leaving], subscribes=False)
+
+    async def _send(self, connection: AbstractConnection, topics: list[str], *, subscribes: bool) -> None:
+        verb = f"{self._verb_prefix}{'SUBSCRIBE' if subscribes else 'UNSUBSCRIBE'}"
+        # The topics of a command in a cluster must be of one slot: each has a command of its own.
+        commands = [topics] if self._on_moved is None else [[topic] for topic in topics]
+        self._unanswered += [_Sent(subscribes, deque(topic.encode() for topic in command)) for command in commands]
+        packed = connection.pack_commands([(verb, *command) for command in commands])
+        await connection.send_packed_command(packed)
 
     async def _watch_silence(self) -> None:
         """Raise TimeoutError when the server is silent and does not bring back the node's own canary."""
@@ -322,3 +426,10 @@ class Listener:
             await self._client.publish(self._own_topic, b"")
             async with asyncio.timeout(self._timeout_s):
                 await self._heard.wait()
+
+    async def _watch_master(self, connection: AbstractConnection) -> None:
+        """Raise ConnectionError when Sentinel names another master."""
+        while True:
+            await asyncio.sleep(_MASTER_CHECK_S)
+            if not await is_master(self._client, connection):
+                raise RedisConnectionError("another server is the master now")

@@ -14,7 +14,7 @@ from service.errors import BrokerUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import redis.asyncio
+    from service.brokers.client import Client
 
 _PIPELINE_LENGTH = 1000
 # What Python keeps for a command that waits, beside its payload (measured: 480 for a PUBLISH).
@@ -39,7 +39,7 @@ class Outbox:
         max_unsent_bytes: how much may wait before more is refused, with what Python keeps beside the payloads.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, scripts: Sequence[Script], *, max_unsent_bytes: int) -> None:
+    def __init__(self, client: Client, scripts: Sequence[Script], *, max_unsent_bytes: int) -> None:
         self._client = client
         self._scripts = scripts
         self._max_unsent_bytes = max_unsent_bytes

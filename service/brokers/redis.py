@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from service.brokers import ALWAYS, Once, Published
-from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.envelope import MalformedMessage, pack, unpack
 from service.brokers.history import ChannelKeys, HistoryCommands
-from service.brokers.listener import Listener
 from service.brokers.outbox import Outbox
 from service.brokers.scripts import run_pipeline
+from service.brokers.shards import subscriptions
 from service.errors import BrokerUnavailable
 from service.tasks import run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import redis.asyncio
-
     from service.brokers import Read, Sink
+    from service.brokers.client import Client
     from service.brokers.scripts import Command
     from service.messages import History, Position, Publication
     from service.namespaces import Namespace
@@ -32,14 +31,15 @@ class RedisBroker:
     """Implements `service.brokers.Broker`, and `Listening` for its listener.
 
     Args:
-        client: from `brokers.client.connect`; one connection of its pool listens, others publish and read.
+        client: from `brokers.client.connect`; one connection listens (in a cluster one for each shard), others publish
+            and read.
         node_id: names the topic on which the node hears its own canary.
         timeout_s, quiet_s, linger_s: see `Listener`.
     """
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         *,
         prefix: str,
         node_id: str,
@@ -51,10 +51,11 @@ class RedisBroker:
         self._client = client
         self._max_message_bytes = max_message_bytes
         self._keys = ChannelKeys(prefix)
-        self._history = HistoryCommands(self._keys, publish_command="PUBLISH", max_message_bytes=max_message_bytes)
+        self._verb = publish_verb(client)
+        self._history = HistoryCommands(self._keys, publish_command=self._verb, max_message_bytes=max_message_bytes)
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
-        self._listener = Listener(
+        self._listener = subscriptions(
             client,
             self,
             own_topic=f"{prefix}node:{node_id}",
@@ -149,7 +150,7 @@ class RedisBroker:
     ) -> Command:
         if namespace.history_size or once != ALWAYS:
             return self._history.publish(publication, namespace, seen, once)
-        return ("PUBLISH", self._keys.topic(publication.channel), pack(publication))
+        return (self._verb, self._keys.topic(publication.channel), pack(publication))
 
 
 def _published(reply: Any) -> Published:  # Any: redis-py's reply

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
 
 from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    import redis.asyncio
+    from service.brokers.client import Client
+    from service.brokers.scripts import Command
 
 
 class NodeKeys:
@@ -31,28 +35,29 @@ class NodeKeys:
 class NodeRegistry:
     """The nodes' own reports in Redis. A node that was killed is dead when its key's TTL has passed."""
 
-    def __init__(self, client: redis.asyncio.Redis, *, prefix: str) -> None:
+    def __init__(self, client: Client, *, prefix: str) -> None:
         self._client = client
         self._keys = NodeKeys(prefix)
 
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
         """See `Registry.report`."""
-        try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                # Also when it is too late: what was still written under the lease is then found, and swept again.
-                pipeline.sadd(self._keys.leases, lease)
-                pipeline.set(self._keys.of(lease), connection_count, px=math.ceil(ttl_s * 1000), xx=not is_new)
-                _, was_set = await pipeline.execute()
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
+        _, was_set = await self._run(
+            # Also when it is too late: what was still written under the lease is then found, and swept again.
+            ("SADD", self._keys.leases, lease),
+            (
+                "SET",
+                self._keys.of(lease),
+                connection_count,
+                "PX",
+                math.ceil(ttl_s * 1000),
+                *([] if is_new else ["XX"]),
+            ),
+        )
         return bool(was_set)
 
     async def retire(self, lease: str) -> None:
         """See `Registry.retire`."""
-        try:
-            await self._client.delete(self._keys.of(lease))
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
+        await self._run(("DEL", self._keys.of(lease)))
 
     async def connection_counts(self) -> dict[str, int]:
         """See `Registry.connection_counts`."""
@@ -65,18 +70,24 @@ class NodeRegistry:
 
     async def _read(self) -> dict[str, bytes | None]:
         """Return what is kept of each lease, None of a dead one. Raises: BrokerUnavailable."""
+        (found,) = await self._run(("SMEMBERS", self._keys.leases))
+        leases = [_text(member) for member in found]
+        # A key that is no string is none that a node has written: neither living nor dead.
+        counts = await self._run(*[("GET", self._keys.of(lease)) for lease in leases], instead_of_wrong_type=b"")
+        return dict(zip(leases, counts, strict=True))
+
+    async def _run(self, *commands: Command, instead_of_wrong_type: Any = None) -> list[Any]:  # Any: redis-py's replies
+        """Return the replies. Raises: BrokerUnavailable."""
         try:
-            leases = [_text(member) for member in await self._client.smembers(self._keys.leases)]
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for lease in leases:
-                    pipeline.get(self._keys.of(lease))
-                counts = await pipeline.execute(raise_on_error=False)
+            replies = await run_pipeline(self._client, commands, ())
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
-        # An error is the answer about a key that no node has written.
-        return {
-            lease: b"" if isinstance(count, Exception) else count for lease, count in zip(leases, counts, strict=True)
-        }
+        for number, reply in enumerate(replies):
+            if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+                replies[number] = instead_of_wrong_type
+            elif isinstance(reply, OUTAGES):
+                raise BrokerUnavailable(outage_reason(reply)) from reply
+        return replies
 
 
 def _text(member: bytes | str) -> str:

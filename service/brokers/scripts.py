@@ -6,12 +6,15 @@ import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError
+
+from service.brokers import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import redis.asyncio
+    from service.brokers.client import Client
 
 # One command with its arguments, as redis-py takes them.
 Command = tuple[Any, ...]  # Any: bytes, str, int or float, in any order
@@ -35,23 +38,29 @@ def read_script(package: str, name: str) -> Script:
 
 
 async def run_pipeline(
-    client: redis.asyncio.Redis, commands: Iterable[Command], scripts: Sequence[Script]
+    client: Client, commands: Iterable[Command], scripts: Sequence[Script]
 ) -> list[Any]:  # Any: redis-py's replies
     """Return each command's reply, or the exception in its place; the commands are run in their order.
 
+    In a cluster those of one key are: the first argument, or the first key of a script.
     Raises: one of OUTAGES; then nobody knows which were run.
     """
     commands = list(commands)
     replies = await _execute(client, commands)
     missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if missing:  # the server is new, or has forgotten: either way it has run none of them
-        await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
+        if isinstance(client, RedisCluster):
+            await cluster.load(client, scripts)
+        else:
+            await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
         for number, reply in zip(missing, await _execute(client, [commands[n] for n in missing]), strict=True):
             replies[number] = reply
     return replies
 
 
-async def _execute(client: redis.asyncio.Redis, commands: Sequence[Command]) -> list[Any]:  # Any: as above
+async def _execute(client: Client, commands: Sequence[Command]) -> list[Any]:  # Any: as above
+    if isinstance(client, RedisCluster):
+        return await cluster.execute(client, commands)
     async with client.pipeline(transaction=False) as pipeline:
         for command in commands:
             pipeline.execute_command(*command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
-from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.history import ChannelKeys
 from service.brokers.registry import NodeKeys
 from service.brokers.scripts import Command, run_pipeline
@@ -22,9 +22,8 @@ from service.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import redis.asyncio
-
     from service.brokers import Registry
+    from service.brokers.client import Client
     from service.messages import ClientInfo
     from service.namespaces import Namespaces
     from service.presence import Roster
@@ -71,7 +70,7 @@ class RedisPresence:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         registry: Registry,
         roster: Roster,
         namespaces: Namespaces,
@@ -84,7 +83,7 @@ class RedisPresence:
         self._node_id = node_id
         self._lease_number = 1
         self._keys = NodeKeys(prefix)
-        self._commands = PresenceCommands(ChannelKeys(prefix), namespaces, publish_command="PUBLISH")
+        self._commands = PresenceCommands(ChannelKeys(prefix), namespaces, publish_command=publish_verb(client))
         self._sweeper = Sweeper(
             client, registry, self._commands, self._keys, own_lease=lambda: self.lease, clock=time.monotonic
         )

@@ -15,9 +15,8 @@ from service.errors import BrokerUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import redis.asyncio
-
     from service.brokers import Registry
+    from service.brokers.client import Client
     from service.brokers.registry import NodeKeys
     from service.presence.commands import PresenceCommands
 
@@ -40,7 +39,7 @@ class Sweeper:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: Client,
         registry: Registry,
         commands: PresenceCommands,
         keys: NodeKeys,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import shlex
 import signal
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import structlog
 
 from tests.bench import messages
 from tests.bench.bus import running_bus
@@ -88,6 +90,7 @@ def main(
     name: str,
 ) -> None:
     """Measure this service beside others: one server at a time, alone on a core."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, as Ctrl-C, ends all that was started
     extent = _QUICK if quick else _FULL
     round_count = rounds or extent.rounds

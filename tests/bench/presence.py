@@ -70,6 +70,7 @@ async def slowest(client: redis.asyncio.Redis) -> str:
 
 async def measure(port: int) -> None:
     async with connect(f"redis://127.0.0.1:{port}/0", timeout_s=60.0, client_name="bench") as client:
+        assert isinstance(client, redis.asyncio.Redis)
         await client.config_set("slowlog-log-slower-than", _SLOW_US)
         await client.config_set("slowlog-max-len", 10_000)
         info = await client.info()

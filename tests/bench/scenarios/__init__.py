@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tests.bench.scenarios.comeback import Comeback
 from tests.bench.scenarios.crowd import CrowdScenario
 from tests.bench.scenarios.echo import EchoScenario
 from tests.bench.scenarios.fanout import Fanout
@@ -14,6 +15,6 @@ from tests.bench.scenarios.stalled import Stalled
 
 __all__ = ["SCENARIOS", "Bench", "Scenario"]
 
-_ALL: tuple[Scenario, ...] = (Fanout(), CrowdScenario(), EchoScenario(), Inbound(), Stalled(), Nodes())
+_ALL: tuple[Scenario, ...] = (Fanout(), CrowdScenario(), EchoScenario(), Inbound(), Stalled(), Nodes(), Comeback())
 
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}

@@ -1,0 +1,158 @@
+"""What is made to fail, at random: three hands, one for nodes, one for Redis, one for clients, at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from tests.chaos.fleet import Fleet, Slot
+from tests.chaos.subscriber import Subscriber
+from tests.redis_servers import RedisError, Server, Servers
+
+# Long enough to be found out (a silent connection after 5 s and a timeout), short enough for the window of a client.
+_LONGEST_FAULT_S = 9.0
+_LONGEST_OUTAGE_S = 4.0
+_LONGEST_STALL_S = 6.0
+
+Fault = Callable[[], Awaitable[None]]
+
+
+class Faults:
+    """Brings faults about, and counts them by kind.
+
+    One hand does one thing after the other, so that what it has broken it mends before it breaks the next.
+    Args:
+        seed: the same seed brings the same faults at the same times, as far as the machine allows it.
+    """
+
+    def __init__(self, fleet: Fleet, servers: Servers, subscribers: Sequence[Subscriber], seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._fleet = fleet
+        self._servers = servers
+        self._subscribers = subscribers
+        self._seed = seed
+
+    async def run(self, *, seconds: float, longest_pause_s: float) -> None:
+        """Break things for so long; all is mended when this returns."""
+        ends_at_s = asyncio.get_running_loop().time() + seconds
+        async with asyncio.TaskGroup() as hands:
+            for number, make in enumerate((self._of_nodes, self._of_redis, self._of_clients)):
+                chance = random.Random(self._seed * 10 + number)
+                hands.create_task(self._hand(make(chance), chance, ends_at_s, longest_pause_s), name=make.__name__)
+
+    async def _hand(
+        self, faults: Mapping[str, Fault], chance: random.Random, ends_at_s: float, longest_pause_s: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        kinds = list(faults)
+        while True:
+            await asyncio.sleep(chance.uniform(0, longest_pause_s))
+            if loop.time() >= ends_at_s:
+                return
+            kind = chance.choice(kinds)
+            self.counts[kind] += 1
+            await faults[kind]()
+
+    def _of_nodes(self, chance: random.Random) -> Mapping[str, Fault]:
+        def slot() -> Slot:
+            return chance.choice(self._fleet.slots)
+
+        async def kill() -> None:
+            victim = slot()
+            await victim.kill()
+            await victim.start()
+
+        async def roll() -> None:
+            for each in self._fleet.slots:
+                await each.end()
+                await each.start()
+
+        async def freeze() -> None:
+            process = slot().node.process
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(chance.uniform(0.5, _LONGEST_FAULT_S))
+            process.send_signal(signal.SIGCONT)
+
+        async def cut() -> None:
+            proxy = slot().proxy
+            assert proxy is not None
+            proxy.cut()
+            await asyncio.sleep(chance.uniform(0.5, _LONGEST_FAULT_S))
+            if chance.random() < 0.5:
+                proxy.reset()
+            proxy.heal()
+
+        async def reset() -> None:
+            proxy = slot().proxy
+            assert proxy is not None
+            proxy.reset()
+
+        faults: dict[str, Fault] = {"node killed": kill, "nodes restarted in turn": roll, "node frozen": freeze}
+        if self._fleet.slots[0].proxy is not None:
+            faults |= {"node cut off from Redis silently": cut, "node's Redis connections reset": reset}
+        return faults
+
+    def _of_redis(self, chance: random.Random) -> Mapping[str, Fault]:
+        def of_primary(act: Callable[[Server], Awaitable[None]]) -> Fault:
+            async def fault() -> None:
+                try:
+                    primaries = await asyncio.to_thread(self._servers.primaries)
+                    await act(chance.choice(primaries))
+                except RedisError:
+                    self.counts["Redis refused a fault"] += 1
+
+            return fault
+
+        async def kill(primary: Server) -> None:
+            primary.kill()
+            await asyncio.sleep(chance.uniform(0, _LONGEST_OUTAGE_S))
+            await asyncio.to_thread(primary.start)
+            await asyncio.to_thread(self._servers.wait_until_whole)
+
+        async def freeze(primary: Server) -> None:
+            primary.freeze()
+            await asyncio.sleep(chance.uniform(0.5, _LONGEST_OUTAGE_S))
+            primary.thaw()
+            await asyncio.to_thread(self._servers.wait_until_whole)
+
+        async def kill_subscriptions(primary: Server) -> None:
+            with primary.client() as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+        async def kill_connections(primary: Server) -> None:
+            with primary.client() as client:
+                for kind in ("normal", "pubsub"):
+                    client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+        async def failover(primary: Server) -> None:
+            await asyncio.to_thread(self._servers.failover)
+            await asyncio.sleep(1.0)  # it is under way before it shows
+            await asyncio.to_thread(self._servers.wait_until_whole)
+
+        faults = {
+            "Redis killed and restarted": of_primary(kill),
+            "Redis frozen": of_primary(freeze),
+            "subscriptions killed": of_primary(kill_subscriptions),
+            "all Redis connections killed": of_primary(kill_connections),
+        }
+        if self._servers.name != "single":
+            faults["failover"] = of_primary(failover)
+        return faults
+
+    def _of_clients(self, chance: random.Random) -> Mapping[str, Fault]:
+        async def stall() -> None:
+            some = chance.sample(self._subscribers, k=max(1, len(self._subscribers) // 4))
+            for subscriber in some:
+                subscriber.stall()
+            await asyncio.sleep(chance.uniform(0.5, _LONGEST_STALL_S))
+            for subscriber in some:
+                subscriber.go_on()
+
+        async def leave() -> None:
+            for subscriber in chance.sample(self._subscribers, k=max(1, len(self._subscribers) // 2)):
+                subscriber.leave()
+
+        return {"clients stalled": stall, "clients changed their network": leave}

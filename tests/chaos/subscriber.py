@@ -1,0 +1,126 @@
+"""Subscribers: they come back as real clients do, with where they were, and write down all that they hear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.chaos.fleet import Fleet
+from tests.chaos.journal import Heard, Log, Place, Told, read_payload
+from tests.chaos.publisher import backoff_s
+
+_OPEN_TIMEOUT_S = 5.0
+_LOST = (OSError, TimeoutError, WebSocketException, httpx.TransportError)
+
+
+class Subscriber:
+    """One client of a room, by WebSocket or by event stream."""
+
+    def __init__(self, name: str, room: str, fleet: Fleet, chance: random.Random, *, by_sse: bool) -> None:
+        self.log = Log(name, room)
+        self._fleet = fleet
+        self._chance = chance
+        self._events = self._sse_events if by_sse else self._websocket_events
+        self._reads = asyncio.Event()
+        self._reads.set()
+        self._is_leaving = asyncio.Event()
+
+    def stall(self) -> None:
+        """Read nothing until `go_on`; the connection stays open."""
+        self._reads.clear()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._reads.set()
+
+    def leave(self) -> None:
+        """Let the connection go, as one does whose network changes; the client comes back."""
+        self._is_leaving.set()
+
+    async def run(self) -> None:
+        """Stay subscribed, however often the connection is lost; end only when cancelled."""
+        attempt = 0
+        while True:
+            before = self.log.connection_count
+            with suppress(*_LOST):  # what was missed is told by the next connection
+                await self._listen()
+            attempt = 0 if self.log.connection_count > before else attempt + 1
+            await asyncio.sleep(backoff_s(self._chance, attempt))
+
+    async def _listen(self) -> None:
+        """Write down what one connection brings, until it is lost. Raises: one of _LOST."""
+        self._is_leaving.clear()
+        is_first = True
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                if isinstance(event, Heard):
+                    self.log.lines.append(event)
+                else:
+                    self.log.connection_count += is_first
+                    place, is_recovered = event
+                    self.log.lines.append(Told(place, is_recovered, is_first, time.monotonic()))
+                is_first = False
+                await self._reads.wait()
+                if self._is_leaving.is_set():
+                    return
+
+    async def _websocket_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
+        place = self.log.place()
+        since = "" if place is None else f"&since={place.offset}&epoch={place.epoch}"
+        url = self._fleet.any_node().ws(f"/ws/rooms/{self.log.room}?envelope=1{since}")
+        async with connect(
+            url, compression=None, ping_interval=None, proxy=None, open_timeout=_OPEN_TIMEOUT_S, close_timeout=0.5
+        ) as socket:
+            async for frame in socket:
+                assert isinstance(frame, str)
+                said = json.loads(frame)
+                if "data" in said:
+                    data = frame[frame.index('"data":') + len('"data":') : -1]
+                    yield _heard(Place(said["epoch"], said["offset"]), data)
+                elif "recovered" in said:
+                    yield _told(said)
+
+    async def _sse_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
+        place = self.log.place()
+        headers = {} if place is None else {"Last-Event-ID": f"{place.epoch}:{place.offset}"}
+        url = self._fleet.any_node().http(f"/sse/rooms/{self.log.room}")
+        timeout = httpx.Timeout(_OPEN_TIMEOUT_S, read=None)
+        async with (
+            httpx.AsyncClient(timeout=timeout, trust_env=False) as http,
+            asyncio.timeout(_OPEN_TIMEOUT_S) as opening,
+            http.stream("GET", url, headers=headers) as response,
+        ):
+            opening.reschedule(None)
+            if response.status_code != 200:
+                assert response.status_code == 503, f"{response.status_code}"
+                return
+            fields: dict[str, str] = {}
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                if line:
+                    fields[name] = value
+                    continue
+                event, fields = fields, {}
+                if event.get("event") == "position":
+                    yield _told(json.loads(event["data"]))
+                elif "event" not in event and "data" in event:
+                    epoch, _, offset = event["id"].rpartition(":")
+                    yield _heard(Place(epoch, int(offset)), event["data"])
+
+
+def _told(said: dict[str, Any]) -> tuple[Place, bool]:  # Any: JSON
+    return Place(said["epoch"], said["offset"]), said["recovered"]
+
+
+def _heard(place: Place, data: str | bytes) -> Heard:
+    name, digest = read_payload(data)
+    return Heard(place, name, digest, time.monotonic())

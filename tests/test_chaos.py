@@ -1,0 +1,36 @@
+"""The chaos test's short form: nodes, Redis and clients fail at random, and no promise is broken."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.chaos.broken import BUGS
+from tests.chaos.report import markdown, text
+from tests.chaos.run import Plan, run
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+SECONDS = 60.0 if os.environ.get("CI") else 15.0
+SEED = 4
+
+
+async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
+    outcome = await run(Plan(shape="single", seconds=SECONDS, seed=SEED))
+
+    assert outcome.is_good, text(outcome)
+    assert sum(outcome.faults.values()) > SECONDS / 5
+    assert outcome.verdict.delivery_count == outcome.publication_count * outcome.plan.subscriber_count
+    assert "| lost | 0 |" in markdown(outcome)
+
+
+@pytest.mark.parametrize("bug", BUGS)
+async def test_a_bug_put_in_on_purpose_is_found(bug: str) -> None:
+    plan = Plan(shape="single", seconds=8.0, seed=SEED, room_count=1, rate_per_s=60.0, longest_pause_s=2.0, bug=bug)
+
+    outcome = await run(plan)
+
+    assert outcome.verdict.counts()["silent losses"], text(outcome)
+    assert outcome.verdict.counts()["lost"], text(outcome)
+    assert f"--seed {SEED}" in text(outcome)
