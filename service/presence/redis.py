@@ -220,7 +220,7 @@ class RedisPresence:
             replies = await run_pipeline(self._client, [command for _, command in batch], self._commands.scripts)
             for (channel, _), reply in zip(batch, replies, strict=True):
                 if isinstance(reply, Exception):
-                    log.warning("presence.refused", channel=channel, reason=outage_reason(reply))
+                    log.debug("presence.refused", channel=channel, reason=outage_reason(reply))
                     refused.add(channel)
         for vacated in _batches(told.vacated, _CALLS_AT_ONCE):
             swept = await self._sweeper.sweep_channels(vacated, lease)

@@ -96,7 +96,7 @@ class Sweeper:
             replies = await run_pipeline(self._client, commands, self._commands.scripts)
             for channel, rest in zip(channels, replies, strict=True):
                 if isinstance(rest, Exception):
-                    log.warning("presence.refused", channel=channel, reason=outage_reason(rest))
+                    log.debug("presence.refused", channel=channel, reason=outage_reason(rest))
                 elif rest == 0:
                     swept.append(channel)
             channels = [
