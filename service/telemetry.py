@@ -55,6 +55,9 @@ class NodeCollector(Collector):
             "Publications that slow subscribers did not get, by their channels' policies.",
             node.hub.dropped_count,
         )
+        if node.ingest is not None:  # of the cluster, the same on every node
+            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", node.ingest.lag)
+            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", node.ingest.dead)
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
         closed = CounterMetricFamily(

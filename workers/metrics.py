@@ -11,15 +11,13 @@ import psutil
 import structlog
 
 from service.brokers import Once
-from service.brokers.client import OUTAGES
 from service.brokers.history import ChannelKeys
 from service.channels import SYSTEM_METRICS
-from service.errors import BrokerUnavailable
 from service.messages import Event, Publication
 from service.namespaces import Namespace
 from service.tasks import run_together
 from workers.lease import Lease
-from workers.runner import Health
+from workers.runner import Health, work_through_outages
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -70,20 +68,18 @@ class MetricsWorker:
         self._probe_channel = f"probe:{self._lease.owner}"
         self._probe_returned = asyncio.Event()
         self._probe = b""
+        self._sample_at_s = 0.0
         self._sample_count = 0
 
     async def run(self) -> None:
         """See `Worker.run`."""
         psutil.cpu_percent(None)  # the first call only starts the measurement
-        await run_together(broker=self._broker.run(self), work=self._work_forever())
+        work = work_through_outages(self._step, worker=NAME, pause_s=self._interval_s / _TICKS_PER_INTERVAL)
+        await run_together(broker=self._broker.run(self), work=work)
 
     async def finish(self) -> None:
         """See `Worker.finish`."""
-        try:
-            async with asyncio.timeout(1.0):
-                await self._lease.release()
-        except OUTAGES as exc:
-            log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
+        await self._lease.release()
 
     def on_event(self, event: Event) -> None:
         """Note that the probe is back."""
@@ -99,25 +95,15 @@ class MetricsWorker:
     def on_connected(self, *, is_again: bool) -> None:
         """See `on_disconnected`."""
 
-    async def _work_forever(self) -> None:
-        sample_at = 0.0
-        is_waiting = False
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                holds_lease = await self._lease.take()
-                if holds_lease and loop.time() >= sample_at:
-                    sample_at = loop.time() + self._interval_s
-                    await self._publish(await self._sample())
-                elif not holds_lease:
-                    sample_at = 0.0
-                await self._record_health(is_holder=holds_lease)
-                is_waiting = False
-            except (*OUTAGES, BrokerUnavailable) as exc:
-                if not is_waiting:  # one line an outage
-                    log.warning("metrics.waiting", reason=str(exc))
-                is_waiting = True
-            await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
+    async def _step(self) -> None:
+        holds_lease = await self._lease.take()
+        if not holds_lease:
+            self._sample_at_s = 0.0
+        elif time.monotonic() >= self._sample_at_s:
+            self._sample_at_s = time.monotonic() + self._interval_s
+            await self._publish(await self._sample())
+        await self._record_health(is_holder=holds_lease)
+        await asyncio.sleep(self._interval_s / _TICKS_PER_INTERVAL)
 
     async def _sample(self) -> bytes:
         counts = await self._registry.connection_counts()

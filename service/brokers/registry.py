@@ -6,10 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.ingest import IngestStream
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     import redis.asyncio
+
+    from service.brokers import IngestCounts
 
 
 class NodeRegistry:
@@ -21,6 +24,7 @@ class NodeRegistry:
     def __init__(self, client: redis.asyncio.Redis, *, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
+        self._ingest = IngestStream(client, prefix=prefix)
 
     async def report(self, node_id: str, connection_count: int, *, ttl_s: float) -> None:
         """Say that a node lives and how many clients it holds. Raises: BrokerUnavailable."""
@@ -59,6 +63,13 @@ class NodeRegistry:
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
         return living
+
+    async def ingest_counts(self) -> IngestCounts:
+        """See `Registry.ingest_counts`."""
+        try:
+            return await self._ingest.counts()
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
 
     def _key(self, node_id: str) -> str:
         return f"{self._prefix}node:{node_id}"
