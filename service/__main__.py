@@ -89,7 +89,8 @@ def worker_group() -> None:
     """Run a worker."""
 
 
-_check_option = click.option("--check", is_flag=True, help="Only say whether this host's worker lives.")
+def _check_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--check", is_flag=True, help="Only say whether this host's worker lives.")(command)
 
 
 @worker_group.command(metrics.NAME)

@@ -73,6 +73,7 @@ class IngestWorker:
         self._lease = Lease(client, self._stream.lease_key, ttl_s=_LEASE_TTL_S)
         self._health = Health(client, prefix=prefix, worker=NAME, name=name)
         self._health_due_at_s = 0.0
+        self._is_working = False
         self._published_count = 0
         self._dead_count = 0
 
@@ -87,6 +88,9 @@ class IngestWorker:
     async def _step(self) -> None:
         holds_lease = await self._lease.take()
         await self._record_health(is_holder=holds_lease)
+        if holds_lease and not self._is_working:
+            log.info("ingest.working")
+        self._is_working = holds_lease
         if not holds_lease:
             await asyncio.sleep(_TICK_S)
             return
@@ -97,28 +101,29 @@ class IngestWorker:
 
     async def _publish(self, entries: Sequence[Entry]) -> None:
         """Publish a batch, and settle it. Raises: BrokerUnavailable if some of it waits for a better time."""
-        dead: dict[bytes, str] = {}
+        reasons: dict[bytes, str] = {}
         submissions: dict[bytes, Submission] = {}
         for entry in entries:
             try:
                 submissions[entry.id] = self._submission(entry)
             except (ClientError, MalformedMessage) as exc:
-                dead[entry.id] = exc.detail if isinstance(exc, ClientError) else str(exc)
+                reasons[entry.id] = exc.detail if isinstance(exc, ClientError) else str(exc)
         results = await self._broker.publish_all(list(submissions.values()))
-        refusal = None
         published: list[bytes] = []
         overtaken: set[str] = set()
+        refusal = None
         for (entry_id, submission), result in reversed(list(zip(submissions.items(), results, strict=True))):
             channel = submission.publication.channel
             if isinstance(result, Published):
                 published.append(entry_id)
                 overtaken.add(channel)
             elif isinstance(result, ClientError):
-                dead[entry_id] = result.detail
+                reasons[entry_id] = result.detail
             elif channel in overtaken:
-                dead[entry_id] = f"{result.reason}, and a later entry of the channel was published"
+                reasons[entry_id] = f"{result.reason}, and a later entry of the channel was published"
             else:
                 refusal = result
+        dead = {entry.id: reasons[entry.id] for entry in entries if entry.id in reasons}
         await self._stream.settle(published, dead)
         self._published_count += len(published)
         self._dead_count += len(dead)

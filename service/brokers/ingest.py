@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from redis.exceptions import ResponseError
+
 from service.brokers import IngestCounts
 from service.brokers.history import ChannelKeys
 from service.brokers.scripts import Command, read_script, run_pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import redis.asyncio
 
@@ -45,8 +47,11 @@ class IngestStream:
 
     async def read(self, *, count: int, within_s: float) -> list[Entry]:
         """Return the oldest entries, `count` at most; if there are none, wait for one."""
-        # Any: redis-py's type for every protocol and decoding at once
-        streams: Any = await self._client.xread({self.key: "0"}, count=count, block=max(1, int(within_s * 1000)))
+        try:
+            # Any: redis-py's type for every protocol and decoding at once
+            streams: Any = await self._client.xread({self.key: "0"}, count=count, block=max(1, int(within_s * 1000)))
+        except ResponseError as exc:
+            raise ResponseError(f"{self.key}: {exc}") from exc
         return [Entry(entry_id, fields) for _, entries in streams for entry_id, fields in entries]
 
     async def settle(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
@@ -58,13 +63,15 @@ class IngestStream:
         ids = list(published)
         if ids:
             commands.append(("XDEL", self.key, *ids))
-        for reply in await run_pipeline(self._client, commands, [self._bury]):
-            if isinstance(reply, Exception):
-                raise reply
+        await self._run(commands)
 
     async def counts(self) -> IngestCounts:
         """Return how many entries wait to be published, and how many dead letters there are."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.xlen(self.key)
-            pipeline.xlen(self.dead_key)
-            return IngestCounts(*await pipeline.execute())
+        return IngestCounts(*await self._run([("XLEN", self.key), ("XLEN", self.dead_key)]))
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
+        replies = await run_pipeline(self._client, commands, [self._bury])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
