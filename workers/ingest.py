@@ -34,7 +34,7 @@ NAME = "ingest"
 _LEASE_TTL_S = 2.0
 _TICK_S = 0.5
 _HEALTH_TTL_S = 3 * _LEASE_TTL_S
-# One batch is read, published and removed before the next one. Measured: 23,000 entries/s, with 1,000 a batch 24,000.
+# One batch is read, published and removed before the next one. Four times as many are 4 % faster, by measurement.
 _BATCH_LENGTH = 256
 _BATCH_BYTES = 16 * 1024 * 1024
 
