@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -15,11 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once
 from service.channels import check_channel
+from service.encodings import envelope
 from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
-from service.messages import Publication
+from service.messages import Position, Publication
+from service.namespaces import MAX_RECOVERED
+from service.recovery import MAX_OFFSET
 
 router = APIRouter()
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # What a publish body may hold beside its data.
 _ENVELOPE_BYTES = 4096
@@ -54,16 +59,33 @@ class PublishRequest(BaseModel):
     )
 
 
+class PositionRequest(BaseModel):
+    """A place in a history."""
+
+    offset: int = Field(ge=0, le=MAX_OFFSET)
+    epoch: str = Field(min_length=1, max_length=32)
+
+
+class HistoryRequest(BaseModel):
+    """What is wanted of a history."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "limit": 10, "reverse": True}]})
+
+    channel: str = Field(description="for example room:lobby")
+    limit: int = Field(0, ge=0, le=MAX_RECOVERED, description="so many publications at most; 0: the position alone")
+    since: PositionRequest | None = Field(None, description="those after this position")
+    reverse: bool = Field(default=False, description="the newest ones, newest first")
+
+
+def _schema_of(model: type[BaseModel]) -> dict[str, Any]:  # Any: JSON
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
 @router.post(
     "/api/publish",
     tags=["server API"],
     dependencies=[Depends(_check_api_key)],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": PublishRequest.model_json_schema()}},
-        },
-    },
+    openapi_extra=_schema_of(PublishRequest),
 )
 async def publish(request: Request) -> dict[str, Any]:
     """Publish to every subscriber of a channel, on every node.
@@ -74,15 +96,7 @@ async def publish(request: Request) -> dict[str, Any]:
     """
     server = server_of(request)
     settings = server.settings
-    body = await _read_body(request, settings.max_message_bytes + _ENVELOPE_BYTES)
-    try:
-        wanted = PublishRequest.model_validate(orjson.loads(body))
-    except orjson.JSONDecodeError as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+    wanted = await _read(request, PublishRequest, settings.max_message_bytes + _ENVELOPE_BYTES)
     try:
         data = orjson.dumps(wanted.data)
     except orjson.JSONEncodeError as exc:
@@ -95,6 +109,29 @@ async def publish(request: Request) -> dict[str, Any]:
     if published.position is None:
         return {"result": {}}
     return {"result": published.position._asdict()}
+
+
+@router.post(
+    "/api/history",
+    tags=["server API"],
+    dependencies=[Depends(_check_api_key)],
+    openapi_extra=_schema_of(HistoryRequest),
+)
+async def history(request: Request) -> Response:
+    """Return what is kept of a channel, and its position.
+
+    Answers `{"result": {"offset": 2, "epoch": "5f0c2a91", "publications": [{"offset": 1, "epoch": "5f0c2a91", "data":
+    ...}, ...]}}`; a payload that is no JSON is `text` or `base64` in the place of `data`. 400 (error 108) for a channel
+    without a history, 404 (102) for one of no namespace, 416 (112) if `since` is of another epoch.
+    """
+    wanted = await _read(request, HistoryRequest, _ENVELOPE_BYTES)
+    since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
+    found = await server_of(request).node.history(
+        check_channel(wanted.channel), limit=wanted.limit, since=since, newest=wanted.reverse
+    )
+    publications = found.publications[::-1] if wanted.reverse else found.publications
+    result = {**found.position._asdict(), "publications": [orjson.Fragment(envelope(each)) for each in publications]}
+    return _json(200, {"result": result})
 
 
 @router.get("/healthz", tags=["operations"])
@@ -118,6 +155,19 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
+async def _read(request: Request, model: type[Model], max_bytes: int) -> Model:
+    """Return the request that a body is. Raises: ClientError 106, 107."""
+    body = await _read_body(request, max_bytes)
+    try:
+        return model.model_validate(orjson.loads(body))
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+
+
 async def _read_body(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     try:
@@ -131,5 +181,5 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _json(status: int, content: dict[str, str]) -> Response:
+def _json(status: int, content: dict[str, Any]) -> Response:  # Any: JSON
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")

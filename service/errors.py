@@ -21,6 +21,7 @@ class ErrorCode(enum.Enum):
     LIMIT_EXCEEDED = (106, "limit exceeded", 413)
     BAD_REQUEST = (107, "bad request", 400)
     NOT_AVAILABLE = (108, "not available", 400)
+    UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from service.brokers import ALWAYS, Once, Published
+from service.brokers import ALWAYS, Once, Published, Read
 from service.errors import PERMISSION_DENIED, SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.messages import Position, Publication, Resumption
 from service.namespaces import Recovery, Who
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from service.brokers import Broker, IngestCounts, Registry
     from service.connection import Connection
     from service.hub import Hub
-    from service.messages import Event
+    from service.messages import Event, History
     from service.namespaces import Namespace, Namespaces
     from service.tracker import Tracker
 
@@ -135,6 +135,23 @@ class Node:
             raise
         self._count_taken(published)
         return published
+
+    async def history(self, channel: str, *, limit: int, since: Position | None, newest: bool) -> History:
+        """Return a channel's position, and up to `limit` of the publications that are kept of it, in their order.
+
+        Args:
+            since: those after it; None: all. newest: the newest ones and not the oldest.
+        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
+        """
+        namespace = self.namespaces.of(channel)
+        if not namespace.history_size:
+            raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
+        (found,) = await self.broker.read([Read(channel, namespace, since=since, limit=limit, newest=newest)])
+        if isinstance(found, BrokerUnavailable):
+            raise found
+        if since is not None and since.epoch != found.position.epoch:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
+        return found
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
         """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.

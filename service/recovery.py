@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 # While a gap is being repaired so many live publications wait at most; what gives way is read from the stream again.
 _MAX_WAITING = 1000
 # What a JSON number holds exactly in every language.
-_MAX_OFFSET = 2**53 - 1
+MAX_OFFSET = 2**53 - 1
 _MAX_EPOCH_BYTES = 32
 
 
 def position_of(offset: str, epoch: str) -> Position:
     """Return the position that a client names. Raises: ClientError 107 if it is none."""
-    if not offset.isascii() or not offset.isdigit() or int(offset[:20]) > _MAX_OFFSET:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {_MAX_OFFSET}")
+    if not offset.isascii() or not offset.isdigit() or int(offset[:20]) > MAX_OFFSET:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {MAX_OFFSET}")
     if not 1 <= len(epoch) <= _MAX_EPOCH_BYTES or not epoch.isascii() or not epoch.isalnum():
         raise ClientError(ErrorCode.BAD_REQUEST, "an epoch is the text that came with the offset")
     return Position(int(offset), epoch)

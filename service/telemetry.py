@@ -55,6 +55,16 @@ class NodeCollector(Collector):
             "Publications that slow subscribers did not get, by their channels' policies.",
             node.hub.dropped_count,
         )
+        yield CounterMetricFamily(
+            "roomcast_repaired",
+            "Publications that pub/sub lost and this node read from the histories for its clients.",
+            node.tracker.repaired_count,
+        )
+        yield CounterMetricFamily(
+            "roomcast_unrecovered",
+            "Times that a channel's publications were lost for good; its clients were told.",
+            node.tracker.unrecovered_count,
+        )
         if node.ingest is not None:  # of the cluster, the same on every node
             yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", node.ingest.lag)
             yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", node.ingest.dead)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,14 +20,25 @@ from tests.cluster import API_KEY, Cluster, NodeProcess, receive
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
-@pytest.fixture
-def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
-    with Cluster(redis_url, prefix) as cluster:
+PREFIX = "histories:"
+KEYS = ChannelKeys(PREFIX)
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: object) -> Iterator[Cluster]:
+    url = f"redis://127.0.0.1:{redis_server.port}/0"  # type: ignore[attr-defined]
+    with Cluster(url, PREFIX) as cluster:
         cluster.start_node()
         cluster.start_node()
         yield cluster
         for node in cluster.nodes:
             assert node.faults() == []
+
+
+@pytest.fixture
+def room() -> str:
+    """Return a room that no other test uses."""
+    return secrets.token_hex(4)
 
 
 async def next_line(socket: ClientConnection) -> dict[str, Any]:
@@ -45,9 +57,11 @@ def at(line: dict[str, Any]) -> str:
     return f"since={line['offset']}&epoch={line['epoch']}"
 
 
-async def test_an_envelope_tells_where_each_publication_stands_whatever_its_payload(cluster: Cluster) -> None:
+async def test_an_envelope_tells_where_each_publication_stands_whatever_its_payload(
+    cluster: Cluster, room: str
+) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a?envelope=1") as ada, two.connect("/ws/rooms/a") as bob:
+    async with one.connect(f"/ws/rooms/{room}?envelope=1") as ada, two.connect(f"/ws/rooms/{room}") as bob:
         start = await next_line(ada)
         epoch = start["epoch"]
         assert start == {"offset": 0, "epoch": epoch, "recovered": False}
@@ -59,37 +73,37 @@ async def test_an_envelope_tells_where_each_publication_stands_whatever_its_payl
             {"offset": 3, "epoch": epoch, "base64": "AP8="},
             {"offset": 4, "epoch": epoch, "data": "json"},
         ]
-        assert await publish(one, "room:a", 5) == {"offset": 5, "epoch": epoch}
+        assert await publish(one, f"room:{room}", 5) == {"offset": 5, "epoch": epoch}
         assert await next_line(ada) == {"offset": 5, "epoch": epoch, "data": 5}
         assert [await receive(bob) for _ in range(5)] == ['{"a": 1}', "no json", b"\x00\xff", '"json"', "5"]
 
 
-async def test_who_comes_back_to_another_node_gets_what_it_missed_then_what_comes(cluster: Cluster) -> None:
+async def test_who_comes_back_to_another_node_gets_what_it_missed_then_what_comes(cluster: Cluster, room: str) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a?envelope=1") as ada:
+    async with one.connect(f"/ws/rooms/{room}?envelope=1") as ada:
         last = await next_line(ada)
         for number in range(3):
-            await publish(one, "room:a", number)
+            await publish(one, f"room:{room}", number)
         while "data" not in last or last["data"] != 0:
             last = await next_line(ada)
     for number in range(3, 6):
-        await publish(one, "room:a", number)
+        await publish(one, f"room:{room}", number)
 
-    async with two.connect(f"/ws/rooms/a?envelope=1&{at(last)}") as ada:
+    async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(last)}") as ada:
         assert await next_line(ada) == {"offset": 1, "epoch": last["epoch"], "recovered": True}
         assert [(await next_line(ada))["data"] for _ in range(5)] == [1, 2, 3, 4, 5]
-        await publish(one, "room:a", 6)
+        await publish(one, f"room:{room}", 6)
         assert (await next_line(ada))["data"] == 6
 
 
-async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: Cluster) -> None:
+async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: Cluster, room: str) -> None:
     (one, _), epoch = cluster.nodes, ""
     for number in range(305):
-        epoch = (await publish(one, "room:a", number))["epoch"]
+        epoch = (await publish(one, f"room:{room}", number))["epoch"]
     for position in (f"since=3&epoch={epoch}", f"since=306&epoch={epoch}", "since=300&epoch=other"):
-        async with one.connect(f"/ws/rooms/a?envelope=1&{position}") as ada:
+        async with one.connect(f"/ws/rooms/{room}?envelope=1&{position}") as ada:
             assert await next_line(ada) == {"offset": 305, "epoch": epoch, "recovered": False}
-    async with one.connect(f"/ws/rooms/a?envelope=1&since=5&epoch={epoch}") as ada:
+    async with one.connect(f"/ws/rooms/{room}?envelope=1&since=5&epoch={epoch}") as ada:
         assert (await next_line(ada))["recovered"]
         assert [(await next_line(ada))["offset"] for _ in range(300)] == list(range(6, 306))
 
@@ -107,21 +121,21 @@ async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: C
         "envelope=1&since=1&epoch=%00",
     ],
 )
-async def test_a_position_that_is_none_is_refused(cluster: Cluster, query: str) -> None:
+async def test_a_position_that_is_none_is_refused(cluster: Cluster, room: str, query: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
-        await cluster.nodes[0].connect(f"/ws/rooms/a?{query}")
+        await cluster.nodes[0].connect(f"/ws/rooms/{room}?{query}")
     assert caught.value.response.status_code == 400
     assert json.loads(caught.value.response.body or b"")["error"]["code"] == 107
 
 
-async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster) -> None:
+async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster, room: str) -> None:
     one, two = cluster.nodes
-    positions = [await publish(one, "room:a", number) for number in range(3)]
+    positions = [await publish(one, f"room:{room}", number) for number in range(3)]
     last_event_id = f"{positions[0]['epoch']}:1"
     async with (
         asyncio.timeout(15),
         httpx.AsyncClient() as http,
-        http.stream("GET", two.http("/sse/rooms/a"), headers={"Last-Event-ID": last_event_id}) as response,
+        http.stream("GET", two.http(f"/sse/rooms/{room}"), headers={"Last-Event-ID": last_event_id}) as response,
     ):
         text = ""
         async for chunk in response.aiter_text():
@@ -135,17 +149,16 @@ async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster) ->
 
 
 async def test_a_publication_that_pub_sub_has_lost_is_repaired_and_nobody_notices(
-    cluster: Cluster, client: Redis, prefix: str
+    cluster: Cluster, room: str, client: Redis
 ) -> None:
     """One that only the stream has, as after a lost connection, comes with the next one, in order, once."""
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+    async with one.connect(f"/ws/rooms/{room}") as ada, two.connect(f"/ws/rooms/{room}?envelope=1") as bob:
         start = await next_line(bob)
-        await publish(one, "room:a", 1)
-        keys = ChannelKeys(prefix)
-        await client.xadd(keys.key("room:a", "stream"), {"k": "t", "d": "2"}, id="2-0")
-        await client.hset(keys.key("room:a", "meta"), "offset", "2")
-        await publish(one, "room:a", 3)
+        await publish(one, f"room:{room}", 1)
+        await client.xadd(KEYS.key(f"room:{room}", "stream"), {"k": "t", "d": "2"}, id="2-0")
+        await client.hset(KEYS.key(f"room:{room}", "meta"), "offset", "2")
+        await publish(one, f"room:{room}", 3)
 
         assert [await receive(ada) for _ in range(3)] == ["1", "2", "3"]
         assert [await next_line(bob) for _ in range(3)] == [
@@ -153,27 +166,24 @@ async def test_a_publication_that_pub_sub_has_lost_is_repaired_and_nobody_notice
         ]
 
 
-async def test_a_lost_publication_is_found_without_any_sign(cluster: Cluster, client: Redis, prefix: str) -> None:
-    async with cluster.nodes[0].connect("/ws/rooms/a") as ada:
-        await publish(cluster.nodes[1], "room:a", 1)
+async def test_a_lost_publication_is_found_without_any_sign(cluster: Cluster, room: str, client: Redis) -> None:
+    async with cluster.nodes[0].connect(f"/ws/rooms/{room}") as ada:
+        await publish(cluster.nodes[1], f"room:{room}", 1)
         assert await receive(ada) == "1"
-        keys = ChannelKeys(prefix)
-        await client.xadd(keys.key("room:a", "stream"), {"k": "t", "d": "2"}, id="2-0")
-        await client.hset(keys.key("room:a", "meta"), "offset", "2")
+        await client.xadd(KEYS.key(f"room:{room}", "stream"), {"k": "t", "d": "2"}, id="2-0")
+        await client.hset(KEYS.key(f"room:{room}", "meta"), "offset", "2")
 
         assert await receive(ada) == "2"
 
 
-async def test_killed_pub_sub_connections_cost_nobody_a_publication(
-    cluster: Cluster, client: Redis, prefix: str
-) -> None:
+async def test_killed_pub_sub_connections_cost_nobody_a_publication(cluster: Cluster, room: str, client: Redis) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+    async with one.connect(f"/ws/rooms/{room}") as ada, two.connect(f"/ws/rooms/{room}?envelope=1") as bob:
         start = await next_line(bob)
         for round_number in range(5):
             await client.client_kill_filter(_type="pubsub")
             for number in range(20):
-                await publish(one, "room:a", round_number * 20 + number)
+                await publish(one, f"room:{room}", round_number * 20 + number)
 
         assert [await receive(ada) for _ in range(100)] == [str(number) for number in range(100)]
         assert [await next_line(bob) for _ in range(100)] == [
@@ -182,52 +192,49 @@ async def test_killed_pub_sub_connections_cost_nobody_a_publication(
 
 
 async def test_a_lost_tail_is_told_to_everyone_and_new_publications_are_not_taken_for_old_ones(
-    cluster: Cluster, client: Redis, prefix: str
+    cluster: Cluster, room: str, client: Redis
 ) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a?envelope=1") as ada, two.connect("/ws/rooms/a?envelope=1") as bob:
+    async with one.connect(f"/ws/rooms/{room}?envelope=1") as ada, two.connect(f"/ws/rooms/{room}?envelope=1") as bob:
         for socket in (ada, bob):
             await next_line(socket)
         for number in (1, 2, 3):
-            await publish(one, "room:a", number)
+            await publish(one, f"room:{room}", number)
         for socket in (ada, bob):
             assert [(await next_line(socket))["data"] for _ in range(3)] == [1, 2, 3]
         # What a failover to a replica that lags behind leaves.
-        keys = ChannelKeys(prefix)
-        await client.hset(keys.key("room:a", "meta"), "offset", "1")
-        await client.xdel(keys.key("room:a", "stream"), "2-0", "3-0")
+        await client.hset(KEYS.key(f"room:{room}", "meta"), "offset", "1")
+        await client.xdel(KEYS.key(f"room:{room}", "stream"), "2-0", "3-0")
 
-        published = await publish(two, "room:a", "new 2")
+        published = await publish(two, f"room:{room}", "new 2")
         for socket in (ada, bob):
             said = await next_line(socket)
             assert said == {"offset": 1, "epoch": published["epoch"], "recovered": False}
             assert await next_line(socket) == {**published, "data": "new 2"}
 
 
-async def test_a_channel_whose_keys_are_gone_goes_on_in_a_new_epoch(
-    cluster: Cluster, client: Redis, prefix: str
-) -> None:
+async def test_a_channel_whose_keys_are_gone_goes_on_in_a_new_epoch(cluster: Cluster, room: str, client: Redis) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a?envelope=1") as ada:
+    async with one.connect(f"/ws/rooms/{room}?envelope=1") as ada:
         old = await next_line(ada)
-        await publish(two, "room:a", 1)
+        await publish(two, f"room:{room}", 1)
         await next_line(ada)
-        await client.delete(*[ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream")])
-        new = await publish(two, "room:a", 2)
+        await client.delete(*[KEYS.key(f"room:{room}", name) for name in ("meta", "stream")])
+        new = await publish(two, f"room:{room}", 2)
         assert new["offset"] == 1
         assert new["epoch"] != old["epoch"]
         assert await next_line(ada) == {"offset": 0, "epoch": new["epoch"], "recovered": False}
         assert await next_line(ada) == {**new, "data": 2}
 
 
-async def test_one_idempotency_key_is_one_publication(cluster: Cluster) -> None:
+async def test_one_idempotency_key_is_one_publication(cluster: Cluster, room: str) -> None:
     one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada:
-        first = await publish(one, "room:a", 1, idempotency_key="k")
-        assert await publish(two, "room:a", 1, idempotency_key="k") == first
-        await publish(one, "room:a", 2, version=2)
-        await publish(one, "room:a", 1, version=1)
-        await publish(one, "room:a", 3)
+    async with one.connect(f"/ws/rooms/{room}") as ada:
+        first = await publish(one, f"room:{room}", 1, idempotency_key="k")
+        assert await publish(two, f"room:{room}", 1, idempotency_key="k") == first
+        await publish(one, f"room:{room}", 2, version=2)
+        await publish(one, f"room:{room}", 1, version=1)
+        await publish(one, f"room:{room}", 3)
         assert [await receive(ada) for _ in range(3)] == ["1", "2", "3"]
 
 
@@ -248,18 +255,18 @@ async def test_clients_publish_only_where_they_may_and_subscribe_only_where_they
         assert caught.value.response.status_code == 403
 
 
-async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, client: Redis) -> None:
+async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, room: str, client: Redis) -> None:
     one, two = cluster.nodes
-    first = await publish(one, "room:a", 1)
+    first = await publish(one, f"room:{room}", 1)
     for number in range(2, 50):
-        await publish(one, "room:a", number)
+        await publish(one, f"room:{room}", number)
 
     async def read_count() -> int:
         stats = await client.info("commandstats")
         return int(stats.get("cmdstat_xrevrange", {"calls": 0})["calls"])
 
     async def come_back() -> list[int]:
-        async with two.connect(f"/ws/rooms/a?envelope=1&{at(first)}") as socket:
+        async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(first)}") as socket:
             assert (await next_line(socket))["recovered"]
             return [(await next_line(socket))["data"] for _ in range(48)]
 
@@ -270,21 +277,65 @@ async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, client: 
     assert await read_count() == before + 1
 
 
-async def test_who_changes_nodes_while_much_is_published_gets_everything_once(cluster: Cluster) -> None:
+async def test_who_changes_nodes_while_much_is_published_gets_everything_once(cluster: Cluster, room: str) -> None:
     one, two = cluster.nodes
-    last = await publish(one, "room:b", 0)
+    last = await publish(one, f"room:{room}", 0)
     got: list[int] = []
 
     async def publish_on() -> None:
         for number in range(1, 301):
-            await publish(one, "room:b", number)
+            await publish(one, f"room:{room}", number)
 
     publishing = asyncio.create_task(publish_on())
     for node in (two, one, two):
-        async with node.connect(f"/ws/rooms/b?envelope=1&{at(last)}") as client:
+        async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(last)}") as client:
             assert (await next_line(client))["recovered"]
             for _ in range(60):
                 last = await next_line(client)
                 got.append(last["data"])
     await publishing
     assert got == list(range(1, 181))
+
+
+async def call(node: NodeProcess, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+        answer = await http.post(node.http(f"/api/{method}"), json=body)
+    return answer.status_code, answer.json()
+
+
+async def test_services_read_a_history_in_either_direction(cluster: Cluster, room: str) -> None:
+    one, two = cluster.nodes
+    positions = [await publish(one, f"room:{room}", number) for number in range(1, 4)]
+    epoch = positions[0]["epoch"]
+    kept = [{"offset": number, "epoch": epoch, "data": number} for number in range(1, 4)]
+
+    def result(*publications: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, {"result": {"offset": 3, "epoch": epoch, "publications": list(publications)}}
+
+    assert await call(two, "history", {"channel": f"room:{room}"}) == result()
+    assert await call(two, "history", {"channel": f"room:{room}", "limit": 2}) == result(*kept[:2])
+    assert await call(two, "history", {"channel": f"room:{room}", "limit": 2, "reverse": True}) == result(*kept[:0:-1])
+    since = {"channel": f"room:{room}", "limit": 300, "since": positions[0]}
+    assert await call(two, "history", since) == result(*kept[1:])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"channel": "room:a", "limit": 301}, 400, 107),
+        ({"channel": "room:a", "limit": -1}, 400, 107),
+        ({"channel": "room:a", "since": {"offset": -1, "epoch": "e"}}, 400, 107),
+        ({"channel": "room:a", "since": {"offset": 2**53, "epoch": "e"}}, 400, 107),
+        ({"channel": "room:a", "since": {"offset": 1}}, 400, 107),
+        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}}, 416, 112),
+        ({"channel": "unheard:a"}, 404, 102),
+        ({"channel": "a"}, 404, 102),
+        ({}, 400, 107),
+    ],
+)
+async def test_a_history_that_cannot_be_had_is_refused(
+    cluster: Cluster, body: dict[str, Any], status: int, code: int
+) -> None:
+    answered, answer = await call(cluster.nodes[0], "history", body)
+
+    assert (answered, answer["error"]["code"]) == (status, code)

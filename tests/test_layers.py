@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "starlette"},
     ),
     "service.api": (
-        VALUES | {"service.brokers", "service.endpoints"},
+        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.recovery"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
     "service.dev": ({"service.config"}, set()),

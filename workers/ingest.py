@@ -136,16 +136,14 @@ class IngestWorker:
     def _submission(self, entry: Entry) -> Submission:
         """Return what an entry asks for. Raises: ClientError, MalformedMessage."""
         fields = entry.fields
-        channel = check_channel(_text(fields, b"channel", required=True))
+        channel = check_channel(_text("channel", _required("channel", fields)))
         namespace = self._namespaces.of(channel)
-        data = fields.get(b"data")
-        if data is None:
-            raise ClientError(ErrorCode.BAD_REQUEST, "no data")
+        data = _required("data", fields)
         check_document(data, max_message_bytes=self._max_message_bytes)
         once = Once(
-            key=_text(fields, b"key", max_length=MAX_KEY_LENGTH) or f"ingest:{entry.id.decode()}",
+            key=_short_text("key", fields, MAX_KEY_LENGTH) or f"ingest:{entry.id.decode()}",
             version=_version(fields),
-            version_epoch=_text(fields, b"version_epoch", max_length=MAX_VERSION_EPOCH_LENGTH),
+            version_epoch=_short_text("version_epoch", fields, MAX_VERSION_EPOCH_LENGTH),
         )
         return Submission(Publication(channel, data), namespace, once)
 
@@ -163,19 +161,27 @@ class IngestWorker:
         await self._health.record(facts, ttl_s=_HEALTH_TTL_S)
 
 
-def _text(fields: Mapping[bytes, bytes], name: bytes, *, max_length: int | None = None, required: bool = False) -> str:
-    """Return a field, "" without it. Raises: ClientError 107."""
-    value = fields.get(name)
+# What an entry's fields say. Each raises ClientError 107.
+
+
+def _required(name: str, fields: Mapping[bytes, bytes]) -> bytes:
+    value = fields.get(name.encode())
     if value is None:
-        if required:
-            raise ClientError(ErrorCode.BAD_REQUEST, f"no {name.decode()}")
-        return ""
+        raise ClientError(ErrorCode.BAD_REQUEST, f"no {name}")
+    return value
+
+
+def _text(name: str, value: bytes) -> str:
     try:
-        text = value.decode()
+        return value.decode()
     except UnicodeDecodeError:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{name.decode()} is not valid UTF-8") from None
-    if max_length is not None and len(text) > max_length:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{name.decode()} has more than {max_length} characters")
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{name} is not valid UTF-8") from None
+
+
+def _short_text(name: str, fields: Mapping[bytes, bytes], max_length: int) -> str:
+    text = _text(name, fields.get(name.encode(), b""))
+    if len(text) > max_length:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{name} has more than {max_length} characters")
     return text
 
 
@@ -183,6 +189,7 @@ def _version(fields: Mapping[bytes, bytes]) -> int | None:
     value = fields.get(b"version")
     if value is None:
         return None
-    if not value.isdigit() or int(value[:20]) > MAX_VERSION:
+    # The length first: int() of thousands of digits raises, zeros too.
+    if len(value) > len(str(MAX_VERSION)) or not value.isdigit() or int(value) > MAX_VERSION:
         raise ClientError(ErrorCode.BAD_REQUEST, f"version is no whole number from 0 to {MAX_VERSION}")
     return int(value)
