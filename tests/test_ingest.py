@@ -301,13 +301,18 @@ async def test_a_worker_that_ends_gives_its_lease_back(client: Redis, prefix: st
     assert not await client.exists(lease_key)
 
 
+async def facts_of(client: Redis, prefix: str, name: str) -> dict[str, Any]:
+    """Return what a worker last said of itself; nothing before its first sign of life."""
+    facts: dict[str, Any] = orjson.loads(await Health(client, prefix=prefix, worker="ingest", name=name).read() or "{}")
+    return facts
+
+
 async def holder(client: Redis, prefix: str, names: list[str]) -> str:
     """Return which of these workers says that it holds the lease."""
 
     async def says_so() -> str:
         for name in names:
-            facts = await Health(client, prefix=prefix, worker="ingest", name=name).read()
-            if facts and orjson.loads(facts)["holds_lease"]:
+            if (await facts_of(client, prefix, name)).get("holds_lease"):
                 return name
         return ""
 
@@ -338,6 +343,7 @@ async def test_of_three_workers_one_works_and_each_may_be_killed_at_any_moment(
             name = await holder(client, prefix, names)
             names.remove(name)
             await eventually_taken(client, prefix)
+            assert [(await facts_of(client, prefix, other)).get("published", 0) for other in names] == [0] * len(names)
             workers[name].kill()
         await adding
         await until_done(client, prefix)
@@ -374,10 +380,9 @@ async def test_a_worker_that_slept_through_its_lease_publishes_nothing_twice(
 
         first.kill(signal.SIGCONT)
         woken_at_ms = time.time() * 1000
-        health = Health(client, prefix=prefix, worker="ingest", name="first")
 
         async def has_gone_on() -> bool:
-            facts = orjson.loads(await health.read() or "{}")
+            facts = await facts_of(client, prefix, "first")
             return facts.get("time", 0) > woken_at_ms and not facts["holds_lease"]
 
         await eventually(has_gone_on)
