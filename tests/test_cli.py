@@ -69,7 +69,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], parts: list
     assert_one_line(roomcast(*arguments), 2, *parts)
 
 
-@pytest.mark.parametrize("command", [["check"], ["node"], ["dev"], ["worker", "metrics"], ["publish", "a", "1"]])
+@pytest.mark.parametrize(
+    "command", [["check"], ["node"], ["dev"], ["worker", "metrics"], ["worker", "ingest"], ["publish", "a", "1"]]
+)
 def test_a_bad_setting_is_refused_by_its_name_before_anything_starts(command: list[str]) -> None:
     assert_one_line(roomcast(*command, ping_interval_s="often"), 2, "ROOMCAST_PING_INTERVAL_S")
 
@@ -133,15 +135,16 @@ def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str)
         tail.communicate()
 
 
-def test_the_worker_s_check_finds_its_sign_of_life(redis_url: str, prefix: str) -> None:
+@pytest.mark.parametrize(("kind", "sign"), [("metrics", "metrics.sampled"), ("ingest", "ingest.working")])
+def test_a_worker_s_check_finds_its_sign_of_life(kind: str, sign: str, redis_url: str, prefix: str) -> None:
     settings = {"redis_url": redis_url, "prefix": prefix, "worker_name": "w1"}
-    result = roomcast("worker", "metrics", "--check", **settings)
-    assert_one_line(result, 1, "no metrics worker named w1")
+    result = roomcast("worker", kind, "--check", **settings)
+    assert_one_line(result, 1, f"no {kind} worker named w1")
 
     with Cluster(redis_url, prefix) as cluster:
-        worker = cluster.start_worker(worker_name="w1", log_level="debug")
-        worker.wait_for("metrics.sampled")
-        result = roomcast("worker", "metrics", "--check", **settings)
+        worker = cluster.start_worker(kind, worker_name="w1", log_level="debug")
+        worker.wait_for(sign)
+        result = roomcast("worker", kind, "--check", **settings)
 
     assert result.returncode == 0
     assert '"holds_lease":true' in result.stdout
