@@ -8,9 +8,9 @@ import pytest
 from service.connection import Connection, State
 from service.errors import SHUTDOWN, BrokerUnavailable
 from service.hub import Hub
-from service.messages import Publication
+from service.messages import ClientInfo, Publication
 from service.node import Node
-from tests.fakes import FakeBroker, Schedule, connection
+from tests.fakes import FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
@@ -129,3 +129,53 @@ async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
 
     assert to_ada.closed_with == [SHUTDOWN]
     assert node.close_codes == {3001: 1}
+
+
+async def test_who_subscribes_is_present_until_it_leaves_where_the_namespace_has_presence() -> None:
+    node, _, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    ada, _ = connection()
+    ada.user, ada.info = "ada", b"1"
+    bob, _ = connection()
+
+    with entered(node, bob):
+        with entered(node, ada):
+            for channel in ("room:a", "room:b", "notify:a"):
+                await node.subscribe(ada, channel)
+            await node.subscribe(bob, "room:a")
+            assert node.presence.members["room:a"] == {
+                f"n1-{ada.id}": ClientInfo(f"n1-{ada.id}", "ada", b"1"),
+                f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", ""),
+            }
+            assert set(node.presence.members) == {"room:a", "room:b"}
+            assert node.presence.occupied == {"room:a", "room:b", "notify:a"}
+            node.unsubscribe(ada, "room:b")
+            assert node.presence.members["room:b"] == {}
+
+        assert set(node.presence.members["room:a"]) == {f"n1-{bob.id}"}
+        assert node.presence.occupied == {"room:a"}
+
+    assert node.presence.members["room:a"] == {}
+    assert node.presence.occupied == set()
+
+
+async def test_a_subscription_that_was_none_is_not_present() -> None:
+    node, broker, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    broker.away = "Redis is away"
+    ada, _ = connection()
+
+    with entered(node, ada), pytest.raises(BrokerUnavailable):
+        await node.subscribe(ada, "room:a")
+
+    assert (node.presence.members, node.presence.occupied) == ({}, set())
+
+
+async def test_after_a_gap_presence_is_told_anew() -> None:
+    node, _, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+
+    node.on_connected(is_again=False)
+    assert node.presence.doubt_count == 0
+    node.on_connected(is_again=True)
+    assert node.presence.doubt_count == 1
