@@ -7,7 +7,7 @@
 --   newest are wanted, newest first, else '' for the oldest
 -- Returns { offset, epoch, base, entries }.
 -- A server that was promoted has a replication id of its own from then on. What the one before it had taken, and it has not,
--- is lost, maybe without that anybody who asks has seen it: so the epoch ends there. INFO costs 2 us; a user who may not call
+-- is lost, maybe without that anybody who asks has seen it: so the epoch ends there. INFO costs 4 us; a user who may not call
 -- it does without.
 local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
 local home = former and string.find(former, '[^0]') and replid or ''
