@@ -62,7 +62,7 @@ class Read(NamedTuple):
     """What is to be read of a channel's history.
 
     seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and the epoch ends.
-    since: publications after it are wanted; of another epoch: those of this epoch; None: all that are kept.
+    since: publications after it are wanted; of another epoch: also those of this epoch; None: all that are kept.
     limit: so many at most; 0: the position alone. newest: the newest ones and not the oldest.
     """
 

@@ -31,7 +31,7 @@ if limit > 0 then
   if ARGV[6] == epoch then
     since = tonumber(ARGV[5])
   elseif ARGV[6] ~= '' then
-    since = base
+    since = math.min(base, tonumber(ARGV[5]))
   end
   local first = string.format('(%.0f-0', since)
   if ARGV[8] == 'newest' then
