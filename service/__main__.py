@@ -26,14 +26,17 @@ from service.messages import Event, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
-from workers import metrics as metrics_worker
+from workers import ingest, metrics
+from workers.ingest import IngestWorker
+from workers.metrics import MetricsWorker
 from workers.runner import Health, run_until_told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from service.brokers.client import Client
     from service.namespaces import Namespace
+    from workers.runner import Worker
 
 _LAST_PORT = 65535
 
@@ -86,16 +89,22 @@ def worker_group() -> None:
     """Run a worker."""
 
 
-@worker_group.command("metrics")
-@click.option("--check", is_flag=True, help="Only say whether this host's metrics worker lives.")
+def _check_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--check", is_flag=True, help="Only say whether this host's worker lives.")(command)
+
+
+@worker_group.command(metrics.NAME)
+@_check_option
 def metrics_command(*, check: bool) -> None:
     """Publish the dashboard's figures; of several workers, one does."""
-    settings = _settings()
-    if check:
-        asyncio.run(_check_worker(settings))
-    else:
-        configure_logging(settings, node_id=settings.worker_name)
-        asyncio.run(_run_metrics_worker(settings))
+    _work(metrics.NAME, _metrics_worker, check=check)
+
+
+@worker_group.command(ingest.NAME)
+@_check_option
+def ingest_command(*, check: bool) -> None:
+    """Publish what services add to the ingest stream; of several workers, one does."""
+    _work(ingest.NAME, _ingest_worker, check=check)
 
 
 @cli.command("publish")
@@ -297,28 +306,51 @@ async def _check_redis(settings: Settings) -> None:
     click.echo(f"Redis answers in {took_ms:.1f} ms ({server}, {what})")
 
 
-async def _check_worker(settings: Settings) -> None:
+def _work(kind: str, make: Callable[[Client, Settings], Worker], *, check: bool) -> None:
+    settings = _settings()
+    if check:
+        asyncio.run(_check_worker(kind, settings))
+    else:
+        configure_logging(settings, node_id=settings.worker_name)
+        asyncio.run(_run_worker(make, settings))
+
+
+async def _check_worker(kind: str, settings: Settings) -> None:
     async with _client(settings) as client:
-        health = Health(client, prefix=settings.prefix, worker=metrics_worker.NAME, name=settings.worker_name)
-        facts = await health.read()
+        facts = await Health(client, prefix=settings.prefix, worker=kind, name=settings.worker_name).read()
     if facts is None:
-        raise Failure(f"no metrics worker named {settings.worker_name} gives a sign of life")
+        raise Failure(f"no {kind} worker named {settings.worker_name} gives a sign of life")
     click.echo(facts)
 
 
-async def _run_metrics_worker(settings: Settings) -> None:
+async def _run_worker(make: Callable[[Client, Settings], Worker], settings: Settings) -> None:
     name = f"roomcast-{settings.worker_name}"
     async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=name) as client:
-        worker = metrics_worker.MetricsWorker(
-            client,
-            _broker(client, settings, new_node_id()),
-            NodeRegistry(client, prefix=settings.prefix),
-            read_namespaces(settings),
-            prefix=settings.prefix,
-            name=settings.worker_name,
-            interval_s=settings.metrics_interval_s,
-        )
-        await run_until_told(worker)
+        await run_until_told(make(client, settings))
+
+
+def _metrics_worker(client: Client, settings: Settings) -> MetricsWorker:
+    return MetricsWorker(
+        client,
+        _broker(client, settings, new_node_id()),
+        NodeRegistry(client, prefix=settings.prefix),
+        read_namespaces(settings),
+        prefix=settings.prefix,
+        name=settings.worker_name,
+        interval_s=settings.metrics_interval_s,
+    )
+
+
+def _ingest_worker(client: Client, settings: Settings) -> IngestWorker:
+    return IngestWorker(
+        client,
+        _broker(client, settings, new_node_id()),
+        read_namespaces(settings),
+        prefix=settings.prefix,
+        name=settings.worker_name,
+        max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.brokers import Once
+from service.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once
 from service.channels import check_channel
 from service.encodings import envelope
 from service.endpoints import server_of
@@ -51,9 +51,13 @@ class PublishRequest(BaseModel):
 
     channel: str = Field(description="for example room:lobby")
     data: Any = Field(description="any JSON value; every subscriber gets it as compact JSON text")  # Any: JSON
-    idempotency_key: str = Field("", max_length=128, description="the same key within 5 minutes publishes once")
-    version: int | None = Field(None, ge=0, le=MAX_OFFSET, description="not higher than the newest: dropped")
-    version_epoch: str = Field("", max_length=64, description="another one begins counting versions anew")
+    idempotency_key: str = Field(
+        "", max_length=MAX_KEY_LENGTH, description="the same key within 5 minutes publishes once"
+    )
+    version: int | None = Field(None, ge=0, le=MAX_VERSION, description="not higher than the newest: dropped")
+    version_epoch: str = Field(
+        "", max_length=MAX_VERSION_EPOCH_LENGTH, description="another one begins counting versions anew"
+    )
 
 
 class PositionRequest(BaseModel):

@@ -17,7 +17,7 @@ from service.recovery import catch_up_cache, catch_up_stream
 from service.tasks import run_together
 
 if TYPE_CHECKING:
-    from service.brokers import Broker, Registry
+    from service.brokers import Broker, IngestCounts, Registry
     from service.connection import Connection
     from service.hub import Hub
     from service.messages import Event, History
@@ -63,6 +63,7 @@ class Node:
         self._roster = roster
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
+        self.ingest: IngestCounts | None = None  # as of the last second; None while nobody knows
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
@@ -287,6 +288,8 @@ class Node:
                 if is_new:
                     self.presence.renew()
                     continue
+                self.ingest = await self.registry.ingest_counts()
             except BrokerUnavailable as exc:
+                self.ingest = None
                 log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
             await asyncio.sleep(_REPORT_INTERVAL_S)

@@ -166,8 +166,9 @@ class Track:
         else:
             if epoch != self._epoch:
                 self.window = None
-                self._offset = history.base
-                found.append(Resumption(self.channel, Position(history.base, epoch), is_recovered=False))
+                # Where the numbers go on, what is kept beyond those broadcast is new; where they begin anew, all is.
+                self._offset = min(history.base, self._offset)
+                found.append(Resumption(self.channel, Position(self._offset, epoch), is_recovered=False))
             self._epoch = epoch
             kept = {_offset(publication): publication for publication in history.publications}
             for offset, publication in sorted({**live, **kept}.items()):

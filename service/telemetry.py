@@ -65,6 +65,9 @@ class NodeCollector(Collector):
             "Times that a channel's publications were lost for good; its clients were told.",
             node.tracker.unrecovered_count,
         )
+        if node.ingest is not None:  # of the cluster, the same on every node
+            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", node.ingest.lag)
+            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", node.ingest.dead)
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
         closed = CounterMetricFamily(

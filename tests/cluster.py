@@ -162,8 +162,8 @@ class Cluster:
         self.nodes.append(node)
         return node
 
-    def start_worker(self, **settings: str) -> RoomcastProcess:
-        worker = RoomcastProcess(["worker", "metrics"], self._environment(settings))
+    def start_worker(self, kind: str = "metrics", **settings: str) -> RoomcastProcess:
+        worker = RoomcastProcess(["worker", kind], self._environment(settings))
         self._stack.callback(worker.end)
         return worker
 

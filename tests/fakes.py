@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from service.brokers import ALWAYS, Published
+from service.brokers import ALWAYS, IngestCounts, Published
 from service.connection import Connection, Encoding
-from service.errors import BrokerUnavailable, Disconnect
+from service.errors import BrokerUnavailable, ClientError, Disconnect
 from service.hub import Hub
 from service.messages import ClientInfo, History, Position, Publication
 from service.namespaces import Namespaces
@@ -20,7 +20,7 @@ from service.tracker import Tracker
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.brokers import Once, Read, Sink
+    from service.brokers import Once, Read, Sink, Submission
     from service.namespaces import Namespace
 
 RAW = Encoding(
@@ -150,6 +150,9 @@ class FakeBroker:
             else:
                 taken(Published(None, 1))
 
+    async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
+        raise NotImplementedError
+
     async def settle(self, *, within_s: float) -> None:
         raise NotImplementedError
 
@@ -175,6 +178,9 @@ class FakeRegistry:
 
     async def dead(self) -> set[str]:
         return set()
+
+    async def ingest_counts(self) -> IngestCounts:
+        return IngestCounts(0, 0)
 
 
 class FakePresence:

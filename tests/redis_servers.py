@@ -142,8 +142,18 @@ class _Shape:
         self._folder = folder
         self._stack = ExitStack()
 
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:  # a shape that does not come about leaves no server behind
+            stack.push(self._stack)
+            self._form()
+            stack.pop_all()
+        return self
+
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _form(self) -> None:
+        raise NotImplementedError
 
     def _start(self, name: str, port: int, options: Mapping[str, str], *, is_sentinel: bool = False) -> Server:
         server = Server(self._folder / name, port, options, is_sentinel=is_sentinel)
@@ -157,9 +167,8 @@ class Single(_Shape):
 
     name = "single"
 
-    def __enter__(self) -> Self:
+    def _form(self) -> None:
         self.server = self._start("redis", free_port(), DURABLE)
-        return self
 
     @property
     def url(self) -> str:
@@ -183,7 +192,7 @@ class Sentinel(_Shape):
 
     name = "sentinel"
 
-    def __enter__(self) -> Self:
+    def _form(self) -> None:
         # A master whose replicas have gone to another one takes no more writes: otherwise it would go on, for seconds,
         # acknowledging what is thrown away once it is told.
         options = {
@@ -207,7 +216,6 @@ class Sentinel(_Shape):
             for number in range(_SENTINEL_COUNT)
         ]
         self.wait_until_whole()
-        return self
 
     @property
     def url(self) -> str:
@@ -250,7 +258,7 @@ class Cluster(_Shape):
 
     name = "cluster"
 
-    def __enter__(self) -> Self:
+    def _form(self) -> None:
         options = {
             **DURABLE,
             "cluster-enabled": "yes",
@@ -261,8 +269,7 @@ class Cluster(_Shape):
             self._start(f"redis-{number}", free_port(_CLUSTER_BUS_OFFSET), options)
             for number in range(2 * _PRIMARY_COUNT)
         ]
-        self._form()
-        return self
+        self._join()
 
     @property
     def url(self) -> str:
@@ -285,7 +292,7 @@ class Cluster(_Shape):
     def client(self) -> redis.RedisCluster:
         return redis.RedisCluster(host=HOST, port=self._servers[0].port)
 
-    def _form(self) -> None:
+    def _join(self) -> None:
         primaries, replicas = self._servers[:_PRIMARY_COUNT], self._servers[_PRIMARY_COUNT:]
         first = self._servers[0]
         for number, server in enumerate(self._servers):

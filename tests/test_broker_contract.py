@@ -14,14 +14,14 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from service.brokers import Once, Read
+from service.brokers import ALWAYS, Once, Published, Read, Submission
 from service.brokers.client import Client, connect
 from service.brokers.history import ChannelKeys
 from service.brokers.listener import longest_backoff_s
 from service.brokers.redis import RedisBroker
 from service.brokers.scripts import run_pipeline
 from service.brokers.shards import Shards
-from service.errors import BrokerUnavailable
+from service.errors import BrokerUnavailable, ClientError
 from service.messages import Event, History, Kind, Position, Publication
 from service.namespaces import Namespace
 from service.tasks import end
@@ -428,6 +428,36 @@ async def test_one_key_publishes_once(server: Client, prefix: str) -> None:
     assert first.receiver_count == 1
     assert again == (first.position, -1)
     assert [published.receiver_count for published in without] == [0, -1]
+
+
+async def test_many_at_once_are_published_in_their_order_each_with_its_own_result(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        kept = [Submission(Publication("room:a", b"%d" % n), KEPT, Once(key=f"k{n % 4}")) for n in range(6)]
+        results = await broker.publish_all([*kept, Submission(Publication("none:a", b"1"), Namespace(), ALWAYS)])
+        await sink.until_texts([b"0", b"1", b"2", b"3"])
+
+    published = [result for result in results if isinstance(result, Published)]
+    assert [result.position.offset if result.position else 0 for result in published] == [1, 2, 3, 4, 1, 2, 0]
+    assert [result.receiver_count for result in published] == [1, 1, 1, 1, -1, -1, 0]
+    assert await broker.publish_all([]) == []
+
+
+async def test_of_many_at_once_those_of_a_broken_channel_alone_are_refused(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix) as (broker, _):
+        await valkey.set(ChannelKeys(prefix).key("room:b", "meta"), "no hash")
+        results = await broker.publish_all(
+            [Submission(Publication(f"room:{name}", b"1"), KEPT, ALWAYS) for name in "aba"]
+        )
+
+    assert [type(result) for result in results] == [Published, ClientError, Published]
+
+
+async def test_many_at_once_for_a_redis_that_is_away_are_all_refused(prefix: str) -> None:
+    async with connect("redis://127.0.0.1:1/0", timeout_s=1, client_name="test") as nowhere:
+        broker = RedisBroker(nowhere, prefix=prefix, node_id="n1", max_message_bytes=1000)
+        with pytest.raises(BrokerUnavailable, match=r"^Redis is away \(ConnectionError\)$"):
+            await broker.publish_all([Submission(Publication("room:a", b"1"), KEPT, ALWAYS)])
 
 
 async def test_a_version_that_is_not_higher_is_dropped(server: Client, prefix: str) -> None:

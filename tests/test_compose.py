@@ -145,7 +145,7 @@ def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
     config = json.loads(project.compose("config", "--format", "json"))
 
     services = config["services"]
-    assert set(services) == {"redis", "node", "worker", "balancer"}
+    assert set(services) == {"redis", "node", "worker", "ingest", "balancer"}
     assert [name for name, service in services.items() if service.get("ports")] == ["balancer"]
     assert services["node"]["environment"]["ROOMCAST_API_KEY"] == ""
     assert all(service.get("healthcheck") and service.get("restart") for service in services.values())
@@ -169,6 +169,16 @@ def test_plain_redis_publish_reaches_every_client(project: Project) -> None:
 
         assert received(clients) == ['{"text":"hi"}'] * len(clients)
         assert int(taken) == len(counts)
+
+
+def test_an_entry_of_the_ingest_stream_reaches_every_client(project: Project) -> None:
+    with ExitStack() as stack:
+        clients, _ = project.spread_clients(stack)
+
+        entry = ["channel", "room:lobby", "data", '{"text":"hi"}']
+        project.compose("exec", "-T", "redis", "redis-cli", "XADD", "roomcast:ingest", "*", *entry)
+
+        assert received(clients) == ['{"text":"hi"}'] * len(clients)
 
 
 def test_dashboard_feed_counts_all_three_nodes(project: Project) -> None:
@@ -223,8 +233,8 @@ def test_no_log_holds_a_query_string(project: Project) -> None:
     assert secret not in project.logs()
 
 
-def test_nodes_and_worker_log_json_and_no_errors(project: Project) -> None:
-    entries = [json.loads(line) for line in project.logs("node", "worker").splitlines()]
+def test_nodes_and_workers_log_json_and_no_errors(project: Project) -> None:
+    entries = [json.loads(line) for line in project.logs("node", "worker", "ingest").splitlines()]
 
     assert entries
     assert [entry for entry in entries if entry["level"] in ("error", "critical")] == []

@@ -34,6 +34,7 @@ def nodes(server: ValkeyServer) -> Iterator[list[NodeProcess]]:
     with Cluster(f"redis://127.0.0.1:{server.port}/0", "roomcast:") as cluster:
         cluster.start_node()
         cluster.start_node()
+        cluster.start_worker("ingest")
         yield cluster.nodes
 
 
@@ -77,6 +78,14 @@ async def test_redis_cli(server: ValkeyServer, nodes: list[NodeProcess]) -> None
     shell = example("sh", "redis-cli PUBLISH", server, nodes)
 
     await assert_everyone_hears("hi from redis-cli", nodes, "sh", "-c", shell, server=server)
+
+
+async def test_the_ingest_stream(server: ValkeyServer, nodes: list[NodeProcess]) -> None:
+    if shutil.which("redis-cli") is None:
+        missing("redis-cli is not installed (Debian: apt-get install redis-tools)")
+    shell = example("sh", "redis-cli XADD", server, nodes)
+
+    await assert_everyone_hears("hi from a stream", nodes, "sh", "-c", shell, server=server)
 
 
 async def test_redis_py(server: ValkeyServer, nodes: list[NodeProcess]) -> None:

@@ -99,6 +99,14 @@ def test_a_new_epoch_is_said_and_everything_of_it_is_given() -> None:
     assert track.take(pub(99, "f"))
 
 
+def test_after_a_promotion_that_lost_nothing_nothing_is_left_out() -> None:
+    track = settled(100)
+    track.doubt()
+
+    found = track.settle(history(103, 101, 102, 103, epoch="f", base=102))
+    assert found == [lost(100, "f"), *pubs(101, 102, 103, epoch="f")]
+
+
 def test_publications_of_a_lost_tail_that_wait_are_forgotten() -> None:
     track = settled(100)
     track.doubt()

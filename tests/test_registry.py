@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
+from service.brokers import IngestCounts
 from service.brokers.client import connect
+from service.brokers.ingest import IngestStream
 from service.brokers.registry import NodeRegistry
 from service.errors import BrokerUnavailable
 from tests.cluster import eventually
@@ -65,10 +69,24 @@ async def test_a_node_that_ends_is_gone_at_once(client: Redis, prefix: str) -> N
     assert await registry.dead() == {"a"}
 
 
+async def test_what_waits_to_be_ingested_and_what_cannot_be_is_counted(client: Redis, prefix: str) -> None:
+    registry = NodeRegistry(client, prefix=prefix)
+    assert await registry.ingest_counts() == IngestCounts(lag=0, dead=0)
+
+    ids: list[Any] = [await client.xadd(f"{prefix}ingest", {"data": number}) for number in range(3)]
+    await IngestStream(client, prefix=prefix).settle([], {ids[0]: "no channel"})
+    assert await registry.ingest_counts() == IngestCounts(lag=2, dead=1)
+
+    await client.set(f"{prefix}ingest", "no stream")
+    with pytest.raises(BrokerUnavailable, match=r"^Redis refuses a command \(ResponseError\)$"):
+        await registry.ingest_counts()
+
+
 async def test_a_redis_that_is_away_is_said(prefix: str) -> None:
     async with connect("redis://127.0.0.1:1/0", timeout_s=1, client_name="test") as nowhere:
         registry = NodeRegistry(nowhere, prefix=prefix)
 
-        for call in (registry.connection_counts(), registry.report("a", 1, ttl_s=1, is_new=True), registry.retire("a")):
+        counts = (registry.connection_counts(), registry.ingest_counts())
+        for call in (*counts, registry.report("a", 1, ttl_s=1, is_new=True), registry.retire("a")):
             with pytest.raises(BrokerUnavailable, match=r"^Redis is away \(ConnectionError\)$"):
                 await call

@@ -4,10 +4,11 @@ import httpx
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from redis.asyncio import Redis
 
 from service.hub import Hub
 from service.telemetry import registry_of
-from tests.cluster import Cluster
+from tests.cluster import Cluster, NodeProcess, eventually
 from tests.fakes import FakeBroker, Schedule, connection
 from tests.fakes import node as fake_node
 
@@ -26,10 +27,35 @@ async def test_metrics_are_valid_and_say_what_the_node_counted() -> None:
     families = text_string_to_metric_families(generate_latest(registry_of(node)).decode())
     samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
+    assert ("roomcast_ingest_lag",) not in samples, "nobody knows yet"
     assert samples["roomcast_gaps_total",] == 1
     assert samples["roomcast_ready",] == 0
     assert samples["roomcast_connections", "websocket"] == 0
     assert samples["roomcast_connections_closed_total", "1006"] == 1
+
+
+@pytest.mark.redis
+async def test_metrics_say_what_waits_to_be_ingested_until_nobody_knows(
+    redis_url: str, client: Redis, prefix: str
+) -> None:
+    async def until(node: NodeProcess, text: str, *, is_there: bool = True) -> None:
+        async def is_so() -> bool:
+            async with httpx.AsyncClient() as http:
+                return (text in (await http.get(node.http("/metrics"))).text) is is_there
+
+        await eventually(is_so)
+
+    for _ in range(3):
+        await client.xadd(f"{prefix}ingest", {"data": "no channel"})
+    with Cluster(redis_url, prefix) as cluster:
+        node = cluster.start_node()
+        await until(node, "\nroomcast_ingest_lag 3.0\n")
+        cluster.start_worker("ingest")
+        await until(node, "\nroomcast_ingest_dead 3.0\n")
+        await until(node, "\nroomcast_ingest_lag 0.0\n")
+        await client.set(f"{prefix}ingest", "no stream")
+        await until(node, "\nroomcast_ingest_", is_there=False)
+        assert node.faults() == []
 
 
 @pytest.mark.redis

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 import uuid
 from importlib.resources import files
 from typing import TYPE_CHECKING
+
+import structlog
+
+from service.brokers.client import OUTAGES
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
     from service.brokers.client import Client
+
+log = structlog.get_logger(__name__)
+
+_RELEASE_TIMEOUT_S = 1.0
 
 
 def script(client: Client, name: str) -> AsyncScript:
@@ -28,14 +38,27 @@ class Lease:
     def __init__(self, client: Client, key: str, *, ttl_s: float) -> None:
         self.key = key
         self.owner = uuid.uuid4().hex
-        self._ttl_ms = math.ceil(ttl_s * 1000)
+        self._ttl_s = ttl_s
+        self._held_until_s = 0.0
         self._take = script(client, "lease")
         self._release = script(client, "release")
 
     async def take(self) -> bool:
         """Take the lease or extend it; return whether it is held now. Raises: redis.RedisError."""
-        return bool(await self._take(keys=[self.key], args=[self.owner, self._ttl_ms]))
+        asked_at_s = time.monotonic()
+        is_taken = bool(await self._take(keys=[self.key], args=[self.owner, math.ceil(self._ttl_s * 1000)]))
+        self._held_until_s = asked_at_s + self._ttl_s if is_taken else 0.0
+        return is_taken
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether it was taken and cannot have ended since: false in a process that was stopped for too long."""
+        return time.monotonic() < self._held_until_s
 
     async def release(self) -> None:
-        """Give the lease back, so that the next worker need not wait. Raises: redis.RedisError."""
-        await self._release(keys=[self.key], args=[self.owner])
+        """Give the lease back within a second, so that the next worker need not wait; else it ends by itself."""
+        try:
+            async with asyncio.timeout(_RELEASE_TIMEOUT_S):
+                await self._release(keys=[self.key], args=[self.owner])
+        except OUTAGES as exc:
+            log.debug("lease.release_failed", reason=str(exc))

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import orjson
 import psutil
 import structlog
+from redis.asyncio.cluster import RedisCluster
 
 from service.brokers import Once
-from service.brokers.client import OUTAGES
 from service.brokers.history import ChannelKeys
 from service.channels import SYSTEM_METRICS
-from service.errors import BrokerUnavailable
 from service.messages import Event, Publication
 from service.namespaces import Namespace
 from service.presence.events import EVENTS, occupied
 from service.tasks import run_together
 from workers.lease import Lease
-from workers.runner import Health
+from workers.runner import Health, work_through_outages
 
 if TYPE_CHECKING:
     from service.brokers import Broker, Registry
@@ -72,20 +71,18 @@ class MetricsWorker:
         self._probe_returned = asyncio.Event()
         self._probe = b""
         self._occupied = asyncio.Event()
+        self._sample_at_s = 0.0
         self._sample_count = 0
 
     async def run(self) -> None:
         """See `Worker.run`."""
         psutil.cpu_percent(None)  # the first call only starts the measurement
-        await run_together(broker=self._broker.run(self), work=self._work_forever())
+        work = work_through_outages(self._step, worker=NAME, pause_s=self._interval_s / _TICKS_PER_INTERVAL)
+        await run_together(broker=self._broker.run(self), work=work)
 
     async def finish(self) -> None:
         """See `Worker.finish`."""
-        try:
-            async with asyncio.timeout(1.0):
-                await self._lease.release()
-        except OUTAGES as exc:
-            log.debug("metrics.release_failed", reason=str(exc))  # the lease ends by itself
+        await self._lease.release()
 
     def on_event(self, event: Event) -> None:
         """Note that the probe is back, or that somebody begins to watch."""
@@ -105,27 +102,17 @@ class MetricsWorker:
     def on_connected(self, *, is_again: bool) -> None:
         """See `on_disconnected`."""
 
-    async def _work_forever(self) -> None:
-        sample_at = 0.0
-        is_waiting = False
-        loop = asyncio.get_running_loop()
-        while True:
-            self._occupied.clear()
-            try:
-                await self._broker.subscribe(EVENTS)
-                holds_lease = await self._lease.take()
-                if holds_lease and loop.time() >= sample_at and await self._is_watched():
-                    sample_at = loop.time() + self._interval_s
-                    await self._publish(await self._sample())
-                elif not holds_lease:
-                    sample_at = 0.0
-                await self._record_health(is_holder=holds_lease)
-                is_waiting = False
-            except (*OUTAGES, BrokerUnavailable) as exc:
-                if not is_waiting:  # one line an outage
-                    log.warning("metrics.waiting", reason=str(exc))
-                is_waiting = True
-            await self._next_tick()
+    async def _step(self) -> None:
+        self._occupied.clear()
+        await self._broker.subscribe(EVENTS)
+        holds_lease = await self._lease.take()
+        if not holds_lease:
+            self._sample_at_s = 0.0
+        elif time.monotonic() >= self._sample_at_s and await self._is_watched():
+            self._sample_at_s = time.monotonic() + self._interval_s
+            await self._publish(await self._sample())
+        await self._record_health(is_holder=holds_lease)
+        await self._next_tick()
 
     async def _next_tick(self) -> None:
         try:
@@ -136,11 +123,12 @@ class MetricsWorker:
 
     async def _is_watched(self) -> bool:
         """Return whether a node has a subscriber, or somebody who is no node listens. Raises: redis.RedisError."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.scard(self._keys.key(SYSTEM_METRICS, "nodes"))
-            pipeline.pubsub_numsub(self._keys.topic(SYSTEM_METRICS))
-            node_count, ((_, listener_count),) = await pipeline.execute()
-        return bool(node_count or listener_count)
+        if await self._client.scard(self._keys.key(SYSTEM_METRICS, "nodes")):
+            return True
+        if isinstance(self._client, RedisCluster):
+            return False  # who listens there without a node is known to one shard alone
+        ((_, listener_count),) = await self._client.pubsub_numsub(self._keys.topic(SYSTEM_METRICS))
+        return bool(listener_count)
 
     async def _sample(self) -> bytes:
         counts = await self._registry.connection_counts()

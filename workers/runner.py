@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 import structlog
 
+from service.brokers.client import OUTAGES
+from service.errors import BrokerUnavailable
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from service.brokers.client import Client
 
 log = structlog.get_logger(__name__)
@@ -44,6 +49,20 @@ class Health:
         """Return what the worker last said of itself, or None when it gives no sign. Raises: redis.RedisError."""
         facts = await self._client.get(self._key)
         return None if facts is None else str(facts, "utf-8")  # type: ignore[arg-type]  # `connect` gives bytes
+
+
+async def work_through_outages(step: Callable[[], Awaitable[None]], *, worker: str, pause_s: float) -> None:
+    """Take one step after the other; after one that Redis has cut short, pause. One log line an outage."""
+    is_waiting = False
+    while True:
+        try:
+            await step()
+            is_waiting = False
+        except (*OUTAGES, BrokerUnavailable) as exc:
+            if not is_waiting:
+                log.warning(f"{worker}.waiting", reason=str(exc))
+            is_waiting = True
+            await asyncio.sleep(pause_s)
 
 
 async def run_until_told(worker: Worker) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from service.messages import Position
+from service.messages import Position, Publication
+from service.namespaces import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.errors import BrokerUnavailable
-    from service.messages import Event, History, Publication
-    from service.namespaces import Namespace
+    from service.errors import BrokerUnavailable, ClientError
+    from service.messages import Event, History
 
-__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink"]
+__all__ = ["ALWAYS", "Broker", "IngestCounts", "Once", "Published", "Read", "Registry", "Sink", "Submission"]
+
+# What may come from outside in a `Once`.
+MAX_KEY_LENGTH = 128
+MAX_VERSION = 2**53 - 1
+MAX_VERSION_EPOCH_LENGTH = 64
 
 
 class Once(NamedTuple):
@@ -45,11 +50,19 @@ class Published(NamedTuple):
     receiver_count: int
 
 
+class Submission(NamedTuple):
+    """A publication that is to be published with others; see `Broker.publish`."""
+
+    publication: Publication
+    namespace: Namespace
+    once: Once
+
+
 class Read(NamedTuple):
     """What is to be read of a channel's history.
 
     seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and the epoch ends.
-    since: publications after it are wanted; of another epoch: those of this epoch; None: all that are kept.
+    since: publications after it are wanted; of another epoch: also those of this epoch; None: all that are kept.
     limit: so many at most; 0: the position alone. newest: the newest ones and not the oldest.
     """
 
@@ -59,6 +72,16 @@ class Read(NamedTuple):
     since: Position | None = None
     limit: int = 0
     newest: bool = False
+
+
+class IngestCounts(NamedTuple):
+    """What other services have put into the ingest stream.
+
+    lag: entries that are not published yet. dead: entries that cannot be, and were moved away.
+    """
+
+    lag: int
+    dead: int
 
 
 class Sink(Protocol):
@@ -118,6 +141,15 @@ class Broker(Protocol):
     ) -> None:
         """Publish without waiting for it; `taken` is told once, now or later, what `publish` would return or raise."""
 
+    async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
+        """Publish many at once, in their order; return what became of each.
+
+        Of one channel an earlier one may be refused and a later one taken, when Redis runs out of memory in between.
+        Returns: ClientError for a channel whose keys in Redis somebody else has written, BrokerUnavailable for what
+            may be taken later.
+        Raises: BrokerUnavailable; then nobody knows which of them were published.
+        """
+
     async def settle(self, *, within_s: float) -> None:
         """Wait until everything published has been taken or refused, `within_s` at most."""
 
@@ -147,3 +179,6 @@ class Registry(Protocol):
 
     async def dead(self) -> set[str]:
         """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
+
+    async def ingest_counts(self) -> IngestCounts:
+        """Return what is in the ingest stream. Raises: BrokerUnavailable."""

@@ -36,7 +36,8 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Event:
     Raises: MalformedMessage for one that is neither JSON nor ours, or larger than `max_message_bytes`.
     """
     if message[:1] != b"\x01":
-        return Publication(channel, _check_foreign(message, max_message_bytes))
+        check_document(message, max_message_bytes=max_message_bytes)
+        return Publication(channel, message)
     end = message.find(b"\n", 2, _MAX_HEADER_BYTES)
     letter = message[1:2]
     kind = KINDS.get(letter)
@@ -86,11 +87,11 @@ def _position(text: bytes) -> Position:
     return Position(int(offset), epoch.decode())
 
 
-def _check_foreign(message: bytes, max_message_bytes: int) -> bytes:
+def check_document(message: bytes, *, max_message_bytes: int) -> None:
+    """Check what another service wants to be published. Raises: MalformedMessage if it is too large, or not JSON."""
     if len(message) > max_message_bytes:
         raise MalformedMessage(f"{len(message)} bytes, more than max_message_bytes ({max_message_bytes})")
     try:
         orjson.loads(message)
     except orjson.JSONDecodeError as exc:
         raise MalformedMessage(f"not JSON: {exc.msg}") from None
-    return message

@@ -1,5 +1,5 @@
 -- Publish with an offset, keep it in the stream, and remember its key: one step, so stream order is publish order.
--- KEYS[1] meta, a hash: epoch, offset, base, version; KEYS[2] stream; KEYS[3] idempotency key, a hash: offset, epoch;
+-- KEYS[1] meta, a hash: epoch, offset, base, home, version; KEYS[2] stream; KEYS[3] idempotency key, a hash: offset, epoch;
 --   KEYS[4] lease
 -- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] t (text) or b (binary); ARGV[4] payload
 -- ARGV[5] an epoch, should a new one be needed; ARGV[6] how many publications are kept, 0: none
@@ -19,7 +19,7 @@ if ARGV[11] ~= '' then
     return { tonumber(before[1]), before[2], -1 }
   end
 end
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'version', 'version_epoch')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'version', 'version_epoch', 'home')
 local epoch, offset = meta[1], tonumber(meta[2] or 0)
 if ARGV[12] ~= '' then
   if meta[3] and meta[4] == ARGV[13] and tonumber(ARGV[12]) <= tonumber(meta[3]) then
@@ -32,14 +32,16 @@ local header = '\1' .. ARGV[3]
 if ARGV[6] == '0' then
   epoch, offset = '', 0
 else
+  -- See read.lua: where the epoch began, and where the tail may be lost.
+  local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
+  local home = former and string.find(former, '[^0]') and replid or ''
   if not epoch then
     epoch, offset = ARGV[5], 0
     redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', 0)
-  elseif ARGV[10] == epoch and tonumber(ARGV[9]) > offset then
-    -- See read.lua: a failover has lost the tail.
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', 0, 'home', home)
+  elseif home ~= '' and home ~= meta[5] or ARGV[10] == epoch and tonumber(ARGV[9]) > offset then
     epoch = ARGV[5]
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset)
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset, 'home', home)
   end
   offset = offset + 1
   local id = string.format('%.0f-0', offset)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from redis.exceptions import ResponseError
+
 from service.brokers import ALWAYS, Once, Published
 from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.envelope import MalformedMessage, pack, unpack
@@ -11,13 +13,13 @@ from service.brokers.history import ChannelKeys, HistoryCommands
 from service.brokers.outbox import Outbox
 from service.brokers.scripts import run_pipeline
 from service.brokers.shards import subscriptions
-from service.errors import BrokerUnavailable
+from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.tasks import run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.brokers import Read, Sink
+    from service.brokers import Read, Sink, Submission
     from service.brokers.client import Client
     from service.brokers.scripts import Command
     from service.messages import History, Position, Publication
@@ -106,6 +108,15 @@ class RedisBroker:
 
         self._outbox.submit(command, len(publication.data), parse)
 
+    async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
+        """See `Broker.publish_all`."""
+        commands = [self._publish_command(what, namespace, None, once) for what, namespace, once in submissions]
+        try:
+            replies = await run_pipeline(self._client, commands, self._history.scripts)
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+        return [_refusal(reply) if isinstance(reply, Exception) else _published(reply) for reply in replies]
+
     async def settle(self, *, within_s: float) -> None:
         """See `Broker.settle`."""
         await self._outbox.settle(within_s=within_s)
@@ -151,6 +162,13 @@ class RedisBroker:
         if namespace.history_size or once != ALWAYS:
             return self._history.publish(publication, namespace, seen, once)
         return (self._verb, self._keys.topic(publication.channel), pack(publication))
+
+
+def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:
+    # Any other refusal is the server's and may end: out of memory, a replica, no permission.
+    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+        return ClientError(ErrorCode.NOT_AVAILABLE, "the channel's keys in Redis hold something else")
+    return BrokerUnavailable(outage_reason(reply))
 
 
 def _published(reply: Any) -> Published:  # Any: redis-py's reply

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from service.brokers.client import OUTAGES, outage_reason
+from service.brokers.ingest import IngestStream
 from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
+    from service.brokers import IngestCounts
     from service.brokers.client import Client
     from service.brokers.scripts import Command
 
@@ -38,6 +40,7 @@ class NodeRegistry:
     def __init__(self, client: Client, *, prefix: str) -> None:
         self._client = client
         self._keys = NodeKeys(prefix)
+        self._ingest = IngestStream(client, prefix=prefix)
 
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
         """See `Registry.report`."""
@@ -88,6 +91,13 @@ class NodeRegistry:
             elif isinstance(reply, OUTAGES):
                 raise BrokerUnavailable(outage_reason(reply)) from reply
         return replies
+
+    async def ingest_counts(self) -> IngestCounts:
+        """See `Registry.ingest_counts`."""
+        try:
+            return await self._ingest.counts()
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
 
 
 def _text(member: bytes | str) -> str:

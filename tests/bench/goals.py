@@ -40,6 +40,7 @@ _GOALS = (
     Goal("comeback", "10,000 clients", "lost_count", "lost", 0, of_rounds=max),
     Goal("comeback", "10,000 clients", "redis_percent", "% of a core for Redis", 50),
     Goal("comeback", "10,000 clients", "alone_ms", "ms for 100 messages to one client", 5),
+    Goal("ingest", "100,000 entries", "entries_per_s", "ingest entries/s published", 15_000, is_least=True),
     Goal("stalled", "200/s", "delivered_percent", "% delivered to the others", 100, is_least=True, of_rounds=min),
     Goal("stalled", "200/s", "p99_ms", "ms p99 of the others", 20),
     Goal("stalled", "200/s", "growth_mib", "MiB memory growth", 1.5, of_rounds=max),

@@ -9,12 +9,22 @@ from tests.bench.scenarios.crowd import CrowdScenario
 from tests.bench.scenarios.echo import EchoScenario
 from tests.bench.scenarios.fanout import Fanout
 from tests.bench.scenarios.inbound import Inbound
+from tests.bench.scenarios.ingest import IngestScenario
 from tests.bench.scenarios.nodes import Nodes
 from tests.bench.scenarios.scenario import Bench, Scenario
 from tests.bench.scenarios.stalled import Stalled
 
 __all__ = ["SCENARIOS", "Bench", "Scenario"]
 
-_ALL: tuple[Scenario, ...] = (Fanout(), CrowdScenario(), EchoScenario(), Inbound(), Stalled(), Nodes(), Comeback())
+_ALL: tuple[Scenario, ...] = (
+    Fanout(),
+    CrowdScenario(),
+    EchoScenario(),
+    Inbound(),
+    Stalled(),
+    Nodes(),
+    Comeback(),
+    IngestScenario(),
+)
 
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
