@@ -143,7 +143,8 @@ class Shards:
         except OUTAGES as exc:
             if not self._shards:
                 self._reason_not_ready = outage_reason(exc)
-            log.debug("broker.cluster_not_found", error=str(exc))
+            self._is_stale.set()
+            log.debug("broker.cluster_not_found", error=str(exc) or type(exc).__name__)
 
     async def _is_up_to_date(self) -> bool:
         """Ask one node whether slots have moved. Raises: one of OUTAGES."""
