@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 # How often the topology is asked for when nothing calls for it, and the shortest pause when something does.
 _REFRESH_S = 2.0
 _PAUSE_S = 0.1
+# Nodes are asked at random: one that is frozen is left for another.
+_REFRESH_TIMEOUT_S = 1.0
 # How long a subscription waits while a shard is away: see `Listener.patience_s`.
 _PATIENCE_S = 1.0
 
@@ -135,12 +137,14 @@ class Shards:
         """Learn which node has which slot."""
         try:
             await self._cluster.initialize()
-            if not await self._is_up_to_date():
-                await self._cluster.nodes_manager.initialize(additional_startup_nodes_info=self._given)
+            async with asyncio.timeout(_REFRESH_TIMEOUT_S):
+                if not await self._is_up_to_date():
+                    await self._cluster.nodes_manager.initialize(additional_startup_nodes_info=self._given)
         except OUTAGES as exc:
             if not self._shards:
                 self._reason_not_ready = outage_reason(exc)
-            log.debug("broker.cluster_not_found", error=str(exc))
+            self._is_stale.set()
+            log.debug("broker.cluster_not_found", error=str(exc) or type(exc).__name__)
 
     async def _is_up_to_date(self) -> bool:
         """Ask one node whether slots have moved. Raises: one of OUTAGES."""
