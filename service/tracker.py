@@ -26,6 +26,7 @@ _CHECK_INTERVAL_S = 5.0
 # What Redis has and the node has not may still be on its way to it for so long.
 _GRACE_S = 0.5
 _RETRY_S = 0.1
+_WINDOW_ATTEMPTS = 3
 # Clients that come back come in herds: so long after the last one the window is kept.
 _WINDOW_TTL_S = 5.0
 
@@ -97,8 +98,7 @@ class Tracker:
     def connected(self) -> None:
         """Read what was missed."""
         for track in self._tracks.values():
-            track.doubt()
-            self._ask(track.channel)
+            self._doubt(track)
         self._is_connected.set()
 
     async def settle(self, channel: str) -> None:
@@ -120,26 +120,31 @@ class Tracker:
         A herd of clients that come back shares one read. Whoever gets it uses it before the loop goes on.
         Raises: BrokerUnavailable.
         """
-        await self.settle(channel)
-        for _ in range(2):  # a read that was under way may be older than what the client has
-            position = self.position(channel)
-            if since is None or position is None or (since.epoch == position.epoch and since <= position):
-                break
-            self._tracks[channel].doubt()
-            self._ask(channel)
+        for attempt in range(_WINDOW_ATTEMPTS):
             await self.settle(channel)
-        track = self._tracks.get(channel)
-        if track is None:
-            return None
-        if channel in self._windows or track.window is None:
-            reading = self._windows.get(channel)
-            if reading is None:
-                reading = self._windows[channel] = asyncio.create_task(self._read_window(track), name="tracker.window")
-                reading.add_done_callback(lambda _: self._windows.pop(channel))
-            await asyncio.shield(reading)
-        if track.window is not None:
-            track.window.used_at_s = self._clock()
-        return track.window
+            track = self._tracks.get(channel)
+            if track is None:
+                return None
+            position = track.position
+            is_ahead = (
+                since is not None and position is not None and (since.epoch != position.epoch or since > position)
+            )
+            # A read that was under way may be older than what the client has: so twice.
+            if attempt < _WINDOW_ATTEMPTS - 1 and is_ahead:
+                self._doubt(track)
+                continue
+            if channel in self._windows or track.window is None:
+                reading = self._windows.get(channel)
+                if reading is None:
+                    reading = self._windows[channel] = asyncio.create_task(
+                        self._read_window(track), name="tracker.window"
+                    )
+                    reading.add_done_callback(lambda _: self._windows.pop(channel))
+                await asyncio.shield(reading)
+            if track.window is not None:
+                track.window.used_at_s = self._clock()
+                return track.window
+        return None
 
     async def _read_window(self, track: Track) -> None:
         namespace, position = self._namespaces[track.channel], track.position
@@ -150,8 +155,17 @@ class Tracker:
         if isinstance(history, BrokerUnavailable):
             track.window = None
             raise history
-        if track.window is window and history.position.epoch == position.epoch:
+        if track.window is not window:
+            return
+        if history.position.epoch == position.epoch:
             window.extend_back(history.publications)
+        else:  # the epoch has ended: the track must go on in the new one first
+            track.window = None
+            self._doubt(track)
+
+    def _doubt(self, track: Track) -> None:
+        track.doubt()
+        self._ask(track.channel)
 
     def _ask(self, channel: str) -> None:
         self._asked[channel] = None
@@ -218,8 +232,7 @@ class Tracker:
                 or position.epoch != history.position.epoch
                 or position.offset < history.position.offset
             ):
-                track.doubt()
-                self._ask(track.channel)
+                self._doubt(track)
 
     def _forget_windows(self) -> None:
         for track in self._tracks.values():

@@ -203,7 +203,8 @@ async def events(node: NodeProcess, path: str, count: int) -> list[str]:
             text = ""
             async for chunk in response.aiter_text():
                 text += chunk
-                blocks = text.split("\n\n")[:-1]
+                whole = text.split("\n\n")[:-1]
+                blocks = [block for block in whole if not block.startswith(("event: join", "event: leave"))]
                 if len(blocks) >= count:
                     break
     return blocks

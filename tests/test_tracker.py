@@ -176,3 +176,14 @@ async def test_nothing_is_left_of_a_closed_channel() -> None:
         assert tracked.tracker.position("room:a") is None
         tracked.tracker.take(pub(9))
         assert tracked.heard == [pub(9)], "whoever subscribed in the meantime decides"
+
+
+async def test_who_comes_back_while_the_epoch_ends_is_told_of_the_new_one_alone() -> None:
+    async with tracking() as tracked:
+        tracked.broker.histories["room:a"] = History(Position(5, "f"), 5, [])
+        window = await tracked.tracker.window("room:a", Position(3, "e"))
+
+        assert tracked.tracker.position("room:a") == Position(5, "f")
+        assert window is not None
+        assert window.floor == 5
+        assert tracked.heard == [Resumption("room:a", Position(5, "f"), is_recovered=False)]
