@@ -189,11 +189,7 @@ class ClusterShape:
         await asyncio.sleep(pause_s)
         for server in (target, source, *others):
             await server.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
-
-        async def do_all_agree() -> bool:
-            return all([(await self.shard_of(slot, server))[0] is target for server in self.servers])
-
-        await eventually(do_all_agree)
+        await self._until_all_agree(slot, target)
         return target
 
     async def migrate_slot_at_once(self, slot: int) -> ShapeServer:
@@ -201,12 +197,14 @@ class ClusterShape:
         source, target, _ = await self._sides(slot)
         target_id = (await target.command("CLUSTER", "MYID")).decode()
         await source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
-
-        async def is_moved() -> bool:
-            return (await self.shard_of(slot))[0] is target
-
-        await eventually(is_moved)
+        await self._until_all_agree(slot, target)
         return target
+
+    async def _until_all_agree(self, slot: int, owner: ShapeServer) -> None:
+        async def do_all_agree() -> bool:
+            return all([(await self.shard_of(slot, server))[0] is owner for server in self.servers])
+
+        await eventually(do_all_agree)
 
     async def _sides(self, slot: int) -> tuple[ShapeServer, ShapeServer, set[ShapeServer]]:
         """Return the primary that has a slot, another one, and the rest of them."""
