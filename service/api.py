@@ -1,10 +1,10 @@
-"""The server API for other services, and what operators ask a node: health, readiness, metrics."""
+"""What is asked by HTTP: by other services (the server API), by clients of a room, by operators."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -14,12 +14,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once
-from service.channels import check_channel
+from service.channels import check_channel, room_channel
 from service.encodings import envelope
 from service.endpoints import server_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Position, Publication
-from service.namespaces import MAX_RECOVERED
+from service.namespaces import MAX_RECOVERED, Who
 from service.presence import MAX_PAGE_LENGTH
 from service.recovery import MAX_OFFSET
 
@@ -144,7 +144,10 @@ async def history(request: Request) -> Response:
     ...}, ...]}}`; a payload that is no JSON is `text` or `base64` in the place of `data`. 400 (error 108) for a channel
     without a history, 404 (102) for one of no namespace, 416 (112) if `since` is of another epoch.
     """
-    wanted = await _read(request, HistoryRequest, _ENVELOPE_BYTES)
+    return await _history(request, await _read(request, HistoryRequest, _ENVELOPE_BYTES))
+
+
+async def _history(request: Request, wanted: HistoryRequest) -> Response:
     since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
     found = await server_of(request).node.history(
         check_channel(wanted.channel), limit=wanted.limit, since=since, newest=wanted.reverse
@@ -168,7 +171,10 @@ async def presence(request: Request) -> Response:
     or goes meanwhile may be missing, or there twice. Errors are those of publish, and 400 (108) for a channel without
     presence.
     """
-    wanted = await _read(request, PresenceRequest, _ENVELOPE_BYTES)
+    return await _presence(request, await _read(request, PresenceRequest, _ENVELOPE_BYTES))
+
+
+async def _presence(request: Request, wanted: PresenceRequest) -> Response:
     channel = _present_channel(request, wanted.channel)
     page = await server_of(request).node.presence.page(channel, cursor=wanted.cursor, limit=wanted.limit)
     clients = {
@@ -194,6 +200,29 @@ async def presence_stats(request: Request) -> Response:
     return _json(200, {"result": {"num_clients": counts.client_count, "num_users": counts.user_count}})
 
 
+@router.get("/rooms/{name}/history", tags=["rooms"])
+async def room_history(request: Request, name: str) -> Response:
+    """Return what is kept of a room, where any client may: `?limit=10&reverse=true`, `?limit=10&since=1&epoch=`.
+
+    Answers and errors are those of `/api/history`, and 403 (103) where clients may not.
+    """
+    channel = _open_channel(request, name, "may_read_history")
+    query = dict(request.query_params)
+    if "since" in query or "epoch" in query:
+        query["since"] = {"offset": query.get("since"), "epoch": query.pop("epoch", None)}  # type: ignore[assignment]
+    return await _history(request, _validated(HistoryRequest, {**query, "channel": channel}))
+
+
+@router.get("/rooms/{name}/presence", tags=["rooms"])
+async def room_presence(request: Request, name: str) -> Response:
+    """Return who is in a room, where any client may see it: `?limit=100&cursor=`.
+
+    Answers and errors are those of `/api/presence`, and 403 (103) where clients may not.
+    """
+    channel = _open_channel(request, name, "may_see_presence")
+    return await _presence(request, _validated(PresenceRequest, {**request.query_params, "channel": channel}))
+
+
 @router.get("/healthz", tags=["operations"])
 async def healthz() -> dict[str, str]:
     """Say that the process lives. Redis does not matter here: restarting a node does not bring Redis back."""
@@ -215,6 +244,14 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
+def _open_channel(request: Request, name: str, option: Literal["may_read_history", "may_see_presence"]) -> str:
+    """Return the channel of a room if everyone may do this there. Raises: ClientError 107, 103."""
+    channel = room_channel(name)
+    if getattr(server_of(request).node.namespaces.of(channel), option) is not Who.ANYONE:
+        raise ClientError(ErrorCode.PERMISSION_DENIED, f"{option} is not for anyone here")
+    return channel
+
+
 def _present_channel(request: Request, name: str) -> str:
     """Return the name if it is a channel with presence. Raises: ClientError 107, 102, 108."""
     channel = check_channel(name)
@@ -227,12 +264,18 @@ async def _read(request: Request, model: type[Body], max_bytes: int) -> Body:
     """Return what a request asks for. Raises: ClientError 107, or 106 for too much."""
     body = await _read_body(request, max_bytes)
     try:
-        return model.model_validate(orjson.loads(body))
+        return _validated(model, orjson.loads(body))
     except orjson.JSONDecodeError as exc:
         raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+
+
+def _validated(model: type[Body], wanted: object) -> Body:
+    """Return what was asked for. Raises: ClientError 107 that names what is wrong."""
+    try:
+        return model.model_validate(wanted)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
+        where = ".".join(map(str, first["loc"])) or "the request"
         raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
 
 

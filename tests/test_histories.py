@@ -383,3 +383,46 @@ async def test_a_history_that_cannot_be_had_is_refused(
     answered, answer = await call(cluster.nodes[0], "history", body)
 
     assert (answered, answer["error"]["code"]) == (status, code)
+
+
+async def get(node: NodeProcess, path: str) -> tuple[int, dict[str, Any]]:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(node.http(path))
+    return answer.status_code, answer.json()
+
+
+async def test_any_client_reads_a_room_s_history_and_sees_who_is_there(cluster: Cluster, room: str) -> None:
+    one, two = cluster.nodes
+    first = await publish(one, f"room:{room}", 1)
+    second = await publish(one, f"room:{room}", 2)
+
+    status, answer = await get(two, f"/rooms/{room}/history?limit=10&{at(first)}")
+    assert (status, answer["result"]) == (200, {**second, "publications": [{**second, "data": 2}]})
+    status, answer = await get(two, f"/rooms/{room}/history?limit=1&reverse=true")
+    assert (status, answer["result"]["publications"]) == (200, [{**second, "data": 2}])
+    async with one.connect(f"/ws/rooms/{room}?user=ada"):
+
+        async def is_seen() -> bool:
+            _, answer = await get(two, f"/rooms/{room}/presence")
+            return [client["user"] for client in answer["result"]["presence"].values()] == ["ada"]
+
+        await eventually(is_seen)
+
+
+@pytest.mark.parametrize(
+    "query", ["history?limit=301", "history?limit=x", "history?since=1", "history?since=-1&epoch=e", "presence?limit=0"]
+)
+async def test_what_cannot_be_read_is_refused(cluster: Cluster, query: str) -> None:
+    status, answer = await get(cluster.nodes[0], f"/rooms/a/{query}")
+
+    assert (status, answer["error"]["code"]) == (400, 107)
+
+
+async def test_clients_read_only_where_they_may(redis_url: str, prefix: str, tmp_path: Any) -> None:
+    namespaces = tmp_path / "namespaces.toml"
+    namespaces.write_text("[room]\nhistory_size = 10\nhistory_ttl_s = 10\npresence = true\n")
+    with Cluster(redis_url, prefix, namespaces_file=str(namespaces)) as cluster:
+        node = cluster.start_node()
+        for what in ("history", "presence"):
+            status, answer = await get(node, f"/rooms/a/{what}")
+            assert (status, answer["error"]["code"]) == (403, 103)
