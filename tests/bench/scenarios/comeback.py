@@ -76,7 +76,7 @@ class Comeback:
                 open_subscribers(client, count, at_once=_AT_ONCE)
                 os.kill(killed.pid, signal.SIGKILL)
                 asyncio.run(_publish(bench, ["room:bench"], range(1, _MISSED_COUNT + 1)))
-            dialogue = dataclasses.replace(dialogue, path=f"{dialogue.path}&since=1&epoch={position.epoch}")
+            dialogue = dataclasses.replace(dialogue, path=f"{dialogue.path}&since={position.offset}&epoch={position.epoch}")
             client = stack.enter_context(
                 companion(
                     "load client",
