@@ -76,7 +76,8 @@ class Comeback:
                 open_subscribers(client, count, at_once=_AT_ONCE)
                 os.kill(killed.pid, signal.SIGKILL)
                 asyncio.run(_publish(bench, ["room:bench"], range(1, _MISSED_COUNT + 1)))
-            dialogue = dataclasses.replace(dialogue, path=f"{dialogue.path}&since={position.offset}&epoch={position.epoch}")
+            since = f"since={position.offset}&epoch={position.epoch}"
+            dialogue = dataclasses.replace(dialogue, path=f"{dialogue.path}&{since}")
             client = stack.enter_context(
                 companion(
                     "load client",
