@@ -114,16 +114,17 @@ class Node:
             await self.broker.subscribe(channel)
             window = None
             is_cache = namespace.recovery is Recovery.CACHE
-            if namespace.recovery is not None and (is_cache or since is not None):
+            is_told = namespace.recovery is not None and (is_cache or connection.encoding.tells_positions)
+            if is_told and (is_cache or since is not None):
                 window = await self.tracker.window(channel, since)
-            elif namespace.recovery is not None and connection.encoding.tells_positions:
+            elif is_told:
                 await self.tracker.settle(channel)
         except BaseException:
             self._lose_interest(channel)
             raise
         # Nothing waits from here on: what is missed ends where what is broadcast begins.
         position = self.tracker.position(channel)
-        if namespace.recovery is not None and position is not None:
+        if is_told and position is not None:
             if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
                 self.hub.flush_channel(channel)
             top = Position(self._floor(channel, position), position.epoch)

@@ -23,7 +23,7 @@ _COUNTERS = {
     "received": "Publications read from Redis for channels of this node.",
     "published": "Publications of this node's clients and API that Redis took.",
     "publish_failures": "Publications that Redis did not take.",
-    "malformed": "Redis messages that were no publication and were dropped.",
+    "malformed": "Redis messages, and entries of histories, that were no publication and were dropped.",
     "gaps": "Times that publications may have been missed because the connection to Redis was lost.",
 }
 

@@ -507,11 +507,12 @@ async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server:
 
 
 async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server: Client, prefix: str) -> None:
-    async with running(server, prefix) as (broker, _):
+    async with running(server, prefix) as (broker, sink):
         stream = ChannelKeys(prefix).key("room:a", "stream")
         one, _ = await keep(broker, b"1", b"2")
         await server.xadd(stream, {"d": b"x", "k": b"?"}, id="2-5")
         assert [p.data for p in (await read(broker, limit=10)).publications] == [b"1", b"2"]
+        assert sink.malformed == [("room:a", "entry b'2-5': not written by a node")]
         await server.xadd(stream, {"anything": b"x"})  # an id far beyond the next offset
 
         (three,) = await keep(broker, b"3")

@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 CHANNEL = "room:a"
 ROOM = DEFAULTS["room"]
-COMMANDS = HistoryCommands(ChannelKeys("test:"), publish_command="PUBLISH", max_message_bytes=1000)
+COMMANDS = HistoryCommands(
+    ChannelKeys("test:"), publish_command="PUBLISH", max_message_bytes=1000, on_malformed=lambda *_: None
+)
 
 
 @pytest.fixture

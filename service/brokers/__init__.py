@@ -91,7 +91,7 @@ class Sink(Protocol):
         """Take a publication, or a membership, of a subscribed channel, in the channel's order."""
 
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Take note of a message that is no publication; it was dropped."""
+        """Take note of a message, or an entry in a stream, that is no publication; it was dropped."""
 
     def on_disconnected(self) -> None:
         """Take note that publications of any subscribed channel may be missed until `on_connected`."""

@@ -11,17 +11,15 @@ import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from service.brokers import Once, Published, Read
 from service.brokers.envelope import KINDS, LETTERS, MalformedMessage, check_payload
 from service.brokers.scripts import Command, read_script
 from service.messages import History, Position, Publication
 
 if TYPE_CHECKING:
-    from service.namespaces import Namespace
+    from collections.abc import Callable
 
-log = structlog.get_logger(__name__)
+    from service.namespaces import Namespace
 
 _IDEMPOTENCY_TTL_S = 300.0
 # Longer than a history, so that a client whose channel was silent for an hour need not begin anew.
@@ -53,16 +51,24 @@ class HistoryCommands:
 
     Args:
         publish_command: PUBLISH, or SPUBLISH in a cluster.
+        on_malformed: told of a channel's entry that no node has written, and what is wrong with it.
     """
 
-    def __init__(self, keys: ChannelKeys, *, publish_command: str, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        keys: ChannelKeys,
+        *,
+        publish_command: str,
+        max_message_bytes: int,
+        on_malformed: Callable[[str, str], None],
+    ) -> None:
         self._keys = keys
         self._max_message_bytes = max_message_bytes
         self._publish_command = publish_command
         self._publish = read_script("service.brokers", "publish")
         self._read = read_script("service.brokers", "read")
         self.scripts = (self._publish, self._read)
-        self.malformed_count = 0
+        self._on_malformed = on_malformed
 
     def publish(self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once) -> Command:
         """Return the command that publishes; `seen` is the newest position of the channel that the publisher knows."""
@@ -118,7 +124,7 @@ class HistoryCommands:
         return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
 
     def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
-        """Return what the reply to `read` says; entries that somebody else has written are left out, and counted."""
+        """Return what the reply to `read` says; entries that somebody else has written are left out, and told."""
         offset, epoch_bytes, base, entries = reply
         epoch = epoch_bytes.decode()
         publications = []
@@ -126,8 +132,7 @@ class HistoryCommands:
             try:
                 publications.append(self._publication(channel, entry_id, fields, Position(offset, epoch)))
             except MalformedMessage as exc:
-                self.malformed_count += 1
-                log.warning("broker.malformed_entry", channel=channel, entry=repr(entry_id), reason=str(exc))
+                self._on_malformed(channel, f"entry {entry_id!r}: {exc}")
         publications.sort(key=lambda publication: publication.position or ())
         return History(Position(offset, epoch), base, publications)
 

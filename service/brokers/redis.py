@@ -54,7 +54,12 @@ class RedisBroker:
         self._max_message_bytes = max_message_bytes
         self._keys = ChannelKeys(prefix)
         self._verb = publish_verb(client)
-        self._history = HistoryCommands(self._keys, publish_command=self._verb, max_message_bytes=max_message_bytes)
+        self._history = HistoryCommands(
+            self._keys,
+            publish_command=self._verb,
+            max_message_bytes=max_message_bytes,
+            on_malformed=self._on_malformed,
+        )
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
         self._listener = subscriptions(
@@ -144,7 +149,7 @@ class RedisBroker:
         try:
             event = unpack(channel, message, max_message_bytes=self._max_message_bytes)
         except MalformedMessage as exc:
-            self._sink.on_malformed(channel, str(exc))
+            self._on_malformed(channel, str(exc))
         else:
             self._sink.on_event(event)
 
@@ -155,6 +160,9 @@ class RedisBroker:
     def on_disconnected(self) -> None:
         """See `Listening.on_disconnected`."""
         self._sink.on_disconnected()
+
+    def _on_malformed(self, channel: str, reason: str) -> None:
+        self._sink.on_malformed(channel, reason)
 
     def _publish_command(
         self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once
