@@ -178,8 +178,8 @@ async def _presence(request: Request, wanted: PresenceRequest) -> Response:
     channel = _present_channel(request, wanted.channel)
     page = await server_of(request).node.presence.page(channel, cursor=wanted.cursor, limit=wanted.limit)
     clients = {
-        client: {"client": client, "user": user, "conn_info": orjson.Fragment(info or b"null")}
-        for client, user, info in page.clients
+        each.client: {"client": each.client, "user": each.user, "conn_info": orjson.Fragment(each.info or b"null")}
+        for each in page.clients
     }
     return _json(200, {"result": {"presence": clients, "cursor": page.cursor}})
 

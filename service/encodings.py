@@ -38,7 +38,7 @@ def envelope(event: Event) -> bytes:
 def clients(event: Membership) -> bytes:
     """Return the JSON array of who came or went."""
     return orjson.dumps(
-        [{"client": client, "user": user, "info": _json_or_null(info)} for client, user, info in event.clients]
+        [{"client": each.client, "user": each.user, "info": _json_or_null(each.info)} for each in event.clients]
     )
 
 

@@ -18,15 +18,25 @@ class ErrorCode(enum.Enum):
     UNAUTHORIZED = (101, "unauthorized", 401)
     UNKNOWN_CHANNEL = (102, "unknown channel", 404)
     PERMISSION_DENIED = (103, "permission denied", 403)
+    METHOD_NOT_FOUND = (104, "method not found", 404)
+    ALREADY_SUBSCRIBED = (105, "already subscribed", 400)
     LIMIT_EXCEEDED = (106, "limit exceeded", 413)
     BAD_REQUEST = (107, "bad request", 400)
     NOT_AVAILABLE = (108, "not available", 400)
+    TOKEN_EXPIRED = (109, "token expired", 401)
+    EXPIRED = (110, "expired", 400)
+    TOO_MANY_REQUESTS = (111, "too many requests", 429)
     UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code
         self.message = message
         self.status = status
+
+    @property
+    def is_temporary(self) -> bool:
+        """Return whether the same request may succeed later: client libraries then try again by themselves."""
+        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS)
 
 
 class ClientError(Exception):
@@ -53,11 +63,58 @@ class Disconnect:
     code: int
     reason: str
 
+    @property
+    def is_final(self) -> bool:
+        """Return whether the client must not come back by itself."""
+        return 3500 <= self.code < 4000 or 4500 <= self.code < 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Why the server ended a subscription. Clients subscribe again by themselves from code 2500 on."""
+
+    code: int
+    reason: str
+
 
 UNSUPPORTED_DATA = Disconnect(1003, "this endpoint takes text frames only")
+CONNECTION_CLOSED = Disconnect(3000, "connection closed")
 SHUTDOWN = Disconnect(3001, "shutdown")
+SERVER_ERROR = Disconnect(3004, "internal server error")
+EXPIRED = Disconnect(3005, "connection expired")
+SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
 SLOW = Disconnect(3008, "slow")
+INSUFFICIENT_STATE = Disconnect(3010, "insufficient state")
+FORCE_RECONNECT = Disconnect(3011, "force reconnect")
 NO_PONG = Disconnect(3012, "no pong")
+TOO_MANY_REQUESTS = Disconnect(3013, "too many requests")
+INVALID_TOKEN = Disconnect(3500, "invalid token")
+BAD_REQUEST = Disconnect(3501, "bad request")
+STALE = Disconnect(3502, "stale")
+FORCE_DISCONNECT = Disconnect(3503, "force disconnect")
+CHANNEL_LIMIT = Disconnect(3505, "channel limit")
 PERMISSION_DENIED = Disconnect(3507, "permission denied")
 
-DISCONNECTS = (UNSUPPORTED_DATA, SHUTDOWN, SLOW, NO_PONG, PERMISSION_DENIED)
+DISCONNECTS = (
+    UNSUPPORTED_DATA,
+    CONNECTION_CLOSED,
+    SHUTDOWN,
+    SERVER_ERROR,
+    EXPIRED,
+    SUBSCRIPTION_EXPIRED,
+    SLOW,
+    INSUFFICIENT_STATE,
+    FORCE_RECONNECT,
+    NO_PONG,
+    TOO_MANY_REQUESTS,
+    INVALID_TOKEN,
+    BAD_REQUEST,
+    STALE,
+    FORCE_DISCONNECT,
+    CHANNEL_LIMIT,
+    PERMISSION_DENIED,
+)
+
+UNSUBSCRIBED = Unsubscribe(2000, "server unsubscribe")
+UNSUBSCRIBED_INSUFFICIENT = Unsubscribe(2500, "insufficient state")
+UNSUBSCRIBED_EXPIRED = Unsubscribe(2501, "subscription expired")

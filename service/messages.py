@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Kind(enum.Enum):
@@ -24,6 +27,19 @@ class Position(NamedTuple):
     epoch: str
 
 
+class ClientInfo(NamedTuple):
+    """One client of a channel, as others see it.
+
+    client: unique among all connections. user: who it is; several clients may be one user, "" is nobody known.
+    info: JSON of the connection, or empty. channel_info: JSON of its subscription to the channel, or empty.
+    """
+
+    client: str
+    user: str
+    info: bytes = b""
+    channel_info: bytes = b""
+
+
 class Publication(NamedTuple):
     """One message in one channel.
 
@@ -32,12 +48,15 @@ class Publication(NamedTuple):
 
     data: the payload as bytes, at most `max_message_bytes`; UTF-8 if the kind is TEXT. It is never re-encoded.
     position: where it stands in the channel's history; None if it is in none.
+    tags: what subscribers can filter by; None for none. info: the client that published it, where that is told.
     """
 
     channel: str
     data: bytes
     kind: Kind = Kind.TEXT
     position: Position | None = None
+    tags: Mapping[str, str] | None = None
+    info: ClientInfo | None = None
 
 
 class History(NamedTuple):
@@ -63,18 +82,6 @@ class Resumption(NamedTuple):
     channel: str
     position: Position | None
     is_recovered: bool
-
-
-class ClientInfo(NamedTuple):
-    """One client of a channel, as others see it.
-
-    client: unique among all connections. user: who it is; several clients may be one user, "" is nobody known.
-    info: JSON, or empty.
-    """
-
-    client: str
-    user: str
-    info: bytes = b""
 
 
 class Membership(NamedTuple):

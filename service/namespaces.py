@@ -33,6 +33,7 @@ class Who(enum.Enum):
 
     NOBODY = "nobody"
     SUBSCRIBERS = "subscribers"
+    USERS = "users"  # clients whose user is known
     ANYONE = "anyone"
 
 
@@ -43,6 +44,9 @@ class Namespace:
     history_size: publications kept, 0: none. history_ttl_s: for how long after the newest one.
     recovery: None: positions are not told, clients begin anew.
     presence: who is in the channel can be asked. join_leave: its subscribers are told of each other.
+    delta: clients that ask for it get differences to the publication before (fossil). tags_filter: clients may say by
+        which tags they want publications.
+    personal: every client whose user is known is subscribed to `<namespace>:#<user>` when it connects.
     """
 
     # pydantic, which reads the file, refuses what is misspelt.
@@ -53,6 +57,9 @@ class Namespace:
     recovery: Recovery | None = None
     presence: bool = False
     join_leave: bool = False
+    delta: bool = False
+    tags_filter: bool = False
+    personal: bool = False
     slow: SlowPolicy = SlowPolicy.DISCONNECT
     may_subscribe: Who = Who.ANYONE
     may_publish: Who = Who.NOBODY

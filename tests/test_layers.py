@@ -157,6 +157,7 @@ def test_nothing_is_made_at_import() -> None:
                     "frozenset",
                     "APIKeyHeader",
                     "Disconnect",
+                    "Unsubscribe",
                     "Encoding",
                     "TypeVar",
                     "re.compile",

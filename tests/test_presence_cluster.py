@@ -298,7 +298,11 @@ async def test_presence_spans_the_shards_of_a_redis_cluster() -> None:
                 for name in ("a", *range(8)):
                     await stack.enter_async_context(killed.connect(f"/ws/rooms/{name}?user=ada"))
                 await until_users(two, "ada", "watcher")
-                assert [await users(two, channel) for channel in channels] == [["ada"]] * 8
+
+                async def are_there() -> bool:
+                    return [await users(two, channel) for channel in channels] == [["ada"]] * 8
+
+                await eventually(are_there)
 
                 killed.kill()
                 await watcher.until_left(1)

@@ -4,7 +4,8 @@ Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"tex
 travels behind a header that no JSON document starts with: byte 0x01, a letter, and a newline.
 
     t   text            b   binary          t12,5f0c2a91   text, offset 12 in the epoch 5f0c2a91 of the history
-    +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null
+    +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null; or with a fourth
+                            member, the info of the subscription
 """
 
 from __future__ import annotations
@@ -66,15 +67,20 @@ def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> None:
 
 def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:
     """Return clients as JSON."""
-    return orjson.dumps([[client, user, orjson.Fragment(info or b"null")] for client, user, info in clients])
+    return orjson.dumps([_members(each) for each in clients])
+
+
+def _members(info: ClientInfo) -> list[object]:
+    members: list[object] = [info.client, info.user, orjson.Fragment(info.info or b"null")]
+    return [*members, orjson.Fragment(info.channel_info)] if info.channel_info else members
 
 
 def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
     """Return the clients of a JSON array. Raises: MalformedMessage."""
     try:
         return tuple(
-            ClientInfo(str(client), str(user), b"" if info is None else orjson.dumps(info))
-            for client, user, info in orjson.loads(text)
+            ClientInfo(str(client), str(user), *[b"" if each is None else orjson.dumps(each) for each in (info, *more)])
+            for client, user, info, *more in orjson.loads(text)
         )
     except (ValueError, TypeError):
         raise MalformedMessage("no list of clients") from None
