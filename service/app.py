@@ -73,7 +73,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         tracker = Tracker(broker, hub.broadcast, time.monotonic)
         registry = NodeRegistry(client, prefix=settings.prefix)
         namespaces = read_namespaces(settings)
-        roster = HubRoster(hub, namespaces, node_id)
+        roster = HubRoster(hub, node_id)
         presence = RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id)
         node = Node(
             node_id,

@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 from service.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from service.errors import ClientError, ErrorCode
 from service.messages import Position
+from service.namespaces import Who
 from service.protocols import room
 from service.protocols.info import check_info
 from service.recovery import position_of
@@ -57,7 +58,9 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
     user, info = _client_of(socket)
-    receiver = room.Room(server.node, channel)
+    receiver = room.Room(
+        server.node, channel, may_publish=server.node.namespaces.of(channel).may_publish is not Who.NOBODY
+    )
     await server.serve(socket, receiver, channel, in_envelope=in_envelope, since=since, user=user, info=info)
 
 

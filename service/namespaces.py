@@ -82,8 +82,6 @@ class Namespace:
     @property
     def window_size(self) -> int:
         """Return how many publications a client that comes back may get."""
-        if self.recovery is None:
-            return 0
         return 1 if self.recovery is Recovery.CACHE else min(self.history_size, MAX_RECOVERED)
 
 
