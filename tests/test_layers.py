@@ -48,6 +48,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.centrifuge": (VALUES | {"service.centrifuge"}, {"orjson"}),
     "service.centrifuge.fossil": (set(), set()),
+    "service.centrifuge.filters": (VALUES, set()),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
@@ -88,6 +89,7 @@ NO_ASYNCIO = {
     "service.pace",
     "service.roster",
     "service.centrifuge.fossil",
+    "service.centrifuge.filters",
 }
 
 
