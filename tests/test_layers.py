@@ -46,6 +46,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
         {"orjson", "redis", "structlog"},
     ),
+    "service.centrifuge": (VALUES | {"service.centrifuge"}, {"orjson"}),
+    "service.centrifuge.fossil": (set(), set()),
+    "service.centrifuge.filters": (VALUES, set()),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
@@ -85,6 +88,8 @@ NO_ASYNCIO = {
     "service.hub",
     "service.pace",
     "service.roster",
+    "service.centrifuge.fossil",
+    "service.centrifuge.filters",
 }
 
 

@@ -1,1 +1,1 @@
-"""The Centrifuge protocol, which many client libraries speak: channels over one connection, with recovery and tokens."""
+"""The Centrifuge protocol, which many libraries speak: channels over one connection, with recovery and tokens."""
