@@ -29,6 +29,7 @@ from service.pace import Pace
 from service.presence.redis import RedisPresence
 from service.roster import HubRoster
 from service.serving import ClientServer
+from service.survey import Survey
 from service.tasks import end, run_together
 from service.telemetry import registry_of
 from service.tracker import Tracker
@@ -85,12 +86,17 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             presence=presence,
             roster=roster,
         )
+        survey = Survey(broker, node_id, {})
+        for channel in survey.channels:
+            node.listen(channel, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
         app.state.metrics = registry_of(node)
-        running = asyncio.create_task(run_together(node=node.run(), heartbeat=heartbeat.run()), name="node")
+        running = asyncio.create_task(
+            run_together(survey=survey.run(), node=node.run(), heartbeat=heartbeat.run()), name="node"
+        )
         running.add_done_callback(_on_node_done)
         yield
         await node.settle()

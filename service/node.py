@@ -68,6 +68,7 @@ class Node:
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.ingest: IngestCounts | None = None  # as of the last second; None while nobody knows
+        self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
@@ -101,6 +102,14 @@ class Node:
             code=code,
             duration_s=round(time.monotonic() - connection.opened_at_s, 3),
         )
+
+    def listen(self, channel: str, listener: Callable[[Publication], None]) -> None:
+        """Give what comes in a channel of the nodes alone, such as `control`, to a listener and not to the hub.
+
+        Args:
+            listener: called in the broker's reader: must not block, await or raise.
+        """
+        self._listeners[channel] = listener
 
     async def subscribe(
         self,
@@ -271,6 +280,10 @@ class Node:
     def on_event(self, event: Event) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
+            listener = self._listeners.get(event.channel)
+            if listener is not None:
+                listener(event)
+                return
             self.counts["received"] += 1
             self.tracker.take(event)
         else:

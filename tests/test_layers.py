@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {"service.presence", "service.roster", "service.tracker"},
         {"structlog"},
     ),
+    "service.survey": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "structlog"}),
     "service.tracker": (VALUES | {"service.brokers", "service.recovery", "service.tasks"}, {"structlog"}),
     "service.presence": (
         VALUES | {"service.brokers", "service.presence", "service.tasks"},
