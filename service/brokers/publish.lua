@@ -45,17 +45,19 @@ else
     redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset, 'home', home)
   end
   offset = offset + 1
-  local fields = { string.format('%.0f-0', offset), 'k', ARGV[3], 'd', ARGV[4] }
-  if ARGV[15] ~= '' then
-    fields[6], fields[7] = 'm', ARGV[15]
+  local id, added = string.format('%.0f-0', offset), nil
+  if ARGV[15] == '' then -- a call of its own: to pass a table on costs 4 % of publishing
+    added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4])
+  else
+    added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4], 'm', ARGV[15])
   end
-  local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], unpack(fields))
   if type(added) == 'table' and added.err then
     -- Somebody else has written into the stream: it cannot be trusted any more, and begins anew.
     epoch = ARGV[5]
     redis.call('DEL', KEYS[2])
     redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset - 1)
-    redis.call('XADD', KEYS[2], unpack(fields))
+    local about = ARGV[15] ~= '' and { 'm', ARGV[15] } or {}
+    redis.call('XADD', KEYS[2], id, 'k', ARGV[3], 'd', ARGV[4], unpack(about))
   end
   redis.call('HSET', KEYS[1], 'offset', offset)
   redis.call('PEXPIRE', KEYS[1], ARGV[8])
