@@ -42,6 +42,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.redis_url": (set(), {"redis"}),
     "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.auth": (
+        VALUES | {"service.auth", "service.config", "service.protocols.info", "service.tasks"},
+        {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
+    ),
+    "service.auth.permissions": (VALUES, set()),
     "service.brokers": (
         VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
         {"orjson", "redis", "structlog"},
@@ -85,6 +90,9 @@ NO_ASYNCIO = {
     "service.hub",
     "service.pace",
     "service.roster",
+    "service.auth.permissions",
+    "service.auth.claims",
+    "service.auth.keys",
 }
 
 
