@@ -19,7 +19,6 @@ from service.config import ENV_PREFIX, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from service.config import Settings
 
@@ -81,8 +80,8 @@ def jwk_key(jwk: Mapping[str, Any]) -> Key:  # Any: JSON
     return Key(key, algorithms)
 
 
-def secret_keys(settings: Settings) -> list[Key]:
-    """Return the keys of the secret and of the one before it. Raises: ConfigError."""
+def local_keys(settings: Settings) -> list[Key]:
+    """Return the keys that need not be fetched: of the secret, the one before it, the file. Raises: ConfigError."""
     keys = []
     for name, secret in (("SECRET", settings.secret), ("PREVIOUS_SECRET", settings.previous_secret)):
         if secret is not None:
@@ -90,15 +89,13 @@ def secret_keys(settings: Settings) -> list[Key]:
                 keys.append(secret_key(secret.get_secret_value()))
             except ValueError as exc:
                 raise ConfigError(f"{ENV_PREFIX}{name}: {exc}") from None
+    path = settings.public_key_file
+    if path is not None:
+        try:
+            keys.append(pem_key(path.read_bytes()))
+        except (OSError, ValueError) as exc:
+            raise ConfigError(f"{ENV_PREFIX}PUBLIC_KEY_FILE: {path}: {exc}") from None
     return keys
-
-
-def file_key(path: Path) -> Key:
-    """Return the public key of a file. Raises: ConfigError."""
-    try:
-        return pem_key(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{ENV_PREFIX}PUBLIC_KEY_FILE: {path}: {exc}") from None
 
 
 def _algorithms_of(key: object) -> frozenset[str]:

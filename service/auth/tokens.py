@@ -13,7 +13,7 @@ from jwt.exceptions import DecodeError, ExpiredSignatureError, InvalidSignatureE
 from service.auth import ExpiredToken, InvalidToken
 from service.auth.claims import connection_claims, subscription_claims
 from service.auth.jwks import KeySet
-from service.auth.keys import PUBLIC_KEY_ALGORITHMS, file_key, secret_keys
+from service.auth.keys import PUBLIC_KEY_ALGORITHMS, local_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,11 +109,8 @@ def read_verifier(settings: Settings) -> TokenVerifier:
 
     Raises: ConfigError for a secret or a file that holds no usable key.
     """
-    keys = secret_keys(settings)
-    if settings.public_key_file is not None:
-        keys.append(file_key(settings.public_key_file))
     return TokenVerifier(
-        keys,
+        local_keys(settings),
         key_set=KeySet(settings.jwks_url) if settings.jwks_url else None,
         audience=settings.token_audience,
         issuer=settings.token_issuer,
