@@ -35,6 +35,7 @@ from service.messages import Event, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
+from service.token_command import token_command
 from workers import ingest, metrics
 from workers.ingest import IngestWorker
 from workers.metrics import MetricsWorker
@@ -162,6 +163,9 @@ def check_command() -> None:
     for name in unknown_variables():
         click.echo(f"{name} is set, but no setting has this name", err=True)
     asyncio.run(_check_redis(settings))
+
+
+cli.add_command(token_command)
 
 
 def main() -> None:

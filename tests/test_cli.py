@@ -41,7 +41,7 @@ def test_help_names_every_command() -> None:
     result = roomcast("--help")
 
     assert result.returncode == 0
-    for command in ("dev", "node", "worker", "publish", "subscribe", "check"):
+    for command in ("dev", "node", "worker", "publish", "subscribe", "token", "check"):
         assert f"  {command} " in result.stdout
 
 

@@ -70,6 +70,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
+    "service.token_command": (
+        VALUES | {"service.auth", "service.config", "service.telemetry"},
+        {"click", "jwt", "orjson"},
+    ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
         VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
