@@ -9,6 +9,9 @@ from typing import ClassVar
 
 from service.errors import ClientError, ErrorCode
 
+# In front of a private channel: `$room:board` (service/auth/permissions.py).
+PRIVATE = "$"
+
 # A client that missed more reads the history in pages, or begins anew.
 MAX_RECOVERED = 300
 
@@ -134,8 +137,11 @@ class Namespaces:
         self._by_name = dict(by_name)
 
     def of(self, channel: str) -> Namespace:
-        """Return the namespace of a channel. Raises: ClientError 102 if there is none of its name."""
-        name, colon, _ = channel.partition(":")
+        """Return the namespace of a channel; that of `$room:board`, a private one, is `room`.
+
+        Raises: ClientError 102 if there is none of its name.
+        """
+        name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name) if colon else None
         if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"

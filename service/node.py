@@ -253,8 +253,6 @@ class Node:
         connection: Connection,
         publication: Publication,
         taken: Callable[[Published | BrokerUnavailable], None] | None = None,
-        *,
-        skip_history: bool = False,
     ) -> None:
         """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
 

@@ -44,6 +44,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.redis_url": (set(), {"redis"}),
     "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.auth": (
+        VALUES | {"service.auth", "service.config", "service.protocols.info", "service.tasks"},
+        {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
+    ),
+    "service.auth.permissions": (VALUES, set()),
     "service.brokers": (
         VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
         {"orjson", "redis", "structlog"},
@@ -70,6 +75,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
         {"fastapi", "orjson", "prometheus_client", "pydantic"},
     ),
+    "service.token_command": (
+        VALUES | {"service.auth", "service.config", "service.telemetry"},
+        {"click", "jwt", "orjson"},
+    ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
         VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
@@ -93,6 +102,9 @@ NO_ASYNCIO = {
     "service.roster",
     "service.centrifuge.fossil",
     "service.centrifuge.filters",
+    "service.auth.permissions",
+    "service.auth.claims",
+    "service.auth.keys",
 }
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from service.auth.permissions import Action, may
 from service.brokers import Published
 from service.centrifuge import connecting, subscribing
-from service.centrifuge.codec import client_members, publication_members
+from service.centrifuge.positions import since_of
+from service.centrifuge.codec import client_members
 from service.channels import check_channel
-from service.errors import CHANNEL_LIMIT, NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
+from service.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
 from service.hooks import Hook, PublishEvent, RpcEvent
-from service.messages import ClientInfo, Position, Publication
+from service.messages import Position, Publication
 from service.namespaces import MAX_RECOVERED
 from service.presence import MAX_PAGE_LENGTH
 
@@ -44,22 +45,7 @@ def publish(session: Session, command: Command) -> Outcome:
         raise ClientError(ErrorCode.BAD_REQUEST, "no data")
     if Hook.PUBLISH in session.sessions.application.handles:
         return _publish_if_allowed(session, command)
-    channel = permitted_channel(session, command, Action.PUBLISH)
-    _submit(session, command, channel, command.params["data"])
-    return None
-
-
-async def _publish_if_allowed(session: Session, command: Command) -> None:
-    channel = permitted_channel(session, command, Action.PUBLISH)
-    data = command.params["data"]
-    answer = await session.sessions.application.on_publish(PublishEvent(session.caller, channel, data))
-    _submit(session, command, channel, data if answer.data is None else answer.data, is_kept=not answer.skip_history)
-
-
-def _submit(session: Session, command: Command, channel: str, data: bytes, *, is_kept: bool = True) -> None:
-    node, connection = session.sessions.node, session.connection
-    if len(data) > session.sessions.settings.max_message_bytes:
-        raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too much data")
+    publication = _publication(session, command)
 
     def taken(result: Published | BrokerUnavailable) -> None:
         if isinstance(result, BrokerUnavailable):
@@ -67,8 +53,27 @@ def _submit(session: Session, command: Command, channel: str, data: bytes, *, is
         else:
             session.reply(command, {})
 
-    publication = Publication(channel, data, info=node.info(connection, channel))
-    node.publish_for(connection, publication, taken, is_kept=is_kept)
+    session.sessions.node.publish_for(session.connection, publication, taken)
+    return None
+
+
+async def _publish_if_allowed(session: Session, command: Command) -> Members:
+    publication = _publication(session, command)
+    event = PublishEvent(session.caller, publication.channel, publication.data)
+    answer = await session.sessions.application.on_publish(event)
+    if answer.data is not None:
+        publication = publication._replace(data=answer.data)
+    await session.sessions.node.publish(publication, skip_history=answer.skip_history)
+    return {}
+
+
+def _publication(session: Session, command: Command) -> Publication:
+    """Return what a client may publish. Raises: ClientError 102, 103, 106, 107."""
+    channel, data = permitted_channel(session, command, Action.PUBLISH), command.params["data"]
+    if len(data) > session.sessions.settings.max_message_bytes:
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too much data")
+    info = session.sessions.node.info(session.connection, channel)
+    return Publication(channel, data, session.wire.kind_of(data), info=info)
 
 
 async def presence(session: Session, command: Command) -> Members:
@@ -96,15 +101,15 @@ async def history(session: Session, command: Command) -> Members:
     channel = permitted_channel(session, command, Action.HISTORY)
     params = command.params
     limit = params.get("limit", 0)
-    since = params.get("since")
     found = await session.sessions.node.history(
         channel,
         limit=MAX_RECOVERED if limit < 0 else min(limit, MAX_RECOVERED),
-        since=None if since is None else Position(since.get("offset", 0), since.get("epoch", "")),
+        since=None if params.get("since") is None else since_of(params["since"]),
         newest=params.get("reverse", False),
     )
-    payload = session.wire.codec.payload
-    publications = [publication_members(each, payload(each)) for each in found.publications]
+    publications = session.wire.publications(found.publications)
+    if params.get("reverse", False):
+        publications.reverse()
     return {"publications": publications, "epoch": found.position.epoch, "offset": found.position.offset}
 
 

@@ -56,7 +56,7 @@ class Wire:
             )
         return encoding
 
-    def publications(self, found: list[Publication], *, is_delta: bool, tags: Filter | None = None) -> list[Members]:
+    def publications(self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None) -> list[Members]:
         """Return publications as they stand in a reply: those with such tags, as differences from the second on."""
         codec, members = self.codec, []
         before: bytes | None = None

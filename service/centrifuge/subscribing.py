@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from service.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
-from service.auth.permissions import Action, may
+from service.auth.permissions import Action, is_limited, may
 from service.centrifuge import filters
 from service.centrifuge.held import Held
+from service.centrifuge.positions import since_of
 from service.channels import check_channel
 from service.errors import ClientError, ErrorCode
 from service.hooks import Hook, SubRefreshEvent, SubscribeEvent
-from service.messages import Position, Publication, Resumption
+from service.messages import Publication, Resumption
 from service.namespaces import Recovery
-from service.recovery import MAX_OFFSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from service.centrifuge.codec import Command, Members
     from service.centrifuge.filters import Filter
     from service.centrifuge.session import Session
+    from service.messages import Position
     from service.namespaces import Namespace
 
 _DELTA = "fossil"
@@ -93,7 +94,7 @@ async def subscribe_by_server(
     namespace = overridden(session.sessions.node.namespaces.of(check_channel(channel)), options.override)
     wanted = _Wanted(tells_members=namespace.join_leave)
     if recovering:
-        wanted = wanted._replace(is_recovering=recovering.get("recover", False), since=_since(recovering))
+        wanted = wanted._replace(is_recovering=recovering.get("recover", False), since=since_of(recovering))
 
     def take(result: Members) -> None:
         found.update(result)
@@ -199,7 +200,7 @@ def _wanted(params: Members, namespace: Namespace) -> _Wanted:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "no filtering by tags in this namespace")
     return _Wanted(
         is_recovering=params.get("recover", False),
-        since=_since(params),
+        since=since_of(params),
         rejects_unrecovered=bool(params.get("flag", 0) & _REJECT_UNRECOVERED),
         tells_members=params.get("join_leave", False),
         is_delta=bool(delta) and namespace.delta,
@@ -207,18 +208,12 @@ def _wanted(params: Members, namespace: Namespace) -> _Wanted:
     )
 
 
-def _since(params: Members) -> Position:
-    offset = params.get("offset", 0)
-    if not 0 <= offset <= MAX_OFFSET:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {MAX_OFFSET}")
-    return Position(offset, params.get("epoch", ""))
-
-
 async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
     """Return the terms of a subscription that the client may have. Raises: ClientError 103, 109."""
     token, application = params.get("token", ""), session.sessions.application
     claims = await _claims(session, channel, token) if token and not session.sessions.settings.insecure else None
-    is_asked = claims is None and Hook.SUBSCRIBE in application.handles
+    # An application decides in the place of the namespace, but not against what a channel's name says.
+    is_asked = claims is None and Hook.SUBSCRIBE in application.handles and not is_limited(channel)
     if not is_asked:
         may(
             Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None
