@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from service.channels import is_channel
 from service.errors import ClientError, ErrorCode
 
 # In front of a private channel: `$room:board` (service/auth/permissions.py).
@@ -126,7 +127,7 @@ DEFAULTS: Mapping[str, Namespace] = {
         may_see_presence=Who.SUBSCRIBERS,
     ),
     "notify": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM),
-    "user": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY),
+    "user": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY, personal=True),
 }
 
 
@@ -147,3 +148,13 @@ class Namespaces:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
+
+    def personal_channels(self, user: str) -> list[str]:
+        """Return the channels of one user alone, which its clients are subscribed to as they connect.
+
+        A user whose id cannot stand alone behind the `#` of a channel's name has none.
+        """
+        if not user or "," in user or "#" in user:
+            return []
+        channels = [f"{name}:#{user}" for name, namespace in self._by_name.items() if namespace.personal]
+        return [channel for channel in channels if is_channel(channel)]

@@ -8,7 +8,8 @@ from weakref import WeakValueDictionary
 from service.centrifuge.codec import client_members, publication_members
 from service.centrifuge.filters import matches
 from service.connection import Encoding
-from service.messages import Publication, Resumption
+from service.messages import Kind, Publication, Resumption
+from service.transports import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,10 @@ class Wire:
                 difference=self._difference if is_delta else None,
             )
         return encoding
+
+    def kind_of(self, data: bytes) -> Kind:
+        """Return what a client's payload is: JSON is text, and in the Protobuf encoding whatever is UTF-8."""
+        return self.codec.kind if self.codec.kind is Kind.TEXT or not frames.is_utf8(data) else Kind.TEXT
 
     def publications(self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None) -> list[Members]:
         """Return publications as they stand in a reply: those with such tags, as differences from the second on."""

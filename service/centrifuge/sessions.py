@@ -184,7 +184,7 @@ class Sessions:
 
 
 def _tell(session: Session, channel: str, result: Members) -> None:
-    told = {name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result}
+    told: Members = {name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result}
     session.push(channel, "subscribe", told)
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
