@@ -18,11 +18,20 @@ from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from service import __version__, api, endpoints
+from service.admission import Admission
+from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.brokers.tickets import Tickets
+from service.centrifuge import endpoints as centrifuge_endpoints
+from service.centrifuge.sessions import Sessions
 from service.config import read_namespaces
+from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.hooks.answers import AnswerCheck
+from service.hooks.application import HookedApplication
+from service.hooks.handlers import Handlers
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
@@ -39,9 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from service.config import Settings
+    from service.survey import Handler
 
 log = structlog.get_logger(__name__)
 
+# Clients refresh their tokens at the last moment.
+_EXPIRY_GRACE_S = 25.0
 _API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
 
 
@@ -86,22 +98,40 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             presence=presence,
             roster=roster,
         )
-        survey = Survey(broker, node_id, {})
+        handlers: dict[str, Handler] = {}
+        survey = Survey(broker, node_id, handlers)
+        verifier = read_verifier(settings)
+        application = HookedApplication(Handlers(), AnswerCheck(max_message_bytes=settings.max_message_bytes))
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        sessions = Sessions(node, verifier, application, deadlines, survey, settings)
+        handlers.update(sessions.handlers())
         for channel in survey.channels:
             node.listen(channel, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
+        app.state.sessions = sessions
+        app.state.deadlines = deadlines
+        app.state.admission = Admission(verifier, Tickets(client, prefix=settings.prefix), settings)
         app.state.metrics = registry_of(node)
         running = asyncio.create_task(
-            run_together(survey=survey.run(), node=node.run(), heartbeat=heartbeat.run()), name="node"
+            run_together(
+                node=node.run(),
+                heartbeat=heartbeat.run(),
+                survey=survey.run(),
+                deadlines=deadlines.run(),
+                application=application.run(),
+            ),
+            name="node",
         )
         running.add_done_callback(_on_node_done)
         yield
         await node.settle()
+        await sessions.end()
         await end(running)
         await node.retire()
+        await verifier.aclose()
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:
@@ -112,6 +142,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
     app.include_router(endpoints.router)
+    app.include_router(centrifuge_endpoints.router)
     app.include_router(api.router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)

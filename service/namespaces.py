@@ -127,7 +127,9 @@ DEFAULTS: Mapping[str, Namespace] = {
         may_see_presence=Who.SUBSCRIBERS,
     ),
     "notify": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM),
-    "user": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY, personal=True),
+    "user": Namespace(
+        history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY, personal=True
+    ),
 }
 
 

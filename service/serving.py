@@ -53,7 +53,7 @@ class ClientServer:
         subprotocol: str | None = None,
         is_open: bool = True,
     ) -> None:
-        """Do what comes first, then answer the handshake: whoever sees the connection open misses nothing from there on.
+        """Do what comes first, then answer the handshake: who sees the connection open misses nothing from there on.
 
         On our own server this returns at once: the connection is detached and lives without a task. On any other it
         returns when the client is gone.
@@ -103,6 +103,9 @@ def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
 class EventStreamResponse(Response):
     """Subscribes, streams until the client is gone, unsubscribes: all in one call of the server's task.
 
+    Args:
+        entered: told once the client is in.
+
     A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
     """
 
@@ -112,6 +115,7 @@ class EventStreamResponse(Response):
         self,
         server: ClientServer,
         channel: str,
+        entered: Callable[[Connection], None],
         *,
         since: Position | None = None,
         user: str = "",
@@ -121,6 +125,7 @@ class EventStreamResponse(Response):
         del self.headers["content-length"]
         self._server = server
         self._channel = channel
+        self._entered = entered
         self._since = since
         self._user = user
         self._info = info
@@ -135,6 +140,7 @@ class EventStreamResponse(Response):
             await self._server.node.subscribe(connection, self._channel, since=self._since)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
+            self._entered(connection)
             await pump(connection, stream.read, scope, receive, send)
         finally:
             self._server.node.leave(connection)
@@ -147,7 +153,7 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 async def pump(
     connection: Connection, read: Callable[[], Awaitable[bytes]], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Carry what `read` returns to the client of a response that has started, until it returns nothing or the client goes.
+    """Carry what `read` returns to the client of a response that has started, until one of them ends.
 
     A client that takes nothing for 8 s is slow (3008).
     """

@@ -119,12 +119,24 @@ def subscription_claims(payload: Mapping[str, Any]) -> SubscriptionClaims:
     )
 
 
+def subscription_options(params: Mapping[str, Any]) -> SubscriptionOptions:
+    """Return how a service wants a client to be subscribed: the members of `subs`. Raises: InvalidToken."""
+    try:
+        return _options(_Options.model_validate(params))
+    except ValidationError as exc:
+        raise InvalidToken(_first_error(exc)) from None
+
+
+def _first_error(exc: ValidationError) -> str:
+    error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+
+
 def _checked(shape: type[_Claims], payload: Mapping[str, Any]) -> _Claims:
     try:
         return shape.model_validate(payload)
     except ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise InvalidToken(f"{'.'.join(map(str, error['loc']))}: {error['msg']}") from None
+        raise InvalidToken(_first_error(exc)) from None
 
 
 def _user(name: str) -> str:

@@ -51,21 +51,22 @@ class TokenVerifier:
 
     async def connection(self, token: str) -> ConnectionClaims:
         """Return what a connection token says. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
-        return connection_claims(await self._payload(token))
+        return connection_claims(await self.payload(token))
 
     async def subscription(self, token: str) -> SubscriptionClaims:
         """Return what a subscription token says; who compares its user and channel is the caller.
 
         Raises: InvalidToken, ExpiredToken, KeysUnavailable.
         """
-        return subscription_claims(await self._payload(token))
+        return subscription_claims(await self.payload(token))
 
     async def aclose(self) -> None:
         """Let go of what fetches keys."""
         if self._key_set is not None:
             await self._key_set.aclose()
 
-    async def _payload(self, token: str) -> dict[str, Any]:  # Any: JSON
+    async def payload(self, token: str) -> dict[str, Any]:  # Any: JSON
+        """Return all claims of a token, as they are. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidToken(f"{len(token)} characters, at most {MAX_TOKEN_BYTES} are allowed")
         algorithm, key_id = _header_of(token)

@@ -61,7 +61,9 @@ class Wire:
         """Return what a client's payload is: JSON is text, and in the Protobuf encoding whatever is UTF-8."""
         return self.codec.kind if self.codec.kind is Kind.TEXT or not frames.is_utf8(data) else Kind.TEXT
 
-    def publications(self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None) -> list[Members]:
+    def publications(
+        self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None
+    ) -> list[Members]:
         """Return publications as they stand in a reply: those with such tags, as differences from the second on."""
         codec, members = self.codec, []
         before: bytes | None = None

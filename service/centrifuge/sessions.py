@@ -7,10 +7,10 @@ import base64
 import math
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import structlog
 
-from service.auth import Override, SubscriptionOptions
+from service.auth import InvalidToken, SubscriptionOptions
+from service.auth.claims import subscription_options
 from service.centrifuge import subscribing
 from service.centrifuge.json_codec import JsonCodec
 from service.centrifuge.protobuf_codec import ProtobufCodec
@@ -18,6 +18,7 @@ from service.centrifuge.pushes import Wire
 from service.centrifuge.session import Session
 from service.errors import EXPIRED, UNSUBSCRIBED, ClientError, ErrorCode
 from service.messages import Kind
+from service.survey import UnknownNode
 from service.tasks import end
 from service.transports import frames
 from service.transports.stream import CommandStream
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
     from service.auth.tokens import TokenVerifier
     from service.centrifuge.codec import Members
-    from service.centrifuge.deadlines import Deadlines
+    from service.deadlines import Deadlines
     from service.config import Settings
     from service.hooks import Application
     from service.node import Node
-    from service.survey import Handler
+    from service.survey import Handler, Survey
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,10 @@ class Sessions:
         verifier: TokenVerifier,
         application: Application,
         deadlines: Deadlines,
+        survey: Survey,
         settings: Settings,
     ) -> None:
+        self._survey = survey
         self.node = node
         self.verifier = verifier
         self.application = application
@@ -117,22 +120,37 @@ class Sessions:
             "refresh": self._refresh,
         }
 
+    async def emulate(self, node_id: str, session_id: str, data: bytes) -> bool:
+        """Give commands to a session whose replies stream from some node; return whether there is such a session.
+
+        Delivery: at most once. Raises: BrokerUnavailable; then nobody knows.
+        """
+        if node_id == self.node.id:
+            return self._do(session_id, data)
+        params = {"session": session_id, "data": base64.b64encode(data).decode()}
+        try:
+            answers = await self._survey.ask("emulate", params, node_id=node_id)
+        except UnknownNode:
+            return False
+        return any(answer.get("found", False) for answer in answers.values())
+
     async def _emulate(self, params: Mapping[str, Any]) -> Members:
-        """Do commands that a client has sent to some node. `data`: base64."""
-        session = self._by_id.get(params["session"])
+        """Do commands that a client has sent to another node. `data`: base64."""
+        return {"found": self._do(params["session"], base64.b64decode(params["data"]))}
+
+    def _do(self, session_id: str, data: bytes) -> bool:
+        session = self._by_id.get(session_id)
         stream = None if session is None else session.connection.transport
         if session is None or not isinstance(stream, CommandStream):
-            return {"found": False}
+            return False
         stream.has_been_heard = True
-        session.on_message(session.connection, session.wire.codec.kind, base64.b64decode(params["data"]))
-        return {"found": True}
+        session.on_message(session.connection, session.wire.codec.kind, data)
+        return True
 
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
-        options = SubscriptionOptions(
-            info=_bytes_of(params, "info"), data=_bytes_of(params, "data"), override=_override(params.get("override"))
-        )
+        options = options_of(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -165,7 +183,7 @@ class Sessions:
             expire_at_s = params.get("expire_at") or 0
             expiry = self.expiry(expire_at_s)
             if params.get("info") is not None:
-                session.connection.info = _bytes_of(params, "info")
+                session.connection.info = options_of(params).info
             session.expire_at(expire_at_s)
             session.push("", "refresh", expiry)
         return {}
@@ -184,32 +202,17 @@ class Sessions:
 
 
 def _tell(session: Session, channel: str, result: Members) -> None:
-    told: Members = {name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result}
+    told: Members = {
+        name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result
+    }
     session.push(channel, "subscribe", told)
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
 
 
-def _bytes_of(params: Mapping[str, Any], name: str) -> bytes:
-    """Return a member of the schema's type `bytes`: JSON, or base64 beside it."""
-    if encoded := params.get(f"b64{name}"):
-        return base64.b64decode(encoded)
-    value = params.get(name)
-    return b"" if value is None else orjson.dumps(value)
-
-
-def _override(params: Mapping[str, Any] | None) -> Override | None:
-    if not params:
-        return None
-
-    def value(name: str) -> bool | None:
-        found = params.get(name)
-        return None if found is None else bool(found.get("value"))
-
-    return Override(
-        presence=value("presence"),
-        join_leave=value("join_leave"),
-        push_join_leave=value("force_push_join_leave"),
-        position=value("force_positioning"),
-        recover=value("force_recovery"),
-    )
+def options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
+    """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
+    try:
+        return subscription_options(params)
+    except InvalidToken as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None

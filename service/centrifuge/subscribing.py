@@ -215,9 +215,7 @@ async def _terms(session: Session, channel: str, namespace: Namespace, params: M
     # An application decides in the place of the namespace, but not against what a channel's name says.
     is_asked = claims is None and Hook.SUBSCRIBE in application.handles and not is_limited(channel)
     if not is_asked:
-        may(
-            Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None
-        )
+        may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
         options = SubscriptionOptions(info=claims.info, data=claims.data, override=claims.override)
         return _Terms(options, claims.expire_at_s or 0)

@@ -45,17 +45,21 @@ class Room:
 class Chat:
     """The classic chat: what one says is answered to the sender and told to everyone. Implements `Receiver`."""
 
-    __slots__ = ("_channel", "_client_id", "_publisher")
+    __slots__ = ("_channel", "_client_id", "_may_publish", "_publisher")
 
-    def __init__(self, publisher: Publisher, channel: str, client_id: str) -> None:
+    def __init__(self, publisher: Publisher, channel: str, client_id: str, *, may_publish: bool) -> None:
         self._publisher = publisher
         self._channel = channel
+        self._may_publish = may_publish
         self._client_id = client_id
 
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Answer `You: x`, and tell everyone who says x."""
         if kind is Kind.BINARY:
             connection.close(UNSUPPORTED_DATA)
+            return
+        if not self._may_publish:
+            connection.close(PERMISSION_DENIED)
             return
         connection.send(connection.encoding.encode(Publication(self._channel, b"You: " + data)))
         said = f"Client #{self._client_id} says: ".encode() + data
@@ -66,7 +70,7 @@ class Chat:
 
     def on_closed(self, connection: Connection) -> None:
         """Tell everyone who left."""
-        if connection.opened_at_s is None:
+        if connection.opened_at_s is None or not self._may_publish:
             return
         left = f"Client #{self._client_id} left the chat".encode()
         self._publisher.publish_for(connection, Publication(self._channel, left))
