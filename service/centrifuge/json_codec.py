@@ -70,7 +70,7 @@ class JsonCodec:
     ping = b"{}"
 
     def commands(self, frame: bytes) -> Iterator[Command]:
-        """See `Codec.commands`."""
+        """See `Codec.commands`. What is in `data` is written anew: whole numbers past 64 bits become floats."""
         is_empty = True
         for line in frame.split(b"\n"):
             if line and not line.isspace():
