@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,55 +13,54 @@ from service.centrifuge.codec import METHODS, Command, MalformedFrame, Members
 from service.messages import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from service.messages import Publication
 
-_MAX_ID = 2**32 - 1
-_STRING = frozenset((str,))
-_NUMBER = frozenset((int,))
-_FLAG = frozenset((bool,))
-_OBJECT = frozenset((dict,))
+_UNSIGNED_32, _UNSIGNED_64 = range(2**32), range(2**64)
+_SIGNED_32, _SIGNED_64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 # Any JSON value, which becomes its text.
-_VALUE: frozenset[type] = frozenset()
+_VALUE = object
 
-_SUBSCRIBE: Mapping[str, frozenset[type]] = {
-    "channel": _STRING,
-    "token": _STRING,
-    "recover": _FLAG,
-    "epoch": _STRING,
-    "offset": _NUMBER,
+# The type of each member; of a whole number its range.
+_Types = Mapping[str, type | range]
+_SUBSCRIBE: _Types = {
+    "channel": str,
+    "token": str,
+    "recover": bool,
+    "epoch": str,
+    "offset": _UNSIGNED_64,
     "data": _VALUE,
-    "positioned": _FLAG,
-    "recoverable": _FLAG,
-    "join_leave": _FLAG,
-    "delta": _STRING,
-    "tf": _OBJECT,
-    "flag": _NUMBER,
+    "positioned": bool,
+    "recoverable": bool,
+    "join_leave": bool,
+    "delta": str,
+    "tf": dict,
+    "flag": _SIGNED_64,
 }
-_MEMBERS: Mapping[str, Mapping[str, frozenset[type]]] = {
+_MEMBERS: Mapping[str, _Types] = {
     "connect": {
-        "token": _STRING,
+        "token": str,
         "data": _VALUE,
-        "subs": _OBJECT,
-        "name": _STRING,
-        "version": _STRING,
-        "headers": _OBJECT,
-        "flag": _NUMBER,
+        "subs": dict,
+        "name": str,
+        "version": str,
+        "headers": dict,
+        "flag": _SIGNED_64,
     },
     "subscribe": _SUBSCRIBE,
-    "unsubscribe": {"channel": _STRING},
-    "publish": {"channel": _STRING, "data": _VALUE},
-    "presence": {"channel": _STRING},
-    "presence_stats": {"channel": _STRING},
-    "history": {"channel": _STRING, "limit": _NUMBER, "since": _OBJECT, "reverse": _FLAG},
+    "unsubscribe": {"channel": str},
+    "publish": {"channel": str, "data": _VALUE},
+    "presence": {"channel": str},
+    "presence_stats": {"channel": str},
+    "history": {"channel": str, "limit": _SIGNED_32, "since": dict, "reverse": bool},
     "ping": {},
     "send": {"data": _VALUE},
-    "rpc": {"data": _VALUE, "method": _STRING},
-    "refresh": {"token": _STRING},
-    "sub_refresh": {"channel": _STRING, "token": _STRING},
+    "rpc": {"data": _VALUE, "method": str},
+    "refresh": {"token": str},
+    "sub_refresh": {"channel": str, "token": str},
 }
-_SINCE = {"offset": _NUMBER, "epoch": _STRING}
+_SINCE: _Types = {"offset": _UNSIGNED_64, "epoch": str}
 
 
 class JsonCodec:
@@ -70,7 +70,7 @@ class JsonCodec:
     ping = b"{}"
 
     def commands(self, frame: bytes) -> Iterator[Command]:
-        """See `Codec.commands`."""
+        """See `Codec.commands`. What is in `data` is written anew: whole numbers past 64 bits become floats."""
         is_empty = True
         for line in frame.split(b"\n"):
             if line and not line.isspace():
@@ -104,8 +104,9 @@ class JsonCodec:
             orjson.loads(data)
         except orjson.JSONDecodeError:
             return orjson.dumps(data.decode())
-        # Between values a line end is only space, but clients split frames at it; inside strings it cannot stand.
-        return data.replace(b"\n", b" ") if b"\n" in data else data
+        # Between values a line end is only space, but clients split frames, and event streams, at it; inside strings
+        # it cannot stand.
+        return data.replace(b"\n", b" ").replace(b"\r", b" ")
 
     def full(self, payload: bytes) -> bytes:
         """See `Codec.full`: a JSON string that holds the payload's text."""
@@ -128,8 +129,10 @@ def _command(line: bytes) -> Command:
         raise MalformedFrame(f"not JSON: {exc.msg}") from None
     if type(command) is not dict:
         raise MalformedFrame("a command is a JSON object")
-    command_id = command.get("id", 0)
-    if type(command_id) is not int or not 0 <= command_id <= _MAX_ID:
+    command_id = command.get("id")
+    if command_id is None:
+        command_id = 0
+    elif not _is_of(_UNSIGNED_32, command_id):
         raise MalformedFrame("an id is a whole number of 32 bits")
     for method in METHODS:
         params = command.get(method)
@@ -138,7 +141,7 @@ def _command(line: bytes) -> Command:
     return Command(command_id, "", {})
 
 
-def _members(what: str, members: Any, types: Mapping[str, frozenset[type]]) -> Members:  # Any: JSON
+def _members(what: str, members: Any, types: _Types) -> Members:  # Any: JSON
     """Return the members that the schema knows. Raises: MalformedFrame if one is of another type."""
     if type(members) is not dict:
         raise MalformedFrame(f"{what} is a JSON object")
@@ -148,13 +151,27 @@ def _members(what: str, members: Any, types: Mapping[str, frozenset[type]]) -> M
         if expected is None or value is None:
             continue
         if expected is _VALUE:
-            found[name] = orjson.dumps(value)
-        elif type(value) in expected:
+            found[name] = _text(value)
+        elif _is_of(expected, value):
             found[name] = value
         else:
-            raise MalformedFrame(f"{what}.{name} is not of the type {'or '.join(each.__name__ for each in expected)}")
+            raise MalformedFrame(f"{what}.{name} is of another type, or out of its range")
     if "since" in found:
         found["since"] = _members("since", found["since"], _SINCE)
     if "subs" in found:
         found["subs"] = {name: _members("subs", each, _SUBSCRIBE) for name, each in found["subs"].items()}
+    if not all(type(each) is str for each in found.get("headers", {}).values()):
+        raise MalformedFrame("headers are strings")
     return found
+
+
+def _is_of(expected: type | range, value: Any) -> bool:  # Any: JSON
+    """Return whether a value is of the type itself: true is no number."""
+    return type(value) is int and value in expected if isinstance(expected, range) else type(value) is expected
+
+
+def _text(value: Any) -> bytes:  # Any: JSON
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+        raise MalformedFrame(f"data: {exc}") from None
