@@ -72,7 +72,7 @@ class Admission:
         return visitor
 
     async def by_token(self, token: str) -> Visitor:
-        """Return who a token says that a client is. Raises: ClientError 101, 109; BrokerUnavailable for want of a key."""
+        """Return who a token says that a client is. Raises: ClientError 101, 109; BrokerUnavailable without its key."""
         try:
             return _visitor(await self._verifier.connection(token))
         except ExpiredToken:

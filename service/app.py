@@ -103,7 +103,14 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         verifier = read_verifier(settings)
         application = HookedApplication(Handlers(), AnswerCheck(max_message_bytes=settings.max_message_bytes))
         deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-        sessions = Sessions(node, verifier, application, deadlines, survey, settings)
+        sessions = Sessions(
+            node,
+            verifier=verifier,
+            application=application,
+            deadlines=deadlines,
+            survey=survey,
+            settings=settings,
+        )
         handlers.update(sessions.handlers())
         for channel in survey.channels:
             node.listen(channel, survey.take)

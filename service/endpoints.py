@@ -94,7 +94,7 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     """A plain room: every frame reaches every client of the room, the sender too, as it was.
 
     With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
-    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. Who it is its token says, see docs/auth.md; where nobody
+    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. Who it is its token says (docs/auth.md); where nobody
     is checked, `?user=ada&info={"color":"red"}` does: user is at most 128 bytes, info JSON of at most 1 KiB.
     Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
     """

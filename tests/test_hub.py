@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from service.connection import Encoding
-from service.connection import Subscription
+from service.connection import Encoding, Subscription
 from service.errors import SHUTDOWN
 from service.hub import Hub
 from service.messages import Event, Position, Publication, Resumption

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from service.auth.permissions import Action, may
 from service.brokers import Published
 from service.centrifuge import connecting, subscribing
-from service.centrifuge.positions import since_of
 from service.centrifuge.codec import client_members
+from service.centrifuge.positions import since_of
 from service.channels import check_channel
 from service.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
 from service.hooks import Hook, PublishEvent, RpcEvent
-from service.messages import Position, Publication
+from service.messages import Publication
 from service.namespaces import MAX_RECOVERED
 from service.presence import MAX_PAGE_LENGTH
 

@@ -10,7 +10,7 @@ from service.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnava
 from service.auth.permissions import Client
 from service.centrifuge import subscribing
 from service.errors import CHANNEL_LIMIT, INVALID_TOKEN, ClientError, ErrorCode
-from service.hooks import ConnectEvent, ConnectedEvent, Hook, RefreshEvent
+from service.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 
 if TYPE_CHECKING:
     from service.centrifuge.codec import Command, Members

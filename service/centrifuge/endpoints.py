@@ -1,4 +1,4 @@
-"""Where clients of the Centrifuge protocol connect: by WebSocket, or by a response that streams and requests beside it."""
+"""Where clients of the Centrifuge protocol connect: by WebSocket, or by a response that streams."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ async def http_stream(request: Request) -> Response:
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
     body = await _body(request)
-    return CommandStreamResponse(request.app.state.clients, sessions, wire, "http_stream", body, request.headers)
+    return CommandStreamResponse(
+        request.app.state.clients, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+    )
 
 
 @router.get("/connection/sse", response_class=Response, tags=["client protocol"])
@@ -69,7 +71,9 @@ async def sse(request: Request) -> Response:
     """
     sessions = _sessions_of(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
-    return CommandStreamResponse(request.app.state.clients, sessions, sessions.sse, "sse", first, request.headers)
+    return CommandStreamResponse(
+        request.app.state.clients, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+    )
 
 
 @router.post("/emulation", response_class=Response, status_code=204, tags=["client protocol"])

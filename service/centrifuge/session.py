@@ -11,6 +11,7 @@ import structlog
 from service.auth.permissions import Client
 from service.centrifuge.codec import MalformedFrame
 from service.centrifuge.commands import HANDLERS
+from service.connection import Pause, State
 from service.errors import (
     BAD_REQUEST,
     EXPIRED,
@@ -26,7 +27,6 @@ from service.errors import (
     ErrorCode,
     Refused,
 )
-from service.connection import Pause, State
 from service.hooks import Caller, DisconnectEvent
 
 if TYPE_CHECKING:

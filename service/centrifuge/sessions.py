@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from service.auth.tokens import TokenVerifier
     from service.centrifuge.codec import Members
-    from service.deadlines import Deadlines
     from service.config import Settings
+    from service.deadlines import Deadlines
     from service.hooks import Application
     from service.node import Node
     from service.survey import Handler, Survey
@@ -49,6 +49,7 @@ class Sessions:
     def __init__(
         self,
         node: Node,
+        *,
         verifier: TokenVerifier,
         application: Application,
         deadlines: Deadlines,

@@ -35,6 +35,7 @@ class CommandStreamResponse(Response):
         server: ClientServer,
         sessions: Sessions,
         wire: Wire,
+        *,
         transport_name: str,
         first: bytes,
         headers: Mapping[str, str],

@@ -71,7 +71,7 @@ async def subscribe(session: Session, command: Command) -> None:
         session.reply(command, result)
         session.hold(channel, held)
 
-    await _subscribe(session, channel, namespace, wanted, terms.options, greet)
+    await _subscribe(session, channel, namespace, wanted=wanted, options=terms.options, greet=greet)
 
 
 async def subscribe_by_server(
@@ -102,7 +102,7 @@ async def subscribe_by_server(
         if greet is not None:
             greet(result)
 
-    await _subscribe(session, channel, namespace, wanted, options, take)
+    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=take)
     return found
 
 
@@ -110,6 +110,7 @@ async def _subscribe(
     session: Session,
     channel: str,
     namespace: Namespace,
+    *,
     wanted: _Wanted,
     options: SubscriptionOptions,
     greet: Callable[[Members], None],
@@ -228,7 +229,7 @@ async def _terms(session: Session, channel: str, namespace: Namespace, params: M
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
-    """Return what a subscription token says, if it is for this client and channel. Raises: ClientError 103, 109, 100."""
+    """Return what a subscription token says, if it is for this client and channel. Raises: ClientError 103, 109."""
     try:
         claims = await session.sessions.verifier.subscription(token)
     except ExpiredToken:
