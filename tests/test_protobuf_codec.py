@@ -105,7 +105,7 @@ def test_members_of_later_versions_are_ignored() -> None:
         b"",
         b"\x80",
         b"\xff" * 11,
-        b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"\xff" * 9 + b"\x01",
         b"\xff\xff\xff\xff\x0f",
         b"\x05\x08\x01",
         b"\x01\x08",

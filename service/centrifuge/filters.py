@@ -11,7 +11,7 @@ import enum
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -65,7 +65,7 @@ class Leaf:
     compare: Compare
     value: str = ""
     values: frozenset[str] = frozenset()
-    number: Decimal | None = field(default=None, compare=False)
+    number: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

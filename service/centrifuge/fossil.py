@@ -7,7 +7,6 @@ Source: fossil-scm.org, "Fossil Delta Format"; the way to find what can be copie
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -15,9 +14,12 @@ if TYPE_CHECKING:
 
 _DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"
 _BLOCK_BYTES = 16
-# Blocks of the one payload are looked at every 4 bytes, of the other every 5. As these have no common divisor, each run
-# of 16 + 4 * 5 - 1 bytes that both have is found, with half the look-ups of a search at every place.
-_BEFORE_STEP, _AFTER_STEP = 4, 5
+# Blocks of the payload before are known at every 4th place, and looked for at every 5th of the other. As two numbers in
+# sequence have no common divisor, each run of 16 + 4 * 5 - 1 bytes that both have is found, with half the look-ups.
+_STEP = 4
+# Bounds on the work, 10 ms each: past 64 KiB the steps grow, and what comes after so many copies is inserted.
+_MOST_LOOK_UPS = 16 * 1024
+_MOST_COPIES = 2048
 # A copy takes 4 to 7 bytes, and the command after it one or two of its own: below this, inserting is as short.
 _SHORTEST_COPY_BYTES = 8
 
@@ -39,13 +41,13 @@ def create_delta(before: bytes, after: bytes, *, is_text: bool) -> bytes:
     parts = [_number(len(after)), b"\n"]
     done = 0
     for found in _copies(before, after):
-        copy = _whole_characters(found, after) if is_text else found
-        if copy.end - copy.start < _SHORTEST_COPY_BYTES:
+        start, end, source = _whole_characters(found, after) if is_text else found
+        if end - start < _SHORTEST_COPY_BYTES:
             continue
-        if copy.start > done:
-            parts += (_number(copy.start - done), b":", after[done : copy.start])
-        parts += (_number(copy.end - copy.start), b"@", _number(copy.source), b",")
-        done = copy.end
+        if start > done:
+            parts += (_number(start - done), b":", after[done:start])
+        parts += (_number(end - start), b"@", _number(source), b",")
+        done = end
     if done < len(after):
         parts += (_number(len(after) - done), b":", after[done:])
     parts += (_number(_checksum(after)), b";")
@@ -69,24 +71,26 @@ def _blocks(before: bytes, after: bytes, start: int, stop: int) -> Iterator[_Cop
     """
     if stop - start < _BLOCK_BYTES:
         return
+    step = max(_STEP, len(before) // _MOST_LOOK_UPS, (stop - start) // _MOST_LOOK_UPS)
     # Backwards, so that what is there more than once is known by its first place, from which most may follow.
-    places = range(0, len(before) - _BLOCK_BYTES + 1, _BEFORE_STEP)
+    places = range(0, len(before) - _BLOCK_BYTES + 1, step)
     known = {before[at : at + _BLOCK_BYTES]: at for at in reversed(places)}
     at = done = start
-    shift = 0
-    while at + _BLOCK_BYTES <= stop:
+    shift = copies = 0
+    while at + _BLOCK_BYTES <= stop and copies < _MOST_COPIES:
         block = after[at : at + _BLOCK_BYTES]
         source = known.get(block)
         if source is None:
-            at += _AFTER_STEP
+            at += step + 1
             continue
         # What repeats is most often meant in its turn: the rows of a table have the same keys.
-        if at + shift >= 0 and before[at + shift : at + shift + _BLOCK_BYTES] == block:
+        if before[at + shift : at + shift + _BLOCK_BYTES] == block:
             source = at + shift
         back = _shared_before(before, source, after, at, min(source, at - done))
         more = _shared_from(before, source, after, at, min(len(before) - source, stop - at))
         yield _Copy(at - back, at + more, source - back)
         shift = source - at
+        copies += 1
         at = done = at + more
 
 
@@ -131,7 +135,6 @@ def _number(value: int) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """Return the sum of the data's big-endian words of 32 bits, zeros added at its end."""
-    padded = data + bytes(-len(data) % 4)
-    words: tuple[int, ...] = struct.unpack(f">{len(padded) // 4}I", padded)
-    return sum(words) & 0xFFFFFFFF
+    """Return the sum of the data's big-endian words of 32 bits, the last one filled with zeros."""
+    columns = (sum(data[place::4]) << (24 - 8 * place) for place in range(4))
+    return sum(columns) & 0xFFFFFFFF
