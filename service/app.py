@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from service import __version__, api, endpoints
+from service import __version__, api, endpoints, polling
 from service.admission import Admission
 from service.auth.tokens import read_verifier
 from service.brokers.client import connect
@@ -150,6 +150,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app.state.settings = settings
     app.include_router(endpoints.router)
     app.include_router(centrifuge_endpoints.router)
+    app.include_router(polling.router)
     app.include_router(api.router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
