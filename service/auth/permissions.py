@@ -79,6 +79,12 @@ def users_of(channel: str) -> frozenset[str] | None:
     return frozenset(names.split(",")) - {""} if separator else None
 
 
+def personal_channel(namespace_name: str, user: str) -> str | None:
+    """Return a user's own channel, such as `user:#42`; None if others would be in it: for a name with `,` or `#`."""
+    channel = f"{namespace_name}:{_USERS}{user}"
+    return channel if user and channel.rpartition(_USERS)[2].split(",") == [user] else None
+
+
 def _may_subscribe(channel: str, namespace: Namespace, client: Client, *, has_token: bool) -> None:
     is_granted = _is_granted(Action.SUBSCRIBE, channel, client)
     if channel.startswith(PRIVATE) and not (has_token or is_granted or client.is_trusted):
