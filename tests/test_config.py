@@ -51,6 +51,7 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_JWKS_URL", "id.example/keys"),
         ("ROOMCAST_JWKS_URL", "ftp://id.example/keys"),
         ("ROOMCAST_JWKS_URL", "https:///keys"),
+        ("ROOMCAST_JWKS_URL", "https://user:password@id.example/keys"),
         ("ROOMCAST_JWKS_URL", "https://id.example/a key"),
         ("ROOMCAST_TOKEN_LEEWAY_S", "-1"),
         ("ROOMCAST_TOKEN_LEEWAY_S", "301"),
