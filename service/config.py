@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     @field_validator("jwks_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+(/\S*)?", value):
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#@]+(/\S*)?", value):
             raise ValueError("must be https://host/path, or http:// where the network is trusted")
         return value
 
