@@ -46,6 +46,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
         {"orjson", "redis", "structlog"},
     ),
+    "service.hooks": (
+        VALUES | {"service.brokers", "service.config", "service.hooks", "service.protocols.info", "service.tasks"},
+        {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
+    ),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
@@ -67,7 +71,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
-        VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
+        VALUES
+        | {"service.brokers", "service.hooks.stream", "service.hooks.webhooks", "service.presence.events"}
+        | {"service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),
 }
