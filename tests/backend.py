@@ -68,7 +68,9 @@ class Backend:
     def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
-        config = uvicorn.Config(self._serve, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=0)
+        config = uvicorn.Config(
+            self._serve, interface="asgi3", lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=0
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()

@@ -36,6 +36,7 @@ from service.hooks.handlers import NoAnswer
 from service.hooks.proxy import ProxyHandlers
 from service.hooks.proxy_bodies import ConnectResult, read_reply
 from tests.backend import Asked, Backend, hang, json_response
+from tests.cluster import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -230,7 +231,7 @@ GARBAGE: list[tuple[Response, str]] = [
     (Response(b"null"), "the reply: "),
     (Response(b"{}"), "no result, error or disconnect"),
     (Response(b'{"result": []}'), "result: "),
-    (Response(b'{"result": {"data": 1, "b64data": "?"}}'), "not base64"),
+    (Response(b'{"result": {"data": 1, "b64data": "?"}}'), "b64data: Value error, Only base64"),
     (Response(b'{"result": {"b64data": "bm8ganNvbg=="}}'), "data is not JSON"),
     (Response(b'{"error": {"code": 200, "message": "x"}}'), "codes from 400 to 1999, not 200"),
     (Response(b'{"error": {"code": "404"}}'), "error.code: "),
@@ -307,12 +308,10 @@ async def test_the_circuit_opens_lets_one_through_and_closes(backend: Backend) -
             for _ in range(8):
                 await failure(it)
             assert len(backend.asked) == 5, "nothing is asked while it is open"
-            assert circuit.state is CircuitState.OPEN
 
             clock.now_s += 1
             await failure(it)
             assert len(backend.asked) == 6
-            assert circuit.state is CircuitState.OPEN
 
             backend.answer = answer({"result": {"data": 1}})
             clock.now_s += 1.9
@@ -368,7 +367,8 @@ async def test_a_client_that_goes_while_it_waits_leaves_the_circuit_half_open_to
 
         backend.answer = arrive_and_hang
         waiting = asyncio.create_task(it.on_rpc(ECHO))
-        await arrived.wait()
+        async with asyncio.timeout(DEADLINE_S):
+            await arrived.wait()
         waiting.cancel()
         await asyncio.wait([waiting])
         backend.answer = answer({"result": {}})
