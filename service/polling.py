@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -22,7 +22,7 @@ from service.tasks import run_together
 from service.transports.pending import PendingWrites
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.errors import Disconnect
     from service.messages import Event
@@ -107,7 +107,7 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
 
 def _answer(greeting: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
     publications = b"[%b]" % found.removesuffix(b",")
-    newest = next(reversed(orjson.loads(publications)), {})
+    newest: Mapping[str, Any] = next(reversed(orjson.loads(publications)), {})
     began = next((event.position for event in greeting if isinstance(event, Resumption)), None)
     position = {name: newest[name] for name in ("offset", "epoch") if name in newest} or (
         {} if began is None else began._asdict()

@@ -66,6 +66,21 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_REDIS_TIMEOUT_S", "61"),
         ("ROOMCAST_SHUTDOWN_TIMEOUT_S", "0"),
         ("ROOMCAST_METRICS_INTERVAL_S", "0"),
+        ("ROOMCAST_ON_RPC", "no colon"),
+        ("ROOMCAST_ON_RPC", "module:"),
+        ("ROOMCAST_HOOK_TIMEOUT_S", "0"),
+        ("ROOMCAST_HOOK_THREADS", "0"),
+        ("ROOMCAST_HOOK_HEADERS", "Cookie,Host"),
+        ("ROOMCAST_HOOK_HEADERS", "Cookie X-Id"),
+        ("ROOMCAST_PROXY_URL", "localhost:3000"),
+        ("ROOMCAST_PROXY_URL", "http://user:TOPSECRET@localhost/"),
+        ("ROOMCAST_PROXY_URL", "http://localhost:99999/"),
+        ("ROOMCAST_PROXY_URL", "http://localhost/?a=b"),
+        ("ROOMCAST_PROXY_EVENTS", "connect,disconnect"),
+        ("ROOMCAST_PROXY_TIMEOUT_S", "0"),
+        ("ROOMCAST_WEBHOOK_URL", "ftp://localhost/"),
+        ("ROOMCAST_WEBHOOK_SECRET", "TOPSECRET"),
+        ("ROOMCAST_WEBHOOK_EVENTS", "joined"),
         ("ROOMCAST_LOG_LEVEL", "loud"),
         ("ROOMCAST_LOG_FORMAT", "xml"),
     ],
@@ -144,6 +159,23 @@ def test_shown_settings_mask_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0123456789abcdef" not in str(shown)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [
+        ("ROOMCAST_PROXY_URL", "http://localhost:3000/", "ROOMCAST_PROXY_EVENTS"),
+        ("ROOMCAST_PROXY_EVENTS", "rpc", "ROOMCAST_PROXY_URL"),
+        ("ROOMCAST_WEBHOOK_URL", "http://localhost:3000/", "ROOMCAST_WEBHOOK_SECRET"),
+    ],
+)
+def test_what_belongs_together_is_set_together(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, missing: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=missing):
+        read_settings()
+
+
 def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
 
@@ -155,7 +187,7 @@ def test_the_docs_name_every_setting_with_its_default() -> None:
 
     for name, field in Settings.model_fields.items():
         row = next(line for line in table.splitlines() if line.startswith(f"| `ROOMCAST_{name.upper()}` |"))
-        if field.default_factory is None and field.default is not None:
+        if field.default_factory is None and field.default not in (None, ""):
             shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
             assert row.split(" | ")[1].strip("`") == shown
 

@@ -138,10 +138,10 @@ def test_who_does_not_finish_closing_is_aborted() -> None:
 def test_a_removed_connection_is_forgotten() -> None:
     beating = Beating()
     socket = Socket(beating.heartbeat)
-    beating.heartbeat.watch_congested(socket)  # type: ignore[arg-type]  # a fake of it
-    beating.heartbeat.abort_after(socket, 5.0)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.watch_congested(socket)  # a fake of it
+    beating.heartbeat.abort_after(socket, 5.0)  # a fake of it
 
-    beating.heartbeat.remove(socket)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.remove(socket)  # a fake of it
     beating.pass_s(100)
 
     assert (socket.pings, socket.aborted_with) == (0, [])

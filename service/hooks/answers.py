@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from collections.abc import Mapping
 
 import orjson
@@ -54,7 +56,7 @@ class AnswerCheck:
         _check_time(answer.expire_at_s)
         if not isinstance(answer.override, Override):
             raise _wrong("override", answer.override, "an Override")
-        for name, option in answer.override._asdict().items():
+        for name, option in asdict(answer.override).items():
             if not isinstance(option, bool | None):
                 raise _wrong(name, option, "a bool")
         return answer._replace(info=_info(answer.info), data=self._data(answer.data, caller))
