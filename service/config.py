@@ -249,6 +249,7 @@ class Settings(BaseSettings):
         parts = urlsplit(value or "http://none")
         is_base = info.field_name == "proxy_url"  # something is put behind it
         is_plain = not (is_base and parts.query) and not parts.fragment and "@" not in parts.netloc and parts.port != 0
+        is_plain = is_plain and " " not in (value or "")
         if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
             raise ValueError("must be http://host[:port][/path], or https://, without user and password")
         return value

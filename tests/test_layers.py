@@ -70,7 +70,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.centrifuge.protobuf_codec": (VALUES | {"service.centrifuge"}, {"google"}),
     "service.centrifuge.client_pb2": (set(), {"google"}),
     "service.hooks": (
-        VALUES | {"service.brokers", "service.config", "service.hooks", "service.protocols.info", "service.tasks"},
+        VALUES
+        | {"service.auth", "service.brokers", "service.config", "service.hooks", "service.protocols.info"}
+        | {"service.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "service.transports": (
