@@ -23,6 +23,8 @@ from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.config import read_namespaces
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.hooks.build import make_hooks
+from service.hooks.collector import HookCollector
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
@@ -88,13 +90,18 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
+        hooks = make_hooks(settings, client)
         app.state.clients = ClientServer(node, heartbeat, settings)
         app.state.metrics = registry_of(node)
-        running = asyncio.create_task(run_together(node=node.run(), heartbeat=heartbeat.run()), name="node")
+        app.state.metrics.register(HookCollector(hooks))
+        together = run_together(node=node.run(), heartbeat=heartbeat.run(), hooks=hooks.run())
+        running = asyncio.create_task(together, name="node")
         running.add_done_callback(_on_node_done)
         yield
         await node.settle()
+        await hooks.settle()
         await end(running)
+        await hooks.aclose()
         await node.retire()
         await client.aclose()
 
