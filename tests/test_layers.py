@@ -117,6 +117,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "workers": (
         VALUES
         | {"service.brokers", "service.hooks.stream", "service.hooks.webhooks", "service.presence.events"}
+        | {"service.presence.occupancy"}
         | {"service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import orjson
 
