@@ -22,7 +22,7 @@ from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
 from service.config import ConfigError, Settings, masked, read_namespaces, read_settings, unknown_variables
 from service.errors import BrokerUnavailable, ClientError
-from service.messages import Event, Kind, Publication
+from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
@@ -229,7 +229,7 @@ class _Printer:
         """Wait until nobody reads what is printed any more, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         if not isinstance(event, Publication):
             return
         publication = event

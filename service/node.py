@@ -11,7 +11,7 @@ import structlog
 
 from service.brokers import ALWAYS, Once, Published, Read
 from service.errors import PERMISSION_DENIED, SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
-from service.messages import Position, Publication, Resumption
+from service.messages import Position, Publication, Removal, Resumption
 from service.namespaces import Recovery, Who
 from service.recovery import catch_up_cache, catch_up_stream
 from service.tasks import run_together
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from service.brokers import Broker, IngestCounts, Registry
     from service.connection import Connection
     from service.hub import Hub
-    from service.messages import Event, History
+    from service.messages import Heard, History
     from service.namespaces import Namespace, Namespaces
     from service.presence import Presence
     from service.roster import HubRoster
@@ -154,16 +154,20 @@ class Node:
             self.hub.unsubscribe(connection, channel)
             self._subscription_ended(connection, channel)
 
-    async def publish(self, publication: Publication, *, once: Once = ALWAYS) -> Published:
+    async def publish(self, publication: Publication, *, once: Once = ALWAYS, skip_history: bool = False) -> Published:
         """Publish to the subscribers on every node, this one too.
 
         Delivery: in one order for all subscribers of the channel; see docs/guarantees.md.
+        Args:
+            skip_history: as in a channel without a history: who is not there now never gets it.
         Raises: ClientError for a channel that no namespace has, BrokerUnavailable.
         """
         namespace = self.namespaces.of(publication.channel)
         seen = self.tracker.position(publication.channel)
         try:
-            published = await self.broker.publish(publication, namespace, seen=seen, once=once)
+            published = await self.broker.publish(
+                publication, namespace, seen=seen, once=once, skip_history=skip_history
+            )
         except BrokerUnavailable as exc:
             self._count_taken(exc)
             raise
@@ -174,18 +178,33 @@ class Node:
         """Return a channel's position, and up to `limit` of the publications that are kept of it, in their order.
 
         Args:
-            since: those after it; None: all. newest: the newest ones and not the oldest.
+            newest: the newest ones and not the oldest.
+            since: those after it or, of the newest ones, those before it: where a reader goes on; None: all.
         Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
         """
-        namespace = self.namespaces.of(channel)
-        if not namespace.history_size:
-            raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
-        (found,) = await self.broker.read([Read(channel, namespace, since=since, limit=limit, newest=newest)])
+        namespace = self._kept_namespace(channel)
+        after, before = (None, since) if newest else (since, None)
+        read = Read(channel, namespace, since=after, before=before, limit=limit, newest=newest)
+        (found,) = await self.broker.read([read])
         if isinstance(found, BrokerUnavailable):
             raise found
         if since is not None and since.epoch != found.position.epoch:
             raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
         return found
+
+    async def remove_history(self, channel: str) -> None:
+        """Remove what is kept of a channel; see `Broker.remove_history`.
+
+        Raises: ClientError 108 for a channel without a history; BrokerUnavailable.
+        """
+        self._kept_namespace(channel)
+        await self.broker.remove_history(channel)
+
+    def _kept_namespace(self, channel: str) -> Namespace:
+        namespace = self.namespaces.of(channel)
+        if not namespace.history_size:
+            raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
+        return namespace
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
         """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
@@ -230,7 +249,7 @@ class Node:
         self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
             listener = self._listeners.get(event.channel)
@@ -239,6 +258,8 @@ class Node:
                 return
             self.counts["received"] += 1
             self.tracker.take(event)
+        elif isinstance(event, Removal):
+            self.tracker.removed(event.channel)
         else:
             self.hub.broadcast(event)
 

@@ -126,7 +126,13 @@ class FakeBroker:
         self.unsubscribed.append(channel)
 
     async def publish(
-        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        *,
+        seen: Position | None = None,
+        once: Once = ALWAYS,
+        skip_history: bool = False,
     ) -> Published:
         if self.away:
             raise BrokerUnavailable(self.away)
@@ -158,6 +164,9 @@ class FakeBroker:
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
         return [self.histories.get(read.channel, EMPTY) for read in reads]
+
+    async def remove_history(self, channel: str) -> None:
+        raise NotImplementedError
 
 
 class FakeRegistry:

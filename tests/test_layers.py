@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-VALUES = {"service.errors", "service.messages", "service.channels", "service.namespaces"}
+VALUES = {"service.errors", "service.messages", "service.channels", "service.namespaces", "service.tags"}
 TYPING = {"typing", "__future__", "collections"}
 
 # For each module or package: the modules of ours that it may import, and the outside libraries.
@@ -20,6 +20,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.messages": (set(), set()),
     "service.channels": (VALUES, set()),
     "service.namespaces": (VALUES, set()),
+    "service.tags": (VALUES, set()),
     "service.recovery": (VALUES, set()),
     "service.protocols": (VALUES | {"service.connection"}, {"orjson"}),
     "service.backlog": (set(), set()),
@@ -80,6 +81,7 @@ NO_ASYNCIO = {
     "service.messages",
     "service.channels",
     "service.namespaces",
+    "service.tags",
     "service.recovery",
     "service.encodings",
     "service.connection",
