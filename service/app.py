@@ -17,11 +17,14 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from service import __version__, api, endpoints
+from service import __version__, endpoints
+from service.api import operations, rooms, routes
+from service.api.context import ApiContext
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.config import read_namespaces
+from service.control import Control
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.node import Node
@@ -86,13 +89,15 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             presence=presence,
             roster=roster,
         )
-        survey = Survey(broker, node_id, {})
+        control = Control(hub, roster, node_id=node_id, version=__version__)
+        survey = Survey(broker, node_id, control.handlers())
         for channel in survey.channels:
             node.listen(channel, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
+        app.state.api = ApiContext(node, survey, settings)
         app.state.metrics = registry_of(node)
         running = asyncio.create_task(
             run_together(survey=survey.run(), node=node.run(), heartbeat=heartbeat.run()), name="node"
@@ -112,7 +117,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
     app.include_router(endpoints.router)
-    app.include_router(api.router)
+    for router in (routes.router, rooms.router, operations.router):
+        app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)

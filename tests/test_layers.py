@@ -63,9 +63,24 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.protocols", "service.recovery", "service.serving"},
         {"fastapi", "starlette"},
     ),
+    "service.globs": (VALUES, set()),
+    "service.control": (
+        VALUES
+        | {
+            "service.connection",
+            "service.globs",
+            "service.hub",
+            "service.protocols",
+            "service.roster",
+            "service.survey",
+        },
+        {"psutil"},
+    ),
     "service.api": (
-        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
-        {"fastapi", "orjson", "prometheus_client", "pydantic"},
+        VALUES
+        | {"service.api", "service.brokers", "service.config", "service.encodings", "service.globs", "service.node"}
+        | {"service.presence", "service.recovery", "service.survey", "service.tags"},
+        {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (

@@ -15,7 +15,7 @@ from service.brokers import MAX_CONTROL_BYTES
 from service.brokers.client import Client
 from service.brokers.redis import RedisBroker
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
-from service.messages import Event, Publication
+from service.messages import Heard, Publication
 from service.namespaces import Namespace
 from service.survey import Handler, Survey, UnknownNode
 from service.tasks import end, run_together
@@ -34,7 +34,7 @@ class Ear:
         self.survey = survey
         self.malformed: list[str] = []
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         assert isinstance(event, Publication)
         assert event.channel in self.survey.channels
         self.survey.take(event)
