@@ -16,16 +16,26 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from service import __version__, dev
 from service.app import new_node_id
+from service.auth.keys import local_keys
 from service.brokers.client import OUTAGES, ask, connect, describe
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
-from service.config import ConfigError, Settings, masked, read_namespaces, read_settings, unknown_variables
+from service.config import (
+    ConfigError,
+    Settings,
+    masked,
+    read_namespaces,
+    read_settings,
+    require_auth,
+    unknown_variables,
+)
 from service.errors import BrokerUnavailable, ClientError
 from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
+from service.token_command import token_command
 from workers import ingest, metrics
 from workers.ingest import IngestWorker
 from workers.metrics import MetricsWorker
@@ -62,11 +72,11 @@ def cli() -> None:
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
 def dev_command(host: str, port: int, nodes: int) -> None:
     """Run a whole cluster on this machine."""
-    _settings()
+    settings = _settings()
     if port + nodes - 1 > _LAST_PORT:
         raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
     try:
-        dev.run(host=host, port=port, node_count=nodes)
+        dev.run(settings, host=host, port=port, node_count=nodes)
     except dev.DevError as exc:
         raise Failure(str(exc)) from exc
 
@@ -77,6 +87,11 @@ def dev_command(host: str, port: int, nodes: int) -> None:
 def node_command(host: str, port: int) -> None:
     """Run one node."""
     settings = _settings()
+    try:
+        require_auth(settings)
+        local_keys(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/auth.md)") from exc
     try:
         listener = listen(host, port, settings=settings)
     except OSError as exc:
@@ -148,6 +163,9 @@ def check_command() -> None:
     for name in unknown_variables():
         click.echo(f"{name} is set, but no setting has this name", err=True)
     asyncio.run(_check_redis(settings))
+
+
+cli.add_command(token_command)
 
 
 def main() -> None:

@@ -18,14 +18,23 @@ from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from service import __version__, endpoints
+from service.admission import Admission
 from service.api import operations, rooms, routes
 from service.api.context import ApiContext
+from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.brokers.tickets import Tickets
+from service.centrifuge import endpoints as centrifuge_endpoints
+from service.centrifuge.sessions import Sessions
 from service.config import read_namespaces
 from service.control import Control
+from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.hooks.answers import AnswerCheck
+from service.hooks.application import HookedApplication
+from service.hooks.handlers import Handlers
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
@@ -45,6 +54,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Clients refresh their tokens at the last moment.
+_EXPIRY_GRACE_S = 25.0
 _API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
 
 
@@ -77,7 +88,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         tracker = Tracker(broker, hub.broadcast, time.monotonic)
         registry = NodeRegistry(client, prefix=settings.prefix)
         namespaces = read_namespaces(settings)
-        roster = HubRoster(hub, namespaces, node_id)
+        roster = HubRoster(hub, node_id)
         presence = RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id)
         node = Node(
             node_id,
@@ -89,24 +100,49 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             presence=presence,
             roster=roster,
         )
-        control = Control(hub, roster, node_id=node_id, version=__version__)
-        survey = Survey(broker, node_id, control.handlers())
-        for channel in survey.channels:
-            node.listen(channel, survey.take)
+        survey = Survey(broker, node_id)
+        verifier = read_verifier(settings)
+        application = HookedApplication(Handlers(), AnswerCheck(max_message_bytes=settings.max_message_bytes))
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        sessions = Sessions(
+            node,
+            verifier=verifier,
+            application=application,
+            deadlines=deadlines,
+            survey=survey,
+            settings=settings,
+        )
+        survey.handle(sessions.handlers())
+        survey.handle(
+            Control(hub, roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of).handlers()
+        )
+        node.listen(survey.channels, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
-        app.state.api = ApiContext(node, survey, settings)
+        app.state.api = ApiContext(node, survey, settings, application)
+        app.state.sessions = sessions
+        app.state.deadlines = deadlines
+        app.state.admission = Admission(verifier, Tickets(client, prefix=settings.prefix), settings)
         app.state.metrics = registry_of(node)
         running = asyncio.create_task(
-            run_together(survey=survey.run(), node=node.run(), heartbeat=heartbeat.run()), name="node"
+            run_together(
+                survey=survey.run(),
+                node=node.run(),
+                heartbeat=heartbeat.run(),
+                deadlines=deadlines.run(),
+                application=application.run(),
+            ),
+            name="node",
         )
         running.add_done_callback(_on_node_done)
         yield
         await node.settle()
+        await sessions.end()
         await end(running)
         await node.retire()
+        await verifier.aclose()
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:
@@ -116,8 +152,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
 
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
-    app.include_router(endpoints.router)
-    for router in (routes.router, rooms.router, operations.router):
+    for router in (endpoints.router, centrifuge_endpoints.router, routes.router, rooms.router, operations.router):
         app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)

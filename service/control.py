@@ -32,6 +32,7 @@ class Control:
 
     Connections of every protocol are meant; but who has subscriptions to end one by one ends them by itself.
     Args:
+        session_id_of: returns the id of a connection's session; "" for a plain one.
         clock: `time.monotonic`, seconds.
     """
 
@@ -42,12 +43,14 @@ class Control:
         *,
         node_id: str,
         version: str,
+        session_id_of: Callable[[Connection], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hub = hub
         self._roster = roster
         self._node_id = node_id
         self._version = version
+        self._session_id_of = session_id_of
         self._clock = clock
         self._started_at_s = clock()
         self._process = psutil.Process()
@@ -70,7 +73,7 @@ class Control:
             "name": self._node_id,
             "version": self._version,
             "num_clients": len(connections),
-            "num_users": len({connection.user for connection in connections}),
+            "num_users": self._hub.user_count(),
             "num_subs": sum(len(connection.subscriptions) for connection in connections),
             "num_channels": self._hub.channel_count(),
             "uptime": int(self._clock() - self._started_at_s),
@@ -108,7 +111,7 @@ class Control:
         code, reason = wanted.get("code") or FORCE_DISCONNECT.code, wanted.get("reason") or FORCE_DISCONNECT.reason
         spared = frozenset(params.get("whitelist", ()))
         for connection in self._connections_of(params):
-            if self._roster.info(connection).client not in spared:
+            if self._roster.client_id(connection) not in spared:
                 connection.close(Disconnect(code, reason))
         return {}
 
@@ -124,12 +127,12 @@ class Control:
         return {}
 
     def _connections_of(self, params: Mapping[str, Any]) -> list[Connection]:
-        """Return the connections that a service has named; a session id is none of a connection's."""
-        if params.get("session"):
-            return []
-        client = params.get("client", "")
+        """Return the connections that a service has named: a user's, or the one with this client id, or session id."""
+        user, client, session_id = params["user"], params.get("client", ""), params.get("session", "")
+        nobodies = (connection for connection in self._hub.connections if not connection.user)
         return [
             connection
-            for connection in self._hub.connections
-            if connection.user == params["user"] and client in {"", self._roster.info(connection).client}
+            for connection in (self._hub.of_user(user) if user else nobodies)
+            if client in {"", self._roster.client_id(connection)}
+            and session_id in {"", self._session_id_of(connection)}
         ]

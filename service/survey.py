@@ -79,25 +79,26 @@ class _Asked:
 
 
 class Survey:
-    """Asks other nodes, and answers what they ask.
+    """Asks other nodes, and answers what they ask."""
 
-    Args:
-        handlers: what this node does, by op; an op that several of them have is done by each, one after the other, and
-            their answers are joined. They may raise ClientError and BrokerUnavailable, which travel back.
-    """
-
-    def __init__(self, broker: Broker, node_id: str, *handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, broker: Broker, node_id: str) -> None:
         self._broker = broker
         self._node_id = node_id
         self._handlers: dict[str, list[Handler]] = defaultdict(list)
-        for each in handlers:
-            for op, handler in each.items():
-                self._handlers[op].append(handler)
         self.channels = (_ALL, f"{_ALL}.{node_id}")
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._is_listening = asyncio.Event()
+
+    def handle(self, handlers: Mapping[str, Handler]) -> None:
+        """Answer by these handlers too; an op that has several is done by each in turn, and their answers are joined.
+
+        Args:
+            handlers: by op. They may raise ClientError and BrokerUnavailable, which travel back.
+        """
+        for op, handler in handlers.items():
+            self._handlers[op].append(handler)
 
     async def run(self) -> None:
         """Hear what is asked; end only when cancelled, and the handlers that run with it."""

@@ -92,6 +92,15 @@ def npm() -> str:
 
 
 @pytest.fixture(scope="session")
+def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where scripts can import the npm package `centrifuge`, the SDK of browsers and Node.js."""
+    directory = tmp_path_factory.mktemp("centrifuge-js")
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "centrifuge@5.8.0"]
+    subprocess.run(command, cwd=directory, check=True, timeout=120)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
     """A real server that nobody kills; each test has a prefix of its own in it."""
     with ValkeyServer() as server:

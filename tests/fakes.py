@@ -100,6 +100,8 @@ class FakeBroker:
         self.subscribed: list[str] = []
         self.unsubscribed: list[str] = []
         self.published: list[Publication] = []
+        self.reads: list[Read] = []
+        self.removed: list[str] = []
         self.away: str | None = None
         self.histories: dict[str, History | BrokerUnavailable] = {}
         self.is_slow = False  # what is submitted waits for `take`
@@ -163,10 +165,11 @@ class FakeBroker:
         raise NotImplementedError
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        self.reads += reads
         return [self.histories.get(read.channel, EMPTY) for read in reads]
 
     async def remove_history(self, channel: str) -> None:
-        raise NotImplementedError
+        self.removed.append(channel)
 
 
 class FakeRegistry:
@@ -244,5 +247,5 @@ def node(hub: Hub, broker: FakeBroker) -> Node:
         namespaces=namespaces,
         tracker=tracker,
         presence=FakePresence(),
-        roster=HubRoster(hub, namespaces, "n1"),
+        roster=HubRoster(hub, "n1"),
     )

@@ -265,7 +265,7 @@ async def test_a_batch_is_answered_in_its_order(api: cent.AsyncClient, room: str
 
     replies = (await api.batch(cent.BatchRequest(requests=requests, parallel=parallel))).replies
 
-    offsets = [reply.offset for reply in replies[:5]]
+    offsets = [reply.offset for reply in replies[:5] if isinstance(reply, cent.PublishResult)]
     assert sorted(offsets) == [1, 2, 3, 4, 5]
     assert parallel or offsets == [1, 2, 3, 4, 5]
     assert [type(reply) for reply in replies[5:]] == [

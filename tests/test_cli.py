@@ -41,7 +41,7 @@ def test_help_names_every_command() -> None:
     result = roomcast("--help")
 
     assert result.returncode == 0
-    for command in ("dev", "node", "worker", "publish", "subscribe", "check"):
+    for command in ("dev", "node", "worker", "publish", "subscribe", "token", "check"):
         assert f"  {command} " in result.stdout
 
 
@@ -91,7 +91,7 @@ def test_a_redis_that_is_away_is_one_line_and_exit_code_1(command: list[str]) ->
 
 def test_a_taken_port_is_one_line_and_exit_code_1(redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = roomcast("node", "--port", str(taken.getsockname()[1]), redis_url=redis_url)
+        result = roomcast("node", "--port", str(taken.getsockname()[1]), redis_url=redis_url, insecure="true")
 
     assert_one_line(result, 1, "cannot listen", "--port")
 

@@ -56,6 +56,7 @@ class Project:
     name: str
     port: int
     api_key: str
+    secret: str
 
     def compose(self, *arguments: str, timeout_s: float = 60.0) -> str:
         # Neither an .env file, nor an override, nor a variable of this shell may change what is tested.
@@ -63,6 +64,7 @@ class Project:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment["ROOMCAST_PORT"] = f"127.0.0.1:{self.port}"
         environment["ROOMCAST_API_KEY"] = self.api_key
+        environment["ROOMCAST_SECRET"] = self.secret
         options = ["-p", self.name, "--env-file", os.devnull, "-f", str(COMPOSE_FILE)]
         return run("docker", "compose", *options, *arguments, environment=environment, timeout_s=timeout_s)
 
@@ -117,7 +119,7 @@ def new_project() -> Project:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    return Project(f"roomcast-test-{secrets.token_hex(4)}", port, secrets.token_hex(16))
+    return Project(f"roomcast-test-{secrets.token_hex(4)}", port, secrets.token_hex(16), secrets.token_hex(32))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def received(clients: list[ClientConnection]) -> list[str | bytes]:
 
 
 def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
-    project = Project("roomcast-test", 8080, api_key="")
+    project = Project("roomcast-test", 8080, api_key="", secret="")
 
     config = json.loads(project.compose("config", "--format", "json"))
 
@@ -148,6 +150,7 @@ def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
     assert set(services) == {"redis", "node", "worker", "ingest", "balancer"}
     assert [name for name, service in services.items() if service.get("ports")] == ["balancer"]
     assert services["node"]["environment"]["ROOMCAST_API_KEY"] == ""
+    assert services["node"]["environment"]["ROOMCAST_SECRET"] == ""
     assert all(service.get("healthcheck") and service.get("restart") for service in services.values())
 
 

@@ -20,6 +20,9 @@ class Socket:
         self.pings += 1
         self.has_been_heard = False
 
+    def give_up(self, disconnect: Disconnect) -> None:
+        self.abort(disconnect)
+
     def abort(self, disconnect: Disconnect) -> None:
         self.aborted_with.append(disconnect)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
 from service.globs import compile_glob
+from service.hooks import Caller, Hook, RpcEvent
 from service.presence import MAX_PAGE_LENGTH
 
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ async def rpc(context: ApiContext, wanted: RpcRequest) -> Mapping[str, Any]:  # 
 
     Errors: 108 if the application has none, and its own.
     """
-    if context.on_rpc is None:
+    if Hook.RPC not in context.application.handles:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "the application has no procedures")
-    data = await context.on_rpc(wanted.method, orjson.dumps(wanted.params))
+    caller = Caller(client="", transport="api")
     try:
-        return {"data": orjson.loads(data) if data else None}
-    except orjson.JSONDecodeError:
-        raise ClientError(ErrorCode.INTERNAL, "the application's answer is no JSON") from None
+        data = await context.application.on_rpc(RpcEvent(caller, wanted.method, orjson.dumps(wanted.params)))
+    except Refused as exc:  # what would end a client's connection
+        raise ClientError(ErrorCode.PERMISSION_DENIED, exc.disconnect.reason) from None
+    return {"data": orjson.Fragment(data or b"null")}
 
 
 async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> Mapping[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.errors import ApplicationError, BrokerUnavailable, ClientError, ErrorCode
+
+# What a method of the server API may raise.
+FAILURES = (ClientError, BrokerUnavailable, ApplicationError)
 
 
 class Failure(NamedTuple):
@@ -17,11 +20,13 @@ class Failure(NamedTuple):
     status: int
 
 
-def failure_of(exc: ClientError | BrokerUnavailable) -> Failure:
+def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failure:
     """Return how an exception is answered."""
-    error = exc.error if isinstance(exc, ClientError) else ErrorCode.INTERNAL
-    message = str(exc) if isinstance(exc, ClientError) else exc.reason
-    body: dict[str, Any] = {"code": error.code, "message": message}
-    if error.is_temporary:
-        body["temporary"] = True
-    return Failure(body, error.status)
+    if isinstance(exc, ApplicationError):
+        code, message, status, is_temporary = exc.code, exc.message, 400, exc.is_temporary
+    else:
+        error = exc.error if isinstance(exc, ClientError) else ErrorCode.INTERNAL
+        message = str(exc) if isinstance(exc, ClientError) else exc.reason
+        code, status, is_temporary = error.code, error.status, error.is_temporary
+    body: dict[str, Any] = {"code": code, "message": message}
+    return Failure({**body, "temporary": True} if is_temporary else body, status)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.api import clients, publishing, reading
-from service.api.failures import failure_of
+from service.api.failures import FAILURES, failure_of
 from service.api.requests import (
     ApiRequest,
     BatchRequest,
@@ -106,7 +106,7 @@ async def batch(context: ApiContext, wanted: BatchRequest) -> Mapping[str, Any]:
                     raise ClientError(ErrorCode.BAD_REQUEST, "a command is {method: request}")
                 ((name, request),) = command.items()
                 return {name: await call(context, name, request)}
-            except (ClientError, BrokerUnavailable) as exc:
+            except FAILURES as exc:
                 return {"error": failure_of(exc).body}
 
     if not wanted.parallel:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from service.bodies import read_body
 from service.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
-    from fastapi import Request
-
-_BODY_TIMEOUT_S = 5.0
+    from starlette.requests import Request
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:  # Any: JSON
     """Return what a request's body says. Raises: ClientError 107 if it is no JSON, 106 for too much."""
-    body = bytearray()
     try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"the body has more than {max_bytes} bytes")
-    except TimeoutError:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
-    try:
-        return orjson.loads(body)
+        return orjson.loads(await read_body(request, max_bytes))
     except orjson.JSONDecodeError as exc:
         raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None

@@ -11,11 +11,11 @@ from fastapi.responses import Response
 from service.api.authorization import check_api_key
 from service.api.context import context_of
 from service.api.documentation import documented
-from service.api.failures import failure_of
+from service.api.failures import FAILURES, failure_of
 from service.api.methods import ABSENT, METHODS, batch, call
 from service.api.reader import read_json
 from service.api.requests import BatchRequest, validated
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -32,7 +32,7 @@ async def _answer(request: Request, answered: Callable[[], Awaitable[Mapping[str
     """Return the response: errors too are 200, unless the request wants them as HTTP statuses."""
     try:
         return _json(200, await answered())
-    except (ClientError, BrokerUnavailable) as exc:
+    except FAILURES as exc:
         failure = failure_of(exc)
     if not any(request.headers.get(name) == "transport" for name in _MODE_HEADERS):
         return _json(200, {"error": failure.body})
