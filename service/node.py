@@ -163,7 +163,8 @@ class Node:
             raise
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        subscription = Subscription(encoding, info, namespace.presence)
+        is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
+        subscription = Subscription(encoding, info, namespace.presence, is_silent)
         self.hub.subscribe(connection, channel, subscription, namespace.slow)
         if subscription.is_present:
             self.presence.join(channel, self.roster.info(connection, channel))
