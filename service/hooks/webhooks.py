@@ -42,9 +42,7 @@ class WebhookReceiver:
         timeout_s: longest wait, from the first byte of the request to the status.
     """
 
-    def __init__(
-        self, url: str, secret: str, *, clock: Callable[[], float], timeout_s: float = _TIMEOUT_S
-    ) -> None:
+    def __init__(self, url: str, secret: str, *, clock: Callable[[], float], timeout_s: float = _TIMEOUT_S) -> None:
         self._url = url
         self._secret = secret
         self._clock = clock
