@@ -16,6 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from service import __version__, dev
 from service.app import new_node_id
+from service.auth.keys import local_keys
 from service.brokers.client import OUTAGES, ask, connect, describe
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
@@ -26,16 +27,18 @@ from service.config import (
     masked,
     read_namespaces,
     read_settings,
+    require_auth,
     split_names,
     unknown_variables,
 )
 from service.errors import BrokerUnavailable, ClientError
 from service.hooks.build import webhook_receiver
 from service.hooks.python import load_functions
-from service.messages import Event, Kind, Publication
+from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
+from service.token_command import token_command
 from workers import ingest, metrics, webhooks
 from workers.ingest import IngestWorker
 from workers.metrics import MetricsWorker
@@ -73,11 +76,11 @@ def cli() -> None:
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
 def dev_command(host: str, port: int, nodes: int) -> None:
     """Run a whole cluster on this machine."""
-    _settings()
+    settings = _settings()
     if port + nodes - 1 > _LAST_PORT:
         raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
     try:
-        dev.run(host=host, port=port, node_count=nodes)
+        dev.run(settings, host=host, port=port, node_count=nodes)
     except dev.DevError as exc:
         raise Failure(str(exc)) from exc
 
@@ -89,6 +92,11 @@ def node_command(host: str, port: int) -> None:
     """Run one node."""
     settings = _settings()
     _check_handlers(settings)
+    try:
+        require_auth(settings)
+        local_keys(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/auth.md)") from exc
     try:
         listener = listen(host, port, settings=settings)
     except OSError as exc:
@@ -169,6 +177,9 @@ def check_command() -> None:
     for name in unknown_variables():
         click.echo(f"{name} is set, but no setting has this name", err=True)
     asyncio.run(_check_redis(settings))
+
+
+cli.add_command(token_command)
 
 
 def main() -> None:
@@ -259,7 +270,7 @@ class _Printer:
         """Wait until nobody reads what is printed any more, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         if not isinstance(event, Publication):
             return
         publication = event

@@ -74,7 +74,7 @@ class HistoryRequest(BaseModel):
 
     channel: str = Field(description="for example room:lobby")
     limit: int = Field(0, ge=0, le=MAX_RECOVERED, description="so many publications at most; 0: the position alone")
-    since: PositionRequest | None = Field(None, description="those after this position")
+    since: PositionRequest | None = Field(None, description="those after this position; reversed, those before it")
     reverse: bool = Field(default=False, description="the newest ones, newest first")
 
 

@@ -11,7 +11,16 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from annotated_types import Len
-from pydantic import Field, SecretStr, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.namespaces import DEFAULTS, Namespace, Namespaces
@@ -53,6 +62,42 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(description="X-API-Key of the server API, at least 16 characters; the API is off without one"),
     ] = None
+
+    secret: Annotated[
+        SecretStr | None,
+        Field(description="key that clients' tokens are signed with (HMAC), at least 32 characters"),
+    ] = None
+    previous_secret: Annotated[
+        SecretStr | None,
+        Field(description="the secret before this one: tokens that it signed are taken while clients get new ones"),
+    ] = None
+    public_key_file: Annotated[
+        Path | None,
+        Field(description="PEM file with the public key (RSA, EC, Ed25519) of who signs tokens"),
+    ] = None
+    jwks_url: Annotated[
+        str | None,
+        Len(max_length=2048),
+        Field(description="URL of the public keys (JWKS) of who signs tokens, such as an identity provider"),
+    ] = None
+    token_audience: Annotated[
+        str | None, Len(max_length=256), Field(description="what a token must name as `aud`; without it, none may")
+    ] = None
+    token_issuer: Annotated[
+        str | None, Len(max_length=256), Field(description="what a token must name as `iss`; without it, it may be any")
+    ] = None
+    token_leeway_s: Annotated[
+        float, Field(ge=0, le=300, description="how far the clock of who signs tokens may be from ours")
+    ] = 5.0
+    anonymous: Annotated[
+        bool, Field(description="let clients without a token in, as nobody: what ANYONE may, they may")
+    ] = False
+    insecure: Annotated[
+        bool, Field(description="check no client at all: each is who it says, and needs no token; for trying")
+    ] = False
+    channel_limit: Annotated[
+        int, Field(ge=1, le=10_000, description="how many channels one connection may be subscribed to")
+    ] = 128
 
     max_message_bytes: Annotated[
         int, Field(ge=1, le=16 * 1024 * 1024, description="largest message of a client or of another service")
@@ -117,13 +162,30 @@ class Settings(BaseSettings):
             raise ValueError("ROOMCAST_MAX_UNSENT_BYTES must be at least twice ROOMCAST_MAX_MESSAGE_BYTES")
         return self
 
+    @model_validator(mode="after")
+    def _clients_are_checked_or_not(self) -> Self:
+        named = [
+            f"{ENV_PREFIX}{name.upper()}"
+            for name in ("secret", "previous_secret", "public_key_file", "jwks_url")
+            if getattr(self, name) is not None
+        ]
+        if self.insecure and named:
+            raise ValueError(
+                f"{named[0]} is for checking clients, and ROOMCAST_INSECURE checks none: unset one of them"
+            )
+        if self.previous_secret and not self.secret:
+            raise ValueError("ROOMCAST_PREVIOUS_SECRET needs ROOMCAST_SECRET, the one that follows it")
+        return self
+
     @field_validator("api_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        key = "x" * 16 if value is None else value.get_secret_value()
-        if len(key) < 16 or not key.isascii() or not key.isprintable():
-            raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 16")
-        return value
+    def _long_enough_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return _long_enough(value, 16)
+
+    @field_validator("secret", "previous_secret", "webhook_secret")
+    @classmethod
+    def _long_enough_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        return _long_enough(value, 32)
 
     # How the application takes part: docs/applications.md.
     on_connect: Annotated[Handler, Field(description="handler in Python: who may connect, and as whom")] = None
@@ -181,21 +243,15 @@ class Settings(BaseSettings):
     def _webhook_events(cls, value: str) -> str:
         return _check_names(value, WEBHOOK_EVENTS)
 
-    @field_validator("proxy_url", "webhook_url")
+    @field_validator("jwks_url", "proxy_url", "webhook_url")
     @classmethod
-    def _http_url(cls, value: str | None) -> str | None:
+    def _http_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         parts = urlsplit(value or "http://none")
-        is_plain = not parts.query and not parts.fragment and "@" not in parts.netloc and parts.port != 0
+        is_base = info.field_name == "proxy_url"  # something is put behind it
+        is_plain = not (is_base and parts.query) and not parts.fragment and "@" not in parts.netloc and parts.port != 0
+        is_plain = is_plain and " " not in (value or "")
         if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
             raise ValueError("must be http://host[:port][/path], or https://, without user and password")
-        return value
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _long_enough_to_sign(cls, value: SecretStr | None) -> SecretStr | None:
-        secret = "x" * 32 if value is None else value.get_secret_value()
-        if len(secret) < 32 or not secret.isascii() or not secret.isprintable():
-            raise ValueError("must be at least 32 ASCII characters; make one with: openssl rand -hex 32")
         return value
 
     @model_validator(mode="after")
@@ -207,6 +263,26 @@ class Settings(BaseSettings):
                 "ROOMCAST_WEBHOOK_URL needs a ROOMCAST_WEBHOOK_SECRET; make one with: openssl rand -hex 32"
             )
         return self
+
+
+def _long_enough(value: SecretStr | None, length: int) -> SecretStr | None:
+    if value is not None:
+        text = value.get_secret_value()
+        if len(text) < length or not text.isascii() or not text.isprintable():
+            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
+    return value
+
+
+def require_auth(settings: Settings) -> None:
+    """Refuse a node that could tell nobody's token from a forged one. Workers have no clients, and need no key.
+
+    Raises: ConfigError that says what to set.
+    """
+    if not (settings.insecure or settings.secret or settings.public_key_file or settings.jwks_url):
+        raise ConfigError(
+            f"{ENV_PREFIX}SECRET is not set, so no client's token could be checked; give every node the same one, "
+            f"made with: openssl rand -hex 32; or set {ENV_PREFIX}INSECURE=true to check nobody"
+        )
 
 
 def read_namespaces(settings: Settings) -> Namespaces:

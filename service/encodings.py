@@ -14,7 +14,7 @@ from service.transports import deflate, frames, sse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.messages import Event
+    from service.messages import ClientInfo, Event
 
 # Below this, deflating costs more bytes and time than it saves.
 _MIN_DEFLATED_BYTES = 128
@@ -24,11 +24,15 @@ def envelope(event: Event) -> bytes:
     """Return the JSON text of an event, for clients that asked for `?envelope=1`.
 
     A publication is `{"offset":1,"epoch":"5f0c2a91","data":...}`: offset and epoch if the channel has a history, and
-    `data` if its payload is JSON, `text` if it is any other text, `base64` if it is binary. Where a subscription goes
-    on: `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Who came or went: `{"join":[...]}`, `{"leave":[...]}`.
+    `data` if its payload is JSON, `text` if it is any other text, `base64` if it is binary. Before that, where there is
+    such a thing: `"tags":{"lang":"en"}`, and who published it, `"info":{"client":"n1-7","user":"ada","conn_info":...,
+    "chan_info":...}`, without what is empty.
+    Where a subscription goes on: `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Who came or went:
+    `{"join":[...]}`, `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
-        return b"{%b%b}" % (_position_members(event.position), _payload_member(event))
+        members = _position_members(event.position) + _about_members(event)
+        return b"{%b%b}" % (members, _payload_member(event))
     if isinstance(event, Resumption):
         recovered = b"true" if event.is_recovered else b"false"
         return b'{%b"recovered":%b}' % (_position_members(event.position), recovered)
@@ -48,6 +52,24 @@ def _json_or_null(info: bytes) -> orjson.Fragment:
 
 def _position_members(position: Position | None) -> bytes:
     return b"" if position is None else b'"offset":%d,"epoch":"%b",' % (position.offset, position.epoch.encode())
+
+
+def _about_members(publication: Publication) -> bytes:
+    members = b""
+    if publication.tags:
+        members += b'"tags":%b,' % orjson.dumps(dict(publication.tags))
+    if publication.info is not None:
+        members += b'"info":%b,' % _client(publication.info)
+    return members
+
+
+def _client(info: ClientInfo) -> bytes:
+    told: dict[str, object] = {"client": info.client, "user": info.user}
+    if info.info:
+        told["conn_info"] = orjson.Fragment(info.info)
+    if info.channel_info:
+        told["chan_info"] = orjson.Fragment(info.channel_info)
+    return orjson.dumps(told)
 
 
 def _payload_member(publication: Publication) -> bytes:

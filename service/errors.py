@@ -130,6 +130,7 @@ STALE = Disconnect(3502, "stale")
 FORCE_DISCONNECT = Disconnect(3503, "force disconnect")
 CHANNEL_LIMIT = Disconnect(3505, "channel limit")
 PERMISSION_DENIED = Disconnect(3507, "permission denied")
+NOT_AVAILABLE = Disconnect(3508, "not available")
 
 DISCONNECTS = (
     UNSUPPORTED_DATA,
@@ -149,6 +150,7 @@ DISCONNECTS = (
     FORCE_DISCONNECT,
     CHANNEL_LIMIT,
     PERMISSION_DENIED,
+    NOT_AVAILABLE,
 )
 
 UNSUBSCRIBED = Unsubscribe(2000, "server unsubscribe")

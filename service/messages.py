@@ -92,5 +92,13 @@ class Membership(NamedTuple):
     have_joined: bool
 
 
+class Removal(NamedTuple):
+    """The history of a channel was removed; its numbering goes on, and its subscribers are told nothing."""
+
+    channel: str
+
+
 # What subscribers of a channel are told.
 Event = Publication | Resumption | Membership
+# What a broker brings.
+Heard = Publication | Membership | Removal

@@ -89,6 +89,12 @@ class Tracker:
         elif not track.is_settled:
             self._ask(publication.channel)
 
+    def removed(self, channel: str) -> None:
+        """Serve nothing more of what was kept of a channel: its history was removed."""
+        track = self._tracks.get(channel)
+        if track is not None:
+            track.window = None
+
     def disconnected(self) -> None:
         """Trust nothing that comes until `connected`."""
         self._is_connected.clear()
@@ -98,6 +104,7 @@ class Tracker:
     def connected(self) -> None:
         """Read what was missed."""
         for track in self._tracks.values():
+            track.window = None  # the history may have been removed meanwhile
             self._doubt(track)
         self._is_connected.set()
 

@@ -100,6 +100,8 @@ class FakeBroker:
         self.subscribed: list[str] = []
         self.unsubscribed: list[str] = []
         self.published: list[Publication] = []
+        self.reads: list[Read] = []
+        self.removed: list[str] = []
         self.away: str | None = None
         self.histories: dict[str, History | BrokerUnavailable] = {}
         self.is_slow = False  # what is submitted waits for `take`
@@ -126,7 +128,13 @@ class FakeBroker:
         self.unsubscribed.append(channel)
 
     async def publish(
-        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        *,
+        seen: Position | None = None,
+        once: Once = ALWAYS,
+        skip_history: bool = False,
     ) -> Published:
         if self.away:
             raise BrokerUnavailable(self.away)
@@ -157,7 +165,11 @@ class FakeBroker:
         raise NotImplementedError
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        self.reads += reads
         return [self.histories.get(read.channel, EMPTY) for read in reads]
+
+    async def remove_history(self, channel: str) -> None:
+        self.removed.append(channel)
 
 
 class FakeRegistry:
@@ -235,5 +247,5 @@ def node(hub: Hub, broker: FakeBroker) -> Node:
         namespaces=namespaces,
         tracker=tracker,
         presence=FakePresence(),
-        roster=HubRoster(hub, namespaces, "n1"),
+        roster=HubRoster(hub, "n1"),
     )

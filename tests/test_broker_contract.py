@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
@@ -22,11 +20,10 @@ from service.brokers.redis import RedisBroker
 from service.brokers.scripts import run_pipeline
 from service.brokers.shards import Shards
 from service.errors import BrokerUnavailable, ClientError
-from service.messages import Event, History, Kind, Position, Publication
+from service.messages import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
 from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
-from tests.redis_shapes import cluster_shape, kept, sentinel_shape
 
 pytestmark = pytest.mark.anyio
 
@@ -36,14 +33,18 @@ class RecordingSink:
 
     def __init__(self) -> None:
         self.publications: list[Publication] = []
+        self.removals: list[Removal] = []
         self.malformed: list[tuple[str, str]] = []
         self.connections: list[bool] = []  # of each whether it was made again
         self.disconnection_count = 0
         self._arrived = asyncio.Event()
 
-    def on_event(self, event: Event) -> None:
-        assert isinstance(event, Publication)
-        self.publications.append(event)
+    def on_event(self, event: Heard) -> None:
+        assert not isinstance(event, Membership)
+        if isinstance(event, Removal):
+            self.removals.append(event)
+        else:
+            self.publications.append(event)
         self._arrived.set()
 
     def on_malformed(self, channel: str, reason: str) -> None:
@@ -62,47 +63,6 @@ class RecordingSink:
             while [publication.data for publication in self.publications] != texts:
                 self._arrived.clear()
                 await self._arrived.wait()
-
-
-@pytest.fixture(scope="session")
-def docker_redis_url(docker: None) -> Iterator[str]:
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    from testcontainers.community.redis import RedisContainer
-
-    with RedisContainer("redis:8") as container:
-        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-
-
-@pytest.fixture(scope="session")
-def sentinel_url() -> Iterator[str]:
-    with kept(sentinel_shape()) as shape:
-        yield shape.url
-
-
-@pytest.fixture(scope="session")
-def cluster_url() -> Iterator[str]:
-    with kept(cluster_shape()) as shape:
-        yield shape.url
-
-
-@pytest.fixture(
-    params=[
-        "fake",
-        pytest.param("valkey", marks=pytest.mark.redis),
-        pytest.param("sentinel", marks=pytest.mark.redis),
-        pytest.param("cluster", marks=pytest.mark.redis),
-        pytest.param("docker", marks=[pytest.mark.redis, pytest.mark.docker]),
-    ]
-)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    if request.param == "fake":
-        async with FakeAsyncRedis(server=FakeServer()) as client:
-            yield client
-        return
-    names = {"valkey": "redis_url", "docker": "docker_redis_url"}
-    url = request.getfixturevalue(names.get(request.param, f"{request.param}_url"))
-    async with connect(url, timeout_s=5.0, client_name="contract") as client:
-        yield client
 
 
 async def publish(broker: RedisBroker, publication: Publication) -> int:
@@ -482,6 +442,124 @@ async def test_without_its_lease_nothing_is_published(server: Client, prefix: st
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).position is not None
 
 
+TAGGED = Publication("room:a", b"hi", tags={"lang": "en"}, info=ClientInfo("n1-7", "ada", b'{"n":1}', b"[2]"))
+
+
+@pytest.mark.parametrize("namespace", [KEPT, Namespace()])
+@pytest.mark.parametrize(
+    "publication",
+    [
+        TAGGED,
+        TAGGED._replace(info=None),
+        TAGGED._replace(tags=None, info=ClientInfo("", "größe")),
+        TAGGED._replace(data=b'{"tags":\xff\n', kind=Kind.BINARY, tags={"\n,\x01": ""}),
+        TAGGED._replace(data=b""),
+    ],
+)
+async def test_tags_and_the_publishing_client_arrive_and_are_kept(
+    server: Client, prefix: str, publication: Publication, namespace: Namespace
+) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        position = (await broker.publish(publication, namespace)).position
+        await broker.publish(Publication("room:a", b"without"), namespace)
+        await sink.until_texts([publication.data, b"without"])
+        kept = (await read(broker, limit=10)).publications
+
+    live, without = sink.publications
+    assert live == publication._replace(position=position)
+    assert (without.tags, without.info) == (None, None)
+    assert kept == (sink.publications if namespace.history_size else [])
+
+
+async def test_what_somebody_else_says_about_an_entry_harms_nobody(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await keep(broker, b"1")
+        meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+        await server.xadd(stream, {"k": b"t", "d": b"2", "m": b'{"tags":{"lang":1}}'}, id="2-0")
+        await server.hset(meta, "offset", "2")
+
+        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"1"]
+        assert sink.malformed == [("room:a", "entry b'2-0': keys and values of tags are texts")]
+
+
+async def test_a_publication_that_skips_the_history_is_live_alone(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        (one,) = await keep(broker, b"1")
+        skipped = await broker.publish(TAGGED, KEPT, skip_history=True)
+        (all_skipped,) = await broker.publish_all([Submission(TAGGED, KEPT, ALWAYS, skip_history=True)])
+        (two,) = await keep(broker, b"2")
+        await sink.until_texts([b"1", b"hi", b"hi", b"2"])
+
+        assert skipped == all_skipped == Published(None, 1)
+        assert sink.publications[1:3] == [TAGGED, TAGGED]
+        assert two == Position(2, one.epoch)
+        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("skip_history", [False, True])
+async def test_a_key_and_a_version_hold_with_tags_and_without_being_kept(
+    server: Client, prefix: str, skip_history: bool
+) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+
+        async def publish_once(once: Once) -> Published:
+            return await broker.publish(TAGGED, KEPT, once=once, skip_history=skip_history)
+
+        first = await publish_once(Once(key="k", version=2))
+        assert await publish_once(Once(key="k")) == Published(first.position, -1)
+        assert (await publish_once(Once(version=2))).receiver_count == -2
+        assert (await publish_once(Once(version=1, version_epoch="new"))).receiver_count == 1
+        assert (await publish_once(Once(lease_owner="somebody"))).receiver_count == -3
+        (last,) = await keep(broker, b"last")
+        await sink.until_texts([b"hi", b"hi", b"last"])
+        kept = (await read(broker, limit=10)).publications
+
+    assert [(p.tags, p.info) for p in sink.publications[:2]] == [(TAGGED.tags, TAGGED.info)] * 2
+    assert kept == (sink.publications[2:] if skip_history else sink.publications)
+    assert last.offset == (1 if skip_history else 3)
+
+
+async def test_what_is_kept_is_read_backwards_from_a_position(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        one, two, three = await keep(broker, b"1", b"2", b"3")
+
+        async def texts(**options: Any) -> list[bytes]:  # Any: the fields of Read
+            return [publication.data for publication in (await read(broker, limit=10, **options)).publications]
+
+        assert await texts(before=three, newest=True) == [b"1", b"2"]
+        assert await texts(before=three) == [b"1", b"2"]
+        assert await texts(before=two, newest=True) == [b"1"]
+        assert await texts(before=one, newest=True) == []
+        assert await texts(before=Position(0, one.epoch), newest=True) == []
+        assert await texts(before=Position(2**53 - 1, one.epoch), newest=True) == [b"1", b"2", b"3"]
+        assert await texts(before=Position(3, "other"), newest=True) == []
+        assert await texts(before=three, since=one) == [b"2"]
+        assert await texts(before=one, since=three) == []
+        (newest,) = (await read(broker, limit=1, before=three, newest=True)).publications
+        assert newest.data == b"2"
+        assert await texts() == [b"1", b"2", b"3"], "looking before the first one does no harm"
+
+
+async def test_a_removed_history_is_gone_and_its_position_stays(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        _, two = await keep(broker, b"1", b"2")
+        await broker.remove_history("room:a")
+
+        history = await read(broker, limit=10)
+        assert history == History(two, 0, [])
+        (three,) = await keep(broker, b"3")
+        await sink.until_texts([b"1", b"2", b"3"])
+        assert three == Position(3, two.epoch)
+        assert (await read(broker, limit=10, since=two)).publications == sink.publications[2:]
+        assert sink.removals == [Removal("room:a")]
+        await broker.remove_history("room:never")
+        assert sink.malformed == []
+
+
 async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server: Client, prefix: str) -> None:
     async with running(server, prefix) as (broker, _):
         *_, seen = await keep(broker, b"1", b"2")
@@ -515,10 +593,11 @@ async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server:
         assert sink.malformed == [("room:a", "entry b'2-5': not written by a node")]
         await server.xadd(stream, {"anything": b"x"})  # an id far beyond the next offset
 
-        (three,) = await keep(broker, b"3")
+        three = (await broker.publish(TAGGED, KEPT)).position
+        assert three is not None
         assert three.offset == 3
         assert three.epoch != one.epoch, "what was kept cannot be trusted any more"
-        assert [p.data for p in (await read(broker, limit=10)).publications] == [b"3"]
+        assert (await read(broker, limit=10)).publications == [TAGGED._replace(position=three)]
 
         await server.set(stream, "no stream")
         assert (await read(broker, limit=10)).publications == []

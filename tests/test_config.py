@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.config import ConfigError, Settings, masked, read_settings, unknown_variables
+from service.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,20 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_REDIS_URL", "redis://127.0.0.1/0?password=TOPSECRET"),
         ("ROOMCAST_PREFIX", "x" * 65),
         ("ROOMCAST_API_KEY", "short"),
+        ("ROOMCAST_SECRET", "x" * 31),
+        ("ROOMCAST_SECRET", "ß" * 32),
+        ("ROOMCAST_SECRET", "x" * 32 + "\n"),
+        ("ROOMCAST_PREVIOUS_SECRET", "x" * 31),
+        ("ROOMCAST_JWKS_URL", "id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "ftp://id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "https:///keys"),
+        ("ROOMCAST_JWKS_URL", "https://user:password@id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "https://id.example/a key"),
+        ("ROOMCAST_TOKEN_LEEWAY_S", "-1"),
+        ("ROOMCAST_TOKEN_LEEWAY_S", "301"),
+        ("ROOMCAST_CHANNEL_LIMIT", "0"),
+        ("ROOMCAST_ANONYMOUS", "perhaps"),
+        ("ROOMCAST_INSECURE", "perhaps"),
         ("ROOMCAST_MAX_MESSAGE_BYTES", "0"),
         ("ROOMCAST_MAX_MESSAGE_BYTES", "many"),
         ("ROOMCAST_MAX_UNSENT_BYTES", "1"),
@@ -85,8 +99,44 @@ def test_a_client_may_fall_behind_by_two_messages_at_least(monkeypatch: pytest.M
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("secret", "x" * 32),
+        ("public_key_file", "key.pem"),
+        ("jwks_url", "https://id.example/keys"),
+    ],
+)
+def test_clients_are_checked_or_not_and_not_both(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ROOMCAST_{name.upper()}", value)
+    require_auth(read_settings())
+
+    monkeypatch.setenv("ROOMCAST_INSECURE", "true")
+
+    with pytest.raises(ConfigError, match=f"ROOMCAST_{name.upper()} is for checking clients"):
+        read_settings()
+
+
+def test_a_node_that_could_check_nobody_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="openssl rand -hex 32"):
+        require_auth(read_settings())
+
+    monkeypatch.setenv("ROOMCAST_INSECURE", "true")
+    require_auth(read_settings())
+
+
+def test_a_previous_secret_needs_the_one_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_PREVIOUS_SECRET", "x" * 32)
+    with pytest.raises(ConfigError, match="ROOMCAST_PREVIOUS_SECRET needs ROOMCAST_SECRET"):
+        read_settings()
+
+    monkeypatch.setenv("ROOMCAST_SECRET", "y" * 32)
+    require_auth(read_settings())
+
+
 def test_every_bad_value_is_named_and_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_API_KEY", "hunter2")
+    monkeypatch.setenv("ROOMCAST_SECRET", "hunter22")
     monkeypatch.setenv("ROOMCAST_LOG_LEVEL", "loud")
 
     with pytest.raises(ConfigError) as caught:
@@ -94,11 +144,13 @@ def test_every_bad_value_is_named_and_no_secret_is_shown(monkeypatch: pytest.Mon
 
     assert "ROOMCAST_API_KEY" in str(caught.value)
     assert "ROOMCAST_LOG_LEVEL" in str(caught.value)
+    assert "ROOMCAST_SECRET" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
 def test_shown_settings_mask_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("ROOMCAST_SECRET", "0123456789abcdef" * 2)
     monkeypatch.setenv("ROOMCAST_REDIS_URL", "rediss://app:s3cret@redis.internal:6380/2")
 
     shown = masked(read_settings())

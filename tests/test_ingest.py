@@ -127,6 +127,17 @@ async def test_a_key_publishes_once_and_a_version_that_is_not_higher_is_dropped(
     assert await history(client, prefix) == [b"1", b"2", b"4", b"5"]
 
 
+async def test_tags_are_published_with_the_entry(client: Client, prefix: str) -> None:
+    for tags in ({"tags": '{"lang": "en"}'}, {"tags": "{}"}, {}):
+        await add(client, prefix, channel="room:a", data=1, **tags)
+    async with working(client, prefix):
+        await until_done(client, prefix)
+
+    (found,) = await broker_of(client, prefix).read([Read("room:a", DEFAULTS["room"], limit=10)])
+    assert isinstance(found, History)
+    assert [publication.tags for publication in found.publications] == [{"lang": "en"}, None, None]
+
+
 Fields = dict[str, str | bytes | int]
 POISON: list[tuple[Fields, str]] = [
     ({"data": "1"}, "no channel"),
@@ -145,6 +156,14 @@ POISON: list[tuple[Fields, str]] = [
     ({"channel": "room:a", "data": "1", "key": "k" * 129}, "key has more than 128 characters"),
     ({"channel": "room:a", "data": "1", "key": b"\xff"}, "key is not valid UTF-8"),
     ({"channel": "room:a", "data": "1", "version_epoch": "e" * 65}, "version_epoch has more than 64 characters"),
+    ({"channel": "room:a", "data": "1", "tags": ""}, "tags: not JSON: "),
+    ({"channel": "room:a", "data": "1", "tags": b'{"a":"\xff"}'}, "tags: not JSON: "),
+    ({"channel": "room:a", "data": "1", "tags": "[]"}, "tags is no object"),
+    ({"channel": "room:a", "data": "1", "tags": '{"a":1}'}, "keys and values of tags are texts"),
+    (
+        {"channel": "room:a", "data": "1", "tags": f'{{"{"a" * 129}":""}}'},
+        "a key or value of tags has 129 bytes, at most 128 are allowed",
+    ),
 ]
 for no_version in ("one", "", "-1", "1.0", "²", str(2**53), "9" * 5000, "0" * 5000):
     no_version_reason = "version is no whole number from 0 to 9007199254740991"

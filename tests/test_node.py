@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from service.brokers import Read
 from service.connection import Connection, State
-from service.errors import SHUTDOWN, BrokerUnavailable
+from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
-from service.messages import ClientInfo, Publication
+from service.messages import ClientInfo, Position, Publication, Removal
+from service.namespaces import DEFAULTS, Namespace, Namespaces
 from service.node import Node
 from tests.fakes import FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
@@ -41,6 +43,17 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
 
     assert broker.subscribed == ["room:a"]
     assert to_ada.written == [b"hi;"]
+
+
+async def test_what_comes_in_a_channel_of_the_nodes_alone_goes_to_its_listener() -> None:
+    node, _, _ = make_node()
+    heard: list[bytes] = []
+    node.listen("control", lambda publication: heard.append(publication.data))
+
+    node.on_event(Publication("control", b"question"))
+
+    assert heard == [b"question"]
+    assert node.counts["received"] == 0, "it is no publication of a client's"
 
 
 async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_one() -> None:
@@ -179,3 +192,54 @@ async def test_after_a_gap_presence_is_told_anew() -> None:
     assert node.presence.doubt_count == 0
     node.on_connected(is_again=True)
     assert node.presence.doubt_count == 1
+
+
+async def test_a_history_is_read_on_from_a_position_and_back_from_it() -> None:
+    node, broker, _ = make_node()
+    room, here = DEFAULTS["room"], Position(0, "e")
+
+    for newest in (False, True):
+        await node.history("room:a", limit=7, since=here, newest=newest)
+        await node.history("room:a", limit=7, since=None, newest=newest)
+
+    assert broker.reads == [
+        Read("room:a", room, since=here, limit=7),
+        Read("room:a", room, limit=7),
+        Read("room:a", room, before=here, limit=7, newest=True),
+        Read("room:a", room, limit=7, newest=True),
+    ]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_of_another_epoch_no_history_is_read_in_either_direction(newest: bool) -> None:
+    node, _, _ = make_node()
+
+    with pytest.raises(ClientError) as caught:
+        await node.history("room:a", limit=7, since=Position(0, "other"), newest=newest)
+
+    assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
+
+
+async def test_a_history_is_removed_where_there_is_one() -> None:
+    node, broker, _ = make_node()
+    node.namespaces = Namespaces({"room": DEFAULTS["room"], "none": Namespace()})
+
+    await node.remove_history("room:a")
+    with pytest.raises(ClientError) as caught:
+        await node.remove_history("none:a")
+
+    assert broker.removed == ["room:a"]
+    assert caught.value.error is ErrorCode.NOT_AVAILABLE
+
+
+async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> None:
+    node, _, turn = make_node()
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        await node.subscribe(ada, "room:a")
+        node.on_event(Removal("room:a"))
+        node.on_event(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert to_ada.written == [b"hi;"]

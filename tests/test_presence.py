@@ -19,7 +19,7 @@ from service.brokers.history import ChannelKeys
 from service.brokers.registry import NodeKeys, NodeRegistry
 from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable, ClientError
-from service.messages import ClientInfo, Event, Membership
+from service.messages import ClientInfo, Membership
 from service.namespaces import Namespace, Namespaces
 from service.presence import Counts
 from service.presence.commands import PresenceCommands
@@ -599,6 +599,6 @@ def _sizes(presence: RedisPresence) -> dict[str, int]:
 
 
 def test_an_event_is_a_membership() -> None:
-    told: Event = unpack("room:a", b'\x01+\n[["n1-1","ada",{"color":"red"}]]', max_message_bytes=10)
+    told = unpack("room:a", b'\x01+\n[["n1-1","ada",{"color":"red"}]]', max_message_bytes=10)
 
     assert told == Membership("room:a", (ADA,), have_joined=True)

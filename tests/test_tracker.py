@@ -33,14 +33,13 @@ class Reader(FakeBroker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reads: list[Read] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
-        self.reads += reads
+        found = await super().read(reads)
         await self.may_answer.wait()
-        return await super().read(reads)
+        return found
 
 
 class Tracked:
@@ -155,6 +154,56 @@ async def test_a_window_that_nobody_wants_any_more_is_let_go(monkeypatch: pytest
         await eventually(has_looked)
         await tracked.tracker.window("room:a")
         assert [read.newest for read in tracked.broker.reads].count(True) == 2
+
+
+async def test_a_window_of_a_removed_history_is_let_go() -> None:
+    async with tracking() as tracked:
+        tracked.broker.histories["room:a"] = history(5, 3, 4, 5)
+        assert await tracked.tracker.window("room:a") is not None
+        tracked.broker.histories["room:a"] = history(5)
+        tracked.tracker.removed("room:a")
+        tracked.tracker.removed("room:unknown")
+        window = await tracked.tracker.window("room:a")
+
+        assert window is not None
+        assert window.after(4) is None
+        assert window.after(5) == []
+
+
+async def test_a_window_that_is_being_read_while_the_history_is_removed_is_read_again() -> None:
+    async with tracking() as tracked:
+        tracked.broker.histories["room:a"] = history(5, 3, 4, 5)
+        before = len(tracked.broker.reads)
+        tracked.broker.may_answer.clear()
+        coming = asyncio.create_task(tracked.tracker.window("room:a"))
+
+        async def is_read() -> bool:
+            return len(tracked.broker.reads) > before
+
+        await eventually(is_read)
+        tracked.tracker.removed("room:a")
+        tracked.broker.histories["room:a"] = history(6, 6)
+        tracked.tracker.take(pub(6))
+        tracked.broker.may_answer.set()
+        window = await coming
+
+        assert window is not None
+        assert window.after(4) is None
+        assert window.after(5) == [pub(6)]
+        assert len(tracked.broker.reads) == before + 2
+
+
+async def test_a_window_from_before_an_outage_is_let_go_as_the_history_may_have_been_removed_meanwhile() -> None:
+    async with tracking() as tracked:
+        tracked.broker.histories["room:a"] = history(5, 3, 4, 5)
+        assert await tracked.tracker.window("room:a") is not None
+        tracked.tracker.disconnected()
+        tracked.broker.histories["room:a"] = history(5)
+        tracked.tracker.connected()
+        window = await tracked.tracker.window("room:a")
+
+        assert window is not None
+        assert window.after(4) is None
 
 
 async def test_who_comes_back_while_redis_is_away_is_refused_and_the_next_one_reads_again() -> None:

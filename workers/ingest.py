@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import orjson
 import structlog
 
 from service.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once, Published, Submission
@@ -14,6 +15,7 @@ from service.brokers.ingest import IngestStream
 from service.channels import check_channel
 from service.errors import ClientError, ErrorCode
 from service.messages import Publication
+from service.tags import check_tags
 from workers.lease import Lease
 from workers.runner import Health, work_through_outages
 
@@ -41,7 +43,8 @@ _BATCH_BYTES = 16 * 1024 * 1024
 class IngestWorker:
     """Publishes the entries of the ingest stream in their order, if it holds the lease; of several workers, one works.
 
-    An entry's fields: channel; data, a JSON document; key, version, version_epoch, all three optional: see `Once`.
+    An entry's fields: channel; data, a JSON document; tags, a JSON object, optional; key, version, version_epoch, all
+    three optional: see `Once`.
     What cannot be published goes to the dead letters, with the reason.
     Delivery: at least once, in the stream's order for each channel: an entry is removed after it was published. Its
         idempotency key, its own or one made of its id, makes that once within 5 minutes, whichever worker died in
@@ -144,7 +147,7 @@ class IngestWorker:
             version=_version(fields),
             version_epoch=_short_text("version_epoch", fields, MAX_VERSION_EPOCH_LENGTH),
         )
-        return Submission(Publication(channel, data), namespace, once)
+        return Submission(Publication(channel, data, tags=_tags(fields)), namespace, once)
 
     async def _record_health(self, *, is_holder: bool) -> None:
         now_s = time.monotonic()
@@ -182,6 +185,16 @@ def _short_text(name: str, fields: Mapping[bytes, bytes], max_length: int) -> st
     if len(text) > max_length:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{name} has more than {max_length} characters")
     return text
+
+
+def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str] | None:
+    value = fields.get(b"tags")
+    if value is None:
+        return None
+    try:
+        return check_tags(orjson.loads(value))
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"tags: not JSON: {exc.msg}") from None
 
 
 def _version(fields: Mapping[bytes, bytes]) -> int | None:

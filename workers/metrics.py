@@ -14,7 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from service.brokers import Once
 from service.brokers.history import ChannelKeys
 from service.channels import SYSTEM_METRICS
-from service.messages import Event, Publication
+from service.messages import Heard, Publication
 from service.namespaces import Namespace
 from service.presence.events import EVENTS, occupied
 from service.tasks import run_together
@@ -84,7 +84,7 @@ class MetricsWorker:
         """See `Worker.finish`."""
         await self._lease.release()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         """Note that the probe is back, or that somebody begins to watch."""
         if not isinstance(event, Publication):
             return

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from service.errors import BrokerUnavailable, ClientError
-    from service.messages import Event, History
+    from service.messages import Heard, History
 
 __all__ = ["ALWAYS", "Broker", "IngestCounts", "Once", "Published", "Read", "Registry", "Sink", "Submission"]
 
@@ -19,6 +19,8 @@ __all__ = ["ALWAYS", "Broker", "IngestCounts", "Once", "Published", "Read", "Reg
 MAX_KEY_LENGTH = 128
 MAX_VERSION = 2**53 - 1
 MAX_VERSION_EPOCH_LENGTH = 64
+# A message in a channel without a namespace: nodes speak to each other there, not clients.
+MAX_CONTROL_BYTES = 1024 * 1024
 
 
 class Once(NamedTuple):
@@ -56,6 +58,7 @@ class Submission(NamedTuple):
     publication: Publication
     namespace: Namespace
     once: Once
+    skip_history: bool = False
 
 
 class Read(NamedTuple):
@@ -63,6 +66,7 @@ class Read(NamedTuple):
 
     seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and the epoch ends.
     since: publications after it are wanted; of another epoch: also those of this epoch; None: all that are kept.
+    before: only publications before it are wanted; of another epoch: none of them is known to be; None: up to the top.
     limit: so many at most; 0: the position alone. newest: the newest ones and not the oldest.
     """
 
@@ -72,6 +76,7 @@ class Read(NamedTuple):
     since: Position | None = None
     limit: int = 0
     newest: bool = False
+    before: Position | None = None
 
 
 class IngestCounts(NamedTuple):
@@ -87,8 +92,8 @@ class IngestCounts(NamedTuple):
 class Sink(Protocol):
     """Who hears what a broker brings. Called in the reader's task: must not block, await or raise."""
 
-    def on_event(self, event: Event) -> None:
-        """Take a publication, or a membership, of a subscribed channel, in the channel's order."""
+    def on_event(self, event: Heard) -> None:
+        """Take what is told in a subscribed channel, in the channel's order."""
 
     def on_malformed(self, channel: str, reason: str) -> None:
         """Take note of a message, or an entry in a stream, that is no publication; it was dropped."""
@@ -121,13 +126,20 @@ class Broker(Protocol):
         """Want a channel no longer; the server is told a little later, in case somebody comes back."""
 
     async def publish(
-        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        *,
+        seen: Position | None = None,
+        once: Once = ALWAYS,
+        skip_history: bool = False,
     ) -> Published:
         """Publish to all nodes, and keep the publication if the namespace has a history: one step in Redis.
 
         Delivery: at most once per subscriber, in the order of the calls; with a history see docs/guarantees.md.
         Args:
             seen: the newest position that the caller knows; see `Read`.
+            skip_history: publish as in a channel without a history: who is not there now never gets it.
         Raises: BrokerUnavailable; the publication may have been delivered all the same.
         """
 
@@ -157,6 +169,14 @@ class Broker(Protocol):
         """Return, for each read, a channel's position with the publications that were asked for, in their order.
 
         A channel without a position gets one. Entries in the stream that are no publications are left out.
+        """
+
+    async def remove_history(self, channel: str) -> None:
+        """Remove the publications that are kept of a channel, and tell the nodes; its position stays.
+
+        Whoever is at the newest position has missed nothing. Who is behind it cannot be given what is removed, and is
+        told so.
+        Raises: BrokerUnavailable; they may have been removed all the same.
         """
 
 

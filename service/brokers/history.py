@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from service.brokers import Once, Published, Read
-from service.brokers.envelope import KINDS, LETTERS, MalformedMessage, check_payload
+from service.brokers.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
 from service.brokers.scripts import Command, read_script
 from service.messages import History, Position, Publication
 
@@ -67,11 +67,21 @@ class HistoryCommands:
         self._publish_command = publish_command
         self._publish = read_script("service.brokers", "publish")
         self._read = read_script("service.brokers", "read")
-        self.scripts = (self._publish, self._read)
+        self._remove = read_script("service.brokers", "remove")
+        self.scripts = (self._publish, self._read, self._remove)
         self._on_malformed = on_malformed
 
-    def publish(self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once) -> Command:
-        """Return the command that publishes; `seen` is the newest position of the channel that the publisher knows."""
+    def publish(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        seen: Position | None,
+        once: Once,
+        *,
+        about: bytes = b"",
+        skip_history: bool = False,
+    ) -> Command:
+        """Return the command that publishes, see `Broker.publish`; `about` is what `pack_about` returns."""
         channel = publication.channel
         topic, meta, stream = self._keys.of_channel(channel)
         return self._publish.call(
@@ -87,7 +97,7 @@ class HistoryCommands:
                 LETTERS[publication.kind],
                 publication.data,
                 new_epoch(),
-                namespace.history_size,
+                0 if skip_history else namespace.history_size,
                 _ms(namespace.history_ttl_s),
                 _meta_ttl_ms(namespace),
                 seen.offset if seen else "",
@@ -96,13 +106,14 @@ class HistoryCommands:
                 "" if once.version is None else once.version,
                 once.version_epoch,
                 once.lease_owner,
+                about,
             ],
         )
 
     def read(self, read: Read) -> Command:
         """Return the command that reads."""
         _, meta, stream = self._keys.of_channel(read.channel)
-        seen, since = read.seen, read.since
+        seen, since, before = read.seen, read.since, read.before
         return self._read.call(
             [meta, stream],
             [
@@ -114,8 +125,15 @@ class HistoryCommands:
                 since.epoch if since else "",
                 read.limit,
                 "newest" if read.newest else "",
+                before.offset if before else "",
+                before.epoch if before else "",
             ],
         )
+
+    def remove(self, channel: str) -> Command:
+        """Return the command that removes what is kept, and tells the nodes."""
+        topic, _, stream = self._keys.of_channel(channel)
+        return self._remove.call([stream], [self._publish_command, topic, REMOVAL])
 
     @staticmethod
     def published(reply: Any) -> Published:  # Any: redis-py's reply
@@ -138,12 +156,15 @@ class HistoryCommands:
 
     def _publication(self, channel: str, entry_id: bytes, fields: list[bytes], top: Position) -> Publication:
         kept = dict(zip(fields[::2], fields[1::2], strict=True))
-        kind, data = KINDS.get(kept.get(b"k", b"")), kept.get(b"d")
+        kind, data, about = KINDS.get(kept.get(b"k", b"")), kept.get(b"d"), kept.get(b"m")
         number, _, serial = entry_id.partition(b"-")
         if kind is None or data is None or serial != b"0" or int(number) > top.offset:
             raise MalformedMessage("not written by a node")
         check_payload(kind, data, max_message_bytes=self._max_message_bytes)
-        return Publication(channel, data, kind, Position(int(number), top.epoch))
+        tags, info = (
+            unpack_about(about, max_message_bytes=self._max_message_bytes) if about is not None else (None, None)
+        )
+        return Publication(channel, data, kind, Position(int(number), top.epoch), tags, info)
 
 
 def new_epoch() -> str:

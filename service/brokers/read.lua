@@ -5,6 +5,7 @@
 -- ARGV[3] offset and ARGV[4] epoch that somebody has seen, '' for none
 -- ARGV[5] offset and ARGV[6] epoch of what the reader has, '' for none; ARGV[7] how many at most; ARGV[8] 'newest' if the
 --   newest are wanted, newest first, else '' for the oldest
+-- ARGV[9] offset and ARGV[10] epoch before which all that is wanted stands, '' for none
 -- Returns { offset, epoch, base, entries }.
 -- A server that was promoted has a replication id of its own from then on. What the one before it had taken, and it has not,
 -- is lost, maybe without that anybody who asks has seen it: so the epoch ends there. INFO costs 4 us; a user who may not call
@@ -25,7 +26,13 @@ elseif home ~= '' and home ~= meta[4] or ARGV[4] == epoch and tonumber(ARGV[3]) 
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local entries = {}
-local limit = tonumber(ARGV[7])
+local limit, last = tonumber(ARGV[7]), '+'
+if ARGV[10] ~= '' then
+  last = '(' .. ARGV[9] .. '-0'
+  if ARGV[10] ~= epoch or ARGV[9] == '0' then -- nothing is before it, and Redis refuses to look for it
+    limit = 0
+  end
+end
 if limit > 0 then
   local since = 0
   if ARGV[6] == epoch then
@@ -35,9 +42,9 @@ if limit > 0 then
   end
   local first = string.format('(%.0f-0', since)
   if ARGV[8] == 'newest' then
-    entries = redis.pcall('XREVRANGE', KEYS[2], '+', first, 'COUNT', limit)
+    entries = redis.pcall('XREVRANGE', KEYS[2], last, first, 'COUNT', limit)
   else
-    entries = redis.pcall('XRANGE', KEYS[2], first, '+', 'COUNT', limit)
+    entries = redis.pcall('XRANGE', KEYS[2], first, last, 'COUNT', limit)
   end
   if entries.err then
     -- Somebody else has put something there that is no stream.

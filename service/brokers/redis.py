@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from service.brokers import ALWAYS, Once, Published
+from service.brokers import ALWAYS, MAX_CONTROL_BYTES, Once, Published
 from service.brokers.client import OUTAGES, outage_reason, publish_verb
-from service.brokers.envelope import MalformedMessage, pack, unpack
+from service.brokers.envelope import MalformedMessage, pack, pack_about, unpack
 from service.brokers.history import ChannelKeys, HistoryCommands
 from service.brokers.outbox import Outbox
 from service.brokers.scripts import run_pipeline
@@ -91,11 +91,18 @@ class RedisBroker:
         self._listener.unsubscribe(channel)
 
     async def publish(
-        self, publication: Publication, namespace: Namespace, *, seen: Position | None = None, once: Once = ALWAYS
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        *,
+        seen: Position | None = None,
+        once: Once = ALWAYS,
+        skip_history: bool = False,
     ) -> Published:
         """See `Broker.publish`."""
-        command = self._publish_command(publication, namespace, seen, once)
-        return _published(await self._outbox.send(command, len(publication.data)))
+        about = pack_about(publication)
+        command = self._publish_command(publication, namespace, seen, once, about=about, skip_history=skip_history)
+        return _published(await self._outbox.send(command, len(publication.data) + len(about)))
 
     def submit(
         self,
@@ -106,16 +113,20 @@ class RedisBroker:
         seen: Position | None = None,
     ) -> None:
         """See `Broker.submit`."""
-        command = self._publish_command(publication, namespace, seen, ALWAYS)
+        about = pack_about(publication)
+        command = self._publish_command(publication, namespace, seen, ALWAYS, about=about)
 
         def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
             taken(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
 
-        self._outbox.submit(command, len(publication.data), parse)
+        self._outbox.submit(command, len(publication.data) + len(about), parse)
 
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         """See `Broker.publish_all`."""
-        commands = [self._publish_command(what, namespace, None, once) for what, namespace, once in submissions]
+        commands = [
+            self._publish_command(what, namespace, None, once, about=pack_about(what), skip_history=skip_history)
+            for what, namespace, once, skip_history in submissions
+        ]
         try:
             replies = await run_pipeline(self._client, commands, self._history.scripts)
         except OUTAGES as exc:
@@ -142,12 +153,17 @@ class RedisBroker:
                     found.append(self._history.history(read.channel, reply))
         return found
 
+    async def remove_history(self, channel: str) -> None:
+        """See `Broker.remove_history`."""
+        await self._outbox.send(self._history.remove(channel), 0)
+
     # What the listener tells.
 
     def on_message(self, channel: str, message: bytes) -> None:
         """See `Listening.on_message`."""
         try:
-            event = unpack(channel, message, max_message_bytes=self._max_message_bytes)
+            max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
+            event = unpack(channel, message, max_message_bytes=max_bytes)
         except MalformedMessage as exc:
             self._on_malformed(channel, str(exc))
         else:
@@ -165,11 +181,18 @@ class RedisBroker:
         self._sink.on_malformed(channel, reason)
 
     def _publish_command(
-        self, publication: Publication, namespace: Namespace, seen: Position | None, once: Once
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        seen: Position | None,
+        once: Once,
+        *,
+        about: bytes,
+        skip_history: bool = False,
     ) -> Command:
-        if namespace.history_size or once != ALWAYS:
-            return self._history.publish(publication, namespace, seen, once)
-        return (self._verb, self._keys.topic(publication.channel), pack(publication))
+        if (namespace.history_size and not skip_history) or once != ALWAYS:
+            return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
+        return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
 
 
 def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:

@@ -77,7 +77,7 @@ def _data_field(name: str, value: bytes) -> dict[str, object]:
 
 def _decode(value: object) -> bytes:
     if not isinstance(value, str):
-        raise ValueError("must be text")  # noqa: TRY004  (what pydantic asks of a validator)
+        raise ValueError("must be text")
     return base64.b64decode(value, validate=True)
 
 
@@ -128,9 +128,9 @@ class _Override(_Model):
         return Override(
             presence=_value(self.presence),
             join_leave=_value(self.join_leave),
-            force_recovery=_value(self.force_recovery),
-            force_positioning=_value(self.force_positioning),
-            force_push_join_leave=_value(self.force_push_join_leave),
+            push_join_leave=_value(self.force_push_join_leave),
+            position=_value(self.force_positioning),
+            recover=_value(self.force_recovery),
         )
 
 
