@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from service.brokers.client import Client
     from service.hooks.stream import WebhookStream
-    from service.messages import Event
+    from service.messages import Heard
     from workers.lease import Lease
 
 log = structlog.get_logger(__name__)
@@ -66,7 +66,7 @@ class Occupancy:
         except TimeoutError:
             return
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Heard) -> None:
         """Take note of what the channel `events` tells."""
         if not isinstance(event, Publication) or event.channel != EVENTS:
             return
