@@ -17,8 +17,10 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from service import __version__, api, endpoints, polling
+from service import __version__, endpoints, polling
 from service.admission import Admission
+from service.api import operations, rooms, routes, tickets
+from service.api.context import ApiContext
 from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
@@ -27,6 +29,7 @@ from service.brokers.tickets import Tickets
 from service.centrifuge import endpoints as centrifuge_endpoints
 from service.centrifuge.sessions import Sessions
 from service.config import read_namespaces
+from service.control import Control
 from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.hooks.build import make_hooks
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
 
     from service.brokers.client import Client
     from service.config import Settings
-    from service.survey import Handler
 
 log = structlog.get_logger(__name__)
 
@@ -74,10 +76,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
         node = _node(client, settings, node_id)
-        handlers: dict[str, Handler] = {}
-        survey = Survey(node.broker, node_id, handlers)
-        for channel in survey.channels:
-            node.listen(channel, survey.take)
+        survey = Survey(node.broker, node_id)
         hooks = make_hooks(settings, client)
         verifier = read_verifier(settings)
         deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
@@ -89,11 +88,17 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             survey=survey,
             settings=settings,
         )
-        handlers.update(sessions.handlers())
+        control = Control(
+            node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of
+        )
+        survey.handle(sessions.handlers())
+        survey.handle(control.handlers())
+        node.listen(survey.channels, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
+        app.state.api = ApiContext(node, survey, settings, hooks.application)
         app.state.sessions = sessions
         app.state.deadlines = deadlines
         app.state.admission = Admission(verifier, Tickets(client, prefix=settings.prefix), settings)
@@ -125,10 +130,16 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
 
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
-    app.include_router(endpoints.router)
-    app.include_router(centrifuge_endpoints.router)
-    app.include_router(polling.router)
-    app.include_router(api.router)
+    for router in (
+        endpoints.router,
+        polling.router,
+        centrifuge_endpoints.router,
+        routes.router,
+        rooms.router,
+        tickets.router,
+        operations.router,
+    ):
+        app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)

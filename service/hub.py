@@ -168,6 +168,11 @@ class Hub:
         subscribers = self._channels.get(channel)
         return chain.from_iterable(subscribers.by_encoding.values() if subscribers is not None else ())
 
+    def subscriber_count(self, channel: str) -> int:
+        """Return how many connections of this node are subscribed to a channel."""
+        subscribers = self._channels.get(channel)
+        return 0 if subscribers is None else sum(map(len, subscribers.by_encoding.values()))
+
     def _flush_channel(self, subscribers: _Subscribers) -> None:
         pending, subscribers.pending = subscribers.pending, []
         if not pending:  # flushed early, by a subscription that came in between

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,21 +79,26 @@ class _Asked:
 
 
 class Survey:
-    """Asks other nodes, and answers what they ask.
+    """Asks other nodes, and answers what they ask."""
 
-    Args:
-        handlers: what this node does, by op. They may raise ClientError and BrokerUnavailable, which travel back.
-    """
-
-    def __init__(self, broker: Broker, node_id: str, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, broker: Broker, node_id: str) -> None:
         self._broker = broker
         self._node_id = node_id
-        self._handlers = handlers
+        self._handlers: dict[str, list[Handler]] = defaultdict(list)
         self.channels = (_ALL, f"{_ALL}.{node_id}")
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._is_listening = asyncio.Event()
+
+    def handle(self, handlers: Mapping[str, Handler]) -> None:
+        """Answer by these handlers too; an op that has several is done by each in turn, and their answers are joined.
+
+        Args:
+            handlers: by op. They may raise ClientError and BrokerUnavailable, which travel back.
+        """
+        for op, handler in handlers.items():
+            self._handlers[op].append(handler)
 
     async def run(self) -> None:
         """Hear what is asked; end only when cancelled, and the handlers that run with it."""
@@ -117,10 +123,14 @@ class Survey:
         Args:
             params: JSON; the question has at most 1 MiB.
         Delivery: at most once to each node. Who is cut off from Redis right now is neither asked nor missing.
-        Raises: UnknownNode; ClientError 106 for a question that is too large; BrokerUnavailable if it was not asked.
+        Raises: UnknownNode; ClientError 106 for a question that is too large, 107 for one that is no JSON;
+            BrokerUnavailable if it was not asked.
         """
         number = next(self._numbers)
-        question = orjson.dumps({"question": number, "from": self._node_id, "op": op, "params": params})
+        try:
+            question = orjson.dumps({"question": number, "from": self._node_id, "op": op, "params": params})
+        except orjson.JSONEncodeError as exc:
+            raise ClientError(ErrorCode.BAD_REQUEST, str(exc)) from None
         if len(question) > MAX_CONTROL_BYTES:
             raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_CONTROL_BYTES} bytes for the other nodes")
         asked = self._asked[number] = _Asked()
@@ -174,12 +184,14 @@ class Survey:
         task.add_done_callback(self._running.discard)
 
     async def _handle(self, asker: str, number: int, op: str, params: Mapping[str, Any]) -> None:
-        handler = self._handlers.get(op)
+        result: dict[str, Any] = {}
         try:
-            if handler is None:
+            if op not in self._handlers:
                 raise ClientError(ErrorCode.METHOD_NOT_FOUND, f"this node knows no {op}")
             async with asyncio.timeout(_HANDLER_TIMEOUT_S):
-                self._answer(asker, number, await handler(params))
+                for handler in self._handlers[op]:
+                    result |= await handler(params)
+            self._answer(asker, number, result)
         except ClientError as exc:
             self._answer(asker, number, _failed(exc.error, exc.detail))
         except BrokerUnavailable as exc:

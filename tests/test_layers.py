@@ -105,9 +105,26 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
     "service.bodies": (VALUES, {"starlette"}),
+    "service.globs": (VALUES, set()),
+    "service.control": (
+        VALUES
+        | {
+            "service.connection",
+            "service.globs",
+            "service.hub",
+            "service.protocols",
+            "service.roster",
+            "service.survey",
+        },
+        {"psutil"},
+    ),
     "service.api": (
-        VALUES | {"service.brokers", "service.encodings", "service.endpoints", "service.presence", "service.recovery"},
-        {"fastapi", "orjson", "prometheus_client", "pydantic"},
+        VALUES
+        | {"service.api", "service.bodies", "service.brokers", "service.config", "service.encodings", "service.globs"}
+        | {"service.hooks", "service.node"}
+        | {"service.presence", "service.recovery", "service.survey", "service.tags"}
+        | {"service.auth", "service.endpoints"},
+        {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "service.token_command": (
         VALUES | {"service.auth", "service.config", "service.telemetry"},

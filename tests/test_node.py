@@ -48,7 +48,7 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
 async def test_what_comes_in_a_channel_of_the_nodes_alone_goes_to_its_listener() -> None:
     node, _, _ = make_node()
     heard: list[bytes] = []
-    node.listen("control", lambda publication: heard.append(publication.data))
+    node.listen(["control"], lambda publication: heard.append(publication.data))
 
     node.on_event(Publication("control", b"question"))
 

@@ -51,7 +51,8 @@ class Ear:
 async def node(server: Client, prefix: str, node_id: str, **handlers: Handler) -> AsyncIterator[Survey]:
     """Give the survey of a node, once the others can ask it."""
     broker = RedisBroker(server, prefix=prefix, node_id=node_id, max_message_bytes=1000, linger_s=0.0)
-    survey = Survey(broker, node_id, handlers)
+    survey = Survey(broker, node_id)
+    survey.handle(handlers)
     task = asyncio.create_task(run_together(survey=survey.run(), broker=broker.run(Ear(survey))))
 
     async def is_there() -> bool:
@@ -147,7 +148,9 @@ async def test_a_megabyte_goes_there_and_back_whatever_clients_may_send(server: 
 def loop_back() -> tuple[Survey, FakeBroker]:
     """A survey on a broker that takes everything and brings nothing: the test brings it."""
     broker = FakeBroker()
-    return Survey(broker, "n1", {"echo": echo, "hang": hang, "fail": _fail, "refuse": _refuse, "grow": _grow}), broker
+    survey = Survey(broker, "n1")
+    survey.handle({"echo": echo, "hang": hang, "fail": _fail, "refuse": _refuse, "grow": _grow})
+    return survey, broker
 
 
 async def _fail(params: Json) -> Json:
@@ -201,6 +204,20 @@ async def test_what_a_handler_raises_travels_back_by_number(
     assert "fault of ours" not in result["error"]["message"]
 
 
+async def test_an_op_of_several_is_done_by_each_and_their_answers_are_joined(
+    loop_back: tuple[Survey, FakeBroker],
+) -> None:
+    survey, _ = loop_back
+
+    async def count(params: Json) -> Json:
+        return {"count": len(params)}
+
+    survey.handle({"echo": count})
+    survey.take(question("echo"))
+
+    assert await answer(loop_back) == {"echo": {}, "count": 0}
+
+
 async def test_past_the_bound_a_question_is_answered_with_111_and_handlers_end_with_the_survey(
     loop_back: tuple[Survey, FakeBroker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,14 +256,14 @@ async def test_what_is_neither_question_nor_answer_is_dropped(
 
 async def test_without_redis_nothing_is_asked_and_that_is_told(server: Client, prefix: str) -> None:
     broker = RedisBroker(server, prefix=prefix, node_id="n1", max_message_bytes=1000)
-    survey = Survey(broker, "n1", {})  # nothing runs
+    survey = Survey(broker, "n1")  # nothing runs
 
     with pytest.raises(BrokerUnavailable):
         await survey.ask("echo", {}, within_s=0.1)
 
 
 async def test_channels_of_the_nodes_have_no_namespace_so_that_no_client_can_have_them() -> None:
-    survey = Survey(FakeBroker(), "host-1a2b3c", {})
+    survey = Survey(FakeBroker(), "host-1a2b3c")
 
     assert survey.channels == ("control", "control.host-1a2b3c")
     assert not any(":" in channel for channel in survey.channels)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from service.auth.tokens import TokenVerifier
     from service.centrifuge.codec import Members
     from service.config import Settings
+    from service.connection import Connection
     from service.deadlines import Deadlines
     from service.hooks import Application
     from service.node import Node
@@ -104,6 +105,10 @@ class Sessions:
         if ttl_s <= 0:
             raise ClientError(ErrorCode.EXPIRED, "the time is over")
         return {"expires": True, "ttl": ttl_s}
+
+    def session_id_of(self, connection: Connection) -> str:
+        """Return the id of a connection's session, "" if it has none."""
+        return connection.receiver.id if isinstance(connection.receiver, Session) else ""
 
     def refused_token(self, session: Session, reason: str) -> None:
         """Count and log a token that was refused; never the token."""
