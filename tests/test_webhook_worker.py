@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.responses import Response
 
-from service.brokers.client import Client
+from service.brokers.client import Client, connect
 from service.brokers.redis import RedisBroker
 from service.hooks.stream import WebhookCounts, WebhookStream
 from service.hooks.webhooks import WebhookReceiver
@@ -21,6 +21,7 @@ from service.presence.events import EVENTS
 from service.tasks import end
 from tests.backend import Asked, Backend, accept, hang
 from tests.cluster import Cluster, eventually
+from tests.redis_shapes import cluster_shape
 from workers.runner import Health
 from workers.webhooks import WebhookWorker
 
@@ -334,6 +335,12 @@ async def test_only_what_is_wanted_is_told_and_what_others_publish_in_events_doe
 ) -> None:
     async with working(client, prefix, backend.url, events=frozenset({"vacated"})):
         await holder(client, prefix, ["w"])
+
+        async def is_heard() -> bool:
+            ((_, listener_count),) = await client.pubsub_numsub(f"{prefix}{EVENTS}")
+            return bool(listener_count)
+
+        await eventually(is_heard)
         for garbage in (b"{", b"[]", b"null", b'{"event":"occupied"}', b'{"event":"joined","channel":"room:a"}'):
             await client.publish(f"{prefix}{EVENTS}", garbage)
         for event in ("occupied", "vacated", "occupied", "occupied", "vacated"):
@@ -345,6 +352,29 @@ async def test_only_what_is_wanted_is_told_and_what_others_publish_in_events_doe
         await eventually(are_told)
 
     assert changes_of(backend) == [("vacated", "room:a")] * 2
+
+
+async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend) -> None:
+    async with (
+        cluster_shape() as shape,
+        connect(shape.url, timeout_s=5.0, client_name="test") as client,
+        working(client, "p:", backend.url),
+    ):
+        await add(client, "p:", 1)
+        with Cluster(shape.url, "p:") as cluster:
+            node = cluster.start_node()
+
+            async def is_told(change: tuple[str, str]) -> bool:
+                return change in changes_of(backend)
+
+            async with node.connect("/ws/rooms/x"):
+                await eventually(lambda: is_told(("occupied", "room:x")))
+            await eventually(lambda: is_told(("vacated", "room:x")))
+        await client.xadd("p:webhooks", {"event": "no json"})
+        assert await until_posted(client, "p:") == WebhookCounts(lag=0, dead=1)
+
+    assert ids_of(backend.asked)[0] == "1"
+    assert len(ids_of(backend.asked)) == 3
 
 
 async def test_a_worker_without_a_url_says_what_to_set(redis_url: str, prefix: str) -> None:
