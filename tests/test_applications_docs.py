@@ -141,7 +141,7 @@ def uvicorn(name: str, source: str, directory: Path, port: int, **environment: s
 async def post(url: str, body: bytes, signature: str) -> int:
     """Return the status."""
     async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-        headers = {"X-Roomcast-Signature": signature.encode("latin-1")}
+        headers = {b"X-Roomcast-Signature": signature.encode("latin-1")}
         return (await http.post(url, content=body, headers=headers)).status_code
 
 
