@@ -28,18 +28,22 @@ from service.config import (
     read_namespaces,
     read_settings,
     require_auth,
+    split_names,
     unknown_variables,
 )
 from service.errors import BrokerUnavailable, ClientError
+from service.hooks.build import webhook_receiver
+from service.hooks.python import load_functions
 from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
 from service.token_command import token_command
-from workers import ingest, metrics
+from workers import ingest, metrics, webhooks
 from workers.ingest import IngestWorker
 from workers.metrics import MetricsWorker
 from workers.runner import Health, run_until_told
+from workers.webhooks import WebhookWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -87,6 +91,7 @@ def dev_command(host: str, port: int, nodes: int) -> None:
 def node_command(host: str, port: int) -> None:
     """Run one node."""
     settings = _settings()
+    _check_handlers(settings)
     try:
         require_auth(settings)
         local_keys(settings)
@@ -120,6 +125,15 @@ def metrics_command(*, check: bool) -> None:
 def ingest_command(*, check: bool) -> None:
     """Publish what services add to the ingest stream; of several workers, one does."""
     _work(ingest.NAME, _ingest_worker, check=check)
+
+
+@worker_group.command(webhooks.NAME)
+@_check_option
+def webhooks_command(*, check: bool) -> None:
+    """Post what has happened to ROOMCAST_WEBHOOK_URL; of several workers, one does."""
+    if _settings().webhook_url is None:
+        raise click.UsageError("set ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET (docs/applications.md)")
+    _work(webhooks.NAME, _webhook_worker, check=check)
 
 
 @cli.command("publish")
@@ -192,6 +206,15 @@ def _settings() -> Settings:
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
     return settings
+
+
+def _check_handlers(settings: Settings) -> None:
+    """Import the application's handlers, also from the working directory, as uvicorn does."""
+    sys.path.insert(0, "")
+    try:
+        load_functions(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/applications.md)") from exc
 
 
 def _channel(name: str) -> str:
@@ -367,6 +390,18 @@ def _ingest_worker(client: Client, settings: Settings) -> IngestWorker:
         prefix=settings.prefix,
         name=settings.worker_name,
         max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
+
+
+def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
+    return WebhookWorker(
+        client,
+        _broker(client, settings, new_node_id()),
+        webhook_receiver(settings),
+        frozenset(split_names(settings.webhook_events)),
+        prefix=settings.prefix,
+        name=settings.worker_name,
         timeout_s=settings.redis_timeout_s,
     )
 

@@ -64,7 +64,7 @@ class Node:
         self.namespaces = namespaces
         self.tracker = tracker
         self.presence = presence
-        self._roster = roster
+        self.roster = roster
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.ingest: IngestCounts | None = None  # as of the last second; None while nobody knows
@@ -166,7 +166,7 @@ class Node:
         subscription = Subscription(encoding, info, namespace.presence)
         self.hub.subscribe(connection, channel, subscription, namespace.slow)
         if subscription.is_present:
-            self.presence.join(channel, self._roster.info(connection, channel))
+            self.presence.join(channel, self.roster.info(connection, channel))
 
     def _greeting(
         self, channel: str, namespace: Namespace, since: Position | None, window: Window | None
@@ -190,11 +190,11 @@ class Node:
 
     def client_id(self, connection: Connection) -> str:
         """Return what names a connection in the cluster."""
-        return self._roster.client_id(connection)
+        return self.roster.client_id(connection)
 
     def info(self, connection: Connection, channel: str) -> ClientInfo:
         """Return a connection as the others in a channel see it."""
-        return self._roster.info(connection, channel)
+        return self.roster.info(connection, channel)
 
     async def publish(self, publication: Publication, *, once: Once = ALWAYS, skip_history: bool = False) -> Published:
         """Publish to the subscribers on every node, this one too.
@@ -338,7 +338,7 @@ class Node:
 
     def _subscription_ended(self, connection: Connection, channel: str, subscription: Subscription) -> None:
         if subscription.is_present:
-            self.presence.leave(channel, self._roster.client_id(connection))
+            self.presence.leave(channel, self.roster.client_id(connection))
         if channel not in self.hub.channels():
             self.presence.vacate(channel)
         self._lose_interest(channel)

@@ -158,7 +158,7 @@ async def pump(
     A client that takes nothing for 8 s is slow (3008).
     """
     abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
-    await run_together(gone=_until_gone(receive), pump=_pump(connection, read, send, abort))
+    await run_together(gone=until_gone(receive), pump=_pump(connection, read, send, abort))
 
 
 def _leave_to_server() -> None:
@@ -181,6 +181,7 @@ async def _pump(
         abort()
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client of a request is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

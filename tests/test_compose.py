@@ -154,6 +154,31 @@ def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
     assert all(service.get("healthcheck") and service.get("restart") for service in services.values())
 
 
+def test_without_a_secret_compose_says_how_to_make_one() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROOMCAST_", "COMPOSE_"))}
+    command = ["docker", "compose", "--env-file", os.devnull, "-f", str(COMPOSE_FILE), "config", "--quiet"]
+
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert refused.returncode != 0
+    assert "ROOMCAST_SECRET=`openssl rand -hex 32` >> .env" in refused.stderr
+    run(*command, environment=environment | {"ROOMCAST_SECRET": "", "ROOMCAST_INSECURE": "true"})
+
+
+def test_nodes_have_the_secret_and_let_clients_without_a_token_in() -> None:
+    config = json.loads(
+        Project("roomcast-test", 8080, api_key="", secret="x" * 32).compose("config", "--format", "json")
+    )
+
+    nodes = config["services"]["node"]["environment"]
+    assert (nodes["ROOMCAST_SECRET"], nodes["ROOMCAST_ANONYMOUS"], nodes["ROOMCAST_INSECURE"]) == ("x" * 32, "true", "")
+    assert all(
+        "ROOMCAST_SECRET" not in service.get("environment", {})
+        for name, service in config["services"].items()
+        if name != "node"
+    )
+
+
 def test_chat_reaches_every_client_on_all_three_nodes(project: Project) -> None:
     with ExitStack() as stack:
         clients, counts = project.spread_clients(stack)

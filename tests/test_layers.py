@@ -53,11 +53,28 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
         {"orjson", "redis", "structlog"},
     ),
-    "service.centrifuge": (VALUES | {"service.centrifuge"}, {"orjson"}),
+    "service.centrifuge": (
+        VALUES
+        | {"service.__version__", "service.auth", "service.bodies", "service.brokers", "service.centrifuge"}
+        | {"service.config", "service.connection", "service.deadlines", "service.hooks", "service.node"}
+        | {"service.presence", "service.recovery", "service.serving", "service.survey", "service.tasks"}
+        | {"service.transports"},
+        {"fastapi", "google", "orjson", "starlette", "structlog"},
+    ),
+    "service.centrifuge.codec": (VALUES, set()),
+    "service.centrifuge.json_codec": (VALUES | {"service.centrifuge"}, {"orjson"}),
+    "service.centrifuge.held": (set(), set()),
+    "service.centrifuge.positions": (VALUES | {"service.centrifuge.codec", "service.recovery"}, set()),
     "service.centrifuge.fossil": (set(), set()),
     "service.centrifuge.filters": (VALUES, set()),
     "service.centrifuge.protobuf_codec": (VALUES | {"service.centrifuge"}, {"google"}),
     "service.centrifuge.client_pb2": (set(), {"google"}),
+    "service.hooks": (
+        VALUES
+        | {"service.auth", "service.brokers", "service.config", "service.hooks", "service.protocols.info"}
+        | {"service.tasks"},
+        {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
+    ),
     "service.transports": (
         VALUES | {"service.connection", "service.tasks", "service.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
@@ -70,9 +87,24 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "starlette"},
     ),
     "service.endpoints": (
-        VALUES | {"service.protocols", "service.recovery", "service.serving"},
-        {"fastapi", "starlette"},
+        VALUES
+        | {"service.admission", "service.auth", "service.connection", "service.deadlines", "service.encodings"}
+        | {"service.introduction", "service.protocols", "service.recovery", "service.serving"},
+        {"fastapi", "orjson", "starlette"},
     ),
+    "service.polling": (
+        VALUES
+        | {"service.connection", "service.encodings", "service.endpoints", "service.protocols", "service.serving"}
+        | {"service.tasks", "service.transports"},
+        {"fastapi", "orjson"},
+    ),
+    "service.admission": (
+        VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
+        {"starlette"},
+    ),
+    "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
+    "service.deadlines": (set(), set()),
+    "service.bodies": (VALUES, {"starlette"}),
     "service.globs": (VALUES, set()),
     "service.control": (
         VALUES
@@ -90,7 +122,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES
         | {"service.api", "service.bodies", "service.brokers", "service.config", "service.encodings", "service.globs"}
         | {"service.hooks", "service.node"}
-        | {"service.presence", "service.recovery", "service.survey", "service.tags"},
+        | {"service.presence", "service.recovery", "service.survey", "service.tags"}
+        | {"service.auth", "service.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "service.token_command": (
@@ -99,7 +132,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
     "workers": (
-        VALUES | {"service.brokers", "service.presence.events", "service.tasks", "workers"},
+        VALUES
+        | {"service.brokers", "service.hooks.stream", "service.hooks.webhooks", "service.presence.events"}
+        | {"service.presence.occupancy"}
+        | {"service.tasks", "workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),
 }

@@ -118,10 +118,13 @@ def _read(document: bytes) -> list[tuple[str | None, Key]]:
         raise ValueError(f"no JWKS: an object with `keys`, a list of {_MAX_KEYS} at most")
     keys: list[tuple[str | None, Key]] = []
     for entry in entries:
+        if not isinstance(entry, dict):
+            raise ValueError("no JWKS: a key is no object")
         try:
-            key_id, key = entry.get("kid"), jwk_key(entry)
-        except (ValueError, TypeError, AttributeError) as exc:
+            key = jwk_key(entry)
+        except ValueError as exc:
             log.info("jwks.key_ignored", reason=str(exc))  # providers publish keys for other uses in the same set
             continue
+        key_id = entry.get("kid")
         keys.append((key_id if isinstance(key_id, str) else None, key))
     return keys

@@ -64,17 +64,17 @@ def pem_key(pem: bytes) -> Key:
 
 def jwk_key(jwk: Mapping[str, Any]) -> Key:  # Any: JSON
     """Return the public key of a JWK. Raises: ValueError for one that is not public, or not for checking signatures."""
-    if jwk.get("kty") not in {"RSA", "EC", "OKP"} or "d" in jwk:
+    if jwk.get("kty") not in ("RSA", "EC", "OKP") or "d" in jwk:
         raise ValueError("not a public key")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    uses = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         raise ValueError("not for checking signatures")
     try:
-        key = PyJWK(dict(jwk)).key
-    except (PyJWTError, ValueError, TypeError, KeyError) as exc:
+        # Without its `alg`, which would choose how the rest is read.
+        key = PyJWK({name: value for name, value in jwk.items() if name != "alg"}).key
+    except (PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm, OverflowError) as exc:
         raise ValueError(f"unusable ({type(exc).__name__})") from None
-    algorithms = _algorithms_of(key)
-    if "alg" in jwk:
-        algorithms &= {jwk["alg"]}
+    algorithms = frozenset(name for name in _algorithms_of(key) if jwk.get("alg", name) == name)
     if not algorithms:
         raise ValueError("of no algorithm that is taken here")
     return Key(key, algorithms)

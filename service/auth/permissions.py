@@ -39,8 +39,7 @@ class Grant:
 
     def allows(self, action: Action, channel: str) -> bool:
         """Return whether this is granted, in a time that grows with the lengths of pattern and name alone."""
-        is_same_kind = self.pattern.startswith(PRIVATE) == channel.startswith(PRIVATE)
-        return is_same_kind and action in self.actions and _fits(self.pattern, channel)
+        return action in self.actions and _fits(self.pattern, channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,12 @@ def users_of(channel: str) -> frozenset[str] | None:
     return frozenset(names.split(",")) - {""} if separator else None
 
 
+def personal_channel(namespace_name: str, user: str) -> str | None:
+    """Return a user's own channel, such as `user:#42`; None if others would be in it: for a name with `,` or `#`."""
+    channel = f"{namespace_name}:{_USERS}{user}"
+    return channel if user and channel.rpartition(_USERS)[2].split(",") == [user] else None
+
+
 def _may_subscribe(channel: str, namespace: Namespace, client: Client, *, has_token: bool) -> None:
     is_granted = _is_granted(Action.SUBSCRIBE, channel, client)
     if channel.startswith(PRIVATE) and not (has_token or is_granted or client.is_trusted):
@@ -114,11 +119,7 @@ def _may_do(action: Action, channel: str, namespace: Namespace, client: Client, 
             _refuse("only subscribers may, in a private channel")
     if is_granted:
         return
-    who = {
-        Action.PUBLISH: namespace.may_publish,
-        Action.HISTORY: namespace.may_read_history,
-        Action.PRESENCE: namespace.may_see_presence,
-    }[action]
+    who = _who_may(action, namespace)
     if who is Who.NOBODY:
         _refuse("clients may not, in this namespace")
     if who is Who.SUBSCRIBERS and not is_subscribed:
@@ -127,14 +128,24 @@ def _may_do(action: Action, channel: str, namespace: Namespace, client: Client, 
         _refuse("only clients may whose user is known, in this namespace")
 
 
+def _who_may(action: Action, namespace: Namespace) -> Who:
+    if action is Action.PUBLISH:
+        return namespace.may_publish
+    return namespace.may_read_history if action is Action.HISTORY else namespace.may_see_presence
+
+
 def _fits(pattern: str, channel: str) -> bool:
     """Return whether a name fits. No regular expression: many `*` in one cost a power of the name's length."""
-    start, *rest = pattern.split(_ANY)
-    if not rest:
+    start, star, rest = pattern.partition(_ANY)
+    if not channel.startswith(start):
+        return False
+    if not star:
         return channel == pattern
-    *middle, last = rest
+    if not start and channel.startswith(PRIVATE):
+        return False
+    *middle, last = rest.split(_ANY)
     at, end = len(start), len(channel) - len(last)
-    if at > end or not channel.startswith(start) or not channel.endswith(last):
+    if at > end or not channel.endswith(last):
         return False
     for part in middle:  # the first place of each leaves the most for those after it
         found = channel.find(part, at, end)

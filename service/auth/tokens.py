@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Others allow as much; whoever needs more wants an id in the token, and the rest by that id.
 MAX_TOKEN_BYTES = 16 * 1024
 
+# PyJWT quotes some of what a token says before anybody knows who has signed it, and reasons are logged.
+_MAX_REASON_LENGTH = 120
+
 
 class TokenVerifier:
     """Says what a token says, if it is signed with a key of ours and holds now.
@@ -102,7 +105,7 @@ class TokenVerifier:
         except ExpiredSignatureError:
             raise ExpiredToken from None
         except PyJWTError as exc:
-            raise InvalidToken(str(exc)) from None
+            raise InvalidToken(str(exc)[:_MAX_REASON_LENGTH]) from None
 
 
 def read_verifier(settings: Settings) -> TokenVerifier:

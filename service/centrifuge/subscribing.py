@@ -92,7 +92,7 @@ async def subscribe_by_server(
     """
     found: Members = {}
     namespace = overridden(session.sessions.node.namespaces.of(check_channel(channel)), options.override)
-    wanted = _Wanted(tells_members=namespace.join_leave)
+    wanted = _Wanted()
     if recovering:
         wanted = wanted._replace(is_recovering=recovering.get("recover", False), since=since_of(recovering))
 
@@ -116,7 +116,8 @@ async def _subscribe(
     greet: Callable[[Members], None],
 ) -> None:
     is_delta = wanted.is_delta and wanted.tags is None
-    tells_members = wanted.tells_members and namespace.join_leave
+    is_told_anyway = None if options.override is None else options.override.push_join_leave
+    tells_members = namespace.join_leave and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
 
     def take(greeting: Sequence[Publication | Resumption]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from service.auth import Override
+
 __all__ = [
     "Application",
     "Caller",
@@ -58,16 +60,6 @@ class Caller(NamedTuple):
     user: str = ""
     meta: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-
-
-class Override(NamedTuple):
-    """Options of a channel that are otherwise for one subscription; None: as the namespace says."""
-
-    presence: bool | None = None
-    join_leave: bool | None = None
-    force_recovery: bool | None = None
-    force_positioning: bool | None = None
-    force_push_join_leave: bool | None = None
 
 
 class ConnectEvent(NamedTuple):

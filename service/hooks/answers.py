@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import orjson
 
@@ -54,7 +55,7 @@ class AnswerCheck:
         _check_time(answer.expire_at_s)
         if not isinstance(answer.override, Override):
             raise _wrong("override", answer.override, "an Override")
-        for name, option in answer.override._asdict().items():
+        for name, option in asdict(answer.override).items():
             if not isinstance(option, bool | None):
                 raise _wrong(name, option, "a bool")
         return answer._replace(info=_info(answer.info), data=self._data(answer.data, caller))

@@ -128,9 +128,9 @@ class _Override(_Model):
         return Override(
             presence=_value(self.presence),
             join_leave=_value(self.join_leave),
-            force_recovery=_value(self.force_recovery),
-            force_positioning=_value(self.force_positioning),
-            force_push_join_leave=_value(self.force_push_join_leave),
+            push_join_leave=_value(self.force_push_join_leave),
+            position=_value(self.force_positioning),
+            recover=_value(self.force_recovery),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from service.brokers.history import ChannelKeys
 from service.brokers.ingest import IngestStream
 from service.brokers.scripts import read_script, run_pipeline
 
@@ -32,13 +33,14 @@ class WebhookStream:
 
     def __init__(self, client: Client, *, prefix: str, max_length: int = _MAX_LENGTH) -> None:
         self.entries = IngestStream(client, prefix=prefix, name="webhooks")
+        self.occupied_key = ChannelKeys(prefix).key("webhooks", "occupied")
+        self.max_length = max_length
         self._client = client
-        self._max_length = max_length
         self._offer = read_script("service.hooks", "offer")
 
     async def offer(self, events: Sequence[bytes]) -> int:
         """Add events; return how many of them, from the first on, found room."""
-        command = self._offer.call([self.entries.key], [self._max_length, *events])
+        command = self._offer.call([self.entries.key], [self.max_length, *events])
         (reply,) = await run_pipeline(self._client, [command], [self._offer])
         if isinstance(reply, Exception):
             raise reply
