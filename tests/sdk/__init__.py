@@ -116,6 +116,6 @@ class Client:
             raise AssertionError(f"{self}: no {count} {event} {members}, but {told}") from None
 
     async def published(self, channel: str, count: int) -> list[Any]:
-        """Return the payloads that came in a channel, in their order, once there are `count`. Raises: AssertionError."""
+        """Return what came in a channel, in its order, once there are `count`. Raises: AssertionError."""
         await self.heard("publication", count, channel=channel)
         return [each["data"] for each in await self.events("publication", channel=channel)]

@@ -15,11 +15,11 @@ from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
-from tests.sdk.service import SECRET
+from tests.sdk.service import SECRET, Service
 
 _NAMESPACES = """
 [news]
-history_size = 100
+history_size = 20
 history_ttl_s = 300
 recovery = "stream"
 delta = true
@@ -114,3 +114,9 @@ async def pair(new_client: Callable[[], Client]) -> AsyncIterator[tuple[Client, 
     yield first, second
     await first.close()
     await second.close()
+
+
+@pytest.fixture
+async def service(balancer: Balancer) -> AsyncIterator[Service]:
+    async with Service(balancer.url("")) as service:
+        yield service
