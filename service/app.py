@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from service import __version__, endpoints, polling
 from service.admission import Admission
-from service.api import operations, rooms, routes
+from service.api import operations, rooms, routes, tickets
 from service.api.context import ApiContext
 from service.auth.tokens import read_verifier
 from service.brokers.client import connect
@@ -136,6 +136,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         centrifuge_endpoints.router,
         routes.router,
         rooms.router,
+        tickets.router,
         operations.router,
     ):
         app.include_router(router)

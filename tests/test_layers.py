@@ -122,7 +122,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES
         | {"service.api", "service.bodies", "service.brokers", "service.config", "service.encodings", "service.globs"}
         | {"service.hooks", "service.node"}
-        | {"service.presence", "service.recovery", "service.survey", "service.tags"},
+        | {"service.presence", "service.recovery", "service.survey", "service.tags"}
+        | {"service.auth", "service.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "service.token_command": (
