@@ -105,12 +105,12 @@ class Client:
     async def heard(self, event: str, count: int = 1, **members: Any) -> Event:
         """Return the latest event of this kind once there are `count` of them. Raises: AssertionError."""
 
-        async def latest() -> Event | None:
+        async def enough() -> list[Event]:
             found = await self.events(event, **members)
-            return found[-1] if len(found) >= count else None
+            return found if len(found) >= count else []
 
         try:
-            return await eventually(latest)
+            return (await eventually(enough))[-1]
         except AssertionError:
             told = [each for each in await self.driver.events() if each["client"] == self.name]
             raise AssertionError(f"{self}: no {count} {event} {members}, but {told}") from None

@@ -45,7 +45,13 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
     """Two nodes, of which a test may kill one if it starts another."""
     namespaces = tmp_path_factory.mktemp("sdk") / "namespaces.toml"
     namespaces.write_text(_NAMESPACES)
-    settings = {"secret": SECRET, "anonymous": "true", "token_leeway_s": "0", "namespaces_file": str(namespaces)}
+    settings = {
+        "secret": SECRET,
+        "anonymous": "true",
+        "token_leeway_s": "0",
+        "namespaces_file": str(namespaces),
+        "ping_interval_s": "1",  # so that every test answers pings
+    }
     with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "sdk:", **settings) as cluster:
         cluster.start_node()
         cluster.start_node()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.sdk import Client
@@ -37,6 +39,7 @@ async def test_differences_become_what_was_published(clients: list[Client], serv
         await service.publish(channel, data)
     for client in clients:
         assert await client.published(channel, 17) == published
+        assert (await client.perform("deltaStats", channel=channel))["numDeltaPayloads"] >= 10
 
 
 async def test_clients_with_and_without_differences_get_the_same(
@@ -46,7 +49,8 @@ async def test_clients_with_and_without_differences_get_the_same(
     await service.publish(channel, state(0))
     for number, client in enumerate(clients):
         await client.connect()
-        await client.subscribe(channel, **({"delta": "fossil"} if number % 2 else {}))
+        options: dict[str, Any] = {"delta": "fossil"} if number % 2 else {}
+        await client.subscribe(channel, **options)
         await service.publish(channel, state(number))
 
     await service.publish(channel, "the last")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
@@ -20,8 +21,15 @@ async def replace_killed(cluster: Cluster, balancer: Balancer, killed: NodeProce
     balancer.ports = [node.port for node in cluster.nodes]
 
 
-async def test_clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing(
-    clients: list[Client], cluster: Cluster, balancer: Balancer, service: Service, prefix: str
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
+async def test_clients_of_a_node_that_is_gone_go_on_elsewhere_and_miss_nothing(
+    clients: list[Client],
+    cluster: Cluster,
+    balancer: Balancer,
+    service: Service,
+    *,
+    prefix: str,
+    number: signal.Signals,
 ) -> None:
     """By a subscription of the client's, one of its token's, and one of its user's."""
     killed, survivor = cluster.nodes
@@ -30,25 +38,26 @@ async def test_clients_of_a_killed_node_go_on_elsewhere_and_miss_nothing(
     channels = {client.name: (shared, f"notify:{prefix}", f"user:#{users[client.name]}") for client in clients}
     balancer.ports, service.url = [killed.port], survivor.http("")
     for client in clients:
-        options = {"subs": {f"notify:{prefix}": {}}}
-        await client.connect(tokens=[token(users[client.name], **options)])
+        await client.connect(tokens=[token(users[client.name], subs={f"notify:{prefix}": {}})])
         await client.subscribe(shared, recoverable=True)
     all_channels = sorted({channel for each in channels.values() for channel in each})
 
     async def publish_all(*numbers: int) -> None:
-        for number in numbers:
-            await asyncio.gather(*(service.publish(channel, number) for channel in all_channels))
+        for each in numbers:
+            await asyncio.gather(*(service.publish(channel, each) for channel in all_channels))
 
     await publish_all(0, 1, 2)
     for client in clients:
         for channel in channels[client.name]:
             assert await client.published(channel, 3) == [0, 1, 2]
     balancer.ports = [survivor.port]
-    killed.kill()
+    killed.kill(number)
     await publish_all(3, 4, 5, 6)
 
     for client in clients:
         await client.heard("connected", 2)
+        if number is signal.SIGTERM:
+            await client.heard("connecting", code=3001)
         for channel in channels[client.name]:
             assert await client.published(channel, 7) == list(range(7))
             again = await client.heard("subscribed", 2, channel=channel)
