@@ -6,7 +6,7 @@ A token never stands in a URL, where logs and histories keep it: it comes among 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable
 from service.auth.claims import connection_claims
@@ -16,6 +16,8 @@ from service.errors import BrokerUnavailable, ClientError, ErrorCode
 from service.protocols.info import check_info
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import HTTPConnection
 
     from service.auth.tokens import TokenVerifier
@@ -82,13 +84,21 @@ class Admission:
         except InvalidToken as exc:
             raise ClientError(ErrorCode.UNAUTHORIZED, f"token: {exc.reason}") from None
 
-    async def ticket_for(self, connection: HTTPConnection) -> str | None:
+    async def ticket_for_bearer(self, connection: HTTPConnection) -> str | None:
         """Return a ticket for who sends a token in the header; None without a token. Raises: as `by_token`."""
         token = _token_of(connection)
         if not token or self._is_insecure:
             return None
         await self.by_token(token)
         return await self._tickets.issue(await self._verifier.payload(token))
+
+    async def ticket_for(self, claims: Mapping[str, Any]) -> str:  # Any: JSON
+        """Return a ticket for whom such claims are. Raises: ClientError 107 if they are none; BrokerUnavailable."""
+        try:
+            connection_claims(claims)
+        except InvalidToken as exc:
+            raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None
+        return await self._tickets.issue(claims)
 
     async def _by_ticket(self, ticket: str) -> Visitor:
         claims = await self._tickets.redeem(ticket)

@@ -1,8 +1,8 @@
-"""What any client may read of a room, where its namespace lets it; errors have HTTP statuses."""
+"""What clients may read of a room, where they may; their token is in a header. Errors have HTTP statuses."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -11,9 +11,10 @@ from fastapi.responses import Response
 from service.api.context import context_of
 from service.api.reading import history, presence_page
 from service.api.requests import HistoryRequest, PresenceRequest, validated
+from service.auth.permissions import Action, may
 from service.channels import room_channel
+from service.endpoints import admission_of
 from service.errors import ClientError, ErrorCode
-from service.namespaces import Who
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ async def room_history(request: Request, name: str) -> Response:
 
     Answers and errors are those of `/api/history`, and 103 where clients may not; errors have HTTP statuses.
     """
-    channel = _open_channel(request, name, "may_read_history")
+    channel = await _permitted_channel(request, name, Action.HISTORY)
     query: dict[str, Any] = dict(request.query_params)
     if "since" in query or "epoch" in query:
         query["since"] = {"offset": query.get("since", ""), "epoch": query.pop("epoch", "")}
@@ -43,16 +44,16 @@ async def room_presence(request: Request, name: str) -> Response:
 
     Answers and errors are those of `/api/presence`, and 103 where clients may not; errors have HTTP statuses.
     """
-    channel = _open_channel(request, name, "may_see_presence")
+    channel = await _permitted_channel(request, name, Action.PRESENCE)
     wanted = validated(PresenceRequest, {**request.query_params, "channel": channel})
     return _result(await presence_page(context_of(request), wanted))
 
 
-def _open_channel(request: Request, name: str, option: Literal["may_read_history", "may_see_presence"]) -> str:
-    """Return the channel of a room if everyone may do this there. Raises: ClientError 107, 103."""
+async def _permitted_channel(request: Request, name: str, action: Action) -> str:
+    """Return the channel of a room if this client may do this there. Raises: ClientError 107, 103, 101, 109."""
     channel = room_channel(name)
-    if getattr(context_of(request).node.namespaces.of(channel), option) is not Who.ANYONE:
-        raise ClientError(ErrorCode.PERMISSION_DENIED, f"{option} is not for anyone here")
+    visitor = await admission_of(request).required(request)
+    may(action, channel, context_of(request).node.namespaces.of(channel), visitor.client, is_subscribed=False)
     return channel
 
 

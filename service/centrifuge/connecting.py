@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from service import __version__
 from service.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
-from service.auth.permissions import Client
+from service.auth.permissions import Client, personal_channel
 from service.centrifuge import subscribing
 from service.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 from service.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
@@ -134,8 +134,10 @@ def _server_subscriptions(session: Session, claims: ConnectionClaims) -> dict[st
     """Return what the client is subscribed to without asking: by its token, the application, and as a user."""
     options = dict.fromkeys(claims.channels, SubscriptionOptions())
     options.update(claims.subs)
-    for channel in session.sessions.node.namespaces.personal_channels(claims.user):
-        options.setdefault(channel, SubscriptionOptions())
+    for name in session.sessions.node.namespaces.personal():
+        channel = personal_channel(name, claims.user)
+        if channel is not None:
+            options.setdefault(channel, SubscriptionOptions())
     return options
 
 

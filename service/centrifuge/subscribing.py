@@ -117,7 +117,8 @@ async def _subscribe(
 ) -> None:
     is_delta = wanted.is_delta and wanted.tags is None
     is_told_anyway = None if options.override is None else options.override.push_join_leave
-    tells_members = namespace.join_leave and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
+    are_told = session.sessions.node.namespaces.of(channel).join_leave
+    tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
 
     def take(greeting: Sequence[Publication | Resumption]) -> None:
