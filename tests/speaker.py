@@ -34,6 +34,11 @@ class Speaker:
         self._ids = itertools.count(1)
         self._lines: deque[Json] = deque()
         self.pushes: deque[Json] = deque()
+        self.place: Json = {}  # of a stream: the node and the session
+
+    async def say(self, text: str) -> None:
+        """Send a frame as it is."""
+        await self._send(text)
 
     async def send(self, *commands: Json) -> None:
         """Send commands in one frame."""
@@ -72,6 +77,16 @@ class Speaker:
                     return line
                 if not self.is_mute:
                     await self.send({})
+
+    async def ping(self) -> None:
+        """Wait for a ping, and answer it; what comes before it is dropped."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                while not self._lines:
+                    self._lines.extend(map(json.loads, (await self._receive()).splitlines()))
+                if not self._lines.popleft():
+                    await self.send({})
+                    return
 
     async def end(self) -> tuple[int, str]:
         """Return the code and reason with which the server ends the connection."""
@@ -125,18 +140,17 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
     ):
         assert response.status_code == 200
         lines = response.aiter_lines()
-        place: Json = {}
 
         async def receive() -> str:
             return await anext(lines)
 
         async def send(text: str) -> None:
-            answer = await http.post(url, json={**place, "data": text})
+            answer = await http.post(url, json={**client.place, "data": text})
             assert answer.status_code == 204, answer.text
 
         client = Speaker(receive, send)
         reply = await client.reply(0xFFFF, "connect")
-        place = {"node": reply["node"], "session": reply["session"]}
+        client.place = {"node": reply["node"], "session": reply["session"]}
         yield client
 
 
