@@ -26,7 +26,7 @@ from service.messages import ClientInfo, Heard, History, Kind, Membership, Posit
 from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
-from tests.redis_shapes import cluster_shape, kept, sentinel_shape
+from tests.redis_shapes import quick_cluster, quick_sentinel
 
 pytestmark = pytest.mark.anyio
 
@@ -78,14 +78,14 @@ def docker_redis_url(docker: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sentinel_url() -> Iterator[str]:
-    with kept(sentinel_shape()) as shape:
+def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_sentinel(tmp_path_factory.mktemp("sentinel")) as shape:
         yield shape.url
 
 
 @pytest.fixture(scope="session")
-def cluster_url() -> Iterator[str]:
-    with kept(cluster_shape()) as shape:
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_cluster(tmp_path_factory.mktemp("cluster")) as shape:
         yield shape.url
 
 
