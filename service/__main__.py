@@ -16,20 +16,34 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from service import __version__, dev
 from service.app import new_node_id
+from service.auth.keys import local_keys
 from service.brokers.client import OUTAGES, ask, connect, describe
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
 from service.channels import check_channel
-from service.config import ConfigError, Settings, masked, read_namespaces, read_settings, unknown_variables
+from service.config import (
+    ConfigError,
+    Settings,
+    masked,
+    read_namespaces,
+    read_settings,
+    require_auth,
+    split_names,
+    unknown_variables,
+)
 from service.errors import BrokerUnavailable, ClientError
+from service.hooks.build import webhook_receiver
+from service.hooks.python import load_functions
 from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
-from workers import ingest, metrics
+from service.token_command import token_command
+from workers import ingest, metrics, webhooks
 from workers.ingest import IngestWorker
 from workers.metrics import MetricsWorker
 from workers.runner import Health, run_until_told
+from workers.webhooks import WebhookWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,11 +76,11 @@ def cli() -> None:
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
 def dev_command(host: str, port: int, nodes: int) -> None:
     """Run a whole cluster on this machine."""
-    _settings()
+    settings = _settings()
     if port + nodes - 1 > _LAST_PORT:
         raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
     try:
-        dev.run(host=host, port=port, node_count=nodes)
+        dev.run(settings, host=host, port=port, node_count=nodes)
     except dev.DevError as exc:
         raise Failure(str(exc)) from exc
 
@@ -77,6 +91,12 @@ def dev_command(host: str, port: int, nodes: int) -> None:
 def node_command(host: str, port: int) -> None:
     """Run one node."""
     settings = _settings()
+    _check_handlers(settings)
+    try:
+        require_auth(settings)
+        local_keys(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/auth.md)") from exc
     try:
         listener = listen(host, port, settings=settings)
     except OSError as exc:
@@ -105,6 +125,15 @@ def metrics_command(*, check: bool) -> None:
 def ingest_command(*, check: bool) -> None:
     """Publish what services add to the ingest stream; of several workers, one does."""
     _work(ingest.NAME, _ingest_worker, check=check)
+
+
+@worker_group.command(webhooks.NAME)
+@_check_option
+def webhooks_command(*, check: bool) -> None:
+    """Post what has happened to ROOMCAST_WEBHOOK_URL; of several workers, one does."""
+    if _settings().webhook_url is None:
+        raise click.UsageError("set ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET (docs/applications.md)")
+    _work(webhooks.NAME, _webhook_worker, check=check)
 
 
 @cli.command("publish")
@@ -150,6 +179,9 @@ def check_command() -> None:
     asyncio.run(_check_redis(settings))
 
 
+cli.add_command(token_command)
+
+
 def main() -> None:
     """Run the command: exit code 0, 1 for a failure, 2 for wrong use; each error is one line."""
     try:
@@ -174,6 +206,15 @@ def _settings() -> Settings:
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
     return settings
+
+
+def _check_handlers(settings: Settings) -> None:
+    """Import the application's handlers, also from the working directory, as uvicorn does."""
+    sys.path.insert(0, "")
+    try:
+        load_functions(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/applications.md)") from exc
 
 
 def _channel(name: str) -> str:
@@ -349,6 +390,18 @@ def _ingest_worker(client: Client, settings: Settings) -> IngestWorker:
         prefix=settings.prefix,
         name=settings.worker_name,
         max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
+
+
+def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
+    return WebhookWorker(
+        client,
+        _broker(client, settings, new_node_id()),
+        webhook_receiver(settings),
+        frozenset(split_names(settings.webhook_events)),
+        prefix=settings.prefix,
+        name=settings.worker_name,
         timeout_s=settings.redis_timeout_s,
     )
 

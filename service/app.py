@@ -17,18 +17,30 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from service import __version__, api, endpoints
+from service import __version__, endpoints, polling
+from service.admission import Admission
+from service.api import operations, rooms, routes, tickets
+from service.api.context import ApiContext
+from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
 from service.brokers.registry import NodeRegistry
+from service.brokers.tickets import Tickets
+from service.centrifuge import endpoints as centrifuge_endpoints
+from service.centrifuge.sessions import Sessions
 from service.config import read_namespaces
+from service.control import Control
+from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.hooks.build import make_hooks
+from service.hooks.collector import HookCollector
 from service.hub import Hub
 from service.node import Node
 from service.pace import Pace
 from service.presence.redis import RedisPresence
 from service.roster import HubRoster
 from service.serving import ClientServer
+from service.survey import Survey
 from service.tasks import end, run_together
 from service.telemetry import registry_of
 from service.tracker import Tracker
@@ -37,10 +49,13 @@ from service.transports.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from service.brokers.client import Client
     from service.config import Settings
 
 log = structlog.get_logger(__name__)
 
+# Clients refresh their tokens at the last moment.
+_EXPIRY_GRACE_S = 25.0
 _API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
 
 
@@ -60,42 +75,52 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
-        broker = RedisBroker(
-            client,
-            prefix=settings.prefix,
-            node_id=node_id,
-            max_message_bytes=settings.max_message_bytes,
-            timeout_s=settings.redis_timeout_s,
+        node = _node(client, settings, node_id)
+        survey = Survey(node.broker, node_id)
+        hooks = make_hooks(settings, client)
+        verifier = read_verifier(settings)
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        sessions = Sessions(
+            node,
+            verifier=verifier,
+            application=hooks.application,
+            deadlines=deadlines,
+            survey=survey,
+            settings=settings,
         )
-        loop = asyncio.get_running_loop()
-        pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
-        hub = Hub(schedule=pace.schedule)
-        tracker = Tracker(broker, hub.broadcast, time.monotonic)
-        registry = NodeRegistry(client, prefix=settings.prefix)
-        namespaces = read_namespaces(settings)
-        roster = HubRoster(hub, namespaces, node_id)
-        presence = RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id)
-        node = Node(
-            node_id,
-            hub,
-            broker,
-            registry,
-            namespaces=namespaces,
-            tracker=tracker,
-            presence=presence,
-            roster=roster,
+        control = Control(
+            node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of
         )
+        survey.handle(sessions.handlers())
+        survey.handle(control.handlers())
+        node.listen(survey.channels, survey.take)
         heartbeat = Heartbeat(
             ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
         )
         app.state.clients = ClientServer(node, heartbeat, settings)
+        app.state.api = ApiContext(node, survey, settings, hooks.application)
+        app.state.sessions = sessions
+        app.state.deadlines = deadlines
+        app.state.admission = Admission(verifier, Tickets(client, prefix=settings.prefix), settings)
         app.state.metrics = registry_of(node)
-        running = asyncio.create_task(run_together(node=node.run(), heartbeat=heartbeat.run()), name="node")
+        app.state.metrics.register(HookCollector(hooks))
+        together = run_together(
+            node=node.run(),
+            heartbeat=heartbeat.run(),
+            survey=survey.run(),
+            deadlines=deadlines.run(),
+            hooks=hooks.run(),
+        )
+        running = asyncio.create_task(together, name="node")
         running.add_done_callback(_on_node_done)
         yield
         await node.settle()
+        await sessions.end()
+        await hooks.settle()
         await end(running)
+        await hooks.aclose()
         await node.retire()
+        await verifier.aclose()
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:
@@ -105,8 +130,16 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
 
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
-    app.include_router(endpoints.router)
-    app.include_router(api.router)
+    for router in (
+        endpoints.router,
+        polling.router,
+        centrifuge_endpoints.router,
+        routes.router,
+        rooms.router,
+        tickets.router,
+        operations.router,
+    ):
+        app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)
@@ -119,6 +152,32 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         return HTMLResponse(page)
 
     return app
+
+
+def _node(client: Client, settings: Settings, node_id: str) -> Node:
+    broker = RedisBroker(
+        client,
+        prefix=settings.prefix,
+        node_id=node_id,
+        max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
+    loop = asyncio.get_running_loop()
+    pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
+    hub = Hub(schedule=pace.schedule)
+    registry = NodeRegistry(client, prefix=settings.prefix)
+    namespaces = read_namespaces(settings)
+    roster = HubRoster(hub, node_id)
+    return Node(
+        node_id,
+        hub,
+        broker,
+        registry,
+        namespaces=namespaces,
+        tracker=Tracker(broker, hub.broadcast, time.monotonic),
+        presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
+        roster=roster,
+    )
 
 
 # Starlette sends what these return: as the answer to a request, or as the refusal of a WebSocket's handshake.

@@ -8,15 +8,36 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from annotated_types import Len
-from pydantic import Field, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.namespaces import DEFAULTS, Namespace, Namespaces
 from service.redis_url import masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
+
+
+# A function by its dotted path.
+Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+PROXY_EVENTS = ("connect", "subscribe", "publish", "rpc", "refresh", "sub_refresh")
+WEBHOOK_EVENTS = ("connect", "disconnect", "occupied", "vacated")
+# Those that say how a request itself travels; a client's own are none of the application's.
+UNFORWARDED_HEADERS = frozenset(
+    {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
+    | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
 
 
 class ConfigError(Exception):
@@ -41,6 +62,42 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(description="X-API-Key of the server API, at least 16 characters; the API is off without one"),
     ] = None
+
+    secret: Annotated[
+        SecretStr | None,
+        Field(description="key that clients' tokens are signed with (HMAC), at least 32 characters"),
+    ] = None
+    previous_secret: Annotated[
+        SecretStr | None,
+        Field(description="the secret before this one: tokens that it signed are taken while clients get new ones"),
+    ] = None
+    public_key_file: Annotated[
+        Path | None,
+        Field(description="PEM file with the public key (RSA, EC, Ed25519) of who signs tokens"),
+    ] = None
+    jwks_url: Annotated[
+        str | None,
+        Len(max_length=2048),
+        Field(description="URL of the public keys (JWKS) of who signs tokens, such as an identity provider"),
+    ] = None
+    token_audience: Annotated[
+        str | None, Len(max_length=256), Field(description="what a token must name as `aud`; without it, none may")
+    ] = None
+    token_issuer: Annotated[
+        str | None, Len(max_length=256), Field(description="what a token must name as `iss`; without it, it may be any")
+    ] = None
+    token_leeway_s: Annotated[
+        float, Field(ge=0, le=300, description="how far the clock of who signs tokens may be from ours")
+    ] = 5.0
+    anonymous: Annotated[
+        bool, Field(description="let clients without a token in, as nobody: what ANYONE may, they may")
+    ] = False
+    insecure: Annotated[
+        bool, Field(description="check no client at all: each is who it says, and needs no token; for trying")
+    ] = False
+    channel_limit: Annotated[
+        int, Field(ge=1, le=10_000, description="how many channels one connection may be subscribed to")
+    ] = 128
 
     max_message_bytes: Annotated[
         int, Field(ge=1, le=16 * 1024 * 1024, description="largest message of a client or of another service")
@@ -105,13 +162,127 @@ class Settings(BaseSettings):
             raise ValueError("ROOMCAST_MAX_UNSENT_BYTES must be at least twice ROOMCAST_MAX_MESSAGE_BYTES")
         return self
 
+    @model_validator(mode="after")
+    def _clients_are_checked_or_not(self) -> Self:
+        named = [
+            f"{ENV_PREFIX}{name.upper()}"
+            for name in ("secret", "previous_secret", "public_key_file", "jwks_url")
+            if getattr(self, name) is not None
+        ]
+        if self.insecure and named:
+            raise ValueError(
+                f"{named[0]} is for checking clients, and ROOMCAST_INSECURE checks none: unset one of them"
+            )
+        if self.previous_secret and not self.secret:
+            raise ValueError("ROOMCAST_PREVIOUS_SECRET needs ROOMCAST_SECRET, the one that follows it")
+        return self
+
     @field_validator("api_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        key = "x" * 16 if value is None else value.get_secret_value()
-        if len(key) < 16 or not key.isascii() or not key.isprintable():
-            raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 16")
+    def _long_enough_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return _long_enough(value, 16)
+
+    @field_validator("secret", "previous_secret", "webhook_secret")
+    @classmethod
+    def _long_enough_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        return _long_enough(value, 32)
+
+    # How the application takes part: docs/applications.md.
+    on_connect: Annotated[Handler, Field(description="handler in Python: who may connect, and as whom")] = None
+    on_subscribe: Annotated[Handler, Field(description="handler in Python: who may subscribe")] = None
+    on_publish: Annotated[Handler, Field(description="handler in Python: who may publish, and what")] = None
+    on_rpc: Annotated[Handler, Field(description="handler in Python: clients' procedure calls")] = None
+    on_refresh: Annotated[Handler, Field(description="handler in Python: connections that expire")] = None
+    on_sub_refresh: Annotated[Handler, Field(description="handler in Python: subscriptions that expire")] = None
+    on_disconnect: Annotated[Handler, Field(description="handler in Python: told of clients that are gone")] = None
+    hook_timeout_s: Annotated[
+        float, Field(gt=0, le=300, description="longest wait for a handler in Python; the client then gets error 100")
+    ] = 5.0
+    hook_threads: Annotated[
+        int, Field(ge=1, le=1000, description="how many handlers that are not asynchronous run at once")
+    ] = 16
+    hook_headers: Annotated[
+        str,
+        Field(description="headers of clients' handshakes that handlers and the proxy get: Cookie,X-Real-Ip"),
+    ] = ""
+    proxy_url: Annotated[
+        str | None, Field(description="the application's base URL: <proxy_url>/connect, /subscribe ... are asked")
+    ] = None
+    proxy_events: Annotated[
+        str,
+        Field(description="what is asked there, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
+    ] = ""
+    proxy_timeout_s: Annotated[
+        float, Field(gt=0, le=60, description="longest wait for the proxy; the client then gets error 100")
+    ] = 1.0
+    webhook_url: Annotated[
+        str | None, Field(description="what has happened is posted here, by `roomcast worker webhooks`")
+    ] = None
+    webhook_secret: Annotated[
+        SecretStr | None, Field(description="signs webhooks, at least 32 characters; needed with a webhook_url")
+    ] = None
+    webhook_events: Annotated[
+        str, Field(description="what is posted there, of: connect,disconnect,occupied,vacated")
+    ] = "connect,disconnect,occupied,vacated"
+
+    @field_validator("hook_headers")
+    @classmethod
+    def _headers(cls, value: str) -> str:
+        for name in split_names(value):
+            if not re.fullmatch("[A-Za-z0-9-]+", name) or name.lower() in UNFORWARDED_HEADERS:
+                raise ValueError(f"{name!r} is no header that can be passed on")
         return value
+
+    @field_validator("proxy_events")
+    @classmethod
+    def _proxy_events(cls, value: str) -> str:
+        return _check_names(value, PROXY_EVENTS)
+
+    @field_validator("webhook_events")
+    @classmethod
+    def _webhook_events(cls, value: str) -> str:
+        return _check_names(value, WEBHOOK_EVENTS)
+
+    @field_validator("jwks_url", "proxy_url", "webhook_url")
+    @classmethod
+    def _http_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        parts = urlsplit(value or "http://none")
+        is_base = info.field_name == "proxy_url"  # something is put behind it
+        is_plain = not (is_base and parts.query) and not parts.fragment and "@" not in parts.netloc and parts.port != 0
+        is_plain = is_plain and " " not in (value or "")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
+            raise ValueError("must be http://host[:port][/path], or https://, without user and password")
+        return value
+
+    @model_validator(mode="after")
+    def _the_application_is_complete(self) -> Self:
+        if (self.proxy_url is None) != (not split_names(self.proxy_events)):
+            raise ValueError("ROOMCAST_PROXY_URL and ROOMCAST_PROXY_EVENTS are set together or not at all")
+        if self.webhook_url is not None and self.webhook_secret is None:
+            raise ValueError(
+                "ROOMCAST_WEBHOOK_URL needs a ROOMCAST_WEBHOOK_SECRET; make one with: openssl rand -hex 32"
+            )
+        return self
+
+
+def _long_enough(value: SecretStr | None, length: int) -> SecretStr | None:
+    if value is not None:
+        text = value.get_secret_value()
+        if len(text) < length or not text.isascii() or not text.isprintable():
+            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
+    return value
+
+
+def require_auth(settings: Settings) -> None:
+    """Refuse a node that could tell nobody's token from a forged one. Workers have no clients, and need no key.
+
+    Raises: ConfigError that says what to set.
+    """
+    if not (settings.insecure or settings.secret or settings.public_key_file or settings.jwks_url):
+        raise ConfigError(
+            f"{ENV_PREFIX}SECRET is not set, so no client's token could be checked; give every node the same one, "
+            f"made with: openssl rand -hex 32; or set {ENV_PREFIX}INSECURE=true to check nobody"
+        )
 
 
 def read_namespaces(settings: Settings) -> Namespaces:
@@ -136,6 +307,18 @@ def read_namespaces(settings: Settings) -> Namespaces:
         if not re.fullmatch("[a-z0-9_-]{1,32}", name):
             raise ConfigError(f"{settings.namespaces_file}: [{name}]: a name is 1 to 32 of a-z, 0-9, _ and -")
     return Namespaces({**DEFAULTS, **found})
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a setting that has them with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_names(text: str, known: tuple[str, ...]) -> str:
+    for name in split_names(text):
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    return text
 
 
 def masked(settings: Settings) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from service.backlog import Backlog
 from service.errors import SLOW, Disconnect
@@ -14,7 +14,7 @@ from service.namespaces import SlowPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.messages import Event, Kind
+    from service.messages import Event, Kind, Publication
     from service.transports import Transport
 
 
@@ -27,7 +27,14 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Pause(enum.Flag):
+    """Why nothing is read from a client: too much of what it sent is not done yet."""
+
+    UNPUBLISHED = enum.auto()
+    COMMANDS = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Encoding:
     """How a publication becomes bytes on a kind of connection: wire protocol and transport framing in one call.
 
@@ -37,12 +44,30 @@ class Encoding:
     encode: returns nothing for an event that this encoding cannot tell of.
     missed: the bytes that tell a client how many publications it was too slow for.
     tells_positions: clients of this encoding know where they are in a history, and can go on from there.
+    difference: the bytes of a publication for clients that have the one before, given first; None if it has to be sent
+        whole. A client begins with whole ones, of `encode`.
+    ping: the bytes that ask a client whether it lives; nothing: the transport has a way of its own.
     """
 
     name: str
     encode: Callable[[Event], bytes]
     missed: Callable[[int], bytes]
     tells_positions: bool = False
+    difference: Callable[[Publication, Publication], bytes | None] | None = None
+    ping: bytes = b""
+
+
+class Subscription(NamedTuple):
+    """How a connection is subscribed to a channel.
+
+    info: JSON about the client in this channel, or empty. is_present: presence knows of it. is_silent: nobody is told
+        when it comes and goes.
+    """
+
+    encoding: Encoding
+    info: bytes = b""
+    is_present: bool = False
+    is_silent: bool = False
 
 
 class Receiver(Protocol):
@@ -51,8 +76,11 @@ class Receiver(Protocol):
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Take a whole message."""
 
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """Take note that publications of a channel are lost for good; what follows comes after them."""
+
     def on_closed(self, connection: Connection) -> None:
-        """Take note that the client is gone; it is not subscribed any more."""
+        """Take note that the client is gone; it is not subscribed any more. Called also if it was never open."""
 
 
 class Connection:
@@ -64,6 +92,8 @@ class Connection:
     __slots__ = (
         "_backlog",
         "_held",
+        "_pauses",
+        "awaits_pong",
         "encoding",
         "id",
         "info",
@@ -98,9 +128,11 @@ class Connection:
         self.receiver = receiver
         self.max_unsent_bytes = max_unsent_bytes
         self.state = State.CONNECTING
-        self.subscriptions: tuple[str, ...] = ()
+        self.subscriptions: dict[str, Subscription] = {}
         self.opened_at_s: float | None = None
         self.unpublished_bytes = 0  # of its own messages, on their way to Redis
+        self.awaits_pong = False  # it was asked whether it lives, in the words of its protocol
+        self._pauses = Pause(0)
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # what waits while it is congested, of channels that may drop
@@ -132,6 +164,18 @@ class Connection:
         if self._backlog is None:
             self._backlog = Backlog(max_bytes=self.max_unsent_bytes)
         return self._backlog.add(channel, frames, only_latest=policy is SlowPolicy.LATEST)
+
+    def pause_reading(self, reason: Pause) -> None:
+        """Read nothing more from the client until all reasons not to are gone."""
+        self._pauses |= reason
+        self.transport.pause_reading()
+
+    def resume_reading(self, reason: Pause) -> None:
+        """Read from the client again, unless there is another reason not to."""
+        if reason in self._pauses:
+            self._pauses &= ~reason
+            if not self._pauses:
+                self.transport.resume_reading()
 
     def congested(self) -> None:
         """Note, told by the transport, that the client does not take what is written as fast as it comes."""

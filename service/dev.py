@@ -18,6 +18,8 @@ from service.redis_url import masked_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from service.config import Settings
+
 _REDIS_PORT = 6379
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 15.0
@@ -58,7 +60,7 @@ class _Signals:
         self._is_told = True
 
 
-def run(*, host: str, port: int, node_count: int) -> None:
+def run(settings: Settings, *, host: str, port: int, node_count: int) -> None:
     """Run an embedded server, the nodes and the metrics worker until Ctrl-C, SIGTERM or SIGHUP; then end all of it.
 
     Raises: DevError if something cannot start or ends by itself.
@@ -70,12 +72,12 @@ def run(*, host: str, port: int, node_count: int) -> None:
     with signals.handled():
         try:
             with ExitStack() as stack:
-                _run(stack, signals, host, ports)
+                _run(stack, signals, settings, host, ports)
         except _Told:
             return
 
 
-def _run(stack: ExitStack, signals: _Signals, host: str, ports: list[int]) -> None:
+def _run(stack: ExitStack, signals: _Signals, settings: Settings, host: str, ports: list[int]) -> None:
     environment, redis_url = dict(os.environ), os.environ.get("ROOMCAST_REDIS_URL")
     processes: list[subprocess.Popen[bytes]] = []
     if not redis_url:
@@ -83,6 +85,11 @@ def _run(stack: ExitStack, signals: _Signals, host: str, ports: list[int]) -> No
         processes.append(redis)
     environment["ROOMCAST_REDIS_URL"] = redis_url
     api_key = environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
+    secret = None
+    if not settings.insecure:
+        environment.setdefault("ROOMCAST_ANONYMOUS", "true")
+        if settings.secret is None:
+            secret = environment["ROOMCAST_SECRET"] = secrets.token_hex(32)
     environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
     environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
     commands = [["node", "--host", host, "--port", str(number)] for number in ports]
@@ -92,7 +99,7 @@ def _run(stack: ExitStack, signals: _Signals, host: str, ports: list[int]) -> No
     ]
     for number in ports:
         _wait_until_listening(signals, "the node", host, number, processes)
-    _greet(host, ports, redis_url, api_key)
+    _greet(host, ports, redis_url, api_key=api_key, secret=secret)
     try:
         while all(process.poll() is None for process in processes):
             signals.check()
@@ -104,7 +111,7 @@ def _run(stack: ExitStack, signals: _Signals, host: str, ports: list[int]) -> No
     raise DevError(f"`{' '.join(map(str, ended.args[1:]))}` ended by itself (exit code {ended.returncode})")  # type: ignore[index]
 
 
-def _greet(host: str, ports: list[int], redis_url: str, api_key: str) -> None:
+def _greet(host: str, ports: list[int], redis_url: str, *, api_key: str, secret: str | None) -> None:
     first, *others = [f"http://{host}:{port}" for port in ports]
     lines = [
         "",
@@ -119,11 +126,24 @@ def _greet(host: str, ports: list[int], redis_url: str, api_key: str) -> None:
         "  Publish from a terminal:",
         f"    curl {first}/api/publish -H 'X-API-Key: {api_key}' \\",
         """      -d '{"channel": "room:lobby", "data": {"text": "hi"}}'""",
+        *_token_advice(secret),
         "",
         "  Ctrl-C ends all of it.",
         "",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _token_advice(secret: str | None) -> list[str]:
+    """Return how to make a client's token with the secret of this run; a secret that was set is not shown."""
+    if secret is None:
+        return []
+    return [
+        "",
+        "  Make a token for a client (those without one are nobody):",
+        f"    export ROOMCAST_SECRET={secret}",
+        f"    {sys.argv[0]} token --user 42",
+    ]
 
 
 def _advice(redis_url: str) -> list[str]:

@@ -39,6 +39,17 @@ def envelope(event: Event) -> bytes:
     return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
 
 
+def is_json(publication: Publication) -> bool:
+    """Return whether a payload is JSON."""
+    if publication.kind is Kind.BINARY:
+        return False
+    try:
+        orjson.loads(publication.data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 def clients(event: Membership) -> bytes:
     """Return the JSON array of who came or went."""
     return orjson.dumps(
@@ -75,11 +86,9 @@ def _client(info: ClientInfo) -> bytes:
 def _payload_member(publication: Publication) -> bytes:
     if publication.kind is Kind.BINARY:
         return b'"base64":"%b"' % base64.b64encode(publication.data)
-    try:
-        orjson.loads(publication.data)
-    except orjson.JSONDecodeError:
-        return b'"text":' + orjson.dumps(publication.data.decode())
-    return b'"data":' + publication.data
+    if is_json(publication):
+        return b'"data":' + publication.data
+    return b'"text":' + orjson.dumps(publication.data.decode())
 
 
 def _plain_frame(event: Event) -> bytes:

@@ -1,21 +1,42 @@
-"""The clients' endpoints: which protocol is spoken in which channel."""
+"""The plain clients' endpoints: which protocol is spoken in which channel."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from service.admission import SUBPROTOCOL, Admission, Visitor
+from service.auth.permissions import Action, may
 from service.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
-from service.errors import ClientError, ErrorCode
-from service.messages import Position
+from service.deadlines import Deadlines
+from service.encodings import (
+    DEFLATED_ENVELOPE,
+    DEFLATED_WEBSOCKET,
+    ENVELOPE_WEBSOCKET,
+    PLAIN_WEBSOCKET,
+)
+from service.errors import EXPIRED, ClientError, ErrorCode
+from service.introduction import Introduction
+from service.messages import Position, Publication
 from service.protocols import room
-from service.protocols.info import check_info
 from service.recovery import position_of
-from service.serving import ClientServer, EventStreamResponse
+from service.serving import ClientServer, EventStreamResponse, websocket_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from service.connection import Connection, Encoding, Receiver
 
 router = APIRouter()
+
+# How long a client may take to say who it is.
+_INTRODUCTION_TIMEOUT_S = 10.0
 
 
 def server_of(connection: HTTPConnection) -> ClientServer:
@@ -25,10 +46,36 @@ def server_of(connection: HTTPConnection) -> ClientServer:
     return server
 
 
+def admission_of(connection: HTTPConnection) -> Admission:
+    """Return what says who clients of this app are."""
+    admission: Admission = connection.app.state.admission
+    return admission
+
+
+def deadlines_of(connection: HTTPConnection) -> Deadlines:
+    """Return what ends the connections of this app that may stay no longer."""
+    deadlines: Deadlines = connection.app.state.deadlines
+    return deadlines
+
+
+class Stay:
+    """How long a visitor may stay. Implements `Expiring`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
+        """End the connection: it may come back with a new token."""
+        self._connection.close(EXPIRED)
+
+
 @router.websocket("/ws")
 async def echo(socket: WebSocket) -> None:
-    """Answer each text `x` with `Message received: x`; no room, no Redis."""
-    await server_of(socket).serve(socket, room.Echo())
+    """Answer each text `x` with `Message received: x`; no room, no Redis, so nobody is asked who it is."""
+    server = server_of(socket)
+    transport, is_compressed = websocket_of(socket)
+    encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
+    await server.serve(socket, server.connection(transport, encoding, room.Echo()))
 
 
 @router.websocket("/ws/{client_id}")
@@ -37,9 +84,9 @@ async def chat(socket: WebSocket, client_id: str) -> None:
 
     Delivery: at most once, in one order for all. Everyone hears that a client left, unless its node was killed.
     """
-    server = server_of(socket)
-    user = check_name(client_id, "client id")
-    await server.serve(socket, room.Chat(server.node, LOBBY, user), LOBBY, user=user)
+    name = check_name(client_id, "client id")
+    node = server_of(socket).node
+    await _serve(socket, LOBBY, lambda may_publish: room.Chat(node, LOBBY, name, may_publish=may_publish), name=name)
 
 
 @router.websocket("/ws/rooms/{name}")
@@ -47,41 +94,133 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     """A plain room: every frame reaches every client of the room, the sender too, as it was.
 
     With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
-    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. `?user=ada&info={"color":"red"}` is what presence
-    tells others of the client: user is at most 128 bytes, info JSON of at most 1 KiB. Nobody checks who it really is.
+    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. Who it is its token says (docs/auth.md); where nobody
+    is checked, `?user=ada&info={"color":"red"}` does: user is at most 128 bytes, info JSON of at most 1 KiB.
     Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
     """
-    server = server_of(socket)
-    channel = room_channel(name)
-    in_envelope, since = _envelope_of(socket), _since_of(socket)
+    node, channel = server_of(socket).node, room_channel(name)
+    in_envelope, since = _envelope_of(socket), since_of(socket)
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
-    user, info = _client_of(socket)
-    receiver = room.Room(server.node, channel)
-    await server.serve(socket, receiver, channel, in_envelope=in_envelope, since=since, user=user, info=info)
+
+    def receiver_of(may_publish: bool) -> room.Room:
+        return room.Room(node, channel, may_publish=may_publish)
+
+    await _serve(socket, channel, receiver_of, in_envelope=in_envelope, since=since)
 
 
 @router.websocket("/dashboard-feed")
 async def dashboard_feed(socket: WebSocket) -> None:
     """The system's figures: the newest at once, then each as it comes. What the client sends is ignored."""
-    await server_of(socket).serve(socket, room.Feed(), SYSTEM_METRICS)
+    await _serve(socket, SYSTEM_METRICS, lambda _: room.Feed())
 
 
 @router.get("/sse/rooms/{name}", response_class=Response)
 async def plain_room_events(request: Request, name: str) -> Response:
     """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
 
-    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. `?user=` and
-    `?info=` are those of the WebSocket.
+    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
+    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
     """
-    user, info = _client_of(request)
-    return EventStreamResponse(server_of(request), room_channel(name), since=_since_of(request), user=user, info=info)
+    return await _events(request, room_channel(name))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response)
 async def dashboard_feed_events(request: Request) -> Response:
     """The system's figures as server-sent events: the newest at once, then each as it comes."""
-    return EventStreamResponse(server_of(request), SYSTEM_METRICS, since=_since_of(request))
+    return await _events(request, SYSTEM_METRICS)
+
+
+async def _events(request: Request, channel: str) -> Response:
+    since = since_of(request)
+    visitor = await admission_of(request).required(request)
+    server = server_of(request)
+    check_subscription(server, channel, visitor)
+    return EventStreamResponse(
+        server,
+        channel,
+        partial(_let_stay, deadlines_of(request), visitor),
+        since=since,
+        user=visitor.client.user,
+        info=visitor.info,
+    )
+
+
+async def _serve(
+    socket: WebSocket,
+    channel: str,
+    receiver_of: Callable[[bool], Receiver],
+    *,
+    in_envelope: bool = False,
+    since: Position | None = None,
+    name: str = "",
+) -> None:
+    """Serve a client of one channel; who it is its request says, or else its first message.
+
+    Args:
+        receiver_of: makes the receiver of a client that may publish, or may not.
+        name: who it is where nobody is checked.
+    """
+    server, deadlines = server_of(socket), deadlines_of(socket)
+    transport, is_compressed = websocket_of(socket)
+    encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
+    admission = admission_of(socket)
+    visitor = await admission.visitor(socket)
+
+    async def enter(connection: Connection, visitor: Visitor) -> None:
+        check_subscription(server, channel, visitor)
+        connection.receiver = receiver_of(_may_publish(server, channel, visitor))
+        await server.node.subscribe(connection, channel, since=since)
+        _let_stay(deadlines, visitor, connection)
+
+    async def introduce(connection: Connection, token: str) -> None:
+        visitor = await admission.by_token(token)
+        connection.info = visitor.info
+        server.node.hub.identify(connection, visitor.client.user)
+        connection.send(_welcome(server, connection, encoding))
+        await enter(connection, visitor)
+
+    introduction = Introduction(socket.app.state.sessions.spawn, introduce)
+    if visitor is None:
+        connection = introduction.connection = server.connection(transport, encoding, introduction)
+        deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)
+        await server.serve(socket, connection, subprotocol=subprotocol)
+    else:
+        user = visitor.client.user or (name if visitor.client.is_trusted else "")
+        connection = server.connection(transport, encoding, introduction, user=user, info=visitor.info)
+        await server.serve(socket, connection, partial(enter, connection, visitor), subprotocol=subprotocol)
+
+
+def check_subscription(server: ClientServer, channel: str, visitor: Visitor) -> None:
+    """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
+    may(Action.SUBSCRIBE, channel, server.node.namespaces.of(channel), visitor.client, is_subscribed=False)
+
+
+def _may_publish(server: ClientServer, channel: str, visitor: Visitor) -> bool:
+    try:
+        may(Action.PUBLISH, channel, server.node.namespaces.of(channel), visitor.client, is_subscribed=True)
+    except ClientError:
+        return False
+    return True
+
+
+def _let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+    if visitor.expire_at_s:
+        deadlines.add(visitor.expire_at_s, Stay(connection))
+
+
+def _welcome(server: ClientServer, connection: Connection, encoding: Encoding) -> bytes:
+    """Return what tells a client that it was let in by its first message: what follows comes from the channel."""
+    client = orjson.dumps({"client": server.node.client_id(connection)})
+    plain = DEFLATED_WEBSOCKET if encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE) else PLAIN_WEBSOCKET
+    return plain.encode(Publication("", client))
+
+
+def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:
+    if in_envelope:
+        return DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
+    return DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
 
 
 def _envelope_of(connection: HTTPConnection) -> bool:
@@ -91,15 +230,7 @@ def _envelope_of(connection: HTTPConnection) -> bool:
     return wanted == "1"
 
 
-def _client_of(connection: HTTPConnection) -> tuple[str, bytes]:
-    """Return the user and the info that a client names. Raises: ClientError 107, or 106 for too much."""
-    user, text = connection.query_params.get("user", ""), connection.query_params.get("info", "")
-    if user:
-        check_name(user, "user")
-    return user, check_info(text) if text else b""
-
-
-def _since_of(connection: HTTPConnection) -> Position | None:
+def since_of(connection: HTTPConnection) -> Position | None:
     """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
     epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
     if not colon:

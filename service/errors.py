@@ -27,6 +27,7 @@ class ErrorCode(enum.Enum):
     EXPIRED = (110, "expired", 400)
     TOO_MANY_REQUESTS = (111, "too many requests", 429)
     UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
+    CONCURRENT_PAGINATION = (113, "concurrent pagination", 409)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code
@@ -36,7 +37,7 @@ class ErrorCode(enum.Enum):
     @property
     def is_temporary(self) -> bool:
         """Return whether the same request may succeed later: client libraries then try again by themselves."""
-        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS)
+        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS, ErrorCode.CONCURRENT_PAGINATION)
 
 
 class ClientError(Exception):
@@ -46,6 +47,25 @@ class ClientError(Exception):
         super().__init__(f"{error.message}: {detail}")
         self.error = error
         self.detail = detail
+
+
+class ApplicationError(Exception):
+    """A request that the application answers with an error of its own.
+
+    code: 400 to 1999. message: reaches the client; at most 1,024 characters.
+    is_temporary: the same request may succeed later; client libraries then try again by themselves.
+    Raises: ValueError for a code or a message that no client could be sent.
+    """
+
+    def __init__(self, code: int, message: str, *, is_temporary: bool = False) -> None:
+        if not 400 <= code <= 1999:
+            raise ValueError(f"an application's errors have codes from 400 to 1999, not {code}")
+        if len(message) > 1024:
+            raise ValueError(f"the message of error {code} has more than 1,024 characters")
+        super().__init__(f"{code} {message}")
+        self.code = code
+        self.message = message
+        self.is_temporary = is_temporary
 
 
 class BrokerUnavailable(Exception):  # noqa: N818  (the noun of the field, as in the docstrings)
@@ -67,6 +87,23 @@ class Disconnect:
     def is_final(self) -> bool:
         """Return whether the client must not come back by itself."""
         return 3500 <= self.code < 4000 or 4500 <= self.code < 5000
+
+
+class Refused(Exception):  # noqa: N818  (what became of the connection)
+    """A connection that the application ends.
+
+    disconnect: its code is 4000 to 4499, then the client comes back by itself, or 4500 to 4999, then it does not; the
+        reason has at most 123 bytes. Those of the table below do too.
+    Raises: ValueError for any other.
+    """
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        if not 4000 <= disconnect.code <= 4999 and disconnect not in DISCONNECTS:
+            raise ValueError(f"an application's disconnects have codes from 4000 to 4999, not {disconnect.code}")
+        if len(disconnect.reason.encode()) > 123:
+            raise ValueError(f"the reason of disconnect {disconnect.code} has more than 123 bytes")
+        super().__init__(f"{disconnect.code} {disconnect.reason}")
+        self.disconnect = disconnect
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +131,7 @@ STALE = Disconnect(3502, "stale")
 FORCE_DISCONNECT = Disconnect(3503, "force disconnect")
 CHANNEL_LIMIT = Disconnect(3505, "channel limit")
 PERMISSION_DENIED = Disconnect(3507, "permission denied")
+NOT_AVAILABLE = Disconnect(3508, "not available")
 
 DISCONNECTS = (
     UNSUPPORTED_DATA,
@@ -113,6 +151,7 @@ DISCONNECTS = (
     FORCE_DISCONNECT,
     CHANNEL_LIMIT,
     PERMISSION_DENIED,
+    NOT_AVAILABLE,
 )
 
 UNSUBSCRIBED = Unsubscribe(2000, "server unsubscribe")

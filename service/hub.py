@@ -9,26 +9,31 @@ from typing import TYPE_CHECKING
 
 from service.connection import State
 from service.messages import Publication, Resumption
+from service.namespaces import SlowPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from service.connection import Connection, Encoding
+    from service.connection import Connection, Encoding, Subscription
     from service.errors import Disconnect
     from service.messages import Event
-    from service.namespaces import SlowPolicy
 
 _OPEN = State.OPEN
 
 
 @dataclass(slots=True)
 class _Subscribers:
-    """The subscribers of one channel, grouped by encoding, and what was published since the last flush."""
+    """The subscribers of one channel, grouped by encoding, and what was published since the last flush.
+
+    based: those who have `previous`, the newest publication that was written, and so can be sent differences to it.
+    """
 
     channel: str
     policy: SlowPolicy
     by_encoding: dict[Encoding, set[Connection]] = field(default_factory=dict)
     pending: list[Event] = field(default_factory=list)
+    based: set[Connection] = field(default_factory=set)
+    previous: Publication | None = None
 
 
 class Hub:
@@ -46,6 +51,7 @@ class Hub:
         self._schedule = schedule
         self._channels: dict[str, _Subscribers] = {}
         self._dirty: list[_Subscribers] = []
+        self._by_user: dict[str, set[Connection]] = {}
         self.connections: set[Connection] = set()
         self.delivery_count = 0
         self.dropped_count = 0
@@ -53,34 +59,54 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """Take in a connection; it counts until `remove`."""
         self.connections.add(connection)
+        if connection.user:
+            self._by_user.setdefault(connection.user, set()).add(connection)
 
-    def remove(self, connection: Connection) -> tuple[str, ...]:
-        """Forget a connection and return the channels that it was subscribed to."""
+    def remove(self, connection: Connection) -> dict[str, Subscription]:
+        """Forget a connection and return the subscriptions that it had."""
         self.connections.discard(connection)
-        channels = connection.subscriptions
-        for channel in channels:
+        if connection.user in self._by_user:
+            self._by_user[connection.user].discard(connection)
+            if not self._by_user[connection.user]:
+                del self._by_user[connection.user]
+        subscriptions = dict(connection.subscriptions)
+        for channel in subscriptions:
             self.unsubscribe(connection, channel)
-        return channels
+        return subscriptions
 
-    def subscribe(self, connection: Connection, channel: str, policy: SlowPolicy) -> None:
+    def identify(self, connection: Connection, user: str) -> None:
+        """Note who a connection is that did not say it at first."""
+        connection.user = user
+        self.add(connection)
+
+    def of_user(self, user: str) -> tuple[Connection, ...]:
+        """Return the connections of a user on this node."""
+        return tuple(self._by_user.get(user, ()))
+
+    def user_count(self) -> int:
+        """Return how many users have a connection on this node; those that are nobody known are one."""
+        has_nobody = any(not connection.user for connection in self.connections)
+        return len(self._by_user) + has_nobody
+
+    def subscribe(self, connection: Connection, channel: str, subscription: Subscription, policy: SlowPolicy) -> None:
         """Add a subscription. It also gets what was broadcast and waits for the next flush: see `pending_floor`."""
         subscribers = self._channels.get(channel)
         if subscribers is None:
             subscribers = self._channels[channel] = _Subscribers(channel, policy)
-        subscribers.by_encoding.setdefault(connection.encoding, set()).add(connection)
-        if channel not in connection.subscriptions:
-            connection.subscriptions = (*connection.subscriptions, channel)
+        subscribers.by_encoding.setdefault(subscription.encoding, set()).add(connection)
+        connection.subscriptions[channel] = subscription
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Remove a subscription, if it is there."""
-        subscribers = self._channels.get(channel)
-        if subscribers is None or channel not in connection.subscriptions:
+        subscription = connection.subscriptions.pop(channel, None)
+        if subscription is None:
             return
-        connection.subscriptions = tuple(name for name in connection.subscriptions if name != channel)
-        group = subscribers.by_encoding[connection.encoding]
+        subscribers = self._channels[channel]
+        subscribers.based.discard(connection)
+        group = subscribers.by_encoding[subscription.encoding]
         group.discard(connection)
         if not group:
-            del subscribers.by_encoding[connection.encoding]
+            del subscribers.by_encoding[subscription.encoding]
         if not subscribers.by_encoding:
             del self._channels[channel]
 
@@ -100,6 +126,9 @@ class Hub:
         if type(event) is Resumption:
             # At once: where the numbers jump, `pending_floor` would mix those of before with those of after.
             self._flush_channel(subscribers)
+            if not event.is_recovered:
+                for connection in tuple(self.subscribers(event.channel)):
+                    connection.receiver.on_lost(connection, event.channel)
 
     def flush(self) -> None:
         """Write to every connection what was broadcast since the last flush, in one write each."""
@@ -139,11 +168,19 @@ class Hub:
         subscribers = self._channels.get(channel)
         return chain.from_iterable(subscribers.by_encoding.values() if subscribers is not None else ())
 
+    def subscriber_count(self, channel: str) -> int:
+        """Return how many connections of this node are subscribed to a channel."""
+        subscribers = self._channels.get(channel)
+        return 0 if subscribers is None else sum(map(len, subscribers.by_encoding.values()))
+
     def _flush_channel(self, subscribers: _Subscribers) -> None:
         pending, subscribers.pending = subscribers.pending, []
         if not pending:  # flushed early, by a subscription that came in between
             return
         for encoding, connections in subscribers.by_encoding.items():
+            if encoding.difference is not None:
+                self._flush_differences(subscribers, encoding, connections, pending)
+                continue
             encode = encoding.encode
             # Plain frames have no way to tell of anything but publications: then there is nothing to write.
             frames = [frame for event in pending if (frame := encode(event))]
@@ -159,3 +196,41 @@ class Hub:
                 else:
                     connection.send(data)
             self.delivery_count += len(frames) * len(connections)
+        if subscribers.based:
+            subscribers.previous = next(
+                (event for event in reversed(pending) if type(event) is Publication), subscribers.previous
+            )
+
+    def _flush_differences(
+        self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
+    ) -> None:
+        """Write publications whole to who is new, as differences to who has the one before each."""
+        assert encoding.difference is not None  # noqa: S101  (for the type checker)
+        whole: list[bytes] = []
+        differences: list[bytes] = []
+        previous = subscribers.previous
+        for event in pending:
+            frame = encoding.encode(event)
+            if not frame:
+                continue
+            whole.append(frame)
+            difference = None
+            if isinstance(event, Publication):
+                difference = encoding.difference(previous, event) if previous is not None else None
+                previous = event
+            differences.append(difference or frame)
+        if not whole:
+            return
+        has_publication = previous is not subscribers.previous
+        may_drop = subscribers.policy is not SlowPolicy.DISCONNECT
+        for connection in connections:
+            is_based = connection in subscribers.based
+            if connection.is_congested and may_drop:
+                # What it will miss nobody knows yet: nothing may build on it.
+                subscribers.based.discard(connection)
+                self.dropped_count += connection.send_congested(subscribers.channel, whole, subscribers.policy)
+            else:
+                connection.send(b"".join(differences if is_based else whole))
+                if has_publication:
+                    subscribers.based.add(connection)
+        self.delivery_count += len(whole) * len(connections)

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from service.channels import is_channel
 from service.errors import ClientError, ErrorCode
+
+# In front of a private channel: `$room:board` (service/auth/permissions.py).
+PRIVATE = "$"
 
 # A client that missed more reads the history in pages, or begins anew.
 MAX_RECOVERED = 300
@@ -82,8 +86,6 @@ class Namespace:
     @property
     def window_size(self) -> int:
         """Return how many publications a client that comes back may get."""
-        if self.recovery is None:
-            return 0
         return 1 if self.recovery is Recovery.CACHE else min(self.history_size, MAX_RECOVERED)
 
 
@@ -125,7 +127,9 @@ DEFAULTS: Mapping[str, Namespace] = {
         may_see_presence=Who.SUBSCRIBERS,
     ),
     "notify": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM),
-    "user": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY),
+    "user": Namespace(
+        history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY, personal=True
+    ),
 }
 
 
@@ -136,10 +140,23 @@ class Namespaces:
         self._by_name = dict(by_name)
 
     def of(self, channel: str) -> Namespace:
-        """Return the namespace of a channel. Raises: ClientError 102 if there is none of its name."""
-        name, colon, _ = channel.partition(":")
+        """Return the namespace of a channel; that of `$room:board`, a private one, is `room`.
+
+        Raises: ClientError 102 if there is none of its name.
+        """
+        name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name) if colon else None
         if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
+
+    def personal_channels(self, user: str) -> list[str]:
+        """Return the channels of one user alone, which its clients are subscribed to as they connect.
+
+        A user whose id cannot stand alone behind the `#` of a channel's name has none.
+        """
+        if not user or "," in user or "#" in user:
+            return []
+        channels = [f"{name}:#{user}" for name, namespace in self._by_name.items() if namespace.personal]
+        return [channel for channel in channels if is_channel(channel)]

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.brokers import ALWAYS, Once, Published, Read
-from service.errors import PERMISSION_DENIED, SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from service.connection import Pause, Subscription
+from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.messages import Position, Publication, Removal, Resumption
-from service.namespaces import Recovery, Who
+from service.namespaces import Recovery
 from service.recovery import catch_up_cache, catch_up_stream
 from service.tasks import run_together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from service.brokers import Broker, IngestCounts, Registry
-    from service.connection import Connection
+    from service.connection import Connection, Encoding
     from service.hub import Hub
-    from service.messages import Heard, History
+    from service.messages import ClientInfo, Heard, History
     from service.namespaces import Namespace, Namespaces
     from service.presence import Presence
+    from service.recovery import Window
     from service.roster import HubRoster
     from service.tracker import Tracker
 
@@ -60,10 +64,11 @@ class Node:
         self.namespaces = namespaces
         self.tracker = tracker
         self.presence = presence
-        self._roster = roster
+        self.roster = roster
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.ingest: IngestCounts | None = None  # as of the last second; None while nobody knows
+        self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
@@ -81,9 +86,10 @@ class Node:
 
     def leave(self, connection: Connection) -> None:
         """Let a connection go that has ended; nothing of it is left behind."""
-        for channel in self.hub.remove(connection):
-            self._subscription_ended(connection, channel)
+        for channel, subscription in self.hub.remove(connection).items():
+            self._subscription_ended(connection, channel, subscription)
         connection.closed()
+        connection.receiver.on_closed(connection)
         if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
             log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
             return
@@ -96,52 +102,100 @@ class Node:
             code=code,
             duration_s=round(time.monotonic() - connection.opened_at_s, 3),
         )
-        connection.receiver.on_closed(connection)
 
-    async def subscribe(self, connection: Connection, channel: str, *, since: Position | None = None) -> None:
+    def listen(self, channels: Sequence[str], listener: Callable[[Publication], None]) -> None:
+        """Give what comes in channels of the nodes alone, such as `control`, to a listener and not to the hub.
+
+        Args:
+            listener: called in the broker's reader: must not block, await or raise.
+        """
+        self._listeners.update(dict.fromkeys(channels, listener))
+
+    async def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        *,
+        namespace: Namespace | None = None,
+        encoding: Encoding | None = None,
+        info: bytes = b"",
+        since: Position | None = None,
+        wants_missed: bool = True,
+        greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
+    ) -> None:
         """Subscribe a connection; return once every later publication of any node will reach it.
 
         In a channel with recovery, a client whose encoding tells positions is first told where it is, and given what it
         missed `since`; where only the newest publication counts (mode `cache`), everyone gets that first.
+        Args:
+            namespace: what the channel has for this client; None: what it has for everyone.
+            encoding: of this subscription; None: the connection's.
+            info: JSON about the client in this channel, or empty.
+            since: what the client has; with an empty epoch: of the present one.
+            wants_missed: False: it is told where it is, no more.
+            greet: takes what the client is told first, when it hears everything from then on; None: it is sent.
         Delivery: see docs/guarantees.md.
         Raises: ClientError, BrokerUnavailable; then the connection is not subscribed.
         """
-        namespace = self.namespaces.of(channel)
-        if namespace.may_subscribe is Who.NOBODY:
-            raise ClientError(ErrorCode.PERMISSION_DENIED, "clients do not subscribe to this channel by themselves")
-        self._gain_interest(channel, namespace)
+        namespace = namespace or self.namespaces.of(channel)
+        encoding = encoding or connection.encoding
+        self._gain_interest(channel)
         try:
             await self.broker.subscribe(channel)
             window = None
             is_cache = namespace.recovery is Recovery.CACHE
-            is_told = namespace.recovery is not None and (is_cache or connection.encoding.tells_positions)
-            if is_told and (is_cache or since is not None):
+            is_told = namespace.recovery is not None and (is_cache or encoding.tells_positions)
+            if is_told and since is not None and not since.epoch:
+                since = await self._present(channel, since)
+            if is_told and wants_missed and (is_cache or since is not None):
                 window = await self.tracker.window(channel, since)
             elif is_told:
                 await self.tracker.settle(channel)
+            # Nothing waits from here on: what is missed ends where what is broadcast begins.
+            greeting = self._greeting(channel, namespace, since, window) if is_told else ()
+            if greet is not None:
+                greet(greeting)
+            else:
+                for event in greeting:
+                    connection.send(encoding.encode(event))
         except BaseException:
             self._lose_interest(channel)
             raise
-        # Nothing waits from here on: what is missed ends where what is broadcast begins.
-        position = self.tracker.position(channel)
-        if is_told and position is not None:
-            if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
-                self.hub.flush_channel(channel)
-            top = Position(self._floor(channel, position), position.epoch)
-            catch_up = catch_up_cache if is_cache else catch_up_stream
-            for event in catch_up(channel, since, top, window):
-                connection.send(connection.encoding.encode(event))
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        self.hub.subscribe(connection, channel, namespace.slow)
-        if namespace.presence:
-            self.presence.join(channel, self._roster.info(connection))
+        is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
+        subscription = Subscription(encoding, info, namespace.presence, is_silent)
+        self.hub.subscribe(connection, channel, subscription, namespace.slow)
+        if subscription.is_present:
+            self.presence.join(channel, self.roster.info(connection, channel))
+
+    def _greeting(
+        self, channel: str, namespace: Namespace, since: Position | None, window: Window | None
+    ) -> Sequence[Publication | Resumption]:
+        """Return what a new subscriber is told first."""
+        position = self.tracker.position(channel)
+        if position is None:
+            return ()
+        if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
+            self.hub.flush_channel(channel)
+        top = Position(self._floor(channel, position), position.epoch)
+        catch_up = catch_up_cache if namespace.recovery is Recovery.CACHE else catch_up_stream
+        return catch_up(channel, since, top, window)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """End a subscription, if it is there."""
-        if channel in connection.subscriptions:
+        subscription = connection.subscriptions.get(channel)
+        if subscription is not None:
             self.hub.unsubscribe(connection, channel)
-            self._subscription_ended(connection, channel)
+            self._subscription_ended(connection, channel, subscription)
+
+    def client_id(self, connection: Connection) -> str:
+        """Return what names a connection in the cluster."""
+        return self.roster.client_id(connection)
+
+    def info(self, connection: Connection, channel: str) -> ClientInfo:
+        """Return a connection as the others in a channel see it."""
+        return self.roster.info(connection, channel)
 
     async def publish(self, publication: Publication, *, once: Once = ALWAYS, skip_history: bool = False) -> Published:
         """Publish to the subscribers on every node, this one too.
@@ -195,31 +249,36 @@ class Node:
             raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
         return namespace
 
-    def publish_for(self, connection: Connection, publication: Publication) -> None:
+    def publish_for(
+        self,
+        connection: Connection,
+        publication: Publication,
+        taken: Callable[[Published | BrokerUnavailable], None] | None = None,
+    ) -> None:
         """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
 
+        Args:
+            taken: told once, now or later, what became of it.
         Delivery: in the order of the calls. While Redis is away the publication is lost, and counted
-            (publish_failures), and the connection lives on: plain frames have no way to say it. Where clients may not
-            publish the connection is closed (3507).
+            (publish_failures), and the connection lives on.
         """
         namespace = self.namespaces.of(publication.channel)
-        if namespace.may_publish is Who.NOBODY:
-            connection.close(PERMISSION_DENIED)
-            return
         size_bytes = len(publication.data) + _OVERHEAD_BYTES
 
-        def taken(result: Published | BrokerUnavailable) -> None:
+        def count(result: Published | BrokerUnavailable) -> None:
             self._count_taken(result)
+            if taken is not None:
+                taken(result)
             before_bytes = connection.unpublished_bytes
             connection.unpublished_bytes -= size_bytes
             if connection.unpublished_bytes <= _MAX_UNPUBLISHED_BYTES < before_bytes:
-                connection.transport.resume_reading()
+                connection.resume_reading(Pause.UNPUBLISHED)
 
         before_bytes = connection.unpublished_bytes
         connection.unpublished_bytes += size_bytes
         if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
-            connection.transport.pause_reading()
-        self.broker.submit(publication, namespace, taken, seen=self.tracker.position(publication.channel))
+            connection.pause_reading(Pause.UNPUBLISHED)
+        self.broker.submit(publication, namespace, count, seen=self.tracker.position(publication.channel))
 
     async def settle(self) -> None:
         """Wait a second at most until all was taken or refused: the last words for clients that left."""
@@ -241,6 +300,10 @@ class Node:
     def on_event(self, event: Heard) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
+            listener = self._listeners.get(event.channel)
+            if listener is not None:
+                listener(event)
+                return
             self.counts["received"] += 1
             self.tracker.take(event)
         elif isinstance(event, Removal):
@@ -268,14 +331,21 @@ class Node:
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
-    def _subscription_ended(self, connection: Connection, channel: str) -> None:
-        if self.namespaces.of(channel).presence:
-            self.presence.leave(channel, self._roster.info(connection).client)
+    async def _present(self, channel: str, since: Position) -> Position | None:
+        """Return a position in the present epoch of an open channel. Raises: BrokerUnavailable."""
+        await self.tracker.settle(channel)
+        position = self.tracker.position(channel)
+        return None if position is None else Position(since.offset, position.epoch)
+
+    def _subscription_ended(self, connection: Connection, channel: str, subscription: Subscription) -> None:
+        if subscription.is_present:
+            self.presence.leave(channel, self.roster.client_id(connection))
         if channel not in self.hub.channels():
             self.presence.vacate(channel)
         self._lose_interest(channel)
 
-    def _gain_interest(self, channel: str, namespace: Namespace) -> None:
+    def _gain_interest(self, channel: str) -> None:
+        namespace = self.namespaces.of(channel)
         self._interest[channel] += 1
         if self._interest[channel] == 1 and namespace.history_size:
             self.tracker.open(channel, namespace)

@@ -11,15 +11,13 @@ if TYPE_CHECKING:
 
     from service.connection import Connection
     from service.hub import Hub
-    from service.namespaces import Namespaces
 
 
 class HubRoster:
     """Implements `presence.Roster`. Keeps nothing: a member costs what its connection costs."""
 
-    def __init__(self, hub: Hub, namespaces: Namespaces, node_id: str) -> None:
+    def __init__(self, hub: Hub, node_id: str) -> None:
         self._hub = hub
-        self._namespaces = namespaces
         self._node_id = node_id
 
     def channels(self) -> Collection[str]:
@@ -28,9 +26,18 @@ class HubRoster:
 
     def members(self, channel: str) -> Iterator[ClientInfo]:
         """See `Roster.members`."""
-        if self._namespaces.of(channel).presence:
-            yield from map(self.info, self._hub.subscribers(channel))
+        for connection in self._hub.subscribers(channel):
+            if connection.subscriptions[channel].is_present:
+                yield self.info(connection, channel)
 
-    def info(self, connection: Connection) -> ClientInfo:
-        """Return a connection as others see it."""
-        return ClientInfo(f"{self._node_id}-{connection.id}", connection.user, connection.info)
+    def info(self, connection: Connection, channel: str) -> ClientInfo:
+        """Return a connection as the others in a channel see it."""
+        info = ClientInfo(self.client_id(connection), connection.user, connection.info)
+        subscription = connection.subscriptions.get(channel)
+        if subscription is None:
+            return info
+        return info._replace(channel_info=subscription.info, is_silent=subscription.is_silent)
+
+    def client_id(self, connection: Connection) -> str:
+        """Return what names a connection in the cluster."""
+        return f"{self._node_id}-{connection.id}"

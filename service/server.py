@@ -114,6 +114,8 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     )
     host, port = listener.getsockname()[:2]
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
+    if settings.insecure:
+        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from service.connection import Connection, Encoding
-from service.encodings import (
-    DEFLATED_ENVELOPE,
-    DEFLATED_WEBSOCKET,
-    ENVELOPE_WEBSOCKET,
-    PLAIN_SSE,
-    PLAIN_WEBSOCKET,
-)
+from service.encodings import PLAIN_SSE
 from service.errors import SLOW
 from service.protocols.room import Feed
 from service.tasks import run_together
@@ -25,7 +19,7 @@ from service.transports.portable import PortableWebSocket
 from service.transports.sse import EventStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
@@ -47,48 +41,45 @@ class ClientServer:
     def __init__(self, node: Node, heartbeat: Heartbeat, settings: Settings) -> None:
         self.node = node
         self.settings = settings
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._ids = itertools.count(1)
 
     async def serve(
         self,
         socket: WebSocket,
-        receiver: Receiver,
-        channel: str | None = None,
+        connection: Connection,
+        prepare: Callable[[], Awaitable[None]] | None = None,
         *,
-        in_envelope: bool = False,
-        since: Position | None = None,
-        user: str = "",
-        info: bytes = b"",
+        subprotocol: str | None = None,
+        is_open: bool = True,
     ) -> None:
-        """Subscribe, then answer the handshake: whoever sees the connection open misses nothing from there on.
+        """Do what comes first, then answer the handshake: who sees the connection open misses nothing from there on.
 
         On our own server this returns at once: the connection is detached and lives without a task. On any other it
         returns when the client is gone.
+        Args:
+            connection: on the transport of `websocket_of`.
+            prepare: subscribes, as a rule.
+            is_open: the connection is open once the handshake is answered; False: its receiver opens it.
         Raises, before the handshake is answered: ClientError, BrokerUnavailable.
         """
-        protocol = websocket.transport_of(socket.scope)
-        transport = protocol or PortableWebSocket(socket)
-        is_compressed = protocol is not None and protocol.is_compressed
-        if in_envelope:
-            encoding = DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
-        else:
-            encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
-        connection = self.connection(transport, encoding, receiver, user=user, info=info)
         is_detached = False
         self.node.enter(connection)
         try:
-            if channel is not None:
-                await self.node.subscribe(connection, channel, since=since)
-            await socket.accept()
+            if prepare is not None:
+                await prepare()
+            await socket.accept(subprotocol)
+            protocol = websocket.transport_of(socket.scope)
             if protocol is not None:
-                connection.transport = detached = protocol.detach(connection, self._heartbeat, self.node.leave)
+                connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
                 is_detached = True
-                connection.open()
+                if is_open:
+                    connection.open()
                 detached.data_received(protocol.take_early())
-            elif isinstance(transport, PortableWebSocket):
-                connection.open()
-                await transport.run(connection)
+            elif isinstance(connection.transport, PortableWebSocket):
+                if is_open:
+                    connection.open()
+                await connection.transport.run(connection, self.heartbeat)
         finally:
             if not is_detached:
                 self.node.leave(connection)
@@ -103,8 +94,17 @@ class ClientServer:
         )
 
 
+def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
+    """Return the transport of a handshake, and whether messages on it may be compressed."""
+    protocol = websocket.transport_of(socket.scope)
+    return (PortableWebSocket(socket), False) if protocol is None else (protocol, protocol.is_compressed)
+
+
 class EventStreamResponse(Response):
     """Subscribes, streams until the client is gone, unsubscribes: all in one call of the server's task.
+
+    Args:
+        entered: told once the client is in.
 
     A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
     """
@@ -115,16 +115,17 @@ class EventStreamResponse(Response):
         self,
         server: ClientServer,
         channel: str,
+        entered: Callable[[Connection], None],
         *,
         since: Position | None = None,
         user: str = "",
         info: bytes = b"",
     ) -> None:
-        # X-Accel-Buffering: nginx would hold events back to fill its buffer.
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._server = server
         self._channel = channel
+        self._entered = entered
         self._since = since
         self._user = user
         self._info = info
@@ -134,24 +135,41 @@ class EventStreamResponse(Response):
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
         connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=self._user, info=self._info)
         stream.connection = connection
-        abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
         self._server.node.enter(connection)
         try:
             await self._server.node.subscribe(connection, self._channel, since=self._since)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            await run_together(gone=_until_gone(receive), pump=_pump(connection, stream, send, abort))
+            self._entered(connection)
+            await pump(connection, stream.read, scope, receive, send)
         finally:
             self._server.node.leave(connection)
+
+
+# X-Accel-Buffering: nginx would hold what is streamed back to fill its buffer.
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+async def pump(
+    connection: Connection, read: Callable[[], Awaitable[bytes]], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Carry what `read` returns to the client of a response that has started, until one of them ends.
+
+    A client that takes nothing for 8 s is slow (3008).
+    """
+    abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
+    await run_together(gone=until_gone(receive), pump=_pump(connection, read, send, abort))
 
 
 def _leave_to_server() -> None:
     """Any other server ends the connection by itself."""
 
 
-async def _pump(connection: Connection, stream: EventStream, send: Send, abort: Callable[[], None]) -> None:
+async def _pump(
+    connection: Connection, read: Callable[[], Awaitable[bytes]], send: Send, abort: Callable[[], None]
+) -> None:
     try:
-        while chunk := await stream.read():
+        while chunk := await read():
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         async with asyncio.timeout(_WRITE_TIMEOUT_S):
@@ -163,6 +181,7 @@ async def _pump(connection: Connection, stream: EventStream, send: Send, abort: 
         abort()
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Wait until the client of a request is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

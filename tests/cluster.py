@@ -143,6 +143,7 @@ class Cluster:
             "ROOMCAST_REDIS_URL": redis_url,
             "ROOMCAST_PREFIX": prefix,
             "ROOMCAST_API_KEY": API_KEY,
+            **({} if "secret" in settings else {"ROOMCAST_INSECURE": "true"}),
             **{f"ROOMCAST_{name.upper()}": value for name, value in settings.items()},
         }
         self.prefix = prefix

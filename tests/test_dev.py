@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jwt
 import psutil
 import pytest
 from websockets.sync.client import connect
@@ -21,10 +23,11 @@ pytestmark = pytest.mark.redis
 
 
 @contextmanager
-def dev(port: int) -> Iterator[subprocess.Popen[str]]:
+def dev(port: int, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
     with subprocess.Popen(
         [sys.executable, "-m", "service", "dev", "--port", str(port)],
-        env=bare_environment(),
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -76,6 +79,40 @@ def test_two_nodes_share_a_room_and_one_signal_ends_every_process(number: signal
     assert rest.split() == ["Ctrl-C", "ends", "all", "of", "it.", "Ending", "..."][5:]
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+
+
+def test_each_run_has_a_secret_with_which_the_greeting_s_command_makes_tokens() -> None:
+    with dev(two_free_ports()) as process:
+        greeting = read_until(process, "Ctrl-C ends all of it")
+        found = re.search(r"export (ROOMCAST_SECRET)=([0-9a-f]{64})\n +\S+ (token --user 42)\n", greeting)
+        assert found is not None
+        name, secret, command = found.groups()
+        nodes = [child for child in psutil.Process(process.pid).children() if "node" in child.cmdline()]
+        environments = [node.environ() for node in nodes]
+
+    made = subprocess.run(
+        [sys.executable, "-m", "service", *command.split()],
+        env=bare_environment() | {name: secret},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert jwt.decode(made.stdout.strip(), secret, algorithms=["HS256"])["sub"] == "42"
+    assert [environment["ROOMCAST_SECRET"] for environment in environments] == [secret, secret]
+    assert [environment["ROOMCAST_ANONYMOUS"] for environment in environments] == ["true", "true"]
+
+
+@pytest.mark.parametrize("settings", [{"insecure": "true"}, {"secret": "s3cret" * 8, "anonymous": "false"}])
+def test_a_run_takes_what_is_set_and_shows_no_secret_of_it(settings: dict[str, str]) -> None:
+    with dev(two_free_ports(), **settings) as process:
+        greeting = read_until(process, "Ctrl-C ends all of it")
+        (node, _) = [child for child in psutil.Process(process.pid).children() if "node" in child.cmdline()]
+        environment = node.environ()
+
+    assert "ROOMCAST_SECRET" not in greeting
+    assert environment.get("ROOMCAST_SECRET") == settings.get("secret")
+    assert environment.get("ROOMCAST_ANONYMOUS") == settings.get("anonymous")
+    assert ("node.insecure" in greeting) is ("insecure" in settings)
 
 
 def test_a_taken_port_is_one_line_that_says_what_to_do() -> None:

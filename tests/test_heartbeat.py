@@ -14,11 +14,14 @@ class Socket:
         self.aborted_with: list[Disconnect] = []
         self.unsent = 0
         self.written = 0
-        self.heartbeat_slot = heartbeat.add(self)  # type: ignore[arg-type]  # a fake of it
+        self.heartbeat_slot = heartbeat.add(self)
 
     def ping(self) -> None:
         self.pings += 1
         self.has_been_heard = False
+
+    def give_up(self, disconnect: Disconnect) -> None:
+        self.abort(disconnect)
 
     def abort(self, disconnect: Disconnect) -> None:
         self.aborted_with.append(disconnect)
@@ -96,7 +99,7 @@ def test_a_client_that_takes_nothing_for_10_s_is_aborted() -> None:
     stuck, slow = Socket(beating.heartbeat), Socket(beating.heartbeat)
     for socket in (stuck, slow):
         socket.unsent = 100_000
-        beating.heartbeat.watch_congested(socket)  # type: ignore[arg-type]  # a fake of it
+        beating.heartbeat.watch_congested(socket)
 
     for _ in range(12):
         stuck.written += 1000
@@ -112,9 +115,9 @@ def test_a_client_that_takes_nothing_for_10_s_is_aborted() -> None:
 def test_a_client_that_has_caught_up_is_not_watched() -> None:
     beating = Beating()
     socket = Socket(beating.heartbeat)
-    beating.heartbeat.watch_congested(socket)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.watch_congested(socket)
     beating.pass_s(9)
-    beating.heartbeat.unwatch_congested(socket)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.unwatch_congested(socket)
 
     beating.pass_s(5)
 
@@ -124,7 +127,7 @@ def test_a_client_that_has_caught_up_is_not_watched() -> None:
 def test_who_does_not_finish_closing_is_aborted() -> None:
     beating = Beating()
     socket = Socket(beating.heartbeat)
-    beating.heartbeat.abort_after(socket, 5.0)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.abort_after(socket, 5.0)
 
     beating.pass_s(4)
     assert socket.aborted_with == []
@@ -135,10 +138,10 @@ def test_who_does_not_finish_closing_is_aborted() -> None:
 def test_a_removed_connection_is_forgotten() -> None:
     beating = Beating()
     socket = Socket(beating.heartbeat)
-    beating.heartbeat.watch_congested(socket)  # type: ignore[arg-type]  # a fake of it
-    beating.heartbeat.abort_after(socket, 5.0)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.watch_congested(socket)
+    beating.heartbeat.abort_after(socket, 5.0)
 
-    beating.heartbeat.remove(socket)  # type: ignore[arg-type]  # a fake of it
+    beating.heartbeat.remove(socket)
     beating.pass_s(100)
 
     assert (socket.pings, socket.aborted_with) == (0, [])

@@ -435,26 +435,23 @@ async def test_services_read_a_history_in_either_direction(cluster: Cluster, roo
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    ("body", "code"),
     [
-        ({"channel": "room:a", "limit": 301}, 400, 107),
-        ({"channel": "room:a", "limit": -1}, 400, 107),
-        ({"channel": "room:a", "since": {"offset": -1, "epoch": "e"}}, 400, 107),
-        ({"channel": "room:a", "since": {"offset": 2**53, "epoch": "e"}}, 400, 107),
-        ({"channel": "room:a", "since": {"offset": 1}}, 400, 107),
-        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}}, 416, 112),
-        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}, "reverse": True}, 416, 112),
-        ({"channel": "unheard:a"}, 404, 102),
-        ({"channel": "a"}, 404, 102),
-        ({}, 400, 107),
+        ({"channel": "room:a", "limit": 301}, 107),
+        ({"channel": "room:a", "limit": -2}, 107),
+        ({"channel": "room:a", "since": {"offset": -1, "epoch": "e"}}, 107),
+        ({"channel": "room:a", "since": {"offset": 2**53, "epoch": "e"}}, 107),
+        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}}, 112),
+        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}, "reverse": True}, 112),
+        ({"channel": "unheard:a"}, 102),
+        ({"channel": "a"}, 102),
+        ({}, 107),
     ],
 )
-async def test_a_history_that_cannot_be_had_is_refused(
-    cluster: Cluster, body: dict[str, Any], status: int, code: int
-) -> None:
-    answered, answer = await call(cluster.nodes[0], "history", body)
+async def test_a_history_that_cannot_be_had_is_refused(cluster: Cluster, body: dict[str, Any], code: int) -> None:
+    status, answer = await call(cluster.nodes[0], "history", body)
 
-    assert (answered, answer["error"]["code"]) == (status, code)
+    assert (status, answer["error"]["code"]) == (200, code)
 
 
 async def get(node: NodeProcess, path: str) -> tuple[int, dict[str, Any]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.connection import Encoding
+from service.connection import Encoding, Subscription
 from service.errors import SHUTDOWN
 from service.hub import Hub
 from service.messages import Event, Position, Publication, Resumption
@@ -17,9 +17,9 @@ def test_everyone_in_the_channel_gets_a_publication_and_nobody_else() -> None:
     ada, to_ada = connection()
     bob, to_bob = connection()
     eve, to_eve = connection()
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
-    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
-    hub.subscribe(eve, "room:b", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:a", Subscription(bob.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(eve, "room:b", Subscription(eve.encoding), SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("hi"))
     turn.run()
@@ -31,8 +31,8 @@ def test_everyone_in_the_channel_gets_a_publication_and_nobody_else() -> None:
 def test_what_was_read_together_is_one_write_each_in_order() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
-    hub.subscribe(ada, "room:b", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:b", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
 
     for text in ("1", "2", "3"):
         hub.broadcast(publication(text))
@@ -49,7 +49,7 @@ def test_where_the_numbers_jump_what_waits_is_written_first() -> None:
     """A newcomer would be told an offset of before in the epoch of after."""
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
     hub.broadcast(publication("old")._replace(position=Position(100, "e")))
 
     hub.broadcast(Resumption("room:a", Position(95, "f"), is_recovered=False))
@@ -73,7 +73,7 @@ def test_a_publication_is_encoded_once_per_encoding() -> None:
     hub = Hub(turn := Schedule())
     clients = [connection(encoding=upper) for _ in range(3)] + [connection(encoding=RAW)]
     for client, _ in clients:
-        hub.subscribe(client, "room:a", SlowPolicy.DISCONNECT)
+        hub.subscribe(client, "room:a", Subscription(client.encoding), SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("hi"))
     turn.run()
@@ -86,13 +86,13 @@ def test_who_subscribes_between_reading_and_writing_gets_what_waits_too_and_can_
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
     bob, to_bob = connection()
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
     assert hub.pending_floor("room:a", 4) == 4
 
     hub.broadcast(Publication("room:a", b"5", position=Position(5, "e")))
     hub.broadcast(Publication("room:a", b"6", position=Position(6, "e")))
     assert hub.pending_floor("room:a", 6) == 4
-    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:a", Subscription(bob.encoding), SlowPolicy.DISCONNECT)
     turn.run()
 
     assert to_ada.written == to_bob.written == [b"5;6;"]
@@ -102,8 +102,8 @@ def test_who_leaves_gets_nothing_more_and_makes_nobody_write_early() -> None:
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
     bob, to_bob = connection()
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
-    hub.subscribe(bob, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:a", Subscription(bob.encoding), SlowPolicy.DISCONNECT)
 
     hub.broadcast(publication("1"))
     hub.unsubscribe(ada, "room:a")
@@ -121,22 +121,22 @@ def test_a_removed_connection_leaves_nothing_behind() -> None:
     bob, _ = connection()
     hub.add(ada)
     for channel in ("room:a", "room:b"):
-        hub.subscribe(ada, channel, SlowPolicy.DISCONNECT)
-    hub.subscribe(bob, "room:b", SlowPolicy.DISCONNECT)
+        hub.subscribe(ada, channel, Subscription(ada.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(bob, "room:b", Subscription(bob.encoding), SlowPolicy.DISCONNECT)
 
-    assert hub.remove(ada) == ("room:a", "room:b")
+    assert list(hub.remove(ada)) == ["room:a", "room:b"]
 
     assert hub.connections == set()
     assert hub.channel_count() == 1
-    assert ada.subscriptions == ()
+    assert ada.subscriptions == {}
 
 
 def test_a_slow_connection_does_not_keep_others_from_their_publications() -> None:
     hub = Hub(turn := Schedule())
     slow, to_slow = connection(stalled=True, max_unsent_bytes=1)
     ada, to_ada = connection()
-    hub.subscribe(slow, "room:a", SlowPolicy.DISCONNECT)
-    hub.subscribe(ada, "room:a", SlowPolicy.DISCONNECT)
+    hub.subscribe(slow, "room:a", Subscription(slow.encoding), SlowPolicy.DISCONNECT)
+    hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
 
     for text in ("1", "2"):
         hub.broadcast(publication(text))

@@ -45,6 +45,17 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
     assert to_ada.written == [b"hi;"]
 
 
+async def test_what_comes_in_a_channel_of_the_nodes_alone_goes_to_its_listener() -> None:
+    node, _, _ = make_node()
+    heard: list[bytes] = []
+    node.listen(["control"], lambda publication: heard.append(publication.data))
+
+    node.on_event(Publication("control", b"question"))
+
+    assert heard == [b"question"]
+    assert node.counts["received"] == 0, "it is no publication of a client's"
+
+
 async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_one() -> None:
     node, broker, _ = make_node()
     ada, _ = connection()

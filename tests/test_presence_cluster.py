@@ -102,7 +102,7 @@ async def test_who_is_in_a_room_is_known_on_every_node(cluster: Cluster) -> None
             assert await ask(node, "presence_stats", channel="room:a") == {"num_clients": 3, "num_users": 2}
         present = (await ask(one, "presence", channel="room:a", limit=1000))["presence"]
         assert {key: client["client"] for key, client in present.items()} == {key: key for key in present}
-        assert sorted((client["user"], str(client["conn_info"])) for client in present.values()) == [
+        assert sorted((client["user"], str(client.get("conn_info"))) for client in present.values()) == [
             ("", "None"),
             ("ada", "None"),
             ("ada", "{'color': 'red'}"),
@@ -174,22 +174,22 @@ def one_node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 
 @pytest.mark.parametrize("path", ["presence", "presence_stats"])
 @pytest.mark.parametrize(
-    ("body", "status", "code"),
+    ("body", "code"),
     [
-        ({"channel": "nothing:a"}, 404, 102),
-        ({"channel": "a"}, 404, 102),
-        ({"channel": "metrics:system"}, 400, 108),
-        ({"channel": ""}, 400, 107),
-        ({}, 400, 107),
+        ({"channel": "nothing:a"}, 102),
+        ({"channel": "a"}, 102),
+        ({"channel": "metrics:system"}, 108),
+        ({"channel": ""}, 107),
+        ({}, 107),
     ],
 )
 async def test_presence_that_cannot_be_had_is_answered_with_why(
-    one_node: NodeProcess, path: str, body: dict[str, object], status: int, code: int
+    one_node: NodeProcess, path: str, body: dict[str, object], code: int
 ) -> None:
     async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(one_node.http(f"/api/{path}"), json=body)
 
-    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert (response.status_code, response.json()["error"]["code"]) == (200, code)
 
 
 @pytest.mark.parametrize("option", [{"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"cursor": "x"}, {"cursor": 7}])
@@ -197,7 +197,7 @@ async def test_a_page_that_cannot_be_had_is_answered_with_107(one_node: NodeProc
     async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(one_node.http("/api/presence"), json={"channel": "room:a", **option})
 
-    assert (response.status_code, response.json()["error"]["code"]) == (400, 107)
+    assert (response.status_code, response.json()["error"]["code"]) == (200, 107)
 
 
 @pytest.mark.parametrize("path", ["presence", "presence_stats"])

@@ -18,7 +18,7 @@ class RecordingPublisher:
 def test_in_a_plain_room_a_message_is_a_publication_of_its_kind_as_it_was() -> None:
     publisher = RecordingPublisher()
     ada, to_ada = connection()
-    room = Room(publisher, "room:x")
+    room = Room(publisher, "room:x", may_publish=True)
 
     room.on_message(ada, Kind.TEXT, "h\u00e9".encode())
     room.on_message(ada, Kind.BINARY, b"\x00\xff")
@@ -34,7 +34,7 @@ def test_in_a_plain_room_a_message_is_a_publication_of_its_kind_as_it_was() -> N
 def test_the_classic_chat_answers_the_sender_and_tells_everyone_what_was_said_and_who_left() -> None:
     publisher = RecordingPublisher()
     seven, to_seven = connection()
-    chat = Chat(publisher, "room:lobby", "7")
+    chat = Chat(publisher, "room:lobby", "7", may_publish=True)
 
     chat.on_message(seven, Kind.TEXT, b"hi")
     chat.on_closed(seven)
@@ -47,7 +47,7 @@ def test_the_classic_chat_answers_the_sender_and_tells_everyone_what_was_said_an
 
 
 def test_text_endpoints_close_at_binary() -> None:
-    for receiver in (Chat(RecordingPublisher(), "room:lobby", "7"), Echo()):
+    for receiver in (Chat(RecordingPublisher(), "room:lobby", "7", may_publish=True), Echo()):
         client, transport = connection()
 
         receiver.on_message(client, Kind.BINARY, b"x")

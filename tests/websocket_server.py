@@ -19,9 +19,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from service.config import Settings
+from service.connection import Connection, Receiver
+from service.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from service.hub import Hub
 from service.protocols.room import Echo, Feed
-from service.serving import ClientServer, EventStreamResponse
+from service.serving import ClientServer, EventStreamResponse, websocket_of
 from service.tasks import end
 from service.transports.heartbeat import Heartbeat
 from service.transports.http import HttpProtocol
@@ -78,10 +80,17 @@ class Server:
         return f"ws://127.0.0.1:{self.port}{path}"
 
     async def _echo(self, ws: WebSocket) -> None:
-        await self.clients.serve(ws, Echo())
+        await self.clients.serve(ws, self._connection(ws, Echo()))
 
     async def _feed(self, ws: WebSocket) -> None:
-        await self.clients.serve(ws, Feed(), ws.path_params["channel"])
+        connection = self._connection(ws, Feed())
+        subscribe = self.clients.node.subscribe
+        await self.clients.serve(ws, connection, lambda: subscribe(connection, ws.path_params["channel"]))
+
+    def _connection(self, ws: WebSocket, receiver: Receiver) -> Connection:
+        transport, is_compressed = websocket_of(ws)
+        encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
+        return self.clients.connection(transport, encoding, receiver)
 
     async def _asgi(self, ws: WebSocket) -> None:
         """An ordinary endpoint, as anybody's FastAPI app has it."""
@@ -117,7 +126,7 @@ class Server:
         return JSONResponse({})
 
     async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
-        return EventStreamResponse(self.clients, request.path_params["channel"])
+        return EventStreamResponse(self.clients, request.path_params["channel"], lambda _: None)
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)

@@ -19,6 +19,8 @@ __all__ = ["ALWAYS", "Broker", "IngestCounts", "Once", "Published", "Read", "Reg
 MAX_KEY_LENGTH = 128
 MAX_VERSION = 2**53 - 1
 MAX_VERSION_EPOCH_LENGTH = 64
+# A message in a channel without a namespace: nodes speak to each other there, not clients.
+MAX_CONTROL_BYTES = 1024 * 1024
 
 
 class Once(NamedTuple):

@@ -35,13 +35,16 @@ class IngestStream:
 
     Keys, in one slot of a cluster: `<prefix>ingest`, `{<prefix>ingest}:dead`, `{<prefix>ingest}:lease`.
     Methods raise redis-py's errors (`client.OUTAGES`).
+
+    Args:
+        name: what stands in the keys; there is another stream of this kind (`hooks.stream`).
     """
 
-    def __init__(self, client: Client, *, prefix: str) -> None:
+    def __init__(self, client: Client, *, prefix: str, name: str = "ingest") -> None:
         keys = ChannelKeys(prefix)
-        self.key = keys.topic("ingest")
-        self.dead_key = keys.key("ingest", "dead")
-        self.lease_key = keys.key("ingest", "lease")
+        self.key = keys.topic(name)
+        self.dead_key = keys.key(name, "dead")
+        self.lease_key = keys.key(name, "lease")
         self._client = client
         self._bury = read_script("service.brokers", "bury")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from service.brokers import ALWAYS, Once, Published
+from service.brokers import ALWAYS, MAX_CONTROL_BYTES, Once, Published
 from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.envelope import MalformedMessage, pack, pack_about, unpack
 from service.brokers.history import ChannelKeys, HistoryCommands
@@ -162,7 +162,8 @@ class RedisBroker:
     def on_message(self, channel: str, message: bytes) -> None:
         """See `Listening.on_message`."""
         try:
-            event = unpack(channel, message, max_message_bytes=self._max_message_bytes)
+            max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
+            event = unpack(channel, message, max_message_bytes=max_bytes)
         except MalformedMessage as exc:
             self._on_malformed(channel, str(exc))
         else:

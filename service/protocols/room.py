@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from service.errors import UNSUPPORTED_DATA
+from service.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
 from service.messages import Kind, Publication
 
 if TYPE_CHECKING:
@@ -21,15 +21,22 @@ class Publisher(Protocol):
 class Room:
     """A plain room: a message is a publication, a publication is a message, as it was. Implements `Receiver`."""
 
-    __slots__ = ("_channel", "_publisher")
+    __slots__ = ("_channel", "_may_publish", "_publisher")
 
-    def __init__(self, publisher: Publisher, channel: str) -> None:
+    def __init__(self, publisher: Publisher, channel: str, *, may_publish: bool) -> None:
         self._publisher = publisher
         self._channel = channel
+        self._may_publish = may_publish
 
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Publish it to the room."""
-        self._publisher.publish_for(connection, Publication(self._channel, data, kind))
+        """Publish it to the room; where the client may not, end the connection (3507)."""
+        if self._may_publish:
+            self._publisher.publish_for(connection, Publication(self._channel, data, kind))
+        else:
+            connection.close(PERMISSION_DENIED)
+
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """Its encoding has told the client, if it can."""
 
     def on_closed(self, connection: Connection) -> None:
         """Nobody is told."""
@@ -38,11 +45,12 @@ class Room:
 class Chat:
     """The classic chat: what one says is answered to the sender and told to everyone. Implements `Receiver`."""
 
-    __slots__ = ("_channel", "_client_id", "_publisher")
+    __slots__ = ("_channel", "_client_id", "_may_publish", "_publisher")
 
-    def __init__(self, publisher: Publisher, channel: str, client_id: str) -> None:
+    def __init__(self, publisher: Publisher, channel: str, client_id: str, *, may_publish: bool) -> None:
         self._publisher = publisher
         self._channel = channel
+        self._may_publish = may_publish
         self._client_id = client_id
 
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
@@ -50,12 +58,20 @@ class Chat:
         if kind is Kind.BINARY:
             connection.close(UNSUPPORTED_DATA)
             return
+        if not self._may_publish:
+            connection.close(PERMISSION_DENIED)
+            return
         connection.send(connection.encoding.encode(Publication(self._channel, b"You: " + data)))
         said = f"Client #{self._client_id} says: ".encode() + data
         self._publisher.publish_for(connection, Publication(self._channel, said))
 
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """Plain frames have no way to tell it."""
+
     def on_closed(self, connection: Connection) -> None:
         """Tell everyone who left."""
+        if connection.opened_at_s is None or not self._may_publish:
+            return
         left = f"Client #{self._client_id} left the chat".encode()
         self._publisher.publish_for(connection, Publication(self._channel, left))
 
@@ -70,6 +86,9 @@ class Echo:
             return
         connection.send(connection.encoding.encode(Publication("", b"Message received: " + data)))
 
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """Its encoding has told the client, if it can."""
+
     def on_closed(self, connection: Connection) -> None:
         """Nobody is told."""
 
@@ -79,6 +98,9 @@ class Feed:
 
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Ignore it."""
+
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """Its encoding has told the client, if it can."""
 
     def on_closed(self, connection: Connection) -> None:
         """Nobody is told."""

@@ -10,12 +10,15 @@ from service.transports.framed import FramedSocket
 
 # How long a client may take to answer the goodbye of a node that ends.
 _SHUTDOWN_TIMEOUT_S = 3.0
+# And one that has not answered a ping.
+_GIVE_UP_TIMEOUT_S = 1.0
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from service.connection import Connection
+    from service.errors import Disconnect
     from service.messages import Kind
     from service.transports.heartbeat import Heartbeat
 
@@ -94,7 +97,13 @@ class DetachedWebSocket(FramedSocket):
     def ping(self) -> None:
         """Ask whether the client lives; whatever it sends from now on says so."""
         self.has_been_heard = False
-        self.write(frames.frame(frames.PING, b""))
+        self._connection.awaits_pong = True
+        self.write(self._connection.encoding.ping or frames.frame(frames.PING, b""))
+
+    def give_up(self, disconnect: Disconnect) -> None:
+        """See `Pinged.give_up`."""
+        self.close(disconnect)
+        self._end_within(_GIVE_UP_TIMEOUT_S)
 
     def written_while_congested_bytes(self) -> int:
         """Return what was written since the client became congested."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from service.connection import Connection
+    from service.transports.heartbeat import Heartbeat
 
 _WRITE_TIMEOUT_S = 10.0
 
@@ -33,6 +34,9 @@ class PortableWebSocket(PendingWrites):
         self._client_code = 1006
         self._may_read = asyncio.Event()
         self._may_read.set()
+        self.has_been_heard = True
+        self.is_reading = True
+        self.heartbeat_slot = 0
 
     def close(self, disconnect: Disconnect) -> None:
         """See `Transport.close`."""
@@ -46,21 +50,52 @@ class PortableWebSocket(PendingWrites):
 
     def pause_reading(self) -> None:
         """See `Transport.pause_reading`."""
+        self.is_reading = False
         self._may_read.clear()
 
     def resume_reading(self) -> None:
         """See `Transport.resume_reading`."""
+        self.is_reading = self.has_been_heard = True
         self._may_read.set()
 
-    async def run(self, connection: Connection) -> None:
-        """Carry messages both ways until either side has ended."""
+    def ping(self) -> None:
+        """See `Pinged.ping`."""
+        if self.connection is not None:
+            self.has_been_heard = False
+            self.connection.awaits_pong = True
+            self.write(self.connection.encoding.ping)
+
+    def give_up(self, disconnect: Disconnect) -> None:
+        """See `Pinged.give_up`."""
+        self.close(disconnect)
+
+    def abort(self, disconnect: Disconnect) -> None:
+        """See `Pinged.abort`; the ASGI server sees to the rest."""
+        self.close(disconnect)
+
+    def written_while_congested_bytes(self) -> int:
+        """See `Pinged.written_while_congested_bytes`; here each write has its deadline."""
+        return 0
+
+    async def run(self, connection: Connection, heartbeat: Heartbeat) -> None:
+        """Carry messages both ways until either side has ended.
+
+        The ASGI server pings by itself; the heartbeat does where the protocol has a ping of its own.
+        """
         self.connection = connection
-        await run_together(read=self._read(connection), write=self._write())
+        if connection.encoding.ping:
+            self.heartbeat_slot = heartbeat.add(self)
+        try:
+            await run_together(read=self._read(connection), write=self._write())
+        finally:
+            if connection.encoding.ping:
+                heartbeat.remove(self)
 
     async def _read(self, connection: Connection) -> None:
         while True:
             await self._may_read.wait()
             message = await self._socket.receive()
+            self.has_been_heard = True
             if message["type"] == "websocket.disconnect":
                 self._client_code = message.get("code") or 1005
                 return

@@ -57,10 +57,10 @@ class Publisher:
             except httpx.TransportError:
                 pass  # nobody knows whether it was published: the key makes it one publication
             else:
-                if response.status_code == 200:
-                    result = response.json()["result"]
-                    return Place(result["epoch"], result["offset"])
-                assert response.status_code == 503, f"{response.status_code} {response.text}"
+                answer = response.json()
+                if "result" in answer:
+                    return Place(answer["result"]["epoch"], answer["result"]["offset"])
+                assert answer["error"]["temporary"], f"{response.status_code} {response.text}"
             attempt += 1
             self.retry_count += 1
             await asyncio.sleep(backoff_s(self._chance, attempt))

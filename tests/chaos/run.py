@@ -96,6 +96,7 @@ async def run(plan: Plan) -> Outcome:
             "ROOMCAST_REDIS_URL": servers.url,
             "ROOMCAST_PREFIX": prefix,
             "ROOMCAST_API_KEY": API_KEY,
+            "ROOMCAST_INSECURE": "true",
             "ROOMCAST_NAMESPACES_FILE": str(namespaces),
             "ROOMCAST_REDIS_TIMEOUT_S": str(_REDIS_TIMEOUT_S),
             "CHAOS_BUG": plan.bug,

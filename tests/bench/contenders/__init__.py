@@ -11,10 +11,11 @@ from tests.bench.contenders.floor import Floor
 from tests.bench.contenders.nats import Nats
 from tests.bench.contenders.nchan import Nchan
 from tests.bench.contenders.ours import Ours
+from tests.bench.contenders.ours_centrifuge import OursCentrifuge
 from tests.bench.contenders.socket_io import SocketIO
 
 __all__ = ["CONTENDERS", "Contender", "Echo"]
 
-_ALL: tuple[Contender, ...] = (Ours(), Floor(), Nchan(), Nats(), Centrifugo(), SocketIO(), Classic())
+_ALL: tuple[Contender, ...] = (Ours(), OursCentrifuge(), Floor(), Nchan(), Nats(), Centrifugo(), SocketIO(), Classic())
 
 CONTENDERS: Mapping[str, Contender] = {contender.name: contender for contender in _ALL}

@@ -1,0 +1,112 @@
+"""Where clients of the Centrifuge protocol connect: by WebSocket, or by a response that streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from google.protobuf.message import DecodeError
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from service.bodies import read_body
+from service.centrifuge.client_pb2 import EmulationRequest
+from service.centrifuge.streams import CommandStreamResponse
+from service.errors import ClientError, ErrorCode
+from service.serving import ClientServer, websocket_of
+
+if TYPE_CHECKING:
+    from service.centrifuge.sessions import Sessions
+
+router = APIRouter()
+
+_PROTOBUF = "centrifuge-protobuf"
+_PROTOBUF_TYPE = "application/octet-stream"
+# What the body of a request may hold beside a client's message.
+_ENVELOPE_BYTES = 4096
+
+
+def _sessions_of(connection: HTTPConnection) -> Sessions:
+    sessions: Sessions = connection.app.state.sessions
+    return sessions
+
+
+@router.websocket("/connection/websocket")
+async def websocket(socket: WebSocket) -> None:
+    """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
+    server: ClientServer = socket.app.state.clients
+    sessions = _sessions_of(socket)
+    is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
+    wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
+    transport, _ = websocket_of(socket)
+    session = sessions.begin(wire, socket.headers)
+    session.connection = server.connection(transport, wire.encoding, session)
+    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_protobuf else None, is_open=False)
+
+
+@router.post("/connection/http_stream", response_class=Response, tags=["client protocol"])
+async def http_stream(request: Request) -> Response:
+    """The Centrifuge protocol without WebSockets: the response streams, commands come by `/emulation` on any node.
+
+    The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
+    """
+    sessions = _sessions_of(request)
+    is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
+    wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
+    body = await _body(request)
+    return CommandStreamResponse(
+        request.app.state.clients, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+    )
+
+
+@router.get("/connection/sse", response_class=Response, tags=["client protocol"])
+@router.post("/connection/sse", response_class=Response, tags=["client protocol"])
+async def sse(request: Request) -> Response:
+    """As `/connection/http_stream`, as server-sent events; the first command is the body, or `?cf_connect=`.
+
+    A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
+    keep it out of theirs, or use http_stream.
+    """
+    sessions = _sessions_of(request)
+    first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
+    return CommandStreamResponse(
+        request.app.state.clients, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+    )
+
+
+@router.post("/emulation", response_class=Response, status_code=204, tags=["client protocol"])
+async def emulation(request: Request) -> Response:
+    """Take commands of a client whose replies stream from some node: `{"session": "", "node": "", "data": "{...}"}`.
+
+    Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
+    """
+    body = await _body(request)
+    is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
+    node, session, data = (_protobuf_emulation if is_protobuf else _json_emulation)(body)
+    is_found = await _sessions_of(request).emulate(node, session, data)
+    return Response(status_code=204 if is_found else 404)
+
+
+async def _body(request: Request) -> bytes:
+    return await read_body(request, request.app.state.settings.max_message_bytes + _ENVELOPE_BYTES)
+
+
+def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:
+    try:
+        wanted = EmulationRequest.FromString(body)
+    except DecodeError:
+        raise ClientError(ErrorCode.BAD_REQUEST, "the body is no EmulationRequest") from None
+    return wanted.node, wanted.session, wanted.data
+
+
+def _json_emulation(body: bytes) -> tuple[str, str, bytes]:
+    try:
+        wanted = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+    match wanted:
+        case {"node": str(node), "session": str(session), "data": str(data)}:
+            return node, session, data.encode()
+    raise ClientError(ErrorCode.BAD_REQUEST, "the body has no node, session and data")

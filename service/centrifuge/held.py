@@ -1,0 +1,16 @@
+"""A subscription that a session holds."""
+
+from __future__ import annotations
+
+
+class Held:
+    """Until when, and for whom.
+
+    expire_at_s: Unix time at which it ends unless it is refreshed, 0: never. is_of_server: the client did not ask.
+    """
+
+    __slots__ = ("expire_at_s", "is_of_server")
+
+    def __init__(self, *, expire_at_s: float, is_of_server: bool) -> None:
+        self.expire_at_s = expire_at_s
+        self.is_of_server = is_of_server

@@ -1,0 +1,266 @@
+"""One client of the Centrifuge protocol: its commands, done one after the other, and how long it may stay."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from service.auth.permissions import Client
+from service.centrifuge.codec import MalformedFrame
+from service.centrifuge.commands import HANDLERS
+from service.connection import Pause, State
+from service.errors import (
+    BAD_REQUEST,
+    EXPIRED,
+    INSUFFICIENT_STATE,
+    SERVER_ERROR,
+    STALE,
+    SUBSCRIPTION_EXPIRED,
+    UNSUBSCRIBED_EXPIRED,
+    UNSUBSCRIBED_INSUFFICIENT,
+    ApplicationError,
+    BrokerUnavailable,
+    ClientError,
+    ErrorCode,
+    Refused,
+)
+from service.hooks import Caller, DisconnectEvent
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine, Mapping
+
+    from service.centrifuge.codec import Command, Members
+    from service.centrifuge.held import Held
+    from service.centrifuge.pushes import Wire
+    from service.centrifuge.sessions import Sessions
+    from service.connection import Connection
+    from service.errors import Disconnect, Unsubscribe
+    from service.messages import Kind
+
+log = structlog.get_logger(__name__)
+
+# So many commands may wait for one that waits for Redis, or for the application, before reading pauses.
+_MAX_WAITING = 64
+
+
+class Session:
+    """Implements `Receiver`. Its connection counts as open once `connect` has been answered.
+
+    id: a secret: who knows it may send commands, also through other nodes (`/emulation`).
+    """
+
+    __slots__ = (
+        "_headers",
+        "_task",
+        "_waiting",
+        "client",
+        "connection",
+        "expire_at_s",
+        "id",
+        "is_connected",
+        "meta",
+        "sessions",
+        "subscriptions",
+        "wire",
+    )
+
+    connection: Connection
+
+    def __init__(self, sessions: Sessions, wire: Wire, headers: Mapping[str, str]) -> None:
+        self.sessions = sessions
+        self.wire = wire
+        self.id = secrets.token_urlsafe(16)
+        self.client = Client()
+        self.meta = b""  # JSON that only the application sees
+        self.is_connected = False
+        self.expire_at_s = 0.0  # Unix time, 0: never
+        self.subscriptions: dict[str, Held] = {}
+        self._headers = headers
+        self._waiting: deque[Command] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def client_id(self) -> str:
+        """Return what names this client in the cluster."""
+        return self.sessions.node.client_id(self.connection)
+
+    @property
+    def caller(self) -> Caller:
+        """Return this client as the application is told of it."""
+        return Caller(
+            self.client_id,
+            self.connection.transport.name,
+            self.wire.encoding_name,
+            self.client.user,
+            self.meta,
+            self._headers,
+        )
+
+    # What the transport tells.
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:  # noqa: ARG002  (as in Receiver)
+        """Do the commands of a frame, in their order."""
+        codec = self.wire.codec
+        if kind is not codec.kind:
+            self.disconnect(BAD_REQUEST)
+            return
+        try:
+            for command in codec.commands(data):
+                self._take(command)
+        except MalformedFrame as exc:
+            log.debug("session.malformed_frame", conn=self.connection.id, reason=str(exc))
+            self.disconnect(BAD_REQUEST)
+
+    def on_lost(self, connection: Connection, channel: str) -> None:  # noqa: ARG002  (as in Receiver)
+        """Let the client subscribe again: then it is told that it could not recover."""
+        held = self.subscriptions.get(channel)
+        if held is None:
+            return
+        if held.is_of_server:
+            self.disconnect(INSUFFICIENT_STATE)
+        else:
+            self.unsubscribe(channel, UNSUBSCRIBED_INSUFFICIENT)
+
+    def on_closed(self, connection: Connection) -> None:
+        """Drop what waits, and tell the application."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+        self.sessions.forget(self)
+        if self.is_connected:
+            code = connection.transport.close_code()
+            self.sessions.application.on_disconnect(DisconnectEvent(self.caller, code, ""))
+
+    # What commands and the server do.
+
+    def disconnect(self, disconnect: Disconnect) -> None:
+        """End the connection, and everything that waits."""
+        self._waiting.clear()
+        self.connection.close(disconnect)
+
+    def reply(self, command: Command, result: Mapping[str, Any]) -> None:
+        """Answer a command that was done."""
+        self.write(self.wire.codec.reply(command.id, command.method, result))
+
+    def refuse(self, command: Command, error: ErrorCode) -> None:
+        """Answer a command that was not done. The details are not for clients: they have the code."""
+        self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
+
+    def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> None:
+        """Tell the client something that it did not ask for."""
+        self.write(self.wire.codec.push(channel, kind, fields))
+
+    def write(self, message: bytes) -> None:
+        """Send a message of the codec; before the connection is open, past what waits for that."""
+        if self.connection.state is State.CONNECTING:
+            self.connection.transport.write(self.wire.frame(message))
+        else:
+            self.connection.send(self.wire.frame(message))
+
+    def hold(self, channel: str, held: Held) -> None:
+        """Note a subscription that was made."""
+        self.subscriptions[channel] = held
+        self.sessions.deadlines.add(held.expire_at_s, self)
+
+    def unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
+        """End a subscription, and tell the client."""
+        if self.subscriptions.pop(channel, None) is not None:
+            self.sessions.node.unsubscribe(self.connection, channel)
+            self.push(channel, "unsubscribe", {"code": reason.code, "reason": reason.reason})
+
+    def expire_at(self, unix_s: float) -> None:
+        """Let the connection end at a Unix time, unless it is refreshed; 0: never."""
+        self.expire_at_s = unix_s
+        self.sessions.deadlines.add(unix_s, self)
+
+    def on_deadline(self, now_s: float, grace_s: float) -> None:
+        """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment."""
+        if not self.is_connected:
+            self.disconnect(STALE)
+            return
+        before_s = now_s - grace_s
+        if 0 < self.expire_at_s <= before_s:
+            self.disconnect(EXPIRED)
+        for channel, held in tuple(self.subscriptions.items()):
+            if 0 < held.expire_at_s <= before_s:
+                if held.is_of_server:
+                    self.disconnect(SUBSCRIPTION_EXPIRED)
+                else:
+                    self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
+
+    # How commands are done.
+
+    def _take(self, command: Command) -> None:
+        if self._task is not None:
+            self._waiting.append(command)
+            if len(self._waiting) == _MAX_WAITING:
+                self.connection.pause_reading(Pause.COMMANDS)
+        elif (unfinished := self._begin(command)) is not None:
+            self._task = self.sessions.spawn(self._finish_all(unfinished))
+
+    def _begin(self, command: Command) -> Coroutine[Any, Any, None] | None:
+        """Do a command, or return what is left of it that has to wait."""
+        if self.connection.state in (State.CLOSING, State.CLOSED):
+            return None
+        if command.is_pong:
+            self._pong()
+            return None
+        # A command that wants an answer has an id, and only that.
+        if (command.id == 0) != (command.method == "send") or self.is_connected == (command.method == "connect"):
+            self.disconnect(BAD_REQUEST)
+            return None
+        handler = HANDLERS.get(command.method)
+        if handler is None:
+            self.refuse(command, ErrorCode.METHOD_NOT_FOUND)
+            return None
+        return self._guarded(handler, command)
+
+    def _guarded(self, handler: Any, command: Command) -> Coroutine[Any, Any, None] | None:  # Any: see HANDLERS
+        try:
+            outcome = handler(self, command)
+        except ClientError as exc:
+            self.refuse(command, exc.error)
+            return None
+        if outcome is None:
+            return None
+        return self._finish(command, outcome)
+
+    async def _finish(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
+        try:
+            result = await outcome
+        except ClientError as exc:
+            log.debug("session.refused", conn=self.connection.id, method=command.method, reason=exc.detail)
+            self.refuse(command, exc.error)
+        except BrokerUnavailable:
+            self.refuse(command, ErrorCode.INTERNAL)
+        except ApplicationError as exc:
+            self.write(self.wire.codec.error(command.id, exc.code, exc.message, is_temporary=exc.is_temporary))
+        except Refused as exc:
+            self.disconnect(exc.disconnect)
+        except Exception:
+            log.exception("session.failed", conn=self.connection.id, method=command.method)
+            self.disconnect(SERVER_ERROR)
+        else:
+            if result is not None:
+                self.reply(command, result)
+
+    async def _finish_all(self, unfinished: Coroutine[Any, Any, None]) -> None:
+        try:
+            await unfinished
+            while self._waiting:
+                following = self._begin(self._waiting.popleft())
+                if following is not None:
+                    await following
+        finally:
+            self._task = None
+            self.connection.resume_reading(Pause.COMMANDS)
+
+    def _pong(self) -> None:
+        if self.connection.awaits_pong:
+            self.connection.awaits_pong = False
+        else:
+            self.disconnect(BAD_REQUEST)

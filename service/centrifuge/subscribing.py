@@ -1,0 +1,260 @@
+"""`subscribe`, `unsubscribe` and `sub_refresh`, and what the server subscribes its clients to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from service.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
+from service.auth.permissions import Action, is_limited, may
+from service.centrifuge import filters
+from service.centrifuge.held import Held
+from service.centrifuge.positions import since_of
+from service.channels import check_channel
+from service.errors import ClientError, ErrorCode
+from service.hooks import Hook, SubRefreshEvent, SubscribeEvent
+from service.messages import Publication, Resumption
+from service.namespaces import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from service.auth import SubscriptionClaims
+    from service.centrifuge.codec import Command, Members
+    from service.centrifuge.filters import Filter
+    from service.centrifuge.session import Session
+    from service.messages import Position
+    from service.namespaces import Namespace
+
+_DELTA = "fossil"
+# Bits of the member `flag`.
+_REJECT_UNRECOVERED = 2
+
+
+class _Wanted(NamedTuple):
+    """What a client asked of a subscription.
+
+    since: what it has, if it is recovering. rejects_unrecovered: it would rather not be subscribed than begin anew.
+    """
+
+    is_recovering: bool = False
+    since: Position | None = None
+    rejects_unrecovered: bool = False
+    tells_members: bool = True
+    is_delta: bool = False
+    tags: Filter | None = None
+
+
+class _Terms(NamedTuple):
+    """On which terms a subscription is made: what is told of it, and until when."""
+
+    options: SubscriptionOptions
+    expire_at_s: float
+
+
+async def subscribe(session: Session, command: Command) -> None:
+    """Subscribe; the reply tells where the client is and what it missed, and comes before any push."""
+    params = command.params
+    channel = check_channel(params.get("channel", ""))
+    namespace = session.sessions.node.namespaces.of(channel)
+    if channel in session.subscriptions:
+        raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, channel)
+    if len(session.subscriptions) >= session.sessions.settings.channel_limit:
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
+    wanted = _wanted(params, namespace)
+    terms = await _terms(session, channel, namespace, params)
+    namespace = overridden(namespace, terms.options.override)
+    held = Held(expire_at_s=terms.expire_at_s, is_of_server=False)
+
+    def greet(result: Members) -> None:
+        result.update(session.sessions.expiry(terms.expire_at_s))
+        session.reply(command, result)
+        session.hold(channel, held)
+
+    await _subscribe(session, channel, namespace, wanted=wanted, options=terms.options, greet=greet)
+
+
+async def subscribe_by_server(
+    session: Session,
+    channel: str,
+    options: SubscriptionOptions,
+    recovering: Members | None = None,
+    *,
+    expire_at_s: float = 0,
+    greet: Callable[[Members], None] | None = None,
+) -> Members:
+    """Subscribe a client that has not asked for it; return what it is told of it.
+
+    Args:
+        recovering: what the client says that it has of the channel, as in `subscribe`.
+        greet: takes the result when the client hears everything from then on.
+    Raises: ClientError, BrokerUnavailable.
+    """
+    found: Members = {}
+    namespace = overridden(session.sessions.node.namespaces.of(check_channel(channel)), options.override)
+    wanted = _Wanted()
+    if recovering:
+        wanted = wanted._replace(is_recovering=recovering.get("recover", False), since=since_of(recovering))
+
+    def take(result: Members) -> None:
+        found.update(result)
+        session.hold(channel, Held(expire_at_s=expire_at_s, is_of_server=True))
+        if greet is not None:
+            greet(result)
+
+    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=take)
+    return found
+
+
+async def _subscribe(
+    session: Session,
+    channel: str,
+    namespace: Namespace,
+    *,
+    wanted: _Wanted,
+    options: SubscriptionOptions,
+    greet: Callable[[Members], None],
+) -> None:
+    is_delta = wanted.is_delta and wanted.tags is None
+    is_told_anyway = None if options.override is None else options.override.push_join_leave
+    are_told = session.sessions.node.namespaces.of(channel).join_leave
+    tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
+    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
+
+    def take(greeting: Sequence[Publication | Resumption]) -> None:
+        result = _position(greeting)
+        if wanted.is_recovering and namespace.recovery is not None:
+            result["was_recovering"] = True
+            if result.pop("is_recovered", False):
+                result["recovered"] = True
+            elif wanted.rejects_unrecovered:
+                raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, channel)
+            found = [event for event in greeting if isinstance(event, Publication)]
+            result["publications"] = session.wire.publications(found, is_delta=is_delta, tags=wanted.tags)
+        result.pop("is_recovered", None)
+        if is_delta:
+            result["delta"] = True
+        if options.data:
+            result["data"] = options.data
+        greet(result)
+
+    await session.sessions.node.subscribe(
+        session.connection,
+        channel,
+        namespace=namespace,
+        encoding=encoding,
+        info=options.info,
+        since=wanted.since if wanted.is_recovering else None,
+        wants_missed=wanted.is_recovering,
+        greet=take,
+    )
+
+
+def unsubscribe(session: Session, command: Command) -> None:
+    """End a subscription that the client asked for, if there is one."""
+    channel = command.params.get("channel", "")
+    held = session.subscriptions.get(channel)
+    if not channel or (held is not None and held.is_of_server):
+        raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
+    if held is not None:
+        del session.subscriptions[channel]
+        session.sessions.node.unsubscribe(session.connection, channel)
+    session.reply(command, {})
+
+
+async def refresh(session: Session, command: Command) -> Members:
+    """Let a subscription go on longer, by a new token, or by what the application says."""
+    channel, token = command.params.get("channel", ""), command.params.get("token", "")
+    held, application = session.subscriptions.get(channel), session.sessions.application
+    if held is None or held.is_of_server:
+        raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
+    if token:
+        held.expire_at_s = (await _claims(session, channel, token)).expire_at_s or 0
+    elif Hook.SUB_REFRESH in application.handles:
+        answer = await application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
+        if answer.is_expired:
+            raise ClientError(ErrorCode.EXPIRED, "the application lets the subscription expire")
+        held.expire_at_s = answer.expire_at_s
+    else:
+        raise ClientError(ErrorCode.BAD_REQUEST, "no token")
+    session.sessions.deadlines.add(held.expire_at_s, session)
+    return session.sessions.expiry(held.expire_at_s)
+
+
+def overridden(namespace: Namespace, override: Override | None) -> Namespace:
+    """Return what a channel has for one subscription."""
+    if override is None:
+        return namespace
+    presence = namespace.presence if override.presence is None else override.presence
+    recovery = namespace.recovery
+    if override.recover is not None or override.position is not None:
+        is_told = bool(override.recover or override.position) and namespace.history_size > 0
+        recovery = (namespace.recovery or Recovery.STREAM) if is_told else None
+    join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
+    return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)
+
+
+def _wanted(params: Members, namespace: Namespace) -> _Wanted:
+    """Return what a client asks for. Raises: ClientError 107, 108."""
+    delta, tf = params.get("delta", ""), params.get("tf")
+    if delta not in {"", _DELTA}:
+        raise ClientError(ErrorCode.BAD_REQUEST, "the only difference is fossil")
+    if tf is not None and not namespace.tags_filter:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "no filtering by tags in this namespace")
+    return _Wanted(
+        is_recovering=params.get("recover", False),
+        since=since_of(params),
+        rejects_unrecovered=bool(params.get("flag", 0) & _REJECT_UNRECOVERED),
+        tells_members=params.get("join_leave", False),
+        is_delta=bool(delta) and namespace.delta,
+        tags=None if tf is None else filters.parse(tf),
+    )
+
+
+async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
+    """Return the terms of a subscription that the client may have. Raises: ClientError 103, 109."""
+    token, application = params.get("token", ""), session.sessions.application
+    claims = await _claims(session, channel, token) if token and not session.sessions.settings.insecure else None
+    # An application decides in the place of the namespace, but not against what a channel's name says.
+    is_asked = claims is None and Hook.SUBSCRIBE in application.handles and not is_limited(channel)
+    if not is_asked:
+        may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
+    if claims is not None:
+        options = SubscriptionOptions(info=claims.info, data=claims.data, override=claims.override)
+        return _Terms(options, claims.expire_at_s or 0)
+    if is_asked:
+        answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
+        return _Terms(
+            SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override), answer.expire_at_s
+        )
+    return _Terms(SubscriptionOptions(), 0)
+
+
+async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
+    """Return what a subscription token says, if it is for this client and channel. Raises: ClientError 103, 109."""
+    try:
+        claims = await session.sessions.verifier.subscription(token)
+    except ExpiredToken:
+        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription token has expired") from None
+    except KeysUnavailable as exc:
+        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
+    except InvalidToken as exc:
+        session.sessions.refused_token(session, exc.reason)
+        raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None
+    if claims.channel != channel or claims.user != session.client.user:
+        raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
+    return claims
+
+
+def _position(greeting: Sequence[Publication | Resumption]) -> Members:
+    """Return where a subscription begins, as the schema says it; nothing in a channel without recovery."""
+    for event in greeting:
+        if isinstance(event, Resumption) and event.position is not None:
+            return {
+                "recoverable": True,
+                "positioned": True,
+                "offset": event.position.offset,
+                "epoch": event.position.epoch,
+                "is_recovered": event.is_recovered,
+            }
+    return {}

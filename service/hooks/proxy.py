@@ -1,0 +1,216 @@
+"""Handlers over HTTP: an application in any language is asked by POST, in the shapes of Centrifugo's proxy protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+import structlog
+
+from service.errors import ClientError, ErrorCode
+from service.hooks import Hook
+from service.hooks.circuit import Circuit, CircuitOpen, CircuitState
+from service.hooks.handlers import Handlers, NoAnswer
+from service.hooks.proxy_bodies import (
+    ConnectResult,
+    PublishResult,
+    RefreshResult,
+    RpcResult,
+    SubscribeResult,
+    question,
+    read_reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from service.hooks import (
+        Caller,
+        ConnectAnswer,
+        ConnectEvent,
+        PublishAnswer,
+        PublishEvent,
+        RefreshAnswer,
+        RefreshEvent,
+        RpcEvent,
+        SubRefreshEvent,
+        SubscribeAnswer,
+        SubscribeEvent,
+    )
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R", ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult)
+
+_MAX_CONNECTIONS = 100
+# Requests under way and waiting for one of the connections: more are refused (111).
+_MAX_REQUESTS = 1000
+# Below what servers keep an idle connection for: gunicorn 2 s, uvicorn and Node.js 5 s.
+_KEEP_ALIVE_S = 1.5
+# Beside the data of a message: info, meta, the options of many channels.
+_REPLY_BYTES = 256 * 1024
+
+
+class _Unreachable(NoAnswer):
+    """The application is away, or does not keep up: no connection, no answer in time, a status of 500 and above."""
+
+
+class ProxyHandlers:
+    """Asks `<url>/connect`, `/subscribe`, `/publish`, `/rpc`, `/refresh`, `/sub_refresh`, each question once.
+
+    Each path has a circuit of its own: procedures that fail keep nobody from connecting. While it is open the answer is
+    an error at once. Redirects are not followed, proxies of the environment not used.
+
+    Args:
+        url: without a slash at its end, or with one.
+        events: which paths are asked.
+        timeout_s: longest wait, from the question to the last byte of the answer.
+        max_message_bytes: largest data of an answer.
+        clock, jitter: `time.monotonic`, `random.random`.
+    Attributes:
+        circuits: by hook.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        events: frozenset[Hook],
+        *,
+        timeout_s: float,
+        max_message_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.circuits = {hook: _circuit(hook, clock, jitter) for hook in sorted(events)}
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        # Base64, and JSON that escapes every character, are longer than what they carry.
+        self._max_reply_bytes = 6 * max_message_bytes + _REPLY_BYTES
+        self._request_count = 0
+        # httpx's own queue takes seconds of CPU when a thousand wait in it: each looks at all the others.
+        self._free_connections = asyncio.Semaphore(_MAX_CONNECTIONS)
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s,
+            limits=httpx.Limits(
+                max_connections=_MAX_CONNECTIONS,
+                max_keepalive_connections=_MAX_CONNECTIONS,
+                keepalive_expiry=_KEEP_ALIVE_S,
+            ),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    def handlers(self) -> Handlers:
+        """Return a handler for each event that is asked."""
+        asked = self.circuits
+        return Handlers(
+            connect=self._connect if Hook.CONNECT in asked else None,
+            subscribe=self._subscribe if Hook.SUBSCRIBE in asked else None,
+            publish=self._publish if Hook.PUBLISH in asked else None,
+            rpc=self._rpc if Hook.RPC in asked else None,
+            refresh=self._refresh if Hook.REFRESH in asked else None,
+            sub_refresh=self._sub_refresh if Hook.SUB_REFRESH in asked else None,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _connect(self, event: ConnectEvent) -> ConnectAnswer:
+        body = question(
+            event.caller, data=event.data, name=event.name, version=event.version, channels=list(event.channels)
+        )
+        return (await self._ask(Hook.CONNECT, event.caller, body, ConnectResult)).answer()
+
+    async def _subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
+        body = question(event.caller, channel=event.channel, data=event.data)
+        return (await self._ask(Hook.SUBSCRIBE, event.caller, body, SubscribeResult)).answer()
+
+    async def _publish(self, event: PublishEvent) -> PublishAnswer:
+        body = question(event.caller, channel=event.channel, data=event.data)
+        return (await self._ask(Hook.PUBLISH, event.caller, body, PublishResult)).answer()
+
+    async def _rpc(self, event: RpcEvent) -> bytes:
+        body = question(event.caller, method=event.method, data=event.data)
+        return (await self._ask(Hook.RPC, event.caller, body, RpcResult)).answer()
+
+    async def _refresh(self, event: RefreshEvent) -> RefreshAnswer:
+        return (await self._ask(Hook.REFRESH, event.caller, question(event.caller), RefreshResult)).answer()
+
+    async def _sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
+        body = question(event.caller, channel=event.channel)
+        return (await self._ask(Hook.SUB_REFRESH, event.caller, body, RefreshResult)).answer()
+
+    async def _ask(self, hook: Hook, caller: Caller, body: bytes, kind: type[R]) -> R:
+        if self._request_count >= _MAX_REQUESTS:
+            raise ClientError(ErrorCode.TOO_MANY_REQUESTS, "too many requests wait for the application")
+        self._request_count += 1
+        try:
+            with self.circuits[hook].attempt():
+                return read_reply(await self._post(hook, caller.headers, body), kind)
+        except CircuitOpen:
+            raise NoAnswer("the circuit is open") from None
+        except NoAnswer as exc:
+            log.warning("proxy.failed", hook=hook, reason=exc.reason)
+            raise
+        finally:
+            self._request_count -= 1
+
+    async def _post(self, hook: Hook, headers: Mapping[str, str], body: bytes) -> bytes:
+        """Return the body of the answer. Raises: NoAnswer."""
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._free_connections,
+                self._http.stream(
+                    "POST",
+                    f"{self._url}/{hook}",
+                    content=body,
+                    # What is compressed may become any size.
+                    headers=[
+                        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+                        (b"content-type", b"application/json"),
+                        (b"accept-encoding", b"identity"),
+                    ],
+                ) as response,
+            ):
+                _check_status(response)
+                return await self._read(response)
+        except (TimeoutError, httpx.TimeoutException):
+            raise _Unreachable(f"no answer within {self._timeout_s:g} s") from None
+        except (
+            httpx.LocalProtocolError
+        ) as exc:  # a header that the client should not have sent: no fault of who is asked
+            raise NoAnswer(str(exc)) from None
+        except httpx.HTTPError as exc:
+            raise _Unreachable(f"{type(exc).__name__}: {exc}") from None
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        chunks, size_bytes = [], 0
+        async for chunk in response.aiter_raw():
+            chunks.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > self._max_reply_bytes:
+                raise NoAnswer(f"more than {self._max_reply_bytes} bytes")
+        return b"".join(chunks)
+
+
+def _check_status(response: httpx.Response) -> None:
+    if response.status_code >= 500:
+        raise _Unreachable(f"status {response.status_code}")
+    if response.status_code != 200:
+        raise NoAnswer(f"status {response.status_code}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise NoAnswer("a compressed answer to a request that takes none")
+
+
+def _circuit(hook: Hook, clock: Callable[[], float], jitter: Callable[[], float]) -> Circuit:
+    def on_change(state: CircuitState) -> None:
+        level = log.info if state is CircuitState.CLOSED else log.warning if state is CircuitState.OPEN else log.debug
+        level("proxy.circuit", hook=hook, state=state.value)
+
+    return Circuit(_Unreachable, clock=clock, random=jitter, on_change=on_change)

@@ -1,0 +1,86 @@
+"""Posting what has happened to the application: batches of events, signed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SIGNATURE_HEADER = "X-Roomcast-Signature"
+_TIMEOUT_S = 10.0
+# What a receiver answers is read so far, to use its connection again, and not looked at.
+_MAX_REPLY_BYTES = 64 * 1024
+
+
+class NotDelivered(Exception):  # noqa: N818  (what became of the batch)
+    """The receiver did not take a batch, or nobody knows whether it did; `reason` is for the log."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def sign(body: bytes, secret: str, *, time_s: int) -> str:
+    """Return the signature of a body: `t=<seconds since 1970>,v1=<HMAC-SHA256 of "<t>.<body>", in hex>`."""
+    mac = hmac.new(secret.encode(), b"%d.%b" % (time_s, body), hashlib.sha256)
+    return f"t={time_s},v1={mac.hexdigest()}"
+
+
+class WebhookReceiver:
+    """Where events are posted: `{"events": [...]}`, in their order.
+
+    Redirects are not followed, proxies of the environment not used.
+
+    Args:
+        clock: `time.time`, seconds since 1970; the receiver compares it with its own.
+        timeout_s: longest wait, from the first byte of the request to the status.
+    """
+
+    def __init__(self, url: str, secret: str, *, clock: Callable[[], float], timeout_s: float = _TIMEOUT_S) -> None:
+        self._url = url
+        self._secret = secret
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._http = httpx.AsyncClient(timeout=timeout_s, follow_redirects=False, trust_env=False)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def post(self, events: Sequence[bytes]) -> None:
+        """Post events, each a JSON object; return once the receiver has taken them: a status from 200 to 299.
+
+        Delivery: at most once; who calls this again makes it at least once.
+        Raises: NotDelivered; the receiver may have taken them all the same.
+        """
+        body = b'{"events":[%b]}' % b",".join(events)
+        headers = {
+            "Content-Type": "application/json",
+            SIGNATURE_HEADER: sign(body, self._secret, time_s=int(self._clock())),
+        }
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._http.stream("POST", self._url, content=body, headers=headers) as response,
+            ):
+                await _read_off(response)
+        except (TimeoutError, httpx.TimeoutException):
+            raise NotDelivered(f"no answer within {self._timeout_s:g} s") from None
+        except httpx.HTTPError as exc:
+            raise NotDelivered(f"{type(exc).__name__}: {exc}") from None
+        if not response.is_success:
+            raise NotDelivered(f"status {response.status_code}")
+
+
+async def _read_off(response: httpx.Response) -> None:
+    size_bytes = 0
+    async for chunk in response.aiter_raw():
+        size_bytes += len(chunk)
+        if size_bytes > _MAX_REPLY_BYTES:
+            return

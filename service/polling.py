@@ -1,0 +1,127 @@
+"""The long poll: a room over plain requests, for networks that let nothing else through."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.channels import room_channel
+from service.connection import Encoding
+from service.encodings import envelope
+from service.endpoints import admission_of, check_subscription, server_of, since_of
+from service.errors import ClientError, ErrorCode
+from service.messages import Publication, Resumption
+from service.protocols.room import Feed
+from service.serving import until_gone
+from service.tasks import run_together
+from service.transports.pending import PendingWrites
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from service.errors import Disconnect
+    from service.messages import Event
+
+router = APIRouter()
+
+_WAIT_S = 25.0
+_MAX_WAIT_S = 60.0
+
+
+class PollTransport(PendingWrites):
+    """The `Transport` of one poll: what is written waits here for its answer."""
+
+    name = "poll"
+
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`; a poll is never read."""
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`; a poll is never read."""
+
+    def close(self, disconnect: Disconnect) -> None:  # noqa: ARG002  (as in Transport)
+        """Answer with what there is: the client polls again anyway, maybe another node."""
+        self.end()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`."""
+        return 1000
+
+
+def _member(event: Event) -> bytes:
+    return envelope(event) + b"," if isinstance(event, Publication) else b""
+
+
+POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
+
+
+@router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"])
+async def poll(request: Request, name: str) -> Response:
+    """Return what was published in a room after `?since=<offset>&epoch=<epoch>`; wait for it if there is nothing yet.
+
+    Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
+    "data": ...}]}` at once if there is something, or as soon as there is, or after `timeout` seconds (25; at most 60)
+    without any. The offset and epoch are those of the next poll. Without `since` it answers at once where the room is;
+    `recovered: false` says that something is lost in between.
+    Delivery: as of any client that comes back, see docs/guarantees.md.
+    """
+    channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
+    visitor = await admission_of(request).required(request)
+    server = server_of(request)
+    check_subscription(server, channel, visitor)
+    transport = PollTransport()
+    connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
+    transport.connection = connection
+    connection.open()
+    greeting: list[Publication | Resumption] = []
+    # A poll comes and goes: nobody should be told each time.
+    namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
+    server.node.enter(connection)
+    try:
+        await server.node.subscribe(connection, channel, namespace=namespace, since=since, greet=greeting.extend)
+        found = b"".join(map(_member, greeting))
+        is_recovered = all(event.is_recovered for event in greeting if isinstance(event, Resumption))
+        if not found and is_recovered:
+            found = await _next(request, transport, wait_s)
+    finally:
+        server.node.leave(connection)
+    return _answer(greeting, found, is_recovered=is_recovered)
+
+
+async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
+    """Return what comes next; nothing if nothing comes in time, or if the client goes."""
+    found: list[bytes] = []
+
+    async def take() -> None:
+        with suppress(TimeoutError):
+            found.append(await transport.take(within_s=wait_s))
+
+    await run_together(take=take(), gone=until_gone(request.receive))
+    return b"".join(found)
+
+
+def _answer(greeting: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
+    publications = b"[%b]" % found.removesuffix(b",")
+    newest: Mapping[str, Any] = next(reversed(orjson.loads(publications)), {})
+    began = next((event.position for event in greeting if isinstance(event, Resumption)), None)
+    position = {name: newest[name] for name in ("offset", "epoch") if name in newest} or (
+        {} if began is None else began._asdict()
+    )
+    answer = {**position, "recovered": is_recovered, "publications": orjson.Fragment(publications)}
+    return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _wait_of(request: Request) -> float:
+    text = request.query_params.get("timeout", str(_WAIT_S))
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s <= _MAX_WAIT_S:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"timeout is a number of seconds from 0 to {_MAX_WAIT_S:g}")
+    return wait_s

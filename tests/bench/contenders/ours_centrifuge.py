@@ -1,0 +1,28 @@
+"""The same node, whose clients speak the Centrifuge protocol and bring a token each."""
+
+from __future__ import annotations
+
+import jwt
+
+from tests.bench.bus import Bus
+from tests.bench.contenders.contender import Echo
+from tests.bench.contenders.ours import Ours
+from tests.bench.dialogue import Dialogue
+
+_SECRET = "0123456789abcdef0123456789abcdef"
+
+
+class OursCentrifuge(Ours):
+    """Implements `Contender`."""
+
+    name = "ours-centrifuge"
+    echo: Echo | None = None
+
+    def environment(self, bus: Bus) -> dict[str, str]:
+        return {"ROOMCAST_REDIS_URL": bus.url, "ROOMCAST_PREFIX": bus.prefix, "ROOMCAST_SECRET": _SECRET}
+
+    def dialogue(self, bus: Bus, size_bytes: int) -> Dialogue:
+        token = jwt.encode({"sub": "bench", "exp": 2**32}, _SECRET, "HS256").encode()
+        subscribe = b'{"id":1,"connect":{"token":"%b"}}\n{"id":2,"subscribe":{"channel":"room:bench"}}' % token
+        before = b'{"id":3,"publish":{"channel":"room:bench","data":'
+        return Dialogue("/connection/websocket", ((subscribe, b'"id":2'),), before=before, after=b"}}")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.hooks import (
+    Caller,
+    ConnectAnswer,
+    Override,
+    PublishAnswer,
+    RefreshAnswer,
+    SubscribeAnswer,
+)
+from service.hooks.answers import AnswerCheck
+from service.hooks.handlers import NoAnswer
+
+JSON = Caller("n-1", "websocket")
+BINARY = Caller("n-1", "websocket", "protobuf")
+check = AnswerCheck(max_message_bytes=100)
+
+
+def test_a_good_answer_is_as_it_was() -> None:
+    news = SubscribeAnswer(b'{"r": 1}', b"[1]", 7, Override(presence=True, join_leave=False))
+    connect = ConnectAnswer("42", b"{}", b'"hi"', b'{"plan": "pro"}', {"room:news": news}, 2_000_000_000)
+
+    assert check.connect(connect, JSON) == connect
+    assert check.connect(ConnectAnswer(), JSON) == ConnectAnswer()
+    assert check.publish(PublishAnswer(skip_history=True), JSON) == PublishAnswer(skip_history=True)
+    assert check.refresh(RefreshAnswer(5, info=b"{}"), JSON) == RefreshAnswer(5, info=b"{}")
+    assert check.rpc(b"", JSON) == b""
+
+
+def test_line_breaks_between_json_values_are_taken_out_and_those_in_texts_stay() -> None:
+    assert check.rpc(b'{\n  "a": "x\\ny",\r\n  "b": 1\n}', JSON) == b'{"a":"x\\ny","b":1}'
+
+
+def test_a_client_that_takes_bytes_may_be_sent_any() -> None:
+    assert check.rpc(b"\x00\n\xff", BINARY) == b"\x00\n\xff"
+    assert check.publish(PublishAnswer(b""), BINARY) == PublishAnswer(b"")
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("connect", None, "the answer is a NoneType and not a ConnectAnswer"),
+    ("connect", {"user": "42"}, "the answer is a dict"),
+    ("connect", ConnectAnswer(user=42), "user is a int"),  # type: ignore[arg-type]  # as in an application's code
+    ("connect", ConnectAnswer(user="a\nb"), "user holds a control character"),
+    ("connect", ConnectAnswer(user="x" * 129), "user must be 1 to 128 bytes"),
+    ("connect", ConnectAnswer(info=b"{"), "info is not JSON"),
+    ("connect", ConnectAnswer(info=b'"%s"' % (b"x" * 1024)), "info has 1026 bytes"),
+    ("connect", ConnectAnswer(data=b"\xff"), "data is not JSON"),
+    ("connect", ConnectAnswer(data="{}"), "data is a str and not bytes"),  # type: ignore[arg-type]  # as above
+    ("connect", ConnectAnswer(meta=b'"%s"' % (b"x" * 20_000)), "meta has 20002 bytes"),
+    ("connect", ConnectAnswer(channels=["room:a"]), "channels is a list"),  # type: ignore[arg-type]  # as above
+    ("connect", ConnectAnswer(channels={"": SubscribeAnswer()}), "channel must be 1 to 255 bytes"),
+    ("connect", ConnectAnswer(channels={1: SubscribeAnswer()}), "name is a int"),  # type: ignore[dict-item]  # as above
+    ("connect", ConnectAnswer(channels={"a": {}}), "not a SubscribeAnswer"),  # type: ignore[dict-item]  # as above
+    ("connect", ConnectAnswer(channels={"a": SubscribeAnswer(info=b"?")}), "info is not JSON"),
+    ("connect", ConnectAnswer(expire_at_s=-1), "no time in seconds"),
+    ("connect", ConnectAnswer(expire_at_s=1.5), "expire_at_s is a float"),  # type: ignore[arg-type]  # as above
+    ("subscribe", True, "the answer is a bool"),
+    ("subscribe", SubscribeAnswer(expire_at_s=2**53), "no time in seconds"),
+    ("subscribe", SubscribeAnswer(expire_at_s=True), "expire_at_s is a bool"),
+    ("subscribe", SubscribeAnswer(override={}), "override is a dict"),  # type: ignore[arg-type]  # as above
+    ("subscribe", SubscribeAnswer(override=Override(presence=1)), "presence is a int"),  # type: ignore[arg-type]  # as above
+    ("publish", b"1", "the answer is a bytes"),
+    ("publish", PublishAnswer(b""), "data is empty"),
+    ("publish", PublishAnswer(b"%d" % 10**100), "data has 101 bytes, at most 100 are allowed"),
+    ("rpc", None, "data is a NoneType"),
+    ("rpc", b"no json", "data is not JSON"),
+    ("refresh", 5, "the answer is a int"),
+    ("refresh", RefreshAnswer(info=b"?"), "info is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("method", "answer", "reason"), WRONG)
+def test_what_no_client_can_be_sent_is_no_answer(method: str, answer: Any, reason: str) -> None:
+    checks = {
+        "connect": check.connect,
+        "subscribe": check.subscribe,
+        "publish": check.publish,
+        "rpc": check.rpc,
+        "refresh": check.refresh,
+    }
+
+    with pytest.raises(NoAnswer, match=reason):
+        checks[method](answer, JSON)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import pytest
+from fakeredis import FakeAsyncRedis, FakeServer
+from redis.asyncio import Redis
+
+from service.auth.claims import connection_claims
+from service.brokers.client import Client, connect
+from service.brokers.tickets import TICKET_TTL_S, Tickets
+from service.errors import BrokerUnavailable
+
+pytestmark = pytest.mark.anyio
+
+CLAIMS = {"sub": "größe", "permissions": [{"channels": ["room:*"], "allow": ["publish"]}]}
+
+
+@pytest.fixture(
+    params=["fake", *[pytest.param(name, marks=pytest.mark.redis) for name in ("single", "sentinel", "cluster")]]
+)
+async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Client, Client]]:
+    """The clients of two nodes."""
+    if request.param == "fake":
+        server = FakeServer()
+        async with FakeAsyncRedis(server=server) as one, FakeAsyncRedis(server=server) as two:
+            yield one, two
+        return
+    url = request.getfixturevalue("redis_url" if request.param == "single" else f"{request.param}_url")
+    async with (
+        connect(url, timeout_s=5, client_name="one") as one,
+        connect(url, timeout_s=5, client_name="two") as two,
+    ):
+        yield one, two
+
+
+async def test_a_ticket_of_one_node_opens_one_connection_to_another(nodes: tuple[Client, Client], prefix: str) -> None:
+    here, there = (Tickets(client, prefix=prefix) for client in nodes)
+
+    ticket = await here.issue(CLAIMS)
+    claims = await there.redeem(ticket)
+
+    assert claims == CLAIMS
+    assert connection_claims(claims).user == "größe"
+    assert await here.redeem(ticket) is None
+    assert await there.redeem(ticket) is None
+
+
+async def test_of_many_who_come_with_one_ticket_one_gets_in(nodes: tuple[Client, Client], prefix: str) -> None:
+    here, there = (Tickets(client, prefix=prefix) for client in nodes)
+    ticket = await here.issue(CLAIMS)
+
+    answers = await asyncio.gather(*[tickets.redeem(ticket) for tickets in (here, there) * 10])
+
+    assert sorted(answer is None for answer in answers) == [False] + [True] * 19
+
+
+async def test_no_two_tickets_are_the_same_and_all_fit_into_a_url(nodes: tuple[Client, Client], prefix: str) -> None:
+    tickets = Tickets(nodes[0], prefix=prefix)
+
+    issued = {await tickets.issue({"sub": str(number)}) for number in range(20)}
+
+    assert len(issued) == 20
+    assert all(len(ticket) == 43 and ticket.replace("-", "a").replace("_", "a").isalnum() for ticket in issued)
+
+
+@pytest.mark.redis
+async def test_redis_has_no_ticket_only_its_hash_and_not_for_long(client: Redis, prefix: str) -> None:
+    ticket = await Tickets(client, prefix=prefix).issue(CLAIMS)
+
+    (key,) = [key async for key in client.scan_iter(f"{prefix}*")]
+
+    assert key.decode() == f"{prefix}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
+    assert 0 < await client.pttl(key) <= TICKET_TTL_S * 1000
+
+
+@pytest.mark.redis
+async def test_a_ticket_that_is_too_old_opens_nothing(client: Redis, prefix: str) -> None:
+    tickets = Tickets(client, prefix=prefix)
+    ticket = await tickets.issue(CLAIMS)
+    (key,) = [key async for key in client.scan_iter(f"{prefix}*")]
+
+    await client.pexpire(key, 0)
+
+    assert await tickets.redeem(ticket) is None
+
+
+async def test_what_was_never_a_ticket_opens_nothing(nodes: tuple[Client, Client], prefix: str) -> None:
+    tickets = Tickets(nodes[0], prefix=prefix)
+
+    for text in ("", "x", "a" * 42, "a" * 43, "a" * 44, "\ud800" * 43, "ß" * 43, "*" * 43, "a" * 1_000_000):
+        assert await tickets.redeem(text) is None
+
+
+@pytest.mark.redis
+async def test_a_redis_that_is_away_or_refuses_is_said(client: Redis, prefix: str) -> None:
+    async with connect("redis://127.0.0.1:1/0", timeout_s=1, client_name="test") as nowhere:
+        tickets = Tickets(nowhere, prefix=prefix)
+        for call in (tickets.issue(CLAIMS), tickets.redeem("a" * 43)):
+            with pytest.raises(BrokerUnavailable, match=r"^Redis is away \(ConnectionError\)$"):
+                await call
+    ticket = await Tickets(client, prefix=prefix).issue(CLAIMS)
+    (key,) = [key async for key in client.scan_iter(f"{prefix}*")]
+    await client.delete(key)
+    await client.sadd(key, "x")
+
+    with pytest.raises(BrokerUnavailable, match=r"^Redis refuses a command \(ResponseError\)$"):
+        await Tickets(client, prefix=prefix).redeem(ticket)
