@@ -90,6 +90,7 @@ class Connection:
     """
 
     __slots__ = (
+        "__weakref__",
         "_backlog",
         "_held",
         "_pauses",

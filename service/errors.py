@@ -115,14 +115,12 @@ class Unsubscribe:
 
 
 UNSUPPORTED_DATA = Disconnect(1003, "this endpoint takes text frames only")
-CONNECTION_CLOSED = Disconnect(3000, "connection closed")
 SHUTDOWN = Disconnect(3001, "shutdown")
 SERVER_ERROR = Disconnect(3004, "internal server error")
 EXPIRED = Disconnect(3005, "connection expired")
 SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
 SLOW = Disconnect(3008, "slow")
 INSUFFICIENT_STATE = Disconnect(3010, "insufficient state")
-FORCE_RECONNECT = Disconnect(3011, "force reconnect")
 NO_PONG = Disconnect(3012, "no pong")
 TOO_MANY_REQUESTS = Disconnect(3013, "too many requests")
 INVALID_TOKEN = Disconnect(3500, "invalid token")
@@ -135,14 +133,12 @@ NOT_AVAILABLE = Disconnect(3508, "not available")
 
 DISCONNECTS = (
     UNSUPPORTED_DATA,
-    CONNECTION_CLOSED,
     SHUTDOWN,
     SERVER_ERROR,
     EXPIRED,
     SUBSCRIPTION_EXPIRED,
     SLOW,
     INSUFFICIENT_STATE,
-    FORCE_RECONNECT,
     NO_PONG,
     TOO_MANY_REQUESTS,
     INVALID_TOKEN,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.brokers import ALWAYS, Once, Published, Read
-from service.connection import Pause, Subscription
+from service.connection import Pause, State, Subscription
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.messages import Position, Publication, Removal, Resumption
 from service.namespaces import Recovery
@@ -40,6 +40,13 @@ _OVERHEAD_BYTES = 512
 _SETTLE_TIMEOUT_S = 1.0
 # Three missed reports and a node counts as dead.
 _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
+
+
+class Overtaken(ClientError):  # noqa: N818  (as BrokerUnavailable)
+    """While a subscription was being made its client was gone, or was subscribed in another way."""
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(ErrorCode.ALREADY_SUBSCRIBED, channel)
 
 
 class Node:
@@ -135,7 +142,7 @@ class Node:
             wants_missed: False: it is told where it is, no more.
             greet: takes what the client is told first, when it hears everything from then on; None: it is sent.
         Delivery: see docs/guarantees.md.
-        Raises: ClientError, BrokerUnavailable; then the connection is not subscribed.
+        Raises: ClientError, Overtaken among them; BrokerUnavailable; then this has not subscribed the connection.
         """
         namespace = namespace or self.namespaces.of(channel)
         encoding = encoding or connection.encoding
@@ -151,6 +158,8 @@ class Node:
                 window = await self.tracker.window(channel, since)
             elif is_told:
                 await self.tracker.settle(channel)
+            if connection.state is State.CLOSED or channel in connection.subscriptions:
+                raise Overtaken(channel)
             # Nothing waits from here on: what is missed ends where what is broadcast begins.
             greeting = self._greeting(channel, namespace, since, window) if is_told else ()
             if greet is not None:
@@ -327,7 +336,8 @@ class Node:
             self.presence.doubt()
             self.counts["gaps"] += 1
             log.warning("broker.gap", channels=self.hub.channel_count())
-            for channel in self._interest:
+            # Who is told may leave the channel for it.
+            for channel in tuple(self._interest):
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 

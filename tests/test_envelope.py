@@ -17,7 +17,6 @@ JSON = st.recursive(
 # Of a client nothing may be known, but `null` is the same as nothing.
 INFOS = st.just(b"") | JSON.filter(lambda value: value is not None).map(orjson.dumps)
 TAGS = st.none() | st.dictionaries(SHORT_TEXTS, SHORT_TEXTS, min_size=1, max_size=32)
-# Whether it is silent is said to presence alone.
 CLIENTS = st.none() | st.builds(ClientInfo, st.text(), st.text(), INFOS, INFOS, st.just(value=False))
 
 

@@ -136,6 +136,8 @@ def test_a_key_set_that_cannot_be_fetched_is_said() -> None:
         (["--user=42", "--permit=room:*=publish", "--channel=room:a"], "--permit is for connection tokens"),
         (["--user=a{b}"], "sub: user holds a brace"),
         (["--user=42", "--channel="], "channel"),
+        (["--user=42", "--check=-"], "--check"),
+        (["--permit=a=publish", "--check=-"], "--check"),
         (["--user=42", "--info=" + json.dumps("x" * 2000)], "info"),
     ],
 )

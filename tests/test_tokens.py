@@ -208,6 +208,8 @@ async def test_a_token_is_of_the_issuer_that_is_wanted(
         "e30.e30.",
         "W10.e30.e30",
         "bnVsbA.e30.e30",
+        "eyJhbGciOiJIUzI1NiJ9.\ud800.e30",
+        "eyJhbGciOiJIUzI1NiJ9.e30.\u00df",
         "eyJhbGciOjF9.e30.e30",
         "eyJhbGciOiJIUzI1NiIsImtpZCI6MX0.e30.e30",
     ],

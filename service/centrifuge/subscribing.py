@@ -156,9 +156,7 @@ def unsubscribe(session: Session, command: Command) -> None:
     held = session.subscriptions.get(channel)
     if not channel or (held is not None and held.is_of_server):
         raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
-    if held is not None:
-        del session.subscriptions[channel]
-        session.sessions.node.unsubscribe(session.connection, channel)
+    session.drop(channel)
     session.reply(command, {})
 
 
