@@ -368,7 +368,7 @@ async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend, clus
             async with node.connect("/ws/rooms/x"):
                 await eventually(lambda: is_told(("occupied", "room:x")))
             await eventually(lambda: is_told(("vacated", "room:x")))
-        await client.xadd("p:webhooks", {"event": "no json"})
+        await client.xadd(f"{prefix}webhooks", {"event": "no json"})
         assert await until_posted(client, prefix) == WebhookCounts(lag=0, dead=1)
 
     assert ids_of(backend.asked)[0] == "1"
