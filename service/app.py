@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
@@ -28,7 +29,7 @@ from service.brokers.registry import NodeRegistry
 from service.brokers.tickets import Tickets
 from service.centrifuge import endpoints as centrifuge_endpoints
 from service.centrifuge.sessions import Sessions
-from service.config import read_namespaces
+from service.config import read_namespaces, split_names
 from service.control import Control
 from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
@@ -130,6 +131,11 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
 
     app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
+    if origins := split_names(settings.allowed_origins):
+        # What a browser asks before its page's requests to another origin, and how it is answered (Fetch Standard 3.2).
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
+        )
     for router in (
         endpoints.router,
         polling.router,

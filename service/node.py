@@ -231,17 +231,23 @@ class Node:
 
         Args:
             newest: the newest ones and not the oldest.
-            since: those after it or, of the newest ones, those before it: where a reader goes on; None: all.
+            since: those after it or, of the newest ones, those before it: where a reader goes on; with an empty epoch:
+                of the present one; None: all.
         Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
         """
         namespace = self._kept_namespace(channel)
+        if since is not None and not since.epoch:
+            since = Position(since.offset, (await self._read(Read(channel, namespace))).position.epoch)
         after, before = (None, since) if newest else (since, None)
-        read = Read(channel, namespace, since=after, before=before, limit=limit, newest=newest)
+        found = await self._read(Read(channel, namespace, since=after, before=before, limit=limit, newest=newest))
+        if since is not None and since.epoch != found.position.epoch:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
+        return found
+
+    async def _read(self, read: Read) -> History:
         (found,) = await self.broker.read([read])
         if isinstance(found, BrokerUnavailable):
             raise found
-        if since is not None and since.epoch != found.position.epoch:
-            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
         return found
 
     async def remove_history(self, channel: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from service.connection import Connection, Encoding, Subscription
 from service.hub import Hub
@@ -176,98 +174,96 @@ def test_a_congested_client_of_a_channel_that_drops_nothing_still_gets_differenc
     assert to_ada.written == [b"whole 1;", b"1->2;"]
 
 
-@dataclass
 class Reader:
-    """A client that puts together what it gets, as the SDKs do."""
+    """A client that puts together what it gets, as the SDKs do. owed: what was published while it was there."""
 
-    client: Connection
-    transport: RecordingTransport
-    has: bytes | None = None
-    seen: list[bytes] = field(default_factory=list)
+    def __init__(self, room: Room) -> None:
+        self.client, self._transport = room.join()
+        self.owed: list[bytes] = []
+        self._has: bytes | None = None
 
     def read(self) -> list[bytes]:
         """Return what is new, put together. Raises: AssertionError for a difference to what it has not."""
-        frames = [frame for frame in b"".join(self.transport.written).split(b";") if frame]
-        self.transport.written.clear()
-        new = []
-        for frame in frames:
-            if frame.startswith(b"missed"):
-                continue
-            if frame.startswith(b"whole "):
-                self.has = frame.removeprefix(b"whole ")
-            else:
-                before, _, after = frame.partition(b"->")
-                assert before == self.has, f"{frame!r} for a client that has {self.has!r}"
-                self.has = after
-            new.append(self.has)
-        self.seen += new
-        return new
+        frames = b"".join(self._transport.written).split(b";")[:-1]
+        self._transport.written.clear()
+        return [self._put_together(frame) for frame in frames if not frame.startswith(b"missed")]
 
-
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("publish"), st.integers(1, 4)),
-        st.tuples(st.sampled_from(["come", "go", "congest", "relieve"]), st.integers(0, 2)),
-        st.tuples(st.just("flush"), st.just(0)),
-    ),
-    max_size=40,
-)
-
-
-@given(steps=STEPS, policy=st.sampled_from(SlowPolicy))
-def test_clients_that_come_go_and_lag_always_put_together_what_was_published(
-    steps: list[tuple[str, int]], policy: SlowPolicy
-) -> None:
-    room = Room(policy)
-    readers: list[Reader | None] = [None, None, None]
-    owed: list[list[bytes]] = [[], [], []]
-    published = 0
-
-    def check(place: int) -> None:
-        reader = readers[place]
-        assert reader is not None
-        room.turn.run()
-        if reader.client.is_congested:
-            return
-        new = reader.read()
-        if policy is SlowPolicy.DISCONNECT:
-            assert new == owed[place], "in order, and all of it"
+    def _put_together(self, frame: bytes) -> bytes:
+        if frame.startswith(b"whole "):
+            self._has = frame.removeprefix(b"whole ")
         else:
-            rest = iter(owed[place])
+            before, _, after = frame.partition(b"->")
+            assert before == self._has, f"{frame!r} for a client that has {self._has!r}"
+            self._has = after
+        return self._has
+
+
+class Crowd(RuleBasedStateMachine):
+    """Clients that come, go and lag at random always put together what was published, in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = Room()
+        self.readers: list[Reader] = []
+        self.published = 0
+
+    @initialize(policy=st.sampled_from(SlowPolicy))
+    def begin(self, policy: SlowPolicy) -> None:
+        self.room = Room(policy)
+
+    @rule()
+    def publish(self) -> None:
+        self.published += 1
+        data = b"%d" % self.published
+        self.room.hub.broadcast(Publication(CHANNEL, data))
+        for reader in self.readers:
+            reader.owed.append(data)
+
+    @rule()
+    def flush(self) -> None:
+        self.room.turn.run()
+
+    @precondition(lambda self: len(self.readers) < 3)
+    @rule()
+    def come(self) -> None:
+        self.room.turn.run()
+        self.readers.append(Reader(self.room))
+
+    @precondition(lambda self: self.readers)
+    @rule(which=st.integers(0, 2))
+    def congest(self, which: int) -> None:
+        self.room.turn.run()
+        self._reader(which).client.congested()
+
+    @precondition(lambda self: self.readers)
+    @rule(which=st.integers(0, 2))
+    def catch_up(self, which: int) -> None:
+        reader = self._reader(which)
+        self.room.turn.run()
+        reader.client.relieved()
+        new, owed = reader.read(), list(reader.owed)
+        reader.owed.clear()
+        if self.room.policy is SlowPolicy.DISCONNECT:
+            assert new == owed
+        else:
+            rest = iter(owed)
             assert all(each in rest for each in new), "in order, and nothing else"
-            assert new[-1:] == owed[place][-1:], "the newest in any case"
-        owed[place].clear()
+            assert new[-1:] == owed[-1:], "the newest in any case"
 
-    for step, argument in steps:
-        reader = None if step == "publish" else readers[argument]
-        if step == "publish":
-            for _ in range(argument):
-                published += 1
-                room.hub.broadcast(Publication(CHANNEL, b"%d" % published))
-                for place, each in enumerate(readers):
-                    if each is not None:
-                        owed[place].append(b"%d" % published)
-        elif step == "flush":
-            room.turn.run()
-        elif step == "come" and reader is None:
-            room.turn.run()
-            readers[argument] = Reader(*room.join())
-        elif reader is None:
-            continue
-        elif step == "go":
-            reader.client.relieved()
-            check(argument)
-            room.hub.unsubscribe(reader.client, CHANNEL)
-            readers[argument] = None
-        elif step == "congest":
-            reader.client.congested()
-        elif step == "relieve":
-            room.turn.run()
-            reader.client.relieved()
-            check(argument)
+    @precondition(lambda self: self.readers)
+    @rule(which=st.integers(0, 2))
+    def go(self, which: int) -> None:
+        self.catch_up(which)
+        reader = self._reader(which)
+        self.room.hub.unsubscribe(reader.client, CHANNEL)
+        self.readers.remove(reader)
 
-    for place, reader in enumerate(readers):
-        if reader is not None:
-            room.turn.run()
-            reader.client.relieved()
-            check(place)
+    def teardown(self) -> None:
+        for which in range(len(self.readers)):
+            self.catch_up(which)
+
+    def _reader(self, which: int) -> Reader:
+        return self.readers[which % len(self.readers)]
+
+
+TestCrowd = Crowd.TestCase

@@ -83,7 +83,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.serving": (
         VALUES
         | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
-        | {"service.tasks", "service.transports"},
+        | {"service.origins", "service.tasks", "service.transports"},
         {"fastapi", "starlette"},
     ),
     "service.endpoints": (
@@ -102,6 +102,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
         {"starlette"},
     ),
+    "service.origins": (VALUES, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
     "service.bodies": (VALUES, {"starlette"}),

@@ -49,6 +49,7 @@ export function createDriver(classes, defaults, emit) {
     presence: ({ sdk, channel }) => sdk.presence(channel),
     presenceStats: ({ sdk, channel }) => sdk.presenceStats(channel),
     history: ({ sdk, channel, options }) => sdk.history(channel, options),
+    deltaStats: ({ sdk, channel }) => sdk.getSubscription(channel).deltaStats(),
     rpc: ({ sdk, codec, method, data }) => sdk.rpc(method, codec.encode(data)),
     send: ({ sdk, codec, data }) => sdk.send(codec.encode(data)),
   };

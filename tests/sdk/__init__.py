@@ -105,17 +105,17 @@ class Client:
     async def heard(self, event: str, count: int = 1, **members: Any) -> Event:
         """Return the latest event of this kind once there are `count` of them. Raises: AssertionError."""
 
-        async def latest() -> Event | None:
+        async def enough() -> list[Event]:
             found = await self.events(event, **members)
-            return found[-1] if len(found) >= count else None
+            return found if len(found) >= count else []
 
         try:
-            return await eventually(latest)
+            return (await eventually(enough))[-1]
         except AssertionError:
             told = [each for each in await self.driver.events() if each["client"] == self.name]
             raise AssertionError(f"{self}: no {count} {event} {members}, but {told}") from None
 
     async def published(self, channel: str, count: int) -> list[Any]:
-        """Return the payloads that came in a channel, in their order, once there are `count`. Raises: AssertionError."""
+        """Return what came in a channel, in its order, once there are `count`. Raises: AssertionError."""
         await self.heard("publication", count, channel=channel)
         return [each["data"] for each in await self.events("publication", channel=channel)]

@@ -15,11 +15,11 @@ from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
-from tests.sdk.service import SECRET
+from tests.sdk.service import SECRET, Service
 
 _NAMESPACES = """
 [news]
-history_size = 100
+history_size = 20
 history_ttl_s = 300
 recovery = "stream"
 delta = true
@@ -45,7 +45,13 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
     """Two nodes, of which a test may kill one if it starts another."""
     namespaces = tmp_path_factory.mktemp("sdk") / "namespaces.toml"
     namespaces.write_text(_NAMESPACES)
-    settings = {"secret": SECRET, "anonymous": "true", "token_leeway_s": "0", "namespaces_file": str(namespaces)}
+    settings = {
+        "secret": SECRET,
+        "anonymous": "true",
+        "token_leeway_s": "0",
+        "namespaces_file": str(namespaces),
+        "ping_interval_s": "1",  # so that every test answers pings
+    }
     with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "sdk:", **settings) as cluster:
         cluster.start_node()
         cluster.start_node()
@@ -114,3 +120,9 @@ async def pair(new_client: Callable[[], Client]) -> AsyncIterator[tuple[Client, 
     yield first, second
     await first.close()
     await second.close()
+
+
+@pytest.fixture
+async def service(balancer: Balancer) -> AsyncIterator[Service]:
+    async with Service(balancer.url("")) as service:
+        yield service

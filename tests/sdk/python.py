@@ -94,6 +94,9 @@ class PythonDriver:
                     await subscription.unsubscribe()
                     sdk.remove_subscription(subscription)
                     return {}
+                case "deltaStats":
+                    differences = [each for each in self._events if each["client"] == client and each.get("delta")]
+                    return {"numDeltaPayloads": len(differences)}
                 case "history":
                     options = arguments.pop("options")
                     since = options.pop("since", None)

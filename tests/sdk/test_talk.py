@@ -40,6 +40,20 @@ async def test_clients_on_two_nodes_talk_and_see_each_other(
     assert gone["info"]["client"] in present
 
 
+async def test_commands_reach_a_stream_through_the_node_that_does_not_hold_it(
+    pair: tuple[Client, Client], balancer: Balancer, prefix: str
+) -> None:
+    client, _ = pair
+    begin = len(balancer.requests)
+    await client.connect()
+    for number in range(4):
+        await client.perform("publish", channel=f"room:{prefix}", data=number)
+
+    (holder,) = balancer.ports_of(f"/connection/{client.transport}", begin)
+    elsewhere = [port for port in balancer.ports_of("/emulation", begin) if port != holder]
+    assert len(elsewhere) >= 2 if client.transport != "websocket" else not elsewhere
+
+
 async def test_history_is_read_in_both_directions(pair: tuple[Client, Client], prefix: str) -> None:
     channel, (client, _) = f"room:{prefix}", pair
     await client.connect()
