@@ -1,4 +1,4 @@
-"""The `roomcast` command, as it starts: reading all of it takes most of a second, in which Ctrl-C ends it in silence."""
+"""The `roomcast` command, as it starts: reading all of it takes most of a second, and Ctrl-C meanwhile is quiet."""
 
 from __future__ import annotations
 

@@ -404,4 +404,3 @@ def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
         name=settings.worker_name,
         timeout_s=settings.redis_timeout_s,
     )
-
