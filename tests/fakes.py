@@ -236,9 +236,17 @@ class FakePresence:
         raise NotImplementedError
 
 
+class SettledTracker(Tracker):
+    """Knows at once that there was nothing before: the task that would ask for it does not run."""
+
+    def open(self, channel: str, namespace: Namespace) -> None:
+        super().open(channel, namespace)
+        self._tracks[channel].settle(EMPTY)
+
+
 def node(hub: Hub, broker: FakeBroker) -> Node:
     """Return a node on fakes, with the default namespaces; its tasks do not run."""
-    tracker, namespaces = Tracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
+    tracker, namespaces = SettledTracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
     return Node(
         "n1",
         hub,

@@ -20,12 +20,7 @@ from service.hooks.webhooks import WebhookReceiver
 from service.presence.events import EVENTS
 from service.tasks import end
 from tests.backend import Asked, Backend, accept, hang
-<<<<<<< HEAD
-from tests.cluster import Cluster, eventually
-=======
 from tests.cluster import Cluster, RoomcastProcess, eventually, receive
-from tests.redis_shapes import cluster_shape
->>>>>>> hooks
 from workers.runner import Health
 from workers.webhooks import WebhookWorker
 
