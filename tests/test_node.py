@@ -1,13 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-=======
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
->>>>>>> api
 
 import pytest
 
@@ -15,20 +10,12 @@ from service.brokers import Read
 from service.connection import Connection, Encoding, State
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
-<<<<<<< HEAD
 from service.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
 from service.namespaces import DEFAULTS, Namespace, Namespaces, Recovery
 from service.node import Node, Overtaken
 from service.tasks import end
-from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
-=======
-from service.messages import ClientInfo, History, Position, Publication, Removal
-from service.namespaces import DEFAULTS, Namespace, Namespaces
-from service.node import Node
-from service.tasks import end
 from service.tracker import Tracker
-from tests.fakes import FakeBroker, FakePresence, Schedule, connection
->>>>>>> api
+from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
@@ -261,7 +248,6 @@ async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> N
     assert to_ada.written == [b"hi;"]
 
 
-<<<<<<< HEAD
 TOLD = Encoding("told", RAW.encode, RAW.missed, tells_positions=True)
 Greeting = Sequence[Publication | Resumption]
 
@@ -486,7 +472,8 @@ async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
             assert plain.recovery is not Recovery.STREAM
             assert [len(greeting) for greeting in greetings] == [0, 1]
             assert node.presence.members["room:a"] == {f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", "", b"", b"2")}
-=======
+
+
 class SlowHistories(FakeBroker):
     """A broker that answers reads only when it may."""
 
@@ -524,4 +511,3 @@ async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_n
 
     assert to_ada.written == [b"next;"]
     await end(repairing)
->>>>>>> api
