@@ -237,11 +237,12 @@ class FakePresence:
 
 
 class SettledTracker(Tracker):
-    """Knows at once that there was nothing before: the task that would ask for it does not run."""
+    """Knows at once where a channel is: the task that would ask for it does not run, as a rule."""
 
     def open(self, channel: str, namespace: Namespace) -> None:
         super().open(channel, namespace)
-        self._tracks[channel].settle(EMPTY)
+        assert isinstance(self._broker, FakeBroker)
+        self._tracks[channel].settle(self._broker.histories.get(channel, EMPTY))
 
 
 def node(hub: Hub, broker: FakeBroker) -> Node:
