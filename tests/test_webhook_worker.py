@@ -21,7 +21,6 @@ from service.presence.events import EVENTS
 from service.tasks import end
 from tests.backend import Asked, Backend, accept, hang
 from tests.cluster import Cluster, RoomcastProcess, eventually, receive
-from tests.redis_shapes import cluster_shape
 from workers.runner import Health
 from workers.webhooks import WebhookWorker
 
@@ -354,14 +353,13 @@ async def test_only_what_is_wanted_is_told_and_what_others_publish_in_events_doe
     assert changes_of(backend) == [("vacated", "room:a")] * 2
 
 
-async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend) -> None:
+async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend, cluster_url: str, prefix: str) -> None:
     async with (
-        cluster_shape() as shape,
-        connect(shape.url, timeout_s=5.0, client_name="test") as client,
-        working(client, "p:", backend.url),
+        connect(cluster_url, timeout_s=5.0, client_name="test") as client,
+        working(client, prefix, backend.url),
     ):
-        await add(client, "p:", 1)
-        with Cluster(shape.url, "p:") as cluster:
+        await add(client, prefix, 1)
+        with Cluster(cluster_url, prefix) as cluster:
             node = cluster.start_node()
 
             async def is_told(change: tuple[str, str]) -> bool:
@@ -370,8 +368,8 @@ async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend) -> N
             async with node.connect("/ws/rooms/x"):
                 await eventually(lambda: is_told(("occupied", "room:x")))
             await eventually(lambda: is_told(("vacated", "room:x")))
-        await client.xadd("p:webhooks", {"event": "no json"})
-        assert await until_posted(client, "p:") == WebhookCounts(lag=0, dead=1)
+        await client.xadd(f"{prefix}webhooks", {"event": "no json"})
+        assert await until_posted(client, prefix) == WebhookCounts(lag=0, dead=1)
 
     assert ids_of(backend.asked)[0] == "1"
     assert len(ids_of(backend.asked)) == 3
