@@ -242,7 +242,9 @@ class SettledTracker(Tracker):
     def open(self, channel: str, namespace: Namespace) -> None:
         super().open(channel, namespace)
         assert isinstance(self._broker, FakeBroker)
-        self._tracks[channel].settle(self._broker.histories.get(channel, EMPTY))
+        history = self._broker.histories.get(channel, EMPTY)
+        assert isinstance(history, History)
+        self._tracks[channel].settle(history)
 
 
 def node(hub: Hub, broker: FakeBroker) -> Node:
