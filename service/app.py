@@ -14,6 +14,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
@@ -29,7 +30,7 @@ from service.brokers.registry import NodeRegistry
 from service.brokers.tickets import Tickets
 from service.centrifuge import endpoints as centrifuge_endpoints
 from service.centrifuge.sessions import Sessions
-from service.config import read_namespaces
+from service.config import read_namespaces, split_names
 from service.control import Control
 from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError, ErrorCode
@@ -132,6 +133,11 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
     app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
+    if origins := split_names(settings.allowed_origins):
+        # What a browser asks before its page's requests to another origin, and how it is answered (Fetch Standard 3.2).
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
+        )
     for router in (
         endpoints.router,
         polling.router,

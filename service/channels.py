@@ -19,15 +19,6 @@ def check_channel(name: str) -> str:
     return _check(name, "channel", MAX_CHANNEL_BYTES)
 
 
-def is_channel(name: str) -> bool:
-    """Return whether a name is a valid channel."""
-    try:
-        check_channel(name)
-    except ClientError:
-        return False
-    return True
-
-
 def check_name(name: str, what: str) -> str:
     """Return the name of a room or a classic chat client: 1 to 128 bytes of UTF-8 without control characters, braces.
 

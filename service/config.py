@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     insecure: Annotated[
         bool, Field(description="check no client at all: each is who it says, and needs no token; for trying")
     ] = False
+    allowed_origins: Annotated[
+        str,
+        Field(description="sites whose pages may connect: https://app.example.com,https://b.example.com; empty: all"),
+    ] = ""
     channel_limit: Annotated[
         int, Field(ge=1, le=10_000, description="how many channels one connection may be subscribed to")
     ] = 128
@@ -224,6 +228,14 @@ class Settings(BaseSettings):
     webhook_events: Annotated[
         str, Field(description="what is posted there, of: connect,disconnect,occupied,vacated")
     ] = "connect,disconnect,occupied,vacated"
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in split_names(value):
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", origin):
+                raise ValueError(f"{origin!r} is no origin: https://host[:port], nothing behind it")
+        return value
 
     @field_validator("hook_headers")
     @classmethod

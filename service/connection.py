@@ -60,12 +60,14 @@ class Encoding:
 class Subscription(NamedTuple):
     """How a connection is subscribed to a channel.
 
-    info: JSON about the client in this channel, or empty. is_present: presence knows of it.
+    info: JSON about the client in this channel, or empty. is_present: presence knows of it. is_silent: nobody is told
+        when it comes and goes.
     """
 
     encoding: Encoding
     info: bytes = b""
     is_present: bool = False
+    is_silent: bool = False
 
 
 class Receiver(Protocol):
@@ -88,6 +90,7 @@ class Connection:
     """
 
     __slots__ = (
+        "__weakref__",
         "_backlog",
         "_held",
         "_pauses",

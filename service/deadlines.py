@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -17,11 +18,20 @@ class Expiring(Protocol):
     """Something that may end at its time."""
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:
-        """End what has expired; called at each of its deadlines, also at those that have been put off since."""
+        """End what has expired, and add again what has not; called once, at the earliest time that was added."""
+
+
+@dataclass(slots=True, order=True)
+class _Entry:
+    """When something is called, and in which order at the same time; None: it is not, any more."""
+
+    at_s: float
+    number: int
+    expiring: Expiring | None = field(compare=False)
 
 
 class Deadlines:
-    """Calls what expires, up to half a second late.
+    """Calls what expires, up to half a second late. Of each it knows the earliest time alone.
 
     Args:
         clock: `time.time`, Unix seconds, which tokens count in.
@@ -32,7 +42,8 @@ class Deadlines:
         self._clock = clock
         self._grace_s = grace_s
         self._numbers = itertools.count()
-        self._heap: list[tuple[float, int, Expiring]] = []
+        self._heap: list[_Entry] = []
+        self._entries: dict[Expiring, _Entry] = {}  # of those in the heap, the ones that hold
 
     def now_s(self) -> float:
         """Return the Unix time."""
@@ -56,9 +67,22 @@ class Deadlines:
     def tick(self) -> None:
         """Call what is due."""
         now_s = self._clock()
-        while self._heap and self._heap[0][0] <= now_s:
-            _, _, expiring = heapq.heappop(self._heap)
-            expiring.on_deadline(now_s, self._grace_s)
+        while self._heap and self._heap[0].at_s <= now_s:
+            expiring = heapq.heappop(self._heap).expiring
+            if expiring is not None:
+                del self._entries[expiring]
+                expiring.on_deadline(now_s, self._grace_s)
+
+    def forget(self, expiring: Expiring) -> None:
+        """Call it no more, and let go of it."""
+        entry = self._entries.pop(expiring, None)
+        if entry is not None:
+            entry.expiring = None
 
     def _push(self, at_s: float, expiring: Expiring) -> None:
-        heapq.heappush(self._heap, (at_s, next(self._numbers), expiring))
+        entry = self._entries.get(expiring)
+        if entry is not None and entry.at_s <= at_s:
+            return
+        self.forget(expiring)
+        entry = self._entries[expiring] = _Entry(at_s, next(self._numbers), expiring)
+        heapq.heappush(self._heap, entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,16 @@ def deadlines_of(connection: HTTPConnection) -> Deadlines:
 
 
 class Stay:
-    """How long a visitor may stay. Implements `Expiring`."""
+    """How long a visitor may stay. Implements `Expiring`. It lasts longer than most connections, and keeps none."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self._connection = weakref.ref(connection)
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
         """End the connection: it may come back with a new token."""
-        self._connection.close(EXPIRED)
+        connection = self._connection()
+        if connection is not None:
+            connection.close(EXPIRED)
 
 
 @router.websocket("/ws")
@@ -207,7 +210,8 @@ def _may_publish(server: ClientServer, channel: str, visitor: Visitor) -> bool:
 
 def _let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
     if visitor.expire_at_s:
-        deadlines.add(visitor.expire_at_s, Stay(connection))
+        # Without grace: these clients have no way to refresh a token.
+        deadlines.add_in(visitor.expire_at_s - deadlines.now_s(), Stay(connection))
 
 
 def _welcome(server: ClientServer, connection: Connection, encoding: Encoding) -> bytes:

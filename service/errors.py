@@ -27,7 +27,6 @@ class ErrorCode(enum.Enum):
     EXPIRED = (110, "expired", 400)
     TOO_MANY_REQUESTS = (111, "too many requests", 429)
     UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
-    CONCURRENT_PAGINATION = (113, "concurrent pagination", 409)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code
@@ -37,7 +36,7 @@ class ErrorCode(enum.Enum):
     @property
     def is_temporary(self) -> bool:
         """Return whether the same request may succeed later: client libraries then try again by themselves."""
-        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS, ErrorCode.CONCURRENT_PAGINATION)
+        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS)
 
 
 class ClientError(Exception):
@@ -115,14 +114,12 @@ class Unsubscribe:
 
 
 UNSUPPORTED_DATA = Disconnect(1003, "this endpoint takes text frames only")
-CONNECTION_CLOSED = Disconnect(3000, "connection closed")
 SHUTDOWN = Disconnect(3001, "shutdown")
 SERVER_ERROR = Disconnect(3004, "internal server error")
 EXPIRED = Disconnect(3005, "connection expired")
 SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
 SLOW = Disconnect(3008, "slow")
 INSUFFICIENT_STATE = Disconnect(3010, "insufficient state")
-FORCE_RECONNECT = Disconnect(3011, "force reconnect")
 NO_PONG = Disconnect(3012, "no pong")
 TOO_MANY_REQUESTS = Disconnect(3013, "too many requests")
 INVALID_TOKEN = Disconnect(3500, "invalid token")
@@ -135,14 +132,12 @@ NOT_AVAILABLE = Disconnect(3508, "not available")
 
 DISCONNECTS = (
     UNSUPPORTED_DATA,
-    CONNECTION_CLOSED,
     SHUTDOWN,
     SERVER_ERROR,
     EXPIRED,
     SUBSCRIPTION_EXPIRED,
     SLOW,
     INSUFFICIENT_STATE,
-    FORCE_RECONNECT,
     NO_PONG,
     TOO_MANY_REQUESTS,
     INVALID_TOKEN,

@@ -65,19 +65,18 @@ class Hub:
     def remove(self, connection: Connection) -> dict[str, Subscription]:
         """Forget a connection and return the subscriptions that it had."""
         self.connections.discard(connection)
-        if connection.user in self._by_user:
-            self._by_user[connection.user].discard(connection)
-            if not self._by_user[connection.user]:
-                del self._by_user[connection.user]
+        self._forget_user(connection)
         subscriptions = dict(connection.subscriptions)
         for channel in subscriptions:
             self.unsubscribe(connection, channel)
         return subscriptions
 
     def identify(self, connection: Connection, user: str) -> None:
-        """Note who a connection is that did not say it at first."""
-        connection.user = user
-        self.add(connection)
+        """Note who a connection is that did not say it at first, if it is still there."""
+        if connection in self.connections:
+            self._forget_user(connection)
+            connection.user = user
+            self.add(connection)
 
     def of_user(self, user: str) -> tuple[Connection, ...]:
         """Return the connections of a user on this node."""
@@ -172,6 +171,13 @@ class Hub:
         """Return how many connections of this node are subscribed to a channel."""
         subscribers = self._channels.get(channel)
         return 0 if subscribers is None else sum(map(len, subscribers.by_encoding.values()))
+
+    def _forget_user(self, connection: Connection) -> None:
+        of_user = self._by_user.get(connection.user)
+        if of_user is not None:
+            of_user.discard(connection)
+            if not of_user:
+                del self._by_user[connection.user]
 
     def _flush_channel(self, subscribers: _Subscribers) -> None:
         pending, subscribers.pending = subscribers.pending, []

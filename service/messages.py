@@ -32,12 +32,14 @@ class ClientInfo(NamedTuple):
 
     client: unique among all connections. user: who it is; several clients may be one user, "" is nobody known.
     info: JSON of the connection, or empty. channel_info: JSON of its subscription to the channel, or empty.
+    is_silent: nobody is told when it joins or leaves.
     """
 
     client: str
     user: str
     info: bytes = b""
     channel_info: bytes = b""
+    is_silent: bool = False
 
 
 class Publication(NamedTuple):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from service.channels import is_channel
 from service.errors import ClientError, ErrorCode
 
 # In front of a private channel: `$room:board` (service/auth/permissions.py).
@@ -151,12 +150,6 @@ class Namespaces:
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
 
-    def personal_channels(self, user: str) -> list[str]:
-        """Return the channels of one user alone, which its clients are subscribed to as they connect.
-
-        A user whose id cannot stand alone behind the `#` of a channel's name has none.
-        """
-        if not user or "," in user or "#" in user:
-            return []
-        channels = [f"{name}:#{user}" for name, namespace in self._by_name.items() if namespace.personal]
-        return [channel for channel in channels if is_channel(channel)]
+    def personal(self) -> list[str]:
+        """Return the names of the namespaces in which each user has a channel of its own."""
+        return [name for name, namespace in self._by_name.items() if namespace.personal]

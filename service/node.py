@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from service.brokers import ALWAYS, Once, Published, Read
-from service.connection import Pause, Subscription
+from service.connection import Pause, State, Subscription
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.messages import Position, Publication, Removal, Resumption
 from service.namespaces import Recovery
@@ -40,6 +40,13 @@ _OVERHEAD_BYTES = 512
 _SETTLE_TIMEOUT_S = 1.0
 # Three missed reports and a node counts as dead.
 _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
+
+
+class Overtaken(ClientError):  # noqa: N818  (as BrokerUnavailable)
+    """While a subscription was being made its client was gone, or was subscribed in another way."""
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(ErrorCode.ALREADY_SUBSCRIBED, channel)
 
 
 class Node:
@@ -135,7 +142,7 @@ class Node:
             wants_missed: False: it is told where it is, no more.
             greet: takes what the client is told first, when it hears everything from then on; None: it is sent.
         Delivery: see docs/guarantees.md.
-        Raises: ClientError, BrokerUnavailable; then the connection is not subscribed.
+        Raises: ClientError, Overtaken among them; BrokerUnavailable; then this has not subscribed the connection.
         """
         namespace = namespace or self.namespaces.of(channel)
         encoding = encoding or connection.encoding
@@ -149,8 +156,11 @@ class Node:
                 since = await self._present(channel, since)
             if is_told and wants_missed and (is_cache or since is not None):
                 window = await self.tracker.window(channel, since)
-            elif is_told:
+            else:
+                # Also who is not told: until it is settled, what comes may be taken for what was there before.
                 await self.tracker.settle(channel)
+            if connection.state is State.CLOSED or channel in connection.subscriptions:
+                raise Overtaken(channel)
             # Nothing waits from here on: what is missed ends where what is broadcast begins.
             greeting = self._greeting(channel, namespace, since, window) if is_told else ()
             if greet is not None:
@@ -163,7 +173,8 @@ class Node:
             raise
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        subscription = Subscription(encoding, info, namespace.presence)
+        is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
+        subscription = Subscription(encoding, info, namespace.presence, is_silent)
         self.hub.subscribe(connection, channel, subscription, namespace.slow)
         if subscription.is_present:
             self.presence.join(channel, self.roster.info(connection, channel))
@@ -221,17 +232,23 @@ class Node:
 
         Args:
             newest: the newest ones and not the oldest.
-            since: those after it or, of the newest ones, those before it: where a reader goes on; None: all.
+            since: those after it or, of the newest ones, those before it: where a reader goes on; with an empty epoch:
+                of the present one; None: all.
         Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
         """
         namespace = self._kept_namespace(channel)
+        if since is not None and not since.epoch:
+            since = Position(since.offset, (await self._read(Read(channel, namespace))).position.epoch)
         after, before = (None, since) if newest else (since, None)
-        read = Read(channel, namespace, since=after, before=before, limit=limit, newest=newest)
+        found = await self._read(Read(channel, namespace, since=after, before=before, limit=limit, newest=newest))
+        if since is not None and since.epoch != found.position.epoch:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
+        return found
+
+    async def _read(self, read: Read) -> History:
         (found,) = await self.broker.read([read])
         if isinstance(found, BrokerUnavailable):
             raise found
-        if since is not None and since.epoch != found.position.epoch:
-            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
         return found
 
     async def remove_history(self, channel: str) -> None:
@@ -326,7 +343,8 @@ class Node:
             self.presence.doubt()
             self.counts["gaps"] += 1
             log.warning("broker.gap", channels=self.hub.channel_count())
-            for channel in self._interest:
+            # Who is told may leave the channel for it.
+            for channel in tuple(self._interest):
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 

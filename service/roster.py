@@ -32,9 +32,11 @@ class HubRoster:
 
     def info(self, connection: Connection, channel: str) -> ClientInfo:
         """Return a connection as the others in a channel see it."""
+        info = ClientInfo(self.client_id(connection), connection.user, connection.info)
         subscription = connection.subscriptions.get(channel)
-        channel_info = b"" if subscription is None else subscription.info
-        return ClientInfo(self.client_id(connection), connection.user, connection.info, channel_info)
+        if subscription is None:
+            return info
+        return info._replace(channel_info=subscription.info, is_silent=subscription.is_silent)
 
     def client_id(self, connection: Connection) -> str:
         """Return what names a connection in the cluster."""

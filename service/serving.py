@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
+from service.config import split_names
 from service.connection import Connection, Encoding
 from service.encodings import PLAIN_SSE
 from service.errors import SLOW
+from service.origins import check_origin
 from service.protocols.room import Feed
 from service.tasks import run_together
 from service.transports import websocket
@@ -42,6 +44,7 @@ class ClientServer:
         self.node = node
         self.settings = settings
         self.heartbeat = heartbeat
+        self._allowed_origins = frozenset(split_names(settings.allowed_origins))
         self._ids = itertools.count(1)
 
     async def serve(
@@ -63,6 +66,7 @@ class ClientServer:
             is_open: the connection is open once the handshake is answered; False: its receiver opens it.
         Raises, before the handshake is answered: ClientError, BrokerUnavailable.
         """
+        check_origin(socket, self._allowed_origins)
         is_detached = False
         self.node.enter(connection)
         try:

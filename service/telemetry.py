@@ -24,6 +24,7 @@ _COUNTERS = {
     "published": "Publications of this node's clients and API that Redis took.",
     "publish_failures": "Publications that Redis did not take.",
     "malformed": "Redis messages, and entries of histories, that were no publication and were dropped.",
+    "refused_tokens": "Clients' tokens of sessions that were refused; the log says why.",
     "gaps": "Times that publications may have been missed because the connection to Redis was lost.",
 }
 
@@ -38,7 +39,7 @@ class NodeCollector(Collector):
         """Yield the node's metrics as they are now."""
         node = self._node
         connections = GaugeMetricFamily("roomcast_connections", "Connected clients.", labels=["transport"])
-        for transport in ("websocket", "sse"):
+        for transport in ("websocket", "sse", "http_stream", "poll"):
             count = sum(connection.transport.name == transport for connection in node.hub.connections)
             connections.add_metric([transport], count)
         yield connections
@@ -117,6 +118,8 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # uvicorn logs each accepted WebSocket with its whole URL at INFO.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # httpx logs each request with its whole URL at INFO.
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
     # A stream given up as slow ends like this; the node counts it by its code, nobody need be woken.
     logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
     structlog.configure(

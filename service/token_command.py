@@ -29,31 +29,17 @@ _MAX_TTL_S = 10 * 366 * 24 * 3600
 _STDIN = "-"
 
 
-class Duration(click.ParamType[int]):
-    """A time such as 90, 90s, 15m, 1h or 7d, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # Any: click's
-        """Return seconds, 1 to ten years."""
-        found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", str(value))
-        seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
-        if not 0 < seconds <= _MAX_TTL_S:
-            self.fail(f"{value!r} is no time such as 90s, 15m, 1h or 7d", param, ctx)
-        return seconds
-
-
 @click.command("token")
 @click.option("--user", help="Whose token it is; '' for nobody known.")
 @click.option("--channel", help="Make a subscription token, for this channel.")
-@click.option("--ttl", "ttl_s", type=Duration(), default="1h", show_default=True, help="How long it is good.")
+@click.option("--ttl", default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h, 7d.")
 @click.option("--info", metavar="JSON", help="What others see of the client.")
 @click.option(
     "--permit", "permits", multiple=True, metavar="PATTERN=ACTIONS", help="What it may do beside; repeatable."
 )
 @click.option("--check", metavar="TOKEN", help="Say what is in a token, and whether it is accepted; - reads stdin.")
 def token_command(
-    *, user: str | None, channel: str | None, ttl_s: int, info: str | None, permits: tuple[str, ...], check: str | None
+    *, user: str | None, channel: str | None, ttl: str, info: str | None, permits: tuple[str, ...], check: str | None
 ) -> None:
     """Print a token signed with ROOMCAST_SECRET, or check one.
 
@@ -61,12 +47,14 @@ def token_command(
     """
     settings = _settings()
     if check is not None:
+        if (user, channel, info, permits) != (None, None, None, ()):
+            raise click.UsageError("--check looks at a token that is there, and takes no other option")
         token = sys.stdin.read(MAX_TOKEN_BYTES + 2) if check == _STDIN else check
         asyncio.run(_check(token.strip(), settings))
         return
     if user is None:
         raise click.UsageError("say whose token it is, with --user (or which one to look at, with --check)")
-    click.echo(_make(settings, user, channel, ttl_s=ttl_s, info=info, permits=permits))
+    click.echo(_make(settings, user, channel, ttl_s=_seconds(ttl), info=info, permits=permits))
 
 
 def _settings() -> Settings:
@@ -105,6 +93,14 @@ def _make(
     if len(token) > MAX_TOKEN_BYTES:
         raise click.UsageError(f"the token has {len(token)} bytes, at most {MAX_TOKEN_BYTES} are allowed")
     return token
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    seconds = int(found[1]) * _SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= _MAX_TTL_S:
+        raise click.UsageError(f"--ttl {text!r} is no time such as 90s, 15m, 1h or 7d, ten years at most")
+    return seconds
 
 
 def _permission(text: str) -> dict[str, list[str]]:

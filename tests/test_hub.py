@@ -158,3 +158,28 @@ def test_close_all_ends_every_connection() -> None:
     hub.close_all(SHUTDOWN)
 
     assert [transport.closed_with for transport in transports] == [[SHUTDOWN]] * 3
+
+
+def test_who_a_connection_is_can_be_said_later_and_anew() -> None:
+    hub = Hub(Schedule())
+    ada, _ = connection()
+    hub.add(ada)
+    assert (hub.of_user("ada"), hub.user_count()) == ((), 1)
+
+    hub.identify(ada, "bob")
+    hub.identify(ada, "ada")
+    assert (hub.of_user("ada"), hub.of_user("bob"), hub.user_count()) == ((ada,), (), 1)
+    hub.remove(ada)
+
+    assert (hub.of_user("ada"), hub.user_count(), hub.connections) == ((), 0, set())
+
+
+def test_who_is_gone_before_it_is_known_is_not_taken_in_again() -> None:
+    hub = Hub(Schedule())
+    ada, _ = connection()
+    hub.add(ada)
+    hub.remove(ada)
+
+    hub.identify(ada, "ada")
+
+    assert (hub.of_user("ada"), hub.connections) == ((), set())

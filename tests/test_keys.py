@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm
 from pydantic import SecretStr
 
 from service.auth.keys import jwk_key, local_keys, pem_key, secret_key
@@ -60,7 +62,7 @@ def test_a_pem_that_is_no_usable_public_key_is_refused() -> None:
         (b"hello", "no public key"),
         (private_pem, "no public key"),
         (weak, "1024 bits"),
-        (spki_pem(generate_private_key(SECP256K1())), "another kind"),
+        (spki_pem(ec.generate_private_key(ec.SECP256K1())), "another kind"),
         (spki_pem(X25519PrivateKey.generate()), "another kind"),
     ]:
         with pytest.raises(ValueError, match=reason):
@@ -96,6 +98,15 @@ def test_a_jwk_that_is_no_public_key_for_signatures_is_refused(members: dict[str
 
     with pytest.raises(ValueError, match=r"."):
         jwk_key(jwk)
+
+
+def test_a_private_key_in_a_set_is_refused() -> None:
+    """Whoever publishes it has made a mistake: anybody could sign with it."""
+    whole = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1())))
+
+    assert jwk_key({name: value for name, value in whole.items() if name != "d"}).algorithms
+    with pytest.raises(ValueError, match="not a public key"):
+        jwk_key(whole)
 
 
 @given(

@@ -83,7 +83,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.serving": (
         VALUES
         | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
-        | {"service.tasks", "service.transports"},
+        | {"service.origins", "service.tasks", "service.transports"},
         {"fastapi", "starlette"},
     ),
     "service.endpoints": (
@@ -102,6 +102,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
         {"starlette"},
     ),
+    "service.origins": (VALUES, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
     "service.bodies": (VALUES, {"starlette"}),
@@ -140,7 +141,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 # These put everything together, and may know everything.
-ROOTS = {"service.app", "service.server", "service.__main__", "service"}
+ROOTS = {"service.app", "service.server", "service.__main__", "service.command", "service"}
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
     "service.errors",

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
 from service.brokers import Read
-from service.connection import Connection, State
+from service.connection import Connection, Encoding, State
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
-from service.messages import ClientInfo, Position, Publication, Removal
-from service.namespaces import DEFAULTS, Namespace, Namespaces
-from service.node import Node
-from tests.fakes import FakeBroker, FakePresence, Schedule, connection
+from service.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
+from service.namespaces import DEFAULTS, Namespace, Namespaces, Recovery
+from service.node import Node, Overtaken
+from service.tasks import end
+from service.tracker import Tracker
+from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
@@ -243,3 +246,268 @@ async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> N
         turn.run()
 
     assert to_ada.written == [b"hi;"]
+
+
+TOLD = Encoding("told", RAW.encode, RAW.missed, tells_positions=True)
+Greeting = Sequence[Publication | Resumption]
+
+
+class Gate(FakeBroker):
+    """A broker whose subscriptions wait until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+
+    async def subscribe(self, channel: str) -> None:
+        await super().subscribe(channel)
+        await self.opened.wait()
+
+
+@asynccontextmanager
+async def tracking(node: Node) -> AsyncIterator[None]:
+    node.tracker.connected()
+    task = asyncio.create_task(node.tracker.run())
+    try:
+        yield
+    finally:
+        await end(task)
+
+
+def numbered(*offsets: int) -> list[Publication]:
+    return [Publication("room:a", b"%d" % offset, position=Position(offset, "e")) for offset in offsets]
+
+
+async def test_a_newcomer_is_told_where_it_is_and_hears_what_comes_after_it() -> None:
+    node, broker, turn = make_node()
+    broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
+    ada, to_ada = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada):
+            await node.subscribe(ada, "room:a", wants_missed=False, greet=greetings.append)
+            node.on_event(numbered(3)[0])
+            turn.run()
+
+    assert greetings == [[Resumption("room:a", Position(2, "e"), is_recovered=False)]]
+    assert to_ada.written == [b"3;"], "the greeting was taken, so nothing of it is sent"
+
+
+@pytest.mark.parametrize("epoch", ["e", ""])
+async def test_who_comes_back_is_greeted_with_what_it_missed(epoch: str) -> None:
+    node, broker, _ = make_node()
+    broker.histories["room:a"] = History(Position(3, "e"), 0, numbered(1, 2, 3))
+    ada, to_ada = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada):
+            await node.subscribe(ada, "room:a", since=Position(1, epoch), greet=greetings.append)
+
+    assert greetings == [[Resumption("room:a", Position(1, "e"), is_recovered=True), *numbered(2, 3)]]
+    assert to_ada.written == []
+
+
+async def test_where_only_the_newest_counts_everyone_is_greeted_with_it_who_wants_it() -> None:
+    node, broker, _ = make_node()
+    newest = Publication("metrics:a", b"7", position=Position(7, "e"))
+    broker.histories["metrics:a"] = History(Position(7, "e"), 0, [newest])
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        for wants_missed in (True, False):
+            ada, _ = connection(encoding=TOLD)
+            with entered(node, ada):
+                await node.subscribe(ada, "metrics:a", wants_missed=wants_missed, greet=greetings.append)
+
+    assert greetings == [
+        [Resumption("metrics:a", Position(6, "e"), is_recovered=True), newest],
+        [Resumption("metrics:a", Position(7, "e"), is_recovered=False)],
+    ]
+
+
+async def test_without_recovery_the_greeting_is_empty() -> None:
+    node, _, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, _ = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    with entered(node, ada):
+        await node.subscribe(ada, "room:a", greet=greetings.append)
+
+    assert greetings == [()]
+
+
+async def test_the_greeting_and_what_is_broadcast_fit_together_also_while_something_waits_to_be_written() -> None:
+    node, broker, turn = make_node()
+    broker.histories["room:a"] = History(Position(0, "e"), 0, [])
+    ada, _ = connection(encoding=TOLD)
+    bob, to_bob = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada), entered(node, bob):
+            await node.subscribe(ada, "room:a")
+            for publication in numbered(1, 2):
+                node.on_event(publication)
+            await node.subscribe(bob, "room:a", wants_missed=False, greet=greetings.append)
+            turn.run()
+
+    ((resumption,),) = greetings
+    assert isinstance(resumption, Resumption)
+    assert resumption.position == Position(0, "e")
+    assert to_bob.written == [b"1;2;"]
+
+
+async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
+    node, broker, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, _ = connection()
+
+    def refuse(_: Greeting) -> None:
+        raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "too long ago")
+
+    with entered(node, ada):
+        with pytest.raises(ClientError):
+            await node.subscribe(ada, "room:a", greet=refuse)
+
+        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert broker.unsubscribed == ["room:a"]
+
+
+async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves_nothing() -> None:
+    broker = Gate()
+    node = fake_node(Hub(Schedule()), broker)
+    node.namespaces = Namespaces({"room": Namespace(presence=True)})
+    ada, _ = connection()
+    greetings: list[Greeting] = []
+
+    with entered(node, ada):
+        subscribing = asyncio.create_task(node.subscribe(ada, "room:a", greet=greetings.append))
+        await asyncio.sleep(0)
+    broker.opened.set()
+    with pytest.raises(Overtaken):
+        await subscribing
+
+    assert isinstance(node.presence, FakePresence)
+    assert (greetings, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
+    assert broker.unsubscribed == ["room:a"]
+
+
+async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
+    broker, turn = Gate(), Schedule()
+    node = fake_node(Hub(turn), broker)
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        both = [
+            asyncio.create_task(node.subscribe(ada, "room:a", encoding=encoding))
+            for encoding in (RAW, Encoding("other", RAW.encode, RAW.missed))
+        ]
+        await asyncio.sleep(0)
+        broker.opened.set()
+        first, second = await asyncio.gather(*both, return_exceptions=True)
+        node.on_event(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert first is None
+    assert isinstance(second, Overtaken)
+    assert to_ada.written == [b"hi;"]
+    assert broker.unsubscribed == ["room:a"], "after the last one, and then only"
+
+
+class Leaving:
+    """A receiver that leaves the channel in which something was lost."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.lost: list[str] = []
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        raise NotImplementedError
+
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        self.lost.append(channel)
+        self._node.unsubscribe(connection, channel)
+
+    def on_closed(self, connection: Connection) -> None:
+        pass
+
+
+async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
+    node, broker, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    receivers = []
+
+    for channel in ("room:a", "room:b"):
+        for _ in range(2):
+            ada, _ = connection()
+            node.enter(ada)
+            ada.receiver = receiver = Leaving(node)
+            receivers.append(receiver)
+            await node.subscribe(ada, channel)
+    node.on_connected(is_again=True)
+
+    assert [receiver.lost for receiver in receivers] == [["room:a"], ["room:a"], ["room:b"], ["room:b"]]
+    assert broker.unsubscribed == ["room:a", "room:b"]
+    assert node.hub.channel_count() == 0
+
+
+async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
+    node, broker, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
+    ada, _ = connection(encoding=TOLD)
+    bob, _ = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+    plain = Namespace(history_size=10, history_ttl_s=10.0)
+
+    async with tracking(node):
+        with entered(node, ada), entered(node, bob):
+            await node.subscribe(ada, "room:a", namespace=plain, info=b"1", greet=greetings.append)
+            await node.subscribe(bob, "room:a", info=b"2", wants_missed=False, greet=greetings.append)
+
+            assert plain.recovery is not Recovery.STREAM
+            assert [len(greeting) for greeting in greetings] == [0, 1]
+            assert node.presence.members["room:a"] == {f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", "", b"", b"2")}
+
+
+class SlowHistories(FakeBroker):
+    """A broker that answers reads only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().read(reads)
+
+
+async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
+    """What was published after its handshake was dropped: a read that came late had it, and told no more of it."""
+    broker, turn = SlowHistories(), Schedule()
+    node = fake_node(Hub(turn), broker)
+    node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)
+    node.tracker.connected()
+    repairing = asyncio.create_task(node.tracker.run())
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        subscribing = asyncio.create_task(node.subscribe(ada, "room:a"))
+        await broker.is_asked.wait()
+        done, _ = await asyncio.wait({subscribing}, timeout=0.05)
+        assert not done, "a publication now would be the first that it has a right to"
+
+        broker.histories["room:a"] = History(Position(1, "e"), 0, [])
+        broker.may_answer.set()
+        await subscribing
+        node.on_event(Publication("room:a", b"late", position=Position(1, "e")))
+        node.on_event(Publication("room:a", b"next", position=Position(2, "e")))
+        turn.run()
+
+    assert to_ada.written == [b"next;"]
+    await end(repairing)

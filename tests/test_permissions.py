@@ -192,6 +192,8 @@ def test_a_grant_opens_what_the_namespace_keeps_closed(action: Action) -> None:
         ("a*a", "aa", True),
         ("a*b*c", "a-b-b-c", True),
         ("a*b*c", "acb", False),
+        ("a*b*b", "ab", False),
+        ("a*bc*c", "abc", False),
         ("a**c", "ac", True),
         ("room:?", "room:a", False),
         ("room:[ab]", "room:a", False),

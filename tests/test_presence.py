@@ -196,6 +196,20 @@ async def test_in_a_channel_without_join_leave_nobody_is_told(server: Redis, pre
     assert await scripts.counts("quiet:a") == [0, 0]
 
 
+async def test_of_a_silent_member_nobody_is_told_though_it_can_be_seen(
+    server: Redis, prefix: str, scripts: Scripts
+) -> None:
+    async with Heard(server, prefix, "room:a") as heard:
+        await scripts.join(ADA._replace(is_silent=True), BOB)
+        await heard.until(joined=[BOB.client])
+        (reply,) = await scripts.run(scripts.commands.page("room:a", "", 100))
+
+        await scripts.leave(ADA, BOB)
+        await heard.until(joined=[BOB.client], left=[BOB.client])
+
+    assert sorted(scripts.commands.read_page("room:a", reply).clients) == [ADA, BOB]
+
+
 async def test_a_swept_lease_takes_its_own_members_with_it_and_no_others(
     server: Redis, prefix: str, scripts: Scripts
 ) -> None:

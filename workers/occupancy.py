@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 import structlog
+from redis.asyncio.cluster import RedisCluster
 
 from service.brokers.scripts import read_script, run_pipeline
 from service.messages import Publication
@@ -28,8 +29,9 @@ log = structlog.get_logger(__name__)
 
 _MAX_HEARD = 10_000
 _CHANGES_AT_ONCE = 500
-# While the stream is full, all that is occupied is looked up again no more often than this.
-_LOOK_INTERVAL_S = 5.0
+# All that is occupied is looked up again no more often than this: while the stream is full, and in a Redis Cluster,
+# where the broker does not hear what presence publishes (docs/presence.md).
+_LOOK_INTERVAL_S = 2.0
 
 
 class Occupancy:
@@ -54,6 +56,7 @@ class Occupancy:
         self._prefix = prefix
         self._script = read_script("workers", "occupancy")
         self._heard: deque[tuple[str, bool]] = deque()
+        self._hears = not isinstance(client, RedisCluster)
         self._has_changed = asyncio.Event()
         self._is_unsure = True
         self._look_at_s = 0.0
@@ -99,7 +102,7 @@ class Occupancy:
     async def tell(self) -> None:
         """Tell what has changed; `events` must be heard by now. Raises: redis.RedisError."""
         self._has_changed.clear()
-        if self._is_unsure and time.monotonic() >= self._look_at_s:
+        if (self._is_unsure or not self._hears) and time.monotonic() >= self._look_at_s:
             # First, so that what is missed from here on is seen.
             self._is_unsure = False
             self._look_at_s = time.monotonic() + _LOOK_INTERVAL_S

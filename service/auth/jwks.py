@@ -34,16 +34,10 @@ _MAX_KEYS = 100
 class KeySet:
     """The keys behind one URL, by their ids. Keys that were fetched once are kept while the URL is down."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._clock = clock
-        self._http = httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S, transport=transport)
+        self._http = httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S)
         self._keys: list[tuple[str | None, Key]] = []
         self._is_stale_at_s = -math.inf
         self._next_fetch_at_s = -math.inf

@@ -152,7 +152,12 @@ def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
 def _client(members: Iterable[object]) -> ClientInfo:
     """Return a client of what `_members` has made. Raises: ValueError, TypeError."""
     client, user, info, *more = members
-    return ClientInfo(str(client), str(user), *[b"" if each is None else orjson.dumps(each) for each in (info, *more)])
+    (channel_info,) = more or (None,)
+    return ClientInfo(str(client), str(user), _json_of(info), _json_of(channel_info))
+
+
+def _json_of(info: object) -> bytes:
+    return b"" if info is None else orjson.dumps(info)
 
 
 def check_document(message: bytes, *, max_message_bytes: int) -> None:

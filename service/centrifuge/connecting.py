@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from service import __version__
 from service.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
-from service.auth.permissions import Client
+from service.auth.permissions import Client, personal_channel
 from service.centrifuge import subscribing
-from service.errors import CHANNEL_LIMIT, INVALID_TOKEN, ClientError, ErrorCode
+from service.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 from service.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from service.centrifuge.codec import Command, Members
     from service.centrifuge.session import Session
     from service.hooks import ConnectAnswer
@@ -32,17 +34,15 @@ async def connect(session: Session, command: Command) -> None:
         claims = _answered(claims, answer)
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
+    expiry = sessions.expiry(claims.expire_at_s or 0)
     session.connection.info = claims.info
     sessions.node.hub.identify(session.connection, claims.user)
     options = _server_subscriptions(session, claims)
     if len(options) > sessions.settings.channel_limit:
         session.disconnect(CHANNEL_LIMIT)
         return
-    subs = {}
-    recovering = params.get("subs", {})
-    for channel, each in options.items():
-        subs[channel] = await subscribing.subscribe_by_server(session, channel, each, recovering.get(channel))
-    result = _result(session, claims)
+    subs = await _subscribe_all(session, options, params.get("subs", {}))
+    result = _result(session, expiry)
     if answer is not None and answer.data:
         result["data"] = answer.data
     if subs:
@@ -134,17 +134,34 @@ def _server_subscriptions(session: Session, claims: ConnectionClaims) -> dict[st
     """Return what the client is subscribed to without asking: by its token, the application, and as a user."""
     options = dict.fromkeys(claims.channels, SubscriptionOptions())
     options.update(claims.subs)
-    for channel in session.sessions.node.namespaces.personal_channels(claims.user):
-        options.setdefault(channel, SubscriptionOptions())
+    for name in session.sessions.node.namespaces.personal():
+        channel = personal_channel(name, claims.user)
+        if channel is not None:
+            options.setdefault(channel, SubscriptionOptions())
     return options
 
 
-def _result(session: Session, claims: ConnectionClaims) -> Members:
+async def _subscribe_all(
+    session: Session, options: Mapping[str, SubscriptionOptions], recovering: Mapping[str, Members]
+) -> Members:
+    """Return what the client is told of each subscription. Raises: ClientError, BrokerUnavailable; then it has none."""
+    subs: Members = {}
+    try:
+        for channel, each in options.items():
+            subs[channel] = await subscribing.subscribe_by_server(session, channel, each, recovering.get(channel))
+    except (ClientError, BrokerUnavailable):
+        for channel in subs:
+            session.drop(channel)
+        raise
+    return subs
+
+
+def _result(session: Session, expiry: Members) -> Members:
     sessions = session.sessions
     return {
         "client": session.client_id,
         "version": __version__,
-        **sessions.expiry(claims.expire_at_s or 0),
+        **expiry,
         "ping": sessions.ping_interval_s,
         "pong": True,
         "session": session.id,

@@ -19,6 +19,7 @@ from service.errors import (
     SERVER_ERROR,
     STALE,
     SUBSCRIPTION_EXPIRED,
+    TOO_MANY_REQUESTS,
     UNSUBSCRIBED_EXPIRED,
     UNSUBSCRIBED_INSUFFICIENT,
     ApplicationError,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# So many commands may wait for one that waits for Redis, or for the application, before reading pauses.
+# So many commands, or frames of so many bytes, may wait for one that waits for Redis, or for the application, before
+# reading pauses.
 _MAX_WAITING = 64
+_MAX_WAITING_BYTES = 128 * 1024
 
 
 class Session:
@@ -57,6 +60,7 @@ class Session:
         "_headers",
         "_task",
         "_waiting",
+        "_waiting_bytes",
         "client",
         "connection",
         "expire_at_s",
@@ -81,6 +85,7 @@ class Session:
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
+        self._waiting_bytes = 0  # of the frames that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -107,6 +112,9 @@ class Session:
         codec = self.wire.codec
         if kind is not codec.kind:
             self.disconnect(BAD_REQUEST)
+            return
+        if self._task is not None and not self._may_wait(len(data)):
+            self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
             for command in codec.commands(data):
@@ -166,10 +174,16 @@ class Session:
         self.subscriptions[channel] = held
         self.sessions.deadlines.add(held.expire_at_s, self)
 
+    def drop(self, channel: str) -> bool:
+        """End a subscription; return whether there was one."""
+        if self.subscriptions.pop(channel, None) is None:
+            return False
+        self.sessions.node.unsubscribe(self.connection, channel)
+        return True
+
     def unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """End a subscription, and tell the client."""
-        if self.subscriptions.pop(channel, None) is not None:
-            self.sessions.node.unsubscribe(self.connection, channel)
+        if self.drop(channel):
             self.push(channel, "unsubscribe", {"code": reason.code, "reason": reason.reason})
 
     def expire_at(self, unix_s: float) -> None:
@@ -182,32 +196,44 @@ class Session:
         if not self.is_connected:
             self.disconnect(STALE)
             return
-        before_s = now_s - grace_s
-        if 0 < self.expire_at_s <= before_s:
+        deadlines = self.sessions.deadlines
+        if self.expire_at_s and self.expire_at_s + grace_s <= now_s:
             self.disconnect(EXPIRED)
+            return
+        deadlines.add(self.expire_at_s, self)
         for channel, held in tuple(self.subscriptions.items()):
-            if 0 < held.expire_at_s <= before_s:
-                if held.is_of_server:
-                    self.disconnect(SUBSCRIPTION_EXPIRED)
-                else:
-                    self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
+            if not held.expire_at_s or held.expire_at_s + grace_s > now_s:
+                deadlines.add(held.expire_at_s, self)
+            elif held.is_of_server:
+                self.disconnect(SUBSCRIPTION_EXPIRED)
+                return
+            else:
+                self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
     # How commands are done.
 
+    def _may_wait(self, size_bytes: int) -> bool:
+        """Return whether one more frame may wait; requests come also to who does not read."""
+        self._waiting_bytes += size_bytes
+        if self._waiting_bytes > _MAX_WAITING_BYTES:
+            self.connection.pause_reading(Pause.COMMANDS)
+        return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+
     def _take(self, command: Command) -> None:
-        if self._task is not None:
+        if command.is_pong:
+            self._pong()  # at once: the next ping does not wait for what waits
+        elif self._task is not None:
             self._waiting.append(command)
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
-        elif (unfinished := self._begin(command)) is not None:
-            self._task = self.sessions.spawn(self._finish_all(unfinished))
+        elif (outcome := self._begin(command)) is not None:
+            self._task = self.sessions.spawn(self._finish_all(command, outcome))
+            # A client that goes before the task begins leaves nothing that was never awaited.
+            self._task.add_done_callback(lambda _: outcome.close())
 
-    def _begin(self, command: Command) -> Coroutine[Any, Any, None] | None:
+    def _begin(self, command: Command) -> Coroutine[Any, Any, Members | None] | None:
         """Do a command, or return what is left of it that has to wait."""
         if self.connection.state in (State.CLOSING, State.CLOSED):
-            return None
-        if command.is_pong:
-            self._pong()
             return None
         # A command that wants an answer has an id, and only that.
         if (command.id == 0) != (command.method == "send") or self.is_connected == (command.method == "connect"):
@@ -217,17 +243,11 @@ class Session:
         if handler is None:
             self.refuse(command, ErrorCode.METHOD_NOT_FOUND)
             return None
-        return self._guarded(handler, command)
-
-    def _guarded(self, handler: Any, command: Command) -> Coroutine[Any, Any, None] | None:  # Any: see HANDLERS
         try:
-            outcome = handler(self, command)
+            return handler(self, command)
         except ClientError as exc:
             self.refuse(command, exc.error)
             return None
-        if outcome is None:
-            return None
-        return self._finish(command, outcome)
 
     async def _finish(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
         try:
@@ -248,15 +268,16 @@ class Session:
             if result is not None:
                 self.reply(command, result)
 
-    async def _finish_all(self, unfinished: Coroutine[Any, Any, None]) -> None:
+    async def _finish_all(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
         try:
-            await unfinished
+            await self._finish(command, outcome)
             while self._waiting:
-                following = self._begin(self._waiting.popleft())
-                if following is not None:
-                    await following
+                command = self._waiting.popleft()
+                if (following := self._begin(command)) is not None:
+                    await self._finish(command, following)
         finally:
             self._task = None
+            self._waiting_bytes = 0
             self.connection.resume_reading(Pause.COMMANDS)
 
     def _pong(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,6 +19,7 @@ from service.centrifuge.pushes import Wire
 from service.centrifuge.session import Session
 from service.errors import EXPIRED, UNSUBSCRIBED, ClientError, ErrorCode
 from service.messages import Kind
+from service.node import Overtaken
 from service.survey import UnknownNode
 from service.tasks import end
 from service.transports import frames
@@ -85,6 +87,7 @@ class Sessions:
     def forget(self, session: Session) -> None:
         """Let go of a session whose client is gone."""
         self._by_id.pop(session.id, None)
+        self.deadlines.forget(session)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what a session has to wait for, until its client is gone or the node ends."""
@@ -163,15 +166,16 @@ class Sessions:
         for session in self._sessions_of(params):
             if channel in session.subscriptions:
                 continue
-            await subscribing.subscribe_by_server(
-                session,
-                channel,
-                options,
-                recovering,
-                expire_at_s=params.get("expire_at") or 0,
-                greet=lambda result, session=session: _tell(session, channel, result),  # type: ignore[misc]
-            )
-            count += 1
+            with suppress(Overtaken):
+                await subscribing.subscribe_by_server(
+                    session,
+                    channel,
+                    options,
+                    recovering,
+                    expire_at_s=params.get("expire_at") or 0,
+                    greet=lambda result, session=session: _tell(session, channel, result),  # type: ignore[misc]
+                )
+                count += 1
         return {"count": count}
 
     async def _unsubscribe(self, params: Mapping[str, Any]) -> Members:

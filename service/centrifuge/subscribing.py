@@ -117,7 +117,8 @@ async def _subscribe(
 ) -> None:
     is_delta = wanted.is_delta and wanted.tags is None
     is_told_anyway = None if options.override is None else options.override.push_join_leave
-    tells_members = namespace.join_leave and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
+    are_told = session.sessions.node.namespaces.of(channel).join_leave
+    tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
 
     def take(greeting: Sequence[Publication | Resumption]) -> None:
@@ -155,9 +156,7 @@ def unsubscribe(session: Session, command: Command) -> None:
     held = session.subscriptions.get(channel)
     if not channel or (held is not None and held.is_of_server):
         raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
-    if held is not None:
-        del session.subscriptions[channel]
-        session.sessions.node.unsubscribe(session.connection, channel)
+    session.drop(channel)
     session.reply(command, {})
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -51,12 +52,14 @@ _MAX_CONNECTIONS = 100
 _MAX_REQUESTS = 1000
 # Below what servers keep an idle connection for: gunicorn 2 s, uvicorn and Node.js 5 s.
 _KEEP_ALIVE_S = 1.5
+# Not 500, which one client's data may cause: it could otherwise close the way for all others.
+_AWAY = {502, 503, 504}
 # Beside the data of a message: info, meta, the options of many channels.
 _REPLY_BYTES = 256 * 1024
 
 
 class _Unreachable(NoAnswer):
-    """The application is away, or does not keep up: no connection, no answer in time, a status of 500 and above."""
+    """The application is away, or does not keep up: no connection, no answer in time, a status that says so."""
 
 
 class ProxyHandlers:
@@ -91,18 +94,12 @@ class ProxyHandlers:
         # Base64, and JSON that escapes every character, are longer than what they carry.
         self._max_reply_bytes = 6 * max_message_bytes + _REPLY_BYTES
         self._request_count = 0
-        # httpx's own queue takes seconds of CPU when a thousand wait in it: each looks at all the others.
-        self._free_connections = asyncio.Semaphore(_MAX_CONNECTIONS)
-        self._http = httpx.AsyncClient(
-            timeout=timeout_s,
-            limits=httpx.Limits(
-                max_connections=_MAX_CONNECTIONS,
-                max_keepalive_connections=_MAX_CONNECTIONS,
-                keepalive_expiry=_KEEP_ALIVE_S,
-            ),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        # The one that was used last is taken first: its connection is open. Not one client with many connections, whose
+        # pool looks at all of them for each request: 1.9 ms of CPU where 100 are under way; this way 0.55.
+        self._free: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
+        self._all = _connections(timeout_s)
+        for connection in self._all:
+            self._free.put_nowait(connection)
 
     def handlers(self) -> Handlers:
         """Return a handler for each event that is asked."""
@@ -118,7 +115,8 @@ class ProxyHandlers:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        for connection in self._all:
+            await connection.aclose()
 
     async def _connect(self, event: ConnectEvent) -> ConnectAnswer:
         body = question(
@@ -162,21 +160,16 @@ class ProxyHandlers:
 
     async def _post(self, hook: Hook, headers: Mapping[str, str], body: bytes) -> bytes:
         """Return the body of the answer. Raises: NoAnswer."""
+        fields = [
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+            (b"content-type", b"application/json"),
+            (b"accept-encoding", b"identity"),  # what is compressed may become any size
+        ]
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._free_connections,
-                self._http.stream(
-                    "POST",
-                    f"{self._url}/{hook}",
-                    content=body,
-                    # What is compressed may become any size.
-                    headers=[
-                        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
-                        (b"content-type", b"application/json"),
-                        (b"accept-encoding", b"identity"),
-                    ],
-                ) as response,
+                self._connection() as connection,
+                connection.stream("POST", f"{self._url}/{hook}", content=body, headers=fields) as response,
             ):
                 _check_status(response)
                 return await self._read(response)
@@ -189,6 +182,14 @@ class ProxyHandlers:
         except httpx.HTTPError as exc:
             raise _Unreachable(f"{type(exc).__name__}: {exc}") from None
 
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        connection = await self._free.get()
+        try:
+            yield connection
+        finally:
+            self._free.put_nowait(connection)
+
     async def _read(self, response: httpx.Response) -> bytes:
         chunks, size_bytes = [], 0
         async for chunk in response.aiter_raw():
@@ -199,8 +200,18 @@ class ProxyHandlers:
         return b"".join(chunks)
 
 
+def _connections(timeout_s: float) -> list[httpx.AsyncClient]:
+    """Return clients of one connection each."""
+    tls = httpx.create_ssl_context(trust_env=False)  # reads all certificates: once
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
+    return [
+        httpx.AsyncClient(verify=tls, timeout=timeout_s, limits=limits, follow_redirects=False, trust_env=False)
+        for _ in range(_MAX_CONNECTIONS)
+    ]
+
+
 def _check_status(response: httpx.Response) -> None:
-    if response.status_code >= 500:
+    if response.status_code in _AWAY:
         raise _Unreachable(f"status {response.status_code}")
     if response.status_code != 200:
         raise NoAnswer(f"status {response.status_code}")

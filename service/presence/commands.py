@@ -35,6 +35,8 @@ MAX_JOINED = 100
 MAX_LEFT = 100
 _MAX_SWEPT = 200
 _MAX_CURSOR = 2**64 - 1
+# In front of the entry of a member whose coming and going is not told; see join.lua.
+_SILENT = b"!"
 
 
 class PresenceCommands:
@@ -57,7 +59,8 @@ class PresenceCommands:
         """Return the command that puts clients, at most MAX_JOINED, into a channel."""
         args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _TTL_MS]
         for info in clients:
-            args += (info.client, orjson.dumps(info.user), pack_clients((info,))[1:-1])
+            entry = pack_clients((info,))[1:-1]
+            args += (info.client, orjson.dumps(info.user), _SILENT + entry if info.is_silent else entry)
         return self._join.call(self._member_keys(channel, lease), args)
 
     def leave(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
@@ -94,7 +97,7 @@ class PresenceCommands:
         clients: list[ClientInfo] = []
         for member in members.values():
             try:
-                clients += unpack_clients(b"[%b]" % member.split(b"\n", 2)[-1])
+                clients += unpack_clients(b"[%b]" % member.split(b"\n", 2)[-1].removeprefix(_SILENT))
             except MalformedMessage:
                 log.warning("presence.malformed_member", channel=channel)
         return Page(clients, str(cursor) if cursor else "")

@@ -19,7 +19,9 @@ for _, client in ipairs(clients) do
     if redis.call('HINCRBY', KEYS[2], user, -1) <= 0 then
       redis.call('HDEL', KEYS[2], user)
     end
-    left[#left + 1] = entry
+    if string.sub(entry, 1, 1) ~= '!' then
+      left[#left + 1] = entry
+    end
   end
 end
 if #left > 0 and ARGV[2] ~= '' then

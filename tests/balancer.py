@@ -1,0 +1,135 @@
+"""A balancer for tests, without sticky sessions: each request goes to the next node in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple, Self
+
+_CHUNK_BYTES = 64 * 1024
+_DEADLINE_S = 10.0
+_CONNECTION_HEADERS = re.compile(rb"^(connection|keep-alive):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
+
+
+class Request(NamedTuple):
+    """What was asked of a node. port: that of the node, 0: the balancer answered by itself."""
+
+    port: int
+    method: str
+    path: str
+
+
+class Balancer:
+    """Listens on a free port of 127.0.0.1, in a thread of its own, until the block ends.
+
+    Every request is the only one of its connection (`Connection: close` in both directions), so a browser's pool cannot
+    keep a client on one node. After the head bytes go both ways as they are, also those of a WebSocket.
+
+    ports: of the nodes, in the order of their turns; those that refuse connections are passed over. May be assigned.
+    requests: each request so far.
+    pages: what the balancer serves by itself: content type and body by path.
+    """
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self.ports = list(ports)
+        self.requests: list[Request] = []
+        self.pages: dict[str, tuple[str, bytes]] = {}
+        self.port = 0
+        self._turns = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="balancer")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop
+        ).result(_DEADLINE_S)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_DEADLINE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_DEADLINE_S)
+        self._loop.close()
+
+    def url(self, path: str, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+    def ports_of(self, path: str, since: int = 0) -> list[int]:
+        """Return which nodes got the requests for a path, in their order; the first `since` requests do not count."""
+        return [request.port for request in self.requests[since:] if request.path.partition("?")[0] == path]
+
+    async def _end(self) -> None:
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            # Whoever goes in the middle of anything is simply gone; so is everyone at the end of the block.
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._route(reader, writer)
+        finally:
+            self._connections.discard(task)
+            await _close(writer)
+
+    async def _route(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+        if path in self.pages:
+            self.requests.append(Request(0, method, path))
+            content_type, body = self.pages[path]
+            fields = f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\nConnection: close"
+            writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body)
+            await writer.drain()
+            return
+        port, node_reader, node_writer = await self._next_node()
+        self.requests.append(Request(port, method, path))
+        if b"\r\nupgrade:" not in head.lower():
+            head = _CONNECTION_HEADERS.sub(b"", head)[:-2] + b"Connection: close\r\n\r\n"
+        node_writer.write(head)
+        halves = {asyncio.create_task(_copy(reader, node_writer)), asyncio.create_task(_copy(node_reader, writer))}
+        try:
+            await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for half in halves:
+                half.cancel()
+            await asyncio.gather(*halves, return_exceptions=True)
+            await _close(node_writer)
+
+    async def _next_node(self) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+        """Raises: ConnectionRefusedError if no node lives."""
+        ports = self.ports
+        for _ in ports:
+            port = ports[next(self._turns) % len(ports)]
+            with suppress(ConnectionRefusedError):
+                return port, *await asyncio.open_connection("127.0.0.1", port)
+        raise ConnectionRefusedError
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry bytes until they end; what the other side does not take is not read."""
+    while chunk := await reader.read(_CHUNK_BYTES):
+        writer.write(chunk)
+        await writer.drain()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection; who does not take the rest within a second does not get it."""
+    writer.close()
+    with suppress(OSError):
+        try:
+            async with asyncio.timeout(1.0):
+                await writer.wait_closed()
+        except TimeoutError:
+            writer.transport.abort()
