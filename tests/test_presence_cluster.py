@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 
 from service.brokers.client import connect
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
-from tests.redis_shapes import cluster_shape
+from tests.redis_shapes import quick_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -288,31 +289,30 @@ async def test_redis_restarted_knows_everyone_again_and_nobody_has_left(own_redi
                 assert watcher.left == Counter()
 
 
-async def test_presence_spans_the_shards_of_a_redis_cluster() -> None:
+async def test_presence_spans_the_shards_of_a_redis_cluster(tmp_path: Path) -> None:
     channels = [f"room:{number}" for number in range(8)]
-    async with cluster_shape() as shape:
-        with Cluster(shape.url, "p:") as cluster:
-            killed, two = [await asyncio.to_thread(cluster.start_node) for _ in range(2)]
-            async with two.connect("/ws/rooms/a?envelope=1&user=watcher") as socket, AsyncExitStack() as stack:
-                watcher = Watcher(socket)
-                for name in ("a", *range(8)):
-                    await stack.enter_async_context(killed.connect(f"/ws/rooms/{name}?user=ada"))
-                await until_users(two, "ada", "watcher")
+    with quick_cluster(tmp_path) as shape, Cluster(shape.url, "p:") as cluster:
+        killed, two = [await asyncio.to_thread(cluster.start_node) for _ in range(2)]
+        async with two.connect("/ws/rooms/a?envelope=1&user=watcher") as socket, AsyncExitStack() as stack:
+            watcher = Watcher(socket)
+            for name in ("a", *range(8)):
+                await stack.enter_async_context(killed.connect(f"/ws/rooms/{name}?user=ada"))
+            await until_users(two, "ada", "watcher")
 
-                async def are_there() -> bool:
-                    return [await users(two, channel) for channel in channels] == [["ada"]] * 8
+            async def are_there() -> bool:
+                return [await users(two, channel) for channel in channels] == [["ada"]] * 8
 
-                await eventually(are_there)
+            await eventually(are_there)
 
-                killed.kill()
-                await watcher.until_left(1)
+            killed.kill()
+            await watcher.until_left(1)
 
-                async def are_empty() -> bool:
-                    return [await users(two, channel) for channel in channels] == [[]] * 8
+            async def are_empty() -> bool:
+                return [await users(two, channel) for channel in channels] == [[]] * 8
 
-                await eventually(are_empty)
-                assert watcher.left == Counter(["ada"])
-            assert two.faults() == []
+            await eventually(are_empty)
+            assert watcher.left == Counter(["ada"])
+        assert two.faults() == []
 
 
 async def test_a_node_that_ends_says_at_once_that_its_clients_left(cluster: Cluster, client: Redis) -> None:

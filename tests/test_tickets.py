@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
@@ -12,23 +12,10 @@ from service.auth.claims import connection_claims
 from service.brokers.client import Client, connect
 from service.brokers.tickets import TICKET_TTL_S, Tickets
 from service.errors import BrokerUnavailable
-from tests.redis_shapes import ClusterShape, SentinelShape, cluster_shape, kept, sentinel_shape
 
 pytestmark = pytest.mark.anyio
 
 CLAIMS = {"sub": "größe", "permissions": [{"channels": ["room:*"], "allow": ["publish"]}]}
-
-
-@pytest.fixture(scope="module")
-def sentinel() -> Iterator[SentinelShape]:
-    with kept(sentinel_shape()) as shape:
-        yield shape
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[ClusterShape]:
-    with kept(cluster_shape()) as shape:
-        yield shape
 
 
 @pytest.fixture(
@@ -41,8 +28,7 @@ async def nodes(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Client, C
         async with FakeAsyncRedis(server=server) as one, FakeAsyncRedis(server=server) as two:
             yield one, two
         return
-    is_single = request.param == "single"
-    url = request.getfixturevalue("redis_url") if is_single else request.getfixturevalue(request.param).url
+    url = request.getfixturevalue("redis_url" if request.param == "single" else f"{request.param}_url")
     async with (
         connect(url, timeout_s=5, client_name="one") as one,
         connect(url, timeout_s=5, client_name="two") as two,

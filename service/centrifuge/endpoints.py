@@ -82,9 +82,13 @@ async def emulation(request: Request) -> Response:
 
     Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
     """
-    body = await _body(request)
+    limit_bytes: int = request.app.state.settings.max_message_bytes
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
+    # Commands in JSON are quoted once more here: each quotation mark and backslash becomes two characters.
+    body = await read_body(request, limit_bytes * (1 if is_protobuf else 2) + _ENVELOPE_BYTES)
     node, session, data = (_protobuf_emulation if is_protobuf else _json_emulation)(body)
+    if len(data) > limit_bytes + _ENVELOPE_BYTES:
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
     is_found = await _sessions_of(request).emulate(node, session, data)
     return Response(status_code=204 if is_found else 404)
 

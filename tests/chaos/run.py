@@ -24,7 +24,7 @@ from tests.chaos.journal import Acknowledged, Log, Name, Place, read_payload
 from tests.chaos.publisher import Publisher
 from tests.chaos.subscriber import Subscriber
 from tests.cluster import API_KEY
-from tests.redis_servers import SHAPES, Servers
+from tests.redis_shapes import SHAPES, Servers
 
 # All that a run publishes is kept, so that every log can be held against it; a client gets no more of it than always.
 _NAMESPACES = """\

@@ -89,3 +89,14 @@ async def test_what_is_refused_is_refused_by_number(pair: tuple[Client, Client],
         with pytest.raises(SdkError) as caught:
             await client.perform(call, **arguments)
         assert caught.value.code == code, call
+
+
+async def test_long_messages_go_on_every_transport(pair: tuple[Client, Client], prefix: str) -> None:
+    """Quotation marks take the most: in requests to /emulation JSON stands in JSON."""
+    channel, (client, _), text = f"room:{prefix}", pair, '"' * 32_000
+    await client.connect()
+    await client.subscribe(channel)
+
+    await client.perform("publish", channel=channel, data=text)
+
+    assert await client.published(channel, 1) == [text]

@@ -1,4 +1,4 @@
-"""The servers of the chaos test: each shape takes writes, fails over, and leaves nothing behind."""
+"""Servers of every shape: each takes writes, fails over, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.redis_servers import SHAPES, Cluster, Single, until
+from tests.redis_cluster import Cluster
+from tests.redis_servers import until
+from tests.redis_shapes import SHAPES, Single
 
 pytestmark = pytest.mark.redis
 
