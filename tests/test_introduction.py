@@ -149,9 +149,12 @@ async def test_the_first_message_is_answered_with_the_clients_id_and_then_the_ro
     async with nodes[0].connect("/ws/rooms/a") as ada, nodes[0].connect("/ws/rooms/a") as stranger:
         await ada.send(json.dumps({"token": token(info={"n": 1})}))
         client = json.loads(await receive(ada))["client"]
-        present = await call_api(nodes[0], "presence", channel="room:a")
 
-        assert present["presence"] == {client: {"client": client, "user": "ada", "conn_info": {"n": 1}}}
+        async def is_present() -> bool:
+            found = await call_api(nodes[0], "presence", channel="room:a")
+            return bool(found["presence"] == {client: {"client": client, "user": "ada", "conn_info": {"n": 1}}})
+
+        await eventually(is_present)
         await ada.send("hello")
         assert await receive(ada) == "hello"
         with pytest.raises(TimeoutError):
