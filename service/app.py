@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
@@ -57,7 +58,10 @@ log = structlog.get_logger(__name__)
 
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
-_API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
+_API = (
+    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by server-sent events and polls. "
+    "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
+)
 
 
 def new_node_id() -> str:
@@ -129,7 +133,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             log.critical("node.failed", exc_info=task.exception())
             on_failure()
 
-    app = FastAPI(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
+    # FastAPI's own page loads its script from a CDN, and is empty where there is none.
+    app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
     if origins := split_names(settings.allowed_origins):
         # What a browser asks before its page's requests to another origin, and how it is answered (Fetch Standard 3.2).

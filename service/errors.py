@@ -27,7 +27,6 @@ class ErrorCode(enum.Enum):
     EXPIRED = (110, "expired", 400)
     TOO_MANY_REQUESTS = (111, "too many requests", 429)
     UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
-    CONCURRENT_PAGINATION = (113, "concurrent pagination", 409)
 
     def __init__(self, code: int, message: str, status: int) -> None:
         self.code = code
@@ -37,7 +36,7 @@ class ErrorCode(enum.Enum):
     @property
     def is_temporary(self) -> bool:
         """Return whether the same request may succeed later: client libraries then try again by themselves."""
-        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS, ErrorCode.CONCURRENT_PAGINATION)
+        return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS)
 
 
 class ClientError(Exception):

@@ -156,7 +156,8 @@ class Node:
                 since = await self._present(channel, since)
             if is_told and wants_missed and (is_cache or since is not None):
                 window = await self.tracker.window(channel, since)
-            elif is_told:
+            else:
+                # Also who is not told: until it is settled, what comes may be taken for what was there before.
                 await self.tracker.settle(channel)
             if connection.state is State.CLOSED or channel in connection.subscriptions:
                 raise Overtaken(channel)

@@ -156,8 +156,8 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start_node(self, **settings: str) -> NodeProcess:
-        node = NodeProcess(self._environment(settings))
+    def start_node(self, *, module: str = "service", **settings: str) -> NodeProcess:
+        node = NodeProcess(self._environment(settings), module=module)
         self._stack.callback(node.end)
         node.wait_for("broker.connected")
         self.nodes.append(node)

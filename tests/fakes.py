@@ -236,9 +236,20 @@ class FakePresence:
         raise NotImplementedError
 
 
+class SettledTracker(Tracker):
+    """Knows at once where a channel is: the task that would ask for it does not run, as a rule."""
+
+    def open(self, channel: str, namespace: Namespace) -> None:
+        super().open(channel, namespace)
+        assert isinstance(self._broker, FakeBroker)
+        history = self._broker.histories.get(channel, EMPTY)
+        assert isinstance(history, History)
+        self._tracks[channel].settle(history)
+
+
 def node(hub: Hub, broker: FakeBroker) -> Node:
     """Return a node on fakes, with the default namespaces; its tasks do not run."""
-    tracker, namespaces = Tracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
+    tracker, namespaces = SettledTracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
     return Node(
         "n1",
         hub,

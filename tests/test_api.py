@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -135,7 +136,17 @@ async def test_the_api_page_shows_the_request_with_an_example(api: httpx.AsyncCl
 
     body = schema["paths"]["/api/publish"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["examples"] == [{"channel": "room:lobby", "data": {"text": "hi"}}]
-    assert (await api.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_the_api_page_loads_nothing_from_elsewhere(api: httpx.AsyncClient, path: str) -> None:
+    page = (await api.get(path)).text
+
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert loaded
+    for url in loaded:
+        assert url.startswith("/"), url
+        assert (await api.get(url)).status_code == 200
 
 
 async def test_the_page_is_there(api: httpx.AsyncClient) -> None:

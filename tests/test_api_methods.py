@@ -108,14 +108,13 @@ async def test_errors_are_200_or_the_status_that_the_header_asks_for(
 def test_statuses_are_those_of_the_reference_server() -> None:
     statuses = {error.code: error.status for error in ErrorCode}
 
-    assert {code: statuses[code] for code in (100, 102, 104, 107, 108, 112, 113)} == {
+    assert {code: statuses[code] for code in (100, 102, 104, 107, 108, 112)} == {
         100: 500,
         102: 404,
         104: 404,
         107: 400,
         108: 400,
         112: 416,
-        113: 409,
     }
 
 

@@ -141,7 +141,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 # These put everything together, and may know everything.
-ROOTS = {"service.app", "service.server", "service.__main__", "service"}
+ROOTS = {"service.app", "service.server", "service.__main__", "service.command", "service"}
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
     "service.errors",

@@ -14,6 +14,7 @@ from service.messages import ClientInfo, History, Kind, Position, Publication, R
 from service.namespaces import DEFAULTS, Namespace, Namespaces, Recovery
 from service.node import Node, Overtaken
 from service.tasks import end
+from service.tracker import Tracker
 from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 
@@ -471,3 +472,42 @@ async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
             assert plain.recovery is not Recovery.STREAM
             assert [len(greeting) for greeting in greetings] == [0, 1]
             assert node.presence.members["room:a"] == {f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", "", b"", b"2")}
+
+
+class SlowHistories(FakeBroker):
+    """A broker that answers reads only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().read(reads)
+
+
+async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
+    """What was published after its handshake was dropped: a read that came late had it, and told no more of it."""
+    broker, turn = SlowHistories(), Schedule()
+    node = fake_node(Hub(turn), broker)
+    node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)
+    node.tracker.connected()
+    repairing = asyncio.create_task(node.tracker.run())
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        subscribing = asyncio.create_task(node.subscribe(ada, "room:a"))
+        await broker.is_asked.wait()
+        done, _ = await asyncio.wait({subscribing}, timeout=0.05)
+        assert not done, "a publication now would be the first that it has a right to"
+
+        broker.histories["room:a"] = History(Position(1, "e"), 0, [])
+        broker.may_answer.set()
+        await subscribing
+        node.on_event(Publication("room:a", b"late", position=Position(1, "e")))
+        node.on_event(Publication("room:a", b"next", position=Position(2, "e")))
+        turn.run()
+
+    assert to_ada.written == [b"next;"]
+    await end(repairing)

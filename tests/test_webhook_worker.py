@@ -20,7 +20,7 @@ from service.hooks.webhooks import WebhookReceiver
 from service.presence.events import EVENTS
 from service.tasks import end
 from tests.backend import Asked, Backend, accept, hang
-from tests.cluster import Cluster, eventually
+from tests.cluster import Cluster, RoomcastProcess, eventually, receive
 from workers.runner import Health
 from workers.webhooks import WebhookWorker
 
@@ -373,6 +373,28 @@ async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend, clus
 
     assert ids_of(backend.asked)[0] == "1"
     assert len(ids_of(backend.asked)) == 3
+
+
+async def test_a_node_that_ends_tells_of_its_clients_and_one_that_is_killed_of_those_that_came(
+    redis_url: str, client: Redis, prefix: str, backend: Backend
+) -> None:
+    with Cluster(redis_url, prefix, **settings_of(backend)) as cluster:
+        for end_node, length in ((RoomcastProcess.end, 1), (RoomcastProcess.kill, 3)):
+            node = cluster.start_node()
+            async with node.connect("/connection/websocket") as socket:
+                await socket.send('{"id":1,"connect":{}}')
+                await receive(socket)
+
+                async def is_in_stream(length: int = length) -> bool:
+                    return await client.xlen(f"{prefix}webhooks") == length
+
+                await eventually(is_in_stream)
+                await asyncio.to_thread(end_node, node)
+        async with working(client, prefix, backend.url):
+            await until_posted(client, prefix)
+
+    told = [(event["event"], event.get("code")) for event in events_of(backend.asked) if "client" in event]
+    assert told == [("connect", None), ("disconnect", 3001), ("connect", None)]
 
 
 async def test_a_worker_without_a_url_says_what_to_set(redis_url: str, prefix: str) -> None:

@@ -35,6 +35,10 @@ async def connect(session: Session, command: Command) -> None:
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
     expiry = sessions.expiry(claims.expire_at_s or 0)
+    # A client that was told would look for a token, and end without one.
+    session.is_kept_by_application = not params.get("token") and Hook.REFRESH in sessions.application.handles
+    if session.is_kept_by_application:
+        expiry = {}
     session.connection.info = claims.info
     sessions.node.hub.identify(session.connection, claims.user)
     options = _server_subscriptions(session, claims)

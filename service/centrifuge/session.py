@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from service.auth.permissions import Client
+from service.centrifuge import keeping
 from service.centrifuge.codec import MalformedFrame
 from service.centrifuge.commands import HANDLERS
 from service.connection import Pause, State
@@ -66,6 +67,7 @@ class Session:
         "expire_at_s",
         "id",
         "is_connected",
+        "is_kept_by_application",
         "meta",
         "sessions",
         "subscriptions",
@@ -82,6 +84,7 @@ class Session:
         self.meta = b""  # JSON that only the application sees
         self.is_connected = False
         self.expire_at_s = 0.0  # Unix time, 0: never
+        self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
@@ -172,7 +175,7 @@ class Session:
     def hold(self, channel: str, held: Held) -> None:
         """Note a subscription that was made."""
         self.subscriptions[channel] = held
-        self.sessions.deadlines.add(held.expire_at_s, self)
+        self._await_end(held.expire_at_s, at_once=held.is_kept_by_application)
 
     def drop(self, channel: str) -> bool:
         """End a subscription; return whether there was one."""
@@ -189,26 +192,43 @@ class Session:
     def expire_at(self, unix_s: float) -> None:
         """Let the connection end at a Unix time, unless it is refreshed; 0: never."""
         self.expire_at_s = unix_s
-        self.sessions.deadlines.add(unix_s, self)
+        self._await_end(unix_s, at_once=self.is_kept_by_application)
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:
-        """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment."""
+        """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment.
+
+        What the application keeps is its to decide, at its time.
+        """
         if not self.is_connected:
             self.disconnect(STALE)
             return
-        deadlines = self.sessions.deadlines
-        if self.expire_at_s and self.expire_at_s + grace_s <= now_s:
+        due_s = now_s if self.is_kept_by_application else now_s - grace_s
+        if not 0 < self.expire_at_s <= due_s:
+            self._await_end(self.expire_at_s, at_once=self.is_kept_by_application)
+        elif self.is_kept_by_application:
+            self.expire_at_s = 0
+            self.sessions.spawn(keeping.keep_connection(self))
+        else:
             self.disconnect(EXPIRED)
             return
-        deadlines.add(self.expire_at_s, self)
         for channel, held in tuple(self.subscriptions.items()):
-            if not held.expire_at_s or held.expire_at_s + grace_s > now_s:
-                deadlines.add(held.expire_at_s, self)
+            due_s = now_s if held.is_kept_by_application else now_s - grace_s
+            if not 0 < held.expire_at_s <= due_s:
+                self._await_end(held.expire_at_s, at_once=held.is_kept_by_application)
+            elif held.is_kept_by_application:
+                held.expire_at_s = 0
+                self.sessions.spawn(keeping.keep_subscription(self, channel, held))
             elif held.is_of_server:
                 self.disconnect(SUBSCRIPTION_EXPIRED)
                 return
             else:
                 self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
+
+    def _await_end(self, unix_s: float, *, at_once: bool) -> None:
+        if at_once and unix_s:
+            self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
+        else:
+            self.sessions.deadlines.add(unix_s, self)
 
     # How commands are done.
 

@@ -64,10 +64,12 @@ async def subscribe(session: Session, command: Command) -> None:
     wanted = _wanted(params, namespace)
     terms = await _terms(session, channel, namespace, params)
     namespace = overridden(namespace, terms.options.override)
-    held = Held(expire_at_s=terms.expire_at_s, is_of_server=False)
+    is_kept = not params.get("token") and Hook.SUB_REFRESH in session.sessions.application.handles
+    held = Held(expire_at_s=terms.expire_at_s, is_kept_by_application=is_kept)
 
     def greet(result: Members) -> None:
-        result.update(session.sessions.expiry(terms.expire_at_s))
+        if not is_kept:
+            result.update(session.sessions.expiry(terms.expire_at_s))
         session.reply(command, result)
         session.hold(channel, held)
 

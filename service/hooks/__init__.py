@@ -133,7 +133,7 @@ class PublishAnswer(NamedTuple):
 
 
 class RpcEvent(NamedTuple):
-    """A client calls a procedure. data: JSON if its encoding is, or empty."""
+    """A client calls a procedure. data: JSON if its encoding is, or empty. method: empty for a message without one."""
 
     caller: Caller
     method: str

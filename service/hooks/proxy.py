@@ -52,12 +52,14 @@ _MAX_CONNECTIONS = 100
 _MAX_REQUESTS = 1000
 # Below what servers keep an idle connection for: gunicorn 2 s, uvicorn and Node.js 5 s.
 _KEEP_ALIVE_S = 1.5
+# Not 500, which one client's data may cause: it could otherwise close the way for all others.
+_AWAY = {502, 503, 504}
 # Beside the data of a message: info, meta, the options of many channels.
 _REPLY_BYTES = 256 * 1024
 
 
 class _Unreachable(NoAnswer):
-    """The application is away, or does not keep up: no connection, no answer in time, a status of 500 and above."""
+    """The application is away, or does not keep up: no connection, no answer in time, a status that says so."""
 
 
 class ProxyHandlers:
@@ -209,7 +211,7 @@ def _connections(timeout_s: float) -> list[httpx.AsyncClient]:
 
 
 def _check_status(response: httpx.Response) -> None:
-    if response.status_code >= 500:
+    if response.status_code in _AWAY:
         raise _Unreachable(f"status {response.status_code}")
     if response.status_code != 200:
         raise NoAnswer(f"status {response.status_code}")

@@ -1,0 +1,53 @@
+"""Connections and subscriptions of clients without a token, which the application keeps, or lets end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.errors import EXPIRED, UNSUBSCRIBED_EXPIRED, ApplicationError, ClientError, Refused
+from service.hooks import RefreshEvent, SubRefreshEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from service.centrifuge.held import Held
+    from service.centrifuge.session import Session
+    from service.hooks import RefreshAnswer
+
+
+async def keep_connection(session: Session) -> None:
+    """Let a connection go on, if the application says so; without an answer it ends, and may come back."""
+    answer = await _answer(session, session.sessions.application.on_refresh(RefreshEvent(session.caller)))
+    if answer is None:
+        session.disconnect(EXPIRED)
+        return
+    if answer.info is not None:
+        session.connection.info = answer.info
+    session.expire_at(answer.expire_at_s)
+
+
+async def keep_subscription(session: Session, channel: str, held: Held) -> None:
+    """Let a subscription go on, if the application says so; without an answer the client has to subscribe again."""
+    answer = await _answer(
+        session, session.sessions.application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
+    )
+    if session.subscriptions.get(channel) is not held:
+        return
+    if answer is None:
+        session.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
+    else:
+        held.expire_at_s = answer.expire_at_s
+        session.hold(channel, held)
+
+
+async def _answer(session: Session, asked: Awaitable[RefreshAnswer]) -> RefreshAnswer | None:
+    """Return what the application says; None if it lets it end, or says nothing that keeps it."""
+    try:
+        answer = await asked
+    except Refused as exc:
+        session.disconnect(exc.disconnect)
+        return None
+    except (ApplicationError, ClientError):
+        return None
+    is_over = answer.is_expired or 0 < answer.expire_at_s <= session.sessions.deadlines.now_s()
+    return None if is_over else answer

@@ -1,0 +1,15 @@
+"""The service in a hurry, for tests: ten seconds are half a one, and nobody waits for a thread."""
+
+from __future__ import annotations
+
+from service import app, endpoints
+from service.__main__ import main
+from service.centrifuge import sessions
+from service.hooks import python
+
+if __name__ == "__main__":
+    app._EXPIRY_GRACE_S = 0.2
+    sessions.CONNECT_TIMEOUT_S = 0.5
+    endpoints._INTRODUCTION_TIMEOUT_S = 0.5
+    python._MAX_WAITING = 0
+    main()
