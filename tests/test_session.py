@@ -953,3 +953,13 @@ async def test_joins_differences_and_tags_are_for_who_asks_for_them(bench: Bench
     assert (first["data"], first.get("delta")) == (f'"{text}1"', None)
     assert second["delta"]
     assert len(second["data"]) < len(text)
+
+
+@pytest.mark.parametrize("answer", [ApplicationError(400, "no"), ClientError(ErrorCode.INTERNAL, "no answer")])
+async def test_a_message_that_wants_no_answer_gets_none_when_it_fails(bench: Bench, answer: Exception) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = answer
+
+    client.send({"send": {"data": 1}}, {"id": 2, "ping": {}})
+
+    assert await client.replies(1) == [{"id": 2, "ping": {}}], "what has no id would count as a ping"

@@ -157,9 +157,13 @@ class Session:
         """Answer a command that was done."""
         self.write(self.wire.codec.reply(command.id, command.method, result))
 
-    def refuse(self, command: Command, error: ErrorCode) -> None:
-        """Answer a command that was not done. The details are not for clients: they have the code."""
-        self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
+    def refuse(self, command: Command, error: ErrorCode | ApplicationError) -> None:
+        """Answer a command that was not done. The details are not for clients: they have the code.
+
+        One without an id has no answer: clients take it for a ping, and a pong to that ends the connection.
+        """
+        if command.id:
+            self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
 
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> None:
         """Tell the client something that it did not ask for."""
@@ -278,7 +282,7 @@ class Session:
         except BrokerUnavailable:
             self.refuse(command, ErrorCode.INTERNAL)
         except ApplicationError as exc:
-            self.write(self.wire.codec.error(command.id, exc.code, exc.message, is_temporary=exc.is_temporary))
+            self.refuse(command, exc)
         except Refused as exc:
             self.disconnect(exc.disconnect)
         except Exception:
