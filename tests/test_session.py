@@ -963,3 +963,12 @@ async def test_a_message_that_wants_no_answer_gets_none_when_it_fails(bench: Ben
     client.send({"send": {"data": 1}}, {"id": 2, "ping": {}})
 
     assert await client.replies(1) == [{"id": 2, "ping": {}}], "what has no id would count as a ping"
+
+
+async def test_a_procedure_may_answer_with_nothing(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]

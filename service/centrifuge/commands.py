@@ -115,7 +115,8 @@ async def history(session: Session, command: Command) -> Members:
 
 async def rpc(session: Session, command: Command) -> Members:
     """Return what the application answers."""
-    return {"data": await _call(session, command.params.get("method", ""), command.params.get("data", b""))}
+    answer = await _call(session, command.params.get("method", ""), command.params.get("data", b""))
+    return {"data": answer} if answer else {}
 
 
 async def send(session: Session, command: Command) -> None:
