@@ -972,3 +972,20 @@ async def test_a_procedure_may_answer_with_nothing(bench: Bench) -> None:
     client.send({"id": 2, "rpc": {"method": "f"}})
 
     assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
+async def test_a_service_finds_a_client_without_a_name_by_its_id(bench: Bench) -> None:
+    client, other = await bench.connected(), await bench.connected()
+    who = {"user": "", "client": client.session.client_id}
+
+    done = await bench.handlers["subscribe"]({**who, "channel": "room:news"})
+    await bench.handlers["refresh"]({"user": "", "session": client.session.id, "expire_at": int(bench.now_s) + 30})
+    await bench.handlers["unsubscribe"]({**who, "channel": "room:news"})
+
+    assert done == {"count": 1}
+    assert [next(iter(push["push"].keys() - {"channel"})) for push in client.got()] == [
+        "subscribe",
+        "refresh",
+        "unsubscribe",
+    ]
+    assert other.got() == []
