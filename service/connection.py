@@ -94,7 +94,7 @@ class Connection:
         "_backlog",
         "_held",
         "_pauses",
-        "awaits_pong",
+        "awaited_pongs",
         "encoding",
         "id",
         "info",
@@ -132,7 +132,7 @@ class Connection:
         self.subscriptions: dict[str, Subscription] = {}
         self.opened_at_s: float | None = None
         self.unpublished_bytes = 0  # of its own messages, on their way to Redis
-        self.awaits_pong = False  # it was asked whether it lives, in the words of its protocol
+        self.awaited_pongs = 0  # how often it was asked whether it lives, in the words of its protocol
         self._pauses = Pause(0)
         self.is_congested = False
         self.written_while_congested_bytes = 0

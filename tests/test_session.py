@@ -252,6 +252,19 @@ async def test_each_ping_has_one_pong(bench: Bench) -> None:
     assert client.codes == [3501]
 
 
+async def test_pings_that_reach_a_client_together_have_a_pong_each(bench: Bench) -> None:
+    """A congested client is not given up, and pinged on: it answers all of it when it reads again."""
+    client = await bench.connected()
+
+    for _ in range(3):
+        client.ping()
+    client.send({}, {}, {})
+    assert client.codes == []
+    client.send({})
+
+    assert client.codes == [3501]
+
+
 async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -260,7 +273,7 @@ async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> 
     for _ in range(3):
         client.ping()
         client.send({})
-        assert not client.connection.awaits_pong
+        assert not client.connection.awaited_pongs
     bench.broker.open()
 
     assert ids(await client.replies(1)) == [2]

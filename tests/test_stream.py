@@ -66,11 +66,11 @@ async def test_whoever_waits_for_bytes_gets_them_as_they_come() -> None:
 
 async def test_a_ping_is_written_and_its_pong_awaited() -> None:
     transport, connection = stream()
-    assert (transport.has_been_heard, connection.awaits_pong) == (True, False)
+    assert (transport.has_been_heard, connection.awaited_pongs) == (True, 0)
 
     transport.ping()
 
-    assert (transport.has_been_heard, connection.awaits_pong) == (False, True)
+    assert (transport.has_been_heard, connection.awaited_pongs) == (False, 1)
     assert await transport.take() == b"?;"
 
 

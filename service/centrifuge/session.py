@@ -307,7 +307,7 @@ class Session:
             self.connection.resume_reading(Pause.COMMANDS)
 
     def _pong(self) -> None:
-        if self.connection.awaits_pong:
-            self.connection.awaits_pong = False
+        if self.connection.awaited_pongs:
+            self.connection.awaited_pongs -= 1
         else:
             self.disconnect(BAD_REQUEST)

@@ -62,7 +62,7 @@ class PortableWebSocket(PendingWrites):
         """See `Pinged.ping`."""
         if self.connection is not None:
             self.has_been_heard = False
-            self.connection.awaits_pong = True
+            self.connection.awaited_pongs += 1
             self.write(self.connection.encoding.ping)
 
     def give_up(self, disconnect: Disconnect) -> None:

@@ -35,7 +35,7 @@ class CommandStream(PendingWrites):
         """See `Pinged.ping`."""
         self.has_been_heard = False
         if self.connection is not None:
-            self.connection.awaits_pong = True
+            self.connection.awaited_pongs += 1
         self.write(self._ping)
 
     def give_up(self, disconnect: Disconnect) -> None:
