@@ -178,6 +178,16 @@ class Connection:
             if not self._pauses:
                 self.transport.resume_reading()
 
+    def await_pong(self) -> bool:
+        """Note that the client is asked whether it lives; return whether it is to be.
+
+        One that has not said who it is would not know what a ping is, and has a deadline of its own.
+        """
+        if self.state is State.CONNECTING:
+            return False
+        self.awaited_pongs += 1
+        return True
+
     def congested(self) -> None:
         """Note, told by the transport, that the client does not take what is written as fast as it comes."""
         self.is_congested = True
