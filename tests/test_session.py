@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.centrifuge.codec import METHODS
+from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
@@ -1002,3 +1003,13 @@ async def test_a_service_finds_a_client_without_a_name_by_its_id(bench: Bench) -
         "unsubscribe",
     ]
     assert other.got() == []
+
+
+async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> None:
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed({**ADA, "exp": 99_999_999_999})}})
+    (reply,) = await client.replies(1)
+
+    assert reply["refresh"]["ttl"] == 2**31 - 1
+    assert ProtobufCodec().reply(2, "refresh", reply["refresh"])
