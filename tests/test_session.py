@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.centrifuge import client_pb2
 from service.centrifuge.codec import METHODS
 from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.errors import (
@@ -1013,3 +1014,15 @@ async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> No
 
     assert reply["refresh"]["ttl"] == 2**31 - 1
     assert ProtobufCodec().reply(2, "refresh", reply["refresh"])
+
+
+async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.wire = bench.sessions.stream_protobuf
+    bench.application.answers[Hook.PUBLISH] = PublishAnswer(b"\xff")
+
+    frame = client_pb2.Command(id=2, publish=client_pb2.PublishRequest(channel="room:a", data=b"1"))
+    client.session.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
+    await until(lambda: bool(bench.broker.published))
+
+    assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]
