@@ -168,6 +168,17 @@ async def test_who_goes_on_to_send_though_nothing_is_read_has_a_bound(bench: Ben
     assert bench.broker.published == []
 
 
+async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_memory(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.broker.shut("room:slow")
+    client.send(subscribe("room:slow", 2))
+
+    for _ in range(10):
+        client.send(*[{"id": 3}] * 1000)
+
+    assert client.codes == [3013], "each takes 150 bytes"
+
+
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
     listener, client = await bench.connected(), await bench.connected()
     listener.send(subscribe("room:a"))

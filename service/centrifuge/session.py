@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 # reading pauses.
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
+# What a command takes in memory, which may be of three bytes on the wire.
+_COMMAND_BYTES = 150
 
 
 class Session:
@@ -88,7 +90,7 @@ class Session:
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
-        self._waiting_bytes = 0  # of the frames that have come since something waits
+        self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -250,6 +252,7 @@ class Session:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
             self._waiting.append(command)
+            self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
         elif (outcome := self._begin(command)) is not None:
