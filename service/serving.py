@@ -66,10 +66,10 @@ class ClientServer:
             is_open: the connection is open once the handshake is answered; False: its receiver opens it.
         Raises, before the handshake is answered: ClientError, BrokerUnavailable.
         """
-        check_origin(socket, self._allowed_origins)
         is_detached = False
         self.node.enter(connection)
         try:
+            check_origin(socket, self._allowed_origins)
             if prepare is not None:
                 await prepare()
             await socket.accept(subprotocol)

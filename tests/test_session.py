@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from service.centrifuge import client_pb2
 from service.centrifuge.codec import METHODS
+from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
@@ -167,6 +169,17 @@ async def test_who_goes_on_to_send_though_nothing_is_read_has_a_bound(bench: Ben
     assert bench.broker.published == []
 
 
+async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_memory(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.broker.shut("room:slow")
+    client.send(subscribe("room:slow", 2))
+
+    for _ in range(10):
+        client.send(*[{"id": 3}] * 1000)
+
+    assert client.codes == [3013], "each takes 150 bytes"
+
+
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
     listener, client = await bench.connected(), await bench.connected()
     listener.send(subscribe("room:a"))
@@ -253,6 +266,19 @@ async def test_each_ping_has_one_pong(bench: Bench) -> None:
     assert client.codes == [3501]
 
 
+async def test_pings_that_reach_a_client_together_have_a_pong_each(bench: Bench) -> None:
+    """A congested client is not given up, and pinged on: it answers all of it when it reads again."""
+    client = await bench.connected()
+
+    for _ in range(3):
+        client.ping()
+    client.send({}, {}, {})
+    assert client.codes == []
+    client.send({})
+
+    assert client.codes == [3501]
+
+
 async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -261,7 +287,7 @@ async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> 
     for _ in range(3):
         client.ping()
         client.send({})
-        assert not client.connection.awaits_pong
+        assert not client.connection.awaited_pongs
     bench.broker.open()
 
     assert ids(await client.replies(1)) == [2]
@@ -976,3 +1002,61 @@ async def test_joins_differences_and_tags_are_for_who_asks_for_them(bench: Bench
     assert (first["data"], first.get("delta")) == (f'"{text}1"', None)
     assert second["delta"]
     assert len(second["data"]) < len(text)
+
+
+@pytest.mark.parametrize("answer", [ApplicationError(400, "no"), ClientError(ErrorCode.INTERNAL, "no answer")])
+async def test_a_message_that_wants_no_answer_gets_none_when_it_fails(bench: Bench, answer: Exception) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = answer
+
+    client.send({"send": {"data": 1}}, {"id": 2, "ping": {}})
+
+    assert await client.replies(1) == [{"id": 2, "ping": {}}], "what has no id would count as a ping"
+
+
+async def test_a_procedure_may_answer_with_nothing(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
+async def test_a_service_finds_a_client_without_a_name_by_its_id(bench: Bench) -> None:
+    client, other = await bench.connected(), await bench.connected()
+    who = {"user": "", "client": client.session.client_id}
+
+    done = await bench.handlers["subscribe"]({**who, "channel": "room:news"})
+    await bench.handlers["refresh"]({"user": "", "session": client.session.id, "expire_at": int(bench.now_s) + 30})
+    await bench.handlers["unsubscribe"]({**who, "channel": "room:news"})
+
+    assert done == {"count": 1}
+    assert [next(iter(push["push"].keys() - {"channel"})) for push in client.got()] == [
+        "subscribe",
+        "refresh",
+        "unsubscribe",
+    ]
+    assert other.got() == []
+
+
+async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> None:
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed({**ADA, "exp": 99_999_999_999})}})
+    (reply,) = await client.replies(1)
+
+    assert reply["refresh"]["ttl"] == 2**31 - 1
+    assert ProtobufCodec().reply(2, "refresh", reply["refresh"])
+
+
+async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.wire = bench.sessions.stream_protobuf
+    bench.application.answers[Hook.PUBLISH] = PublishAnswer(b"\xff")
+
+    frame = client_pb2.Command(id=2, publish=client_pb2.PublishRequest(channel="room:a", data=b"1"))
+    client.session.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
+    await until(lambda: bool(bench.broker.published))
+
+    assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]

@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 # reading pauses.
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
+# What a command takes in memory, which may be of three bytes on the wire.
+_COMMAND_BYTES = 150
 
 
 class Session:
@@ -88,7 +90,7 @@ class Session:
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
-        self._waiting_bytes = 0  # of the frames that have come since something waits
+        self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -157,9 +159,13 @@ class Session:
         """Answer a command that was done."""
         self.write(self.wire.codec.reply(command.id, command.method, result))
 
-    def refuse(self, command: Command, error: ErrorCode) -> None:
-        """Answer a command that was not done. The details are not for clients: they have the code."""
-        self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
+    def refuse(self, command: Command, error: ErrorCode | ApplicationError) -> None:
+        """Answer a command that was not done. The details are not for clients: they have the code.
+
+        One without an id has no answer: clients take it for a ping, and a pong to that ends the connection.
+        """
+        if command.id:
+            self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
 
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> None:
         """Tell the client something that it did not ask for."""
@@ -225,7 +231,7 @@ class Session:
                 self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
-        if self.connection.state is State.CLOSED:
+        if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
         if at_once and unix_s:
             self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
@@ -246,6 +252,7 @@ class Session:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
             self._waiting.append(command)
+            self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
         elif (outcome := self._begin(command)) is not None:
@@ -280,7 +287,7 @@ class Session:
         except BrokerUnavailable:
             self.refuse(command, ErrorCode.INTERNAL)
         except ApplicationError as exc:
-            self.write(self.wire.codec.error(command.id, exc.code, exc.message, is_temporary=exc.is_temporary))
+            self.refuse(command, exc)
         except Refused as exc:
             self.disconnect(exc.disconnect)
         except Exception:
@@ -303,7 +310,7 @@ class Session:
             self.connection.resume_reading(Pause.COMMANDS)
 
     def _pong(self) -> None:
-        if self.connection.awaits_pong:
-            self.connection.awaits_pong = False
+        if self.connection.awaited_pongs:
+            self.connection.awaited_pongs -= 1
         else:
             self.disconnect(BAD_REQUEST)
