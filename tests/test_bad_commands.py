@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -25,8 +26,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from service.centrifuge import client_pb2
-from tests.cluster import DEADLINE_S, Cluster, NodeProcess, receive
-from tests.speaker import Json, connected, on, streaming, websocket
+from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.tokens import SECRET, private_key, public_pem, signed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -531,6 +532,44 @@ async def test_a_stream_that_does_not_get_in_is_stale(cluster: Cluster) -> None:
     assert refused["error"]["code"] == 109
     assert [ping for ping in pings if ping] == []
     assert last == {"push": {"disconnect": {"code": 3502, "reason": "stale"}}}
+
+
+# Vanishing.
+
+
+async def vanish(cluster: Cluster, number: int) -> None:
+    """Do what clients do, and be gone in the middle of it."""
+    random, node = Random(number), cluster.nodes[number % 2]
+    channel = f"feed:churn{number % 7}"
+    socket = await node.connect("/connection/websocket")
+    commands: list[Json] = [{"id": 1, "connect": {"token": token("churn", channels=[channel + "s"])}}]
+    for n in range(2, 2 + random.randrange(6)):
+        method = random.choice(["subscribe", "subscribe", "unsubscribe", "publish"])
+        commands.append({"id": n, method: {"channel": channel, **({"data": n} if method == "publish" else {})}})
+    for command in commands:
+        await socket.send(json.dumps(command))
+        if random.random() < 0.3:
+            await asyncio.sleep(random.random() * 0.01)  # how far it gets is what the test varies
+    if random.random() < 0.5:
+        socket.transport.abort()
+    else:
+        await socket.close()
+
+
+async def test_nothing_is_left_of_clients_that_go_in_the_middle_of_anything(cluster: Cluster) -> None:
+    async def by_service() -> None:
+        for number in range(20):
+            for method in ("subscribe", "unsubscribe"):
+                await call_api(cluster.nodes[0], method, user="churn", channel=f"feed:churn{number % 7}")
+
+    await asyncio.gather(by_service(), *[vanish(cluster, number) for number in range(120)])
+
+    async def nothing_is_left() -> bool:
+        nodes = (await call_api(cluster.nodes[0], "info"))["nodes"]
+        return {(node["num_clients"], node["num_channels"]) for node in nodes} == {(0, 0)}
+
+    await eventually(nothing_is_left)
+    assert [node.faults() for node in cluster.nodes] == [[], [], []]
 
 
 # Anything.
