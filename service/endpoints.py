@@ -120,7 +120,7 @@ async def dashboard_feed(socket: WebSocket) -> None:
     await _serve(socket, SYSTEM_METRICS, lambda _: room.Feed())
 
 
-@router.get("/sse/rooms/{name}", response_class=Response)
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
 async def plain_room_events(request: Request, name: str) -> Response:
     """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
 
@@ -130,7 +130,7 @@ async def plain_room_events(request: Request, name: str) -> Response:
     return await _events(request, room_channel(name))
 
 
-@router.get("/sse/dashboard-feed", response_class=Response)
+@router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
 async def dashboard_feed_events(request: Request) -> Response:
     """The system's figures as server-sent events: the newest at once, then each as it comes."""
     return await _events(request, SYSTEM_METRICS)
