@@ -135,6 +135,22 @@ async def test_past_64_waiting_commands_nothing_more_is_read_until_they_are_done
     await until(lambda: client.transport.is_reading)
 
 
+async def test_a_frame_of_many_commands_is_done_in_several_turns_of_the_loop_and_in_order(bench: Bench) -> None:
+    client = await bench.connected()
+    numbers = list(range(2, 502))
+
+    client.send(*[{"id": number, "ping": {}} for number in numbers])
+    client.send({"id": 502, "ping": {}})
+    at_once = ids(client.got())
+    other = await bench.connected()
+
+    assert 100 <= len(at_once) <= 200
+    other.send({"id": 2, "ping": {}})
+    assert ids(other.got()) == [2]
+    assert at_once + ids(await client.replies(501 - len(at_once))) == [*numbers, 502]
+    await until(lambda: client.transport.is_reading)
+
+
 async def test_large_commands_that_wait_stop_reading_by_their_size(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
