@@ -537,6 +537,11 @@ async def test_a_stream_that_does_not_get_in_is_stale(cluster: Cluster) -> None:
 # Vanishing.
 
 
+async def nothing_is_left(cluster: Cluster) -> bool:
+    nodes = (await call_api(cluster.nodes[0], "info"))["nodes"]
+    return {(node["num_clients"], node["num_channels"]) for node in nodes} == {(0, 0)}
+
+
 async def vanish(cluster: Cluster, number: int) -> None:
     """Do what clients do, and be gone in the middle of it."""
     random, node = Random(number), cluster.nodes[number % 2]
@@ -564,12 +569,42 @@ async def test_nothing_is_left_of_clients_that_go_in_the_middle_of_anything(clus
 
     await asyncio.gather(by_service(), *[vanish(cluster, number) for number in range(120)])
 
-    async def nothing_is_left() -> bool:
-        nodes = (await call_api(cluster.nodes[0], "info"))["nodes"]
-        return {(node["num_clients"], node["num_channels"]) for node in nodes} == {(0, 0)}
-
-    await eventually(nothing_is_left)
+    await eventually(lambda: nothing_is_left(cluster))
     assert [node.faults() for node in cluster.nodes] == [[], [], []]
+
+
+async def vanish_from_a_stream(cluster: Cluster, number: int) -> None:
+    """Begin a stream, and be gone in the middle of it."""
+    random, node = Random(number), cluster.nodes[number % 2]
+    body = json.dumps(
+        {"id": 1, "connect": {"token": token("stream", channels=["feed:churns", "room:churns"])}}
+    ).encode()
+    path = random.choice([b"http_stream", b"sse"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    request = b"POST /connection/%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body)
+    writer.write(request[: random.choice([len(request), len(request), len(request) - 1])])
+    if random.random() < 0.5:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.random() * 0.02):  # how far it gets is what the test varies
+                await reader.read()
+    writer.transport.abort()
+
+
+async def test_nothing_is_left_of_streams_that_break_anywhere(cluster: Cluster) -> None:
+    await asyncio.gather(*[vanish_from_a_stream(cluster, number) for number in range(120)])
+
+    await eventually(lambda: nothing_is_left(cluster))
+    assert [node.faults() for node in cluster.nodes] == [[], [], []]
+
+
+async def test_a_node_that_ends_says_so_in_its_streams(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix, secret=SECRET) as own:
+        node = own.start_node()
+        async with streaming(node, token()) as client:
+            ending = asyncio.create_task(asyncio.to_thread(node.end))
+            assert await client.end() == (3001, "shutdown")
+        await ending
+        assert node.faults() == []
 
 
 # Anything.
