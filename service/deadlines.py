@@ -47,6 +47,7 @@ class Deadlines:
         self._heap: list[_Entry] = []
         self._entries: dict[Expiring, _Entry] = {}  # of those in the heap, the ones that hold
         self._forgotten_count = 0  # the others
+        self._due: dict[Expiring, None] = {}  # what is called now, in its order
 
     def now_s(self) -> float:
         """Return the Unix time."""
@@ -71,18 +72,21 @@ class Deadlines:
         """Call what is due."""
         now_s = self._clock()
         # First all: what is called may add itself again, for a time that is over too.
-        due = []
         while self._heap and self._heap[0].at_s <= now_s:
-            due.append(heapq.heappop(self._heap))
-        for entry in due:
-            if entry.expiring is None:
+            expiring = heapq.heappop(self._heap).expiring
+            if expiring is None:
                 self._forgotten_count -= 1
             else:
-                del self._entries[entry.expiring]
-                entry.expiring.on_deadline(now_s, self._grace_s)
+                del self._entries[expiring]
+                self._due[expiring] = None
+        while self._due:
+            expiring = next(iter(self._due))
+            del self._due[expiring]
+            expiring.on_deadline(now_s, self._grace_s)
 
     def forget(self, expiring: Expiring) -> None:
         """Call it no more, and let go of it."""
+        self._due.pop(expiring, None)
         entry = self._entries.pop(expiring, None)
         if entry is None:
             return

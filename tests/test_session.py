@@ -137,6 +137,22 @@ async def test_past_64_waiting_commands_nothing_more_is_read_until_they_are_done
     await until(lambda: client.transport.is_reading)
 
 
+async def test_a_frame_of_many_commands_is_done_in_several_turns_of_the_loop_and_in_order(bench: Bench) -> None:
+    client = await bench.connected()
+    numbers = list(range(2, 502))
+
+    client.send(*[{"id": number, "ping": {}} for number in numbers])
+    client.send({"id": 502, "ping": {}})
+    at_once = ids(client.got())
+    other = await bench.connected()
+
+    assert 100 <= len(at_once) <= 200
+    other.send({"id": 2, "ping": {}})
+    assert ids(other.got()) == [2]
+    assert at_once + ids(await client.replies(501 - len(at_once))) == [*numbers, 502]
+    await until(lambda: client.transport.is_reading)
+
+
 async def test_large_commands_that_wait_stop_reading_by_their_size(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -789,6 +805,15 @@ async def test_procedures_are_the_applications_and_there_are_none_without_it(ben
     assert called == {"id": 3, "rpc": {"data": ["f", 1]}}
     assert ping["id"] == 4, "a message without a reply was done in between"
     assert [(event.method, event.data) for event in bench.application.asked] == [("f", b"1"), ("", b"2")]
+
+
+async def test_a_procedure_that_answers_nothing_is_answered(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
 
 
 async def test_a_message_that_nobody_takes_ends_the_connection(bench: Bench) -> None:

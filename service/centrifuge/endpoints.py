@@ -33,11 +33,15 @@ def _sessions_of(connection: HTTPConnection) -> Sessions:
     return sessions
 
 
+def _server_of(connection: HTTPConnection) -> ClientServer:
+    server: ClientServer = connection.app.state.clients
+    return server
+
+
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
-    server: ClientServer = socket.app.state.clients
-    sessions = _sessions_of(socket)
+    server, sessions = _server_of(socket), _sessions_of(socket)
     is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
     transport, _ = websocket_of(socket)
@@ -52,12 +56,13 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    sessions = _sessions_of(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
     body = await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+        server, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
     )
 
 
@@ -69,10 +74,11 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    sessions = _sessions_of(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+        server, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,6 @@ from service.errors import (
 from service.hooks import Caller, DisconnectEvent
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Coroutine, Mapping
 
     from service.centrifuge.codec import Command, Members
@@ -51,6 +52,8 @@ _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
 # What a command takes in memory, which may be of three bytes on the wire.
 _COMMAND_BYTES = 150
+# So many of a frame are done in one turn of the loop, some 5 ms: without a pause nobody else would be served meanwhile.
+_TURN_COMMANDS = 128
 
 
 class Session:
@@ -122,8 +125,8 @@ class Session:
             self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
-            for command in codec.commands(data):
-                self._take(command)
+            for number, command in enumerate(codec.commands(data)):
+                self._take(command, is_late=number >= _TURN_COMMANDS)
         except MalformedFrame as exc:
             log.debug("session.malformed_frame", conn=self.connection.id, reason=str(exc))
             self.disconnect(BAD_REQUEST)
@@ -247,7 +250,7 @@ class Session:
             self.connection.pause_reading(Pause.COMMANDS)
         return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
 
-    def _take(self, command: Command) -> None:
+    def _take(self, command: Command, *, is_late: bool) -> None:
         if command.is_pong:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
@@ -255,6 +258,9 @@ class Session:
             self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
+        elif is_late:
+            self._waiting.append(command)
+            self._task = self.sessions.spawn(self._finish_all())
         elif (outcome := self._begin(command)) is not None:
             self._task = self.sessions.spawn(self._finish_all(command, outcome))
             # A client that goes before the task begins leaves nothing that was never awaited.
@@ -297,13 +303,21 @@ class Session:
             if result is not None:
                 self.reply(command, result)
 
-    async def _finish_all(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
+    async def _finish_all(
+        self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None
+    ) -> None:
+        """Finish a command, and do those that wait."""
         try:
-            await self._finish(command, outcome)
-            while self._waiting:
+            if command is not None and outcome is not None:
+                await self._finish(command, outcome)
+            for number in itertools.count(1):
+                if not self._waiting:
+                    break
                 command = self._waiting.popleft()
-                if (following := self._begin(command)) is not None:
-                    await self._finish(command, following)
+                if (outcome := self._begin(command)) is not None:
+                    await self._finish(command, outcome)
+                if number % _TURN_COMMANDS == 0:
+                    await asyncio.sleep(0)
         finally:
             self._task = None
             self._waiting_bytes = 0
