@@ -17,17 +17,23 @@ from tests.sdk import Event, SdkError
 
 
 class _Payloads:
-    """In the Protobuf encoding payloads are bytes; the tests' are JSON in them."""
+    """In the Protobuf encoding payloads are bytes; the tests' are JSON in them.
+
+    Args:
+        encoding: json, protobuf, or "bytes": Protobuf whose payloads are the tests' own bytes.
+    """
 
     def __init__(self, encoding: str) -> None:
-        self.is_protobuf = encoding == "protobuf"
+        self.is_protobuf = encoding != "json"
+        self._is_json_in_bytes = encoding == "protobuf"
 
     def encode(self, value: Any) -> Any:
-        return json.dumps(value).encode() if self.is_protobuf else value
+        """Return what the SDK sends as a payload."""
+        return json.dumps(value).encode() if self._is_json_in_bytes else value
 
     def plain(self, value: Any, name: str = "") -> Any:
         """Return what the SDK tells as driver.mjs tells it."""
-        if name in {"data", "connInfo", "chanInfo"} and self.is_protobuf and isinstance(value, bytes):
+        if name in {"data", "connInfo", "chanInfo"} and self._is_json_in_bytes and isinstance(value, bytes):
             return json.loads(value) if value else None
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = {_camel(each.name): getattr(value, each.name) for each in dataclasses.fields(value)}
