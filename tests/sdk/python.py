@@ -13,7 +13,7 @@ import centrifuge
 from centrifuge.exceptions import ReplyError
 
 from tests.cluster import DEADLINE_S
-from tests.sdk import Event, SdkError
+from tests.sdk import Event, Kinds, SdkError
 
 
 class _Payloads:
@@ -65,7 +65,7 @@ class _Handler:
 class PythonDriver:
     """Clients of one test. The block ends once those that were disconnected have said good-bye."""
 
-    kinds = (("websocket", "json"), ("websocket", "protobuf"))
+    kinds: Kinds = (("websocket", "json"), ("websocket", "protobuf"))
 
     def __init__(self) -> None:
         self._events: list[Event] = []

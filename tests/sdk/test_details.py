@@ -35,8 +35,8 @@ async def test_where_websockets_do_not_get_through_the_next_transport_does(
 async def test_what_tokens_say_of_a_client_is_told_with_it(clients: list[Client], prefix: str) -> None:
     private, notices = f"$room:{prefix}\u00e9\u2713", f"notify:{prefix}"
     for client in clients:
-        claims = {"info": {"name": "Ada \u2713"}, "subs": {notices: {"data": {"unread": 3}}}}
-        await client.connect(tokens=[token("ada", **claims), ""], data={"from": "a test"})
+        known = token("ada", info={"name": "Ada \u2713"}, subs={notices: {"data": {"unread": 3}}})
+        await client.connect(tokens=[known, ""], data={"from": "a test"})
         tokens = [token("ada", channel=private, info={"seat": 1}, data=["hello"]), ""]
 
         assert (await client.heard("subscribed", channel=notices))["data"] == {"unread": 3}
