@@ -1,4 +1,4 @@
-"""A balancer for tests, without sticky sessions: each request goes to the next node in turn."""
+"""A balancer for tests, without sticky sessions: of each path the requests go to the next node in turn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Self
@@ -39,7 +40,8 @@ class Balancer:
         self.requests: list[Request] = []
         self.pages: dict[str, tuple[str, bytes]] = {}
         self.port = 0
-        self._turns = itertools.count()
+        # By path: else a pong of another client, sent by `/emulation`, would take a turn.
+        self._turns: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="balancer")
@@ -100,7 +102,7 @@ class Balancer:
             writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body)
             await writer.drain()
             return
-        port, node_reader, node_writer = await self._next_node()
+        port, node_reader, node_writer = await self._next_node(path.partition("?")[0])
         self.requests.append(Request(port, method, path))
         if b"\r\nupgrade:" not in head.lower():
             head = _CONNECTION_HEADERS.sub(b"", head)[:-2] + b"Connection: close\r\n\r\n"
@@ -114,11 +116,11 @@ class Balancer:
             await asyncio.gather(*halves, return_exceptions=True)
             await _close(node_writer)
 
-    async def _next_node(self) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _next_node(self, path: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
         """Raises: ConnectionRefusedError if no node lives."""
         ports = self.ports
         for _ in ports:
-            port = ports[next(self._turns) % len(ports)]
+            port = ports[next(self._turns[path]) % len(ports)]
             with suppress(ConnectionRefusedError):
                 return port, *await asyncio.open_connection("127.0.0.1", port)
         raise ConnectionRefusedError
