@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from websockets.asyncio.client import connect
 
+from service.centrifuge import client_pb2
 from tests.balancer import Balancer
+from tests.cluster import receive
 from tests.sdk import Client
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
@@ -83,6 +86,19 @@ async def test_a_page_that_says_from_where_gets_what_follows(
 
         assert await client.published(channel, 2) == [3, 4]
         await client.close()
+
+
+@pytest.mark.parametrize("query", ["format=protobuf", "cf_protocol=protobuf&cf_protocol_version=v2"])
+async def test_protobuf_may_be_asked_for_as_older_clients_do(balancer: Balancer, query: str) -> None:
+    command = client_pb2.Command(id=1, connect=client_pb2.ConnectRequest()).SerializeToString()
+    url = balancer.url(f"/connection/websocket?{query}", "ws")
+    async with connect(url, proxy=None) as socket:
+        await socket.send(bytes([len(command)]) + command)
+        message = await receive(socket)
+
+    assert isinstance(message, bytes)
+    length_bytes = 1 if message[0] < 0x80 else 2  # of a varint
+    assert client_pb2.Reply.FromString(message[length_bytes:]).connect.client
 
 
 async def test_bytes_are_bytes_in_protobuf_and_base64_in_json(
