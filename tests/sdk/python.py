@@ -138,7 +138,13 @@ class PythonDriver:
         self._clients[client] = (sdk, payloads)
 
     async def _subscribe(
-        self, client: str, *, channel: str, options: dict[str, Any], tokens: list[str] | None = None
+        self,
+        client: str,
+        *,
+        channel: str,
+        options: dict[str, Any],
+        tokens: list[str] | None = None,
+        states: list[dict[str, Any]] | None = None,
     ) -> None:
         sdk, payloads = self._clients[client]
         given = {_snake(name): value / 1000 if name.endswith("Delay") else value for name, value in options.items()}
@@ -146,6 +152,12 @@ class PythonDriver:
             given["delta"] = centrifuge.DeltaType(given["delta"])
         if "tags_filter" in given:
             given["tags_filter"] = centrifuge.FilterNode(given["tags_filter"])
+        if states is not None:
+
+            async def get_state(_: str) -> centrifuge.StreamPosition:
+                return centrifuge.StreamPosition(**states.pop(0))
+
+            given["get_state"] = get_state
         handler = _Handler(self._events, payloads, client=client, channel=channel)
         given |= self._tokens(tokens, client=client, channel=channel)
         await sdk.new_subscription(channel, handler, **given).subscribe()

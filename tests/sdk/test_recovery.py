@@ -145,3 +145,20 @@ async def test_clients_are_told_that_a_history_was_lost_and_hear_what_follows(
     for each in clients:
         for channel in (own, of_token):
             await each.heard("publication", channel=channel, data="later")
+
+
+async def test_who_keeps_its_own_state_is_asked_for_another_where_it_cannot_be_recovered(
+    clients: list[Client], service: Service, prefix: str
+) -> None:
+    """By 112: SDKs that are given `getState` would rather not be subscribed than begin anew."""
+    channel = f"room:{prefix}"
+    for number in range(4):
+        await service.publish(channel, number)
+    for client in clients:
+        await client.connect()
+        epoch = (await client.perform("history", channel=channel, options={}))["epoch"]
+        states = [{"offset": 2, "epoch": "gone"}, {"offset": 2, "epoch": epoch}]
+
+        await client.subscribe(channel, states=states, recoverable=True)
+
+        assert await client.published(channel, 2) == [2, 3]
