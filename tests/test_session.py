@@ -196,6 +196,20 @@ async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_mem
     assert client.codes == [3013], "each takes 150 bytes"
 
 
+async def test_who_goes_on_to_publish_though_redis_does_not_take_it_has_a_bound(bench: Bench) -> None:
+    """The outbox is everyone's."""
+    client = await bench.connected()
+    bench.broker.is_slow = True
+
+    for number in range(2, 40):
+        client.send({"id": number, "publish": {"channel": "room:a", "data": "x" * 60_000}})
+        if client.codes:
+            break
+
+    assert client.codes == [3013]
+    assert 1_000_000 < sum(len(publication.data) for publication in bench.broker.published) < 1_500_000
+
+
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
     listener, client = await bench.connected(), await bench.connected()
     listener.send(subscribe("room:a"))

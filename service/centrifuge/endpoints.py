@@ -40,14 +40,15 @@ def _server_of(connection: HTTPConnection) -> ClientServer:
 
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
-    """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
+    """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
     server, sessions = _server_of(socket), _sessions_of(socket)
-    is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
+    is_named = _PROTOBUF in socket.scope["subprotocols"]
+    is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
     transport, _ = websocket_of(socket)
     session = sessions.begin(wire, socket.headers)
     session.connection = server.connection(transport, wire.encoding, session)
-    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_protobuf else None, is_open=False)
+    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
 
 
 @router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")

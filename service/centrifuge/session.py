@@ -121,7 +121,7 @@ class Session:
         if kind is not codec.kind:
             self.disconnect(BAD_REQUEST)
             return
-        if self._task is not None and not self._may_wait(len(data)):
+        if not self._may_go_on(len(data)):
             self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
@@ -243,12 +243,14 @@ class Session:
 
     # How commands are done.
 
-    def _may_wait(self, size_bytes: int) -> bool:
-        """Return whether one more frame may wait; requests come also to who does not read."""
-        self._waiting_bytes += size_bytes
-        if self._waiting_bytes > _MAX_WAITING_BYTES:
-            self.connection.pause_reading(Pause.COMMANDS)
-        return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+    def _may_go_on(self, size_bytes: int) -> bool:
+        """Return whether one more frame may come; requests come also to who does not read."""
+        most_bytes = 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+        if self._task is not None:
+            self._waiting_bytes += size_bytes
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                self.connection.pause_reading(Pause.COMMANDS)
+        return self._waiting_bytes <= most_bytes and self.connection.unpublished_bytes <= most_bytes
 
     def _take(self, command: Command, *, is_late: bool) -> None:
         if command.is_pong:
