@@ -23,6 +23,7 @@ from service import __version__, endpoints, polling
 from service.admission import Admission
 from service.api import operations, rooms, routes, tickets
 from service.api.context import ApiContext
+from service.api.failures import failure_of
 from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
@@ -33,7 +34,7 @@ from service.centrifuge.sessions import Sessions
 from service.config import read_namespaces, split_names
 from service.control import Control
 from service.deadlines import Deadlines
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.errors import BrokerUnavailable, ClientError
 from service.hooks.build import make_hooks
 from service.hooks.collector import HookCollector
 from service.hub import Hub
@@ -59,7 +60,7 @@ log = structlog.get_logger(__name__)
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
 _API = (
-    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by server-sent events and polls. "
+    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
 )
 
@@ -196,7 +197,8 @@ def _node(client: Client, settings: Settings, node_id: str) -> Node:
 
 async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
-    return JSONResponse({"error": {"code": exc.error.code, "message": str(exc)}}, exc.error.status)
+    failure = failure_of(exc)
+    return JSONResponse({"error": failure.body}, failure.status)
 
 
 async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
@@ -210,5 +212,4 @@ async def _give_up(_connection: HTTPConnection, _exc: Exception) -> Response:
 
 async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, BrokerUnavailable)  # noqa: S101  (as above)
-    error = {"code": ErrorCode.INTERNAL.code, "message": exc.reason, "temporary": True}
-    return JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})
+    return JSONResponse({"error": failure_of(exc).body}, 503, headers={"Retry-After": "1"})

@@ -105,7 +105,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.origins": (VALUES, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
-    "service.bodies": (VALUES, {"starlette"}),
+    "service.bodies": (VALUES, {"orjson", "starlette"}),
     "service.globs": (VALUES, set()),
     "service.control": (
         VALUES

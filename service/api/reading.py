@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.encodings import envelope, is_json
+from service.encodings import client_members, envelope, is_json
 from service.errors import ClientError, ErrorCode
 from service.messages import Position
 from service.namespaces import MAX_RECOVERED
@@ -99,13 +99,4 @@ def _publication(publication: Publication) -> orjson.Fragment:
 
 
 def _clients(clients: Iterable[ClientInfo]) -> dict[str, Any]:  # Any: JSON
-    return {each.client: _client(each) for each in clients}
-
-
-def _client(info: ClientInfo) -> dict[str, Any]:
-    infos = {"conn_info": info.info, "chan_info": info.channel_info}
-    return {
-        "client": info.client,
-        "user": info.user,
-        **{name: orjson.Fragment(text) for name, text in infos.items() if text},
-    }
+    return {each.client: client_members(each) for each in clients}
