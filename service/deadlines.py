@@ -67,11 +67,14 @@ class Deadlines:
     def tick(self) -> None:
         """Call what is due."""
         now_s = self._clock()
+        # First all: what is called may add itself again, for a time that is over too.
+        due = []
         while self._heap and self._heap[0].at_s <= now_s:
-            expiring = heapq.heappop(self._heap).expiring
-            if expiring is not None:
-                del self._entries[expiring]
-                expiring.on_deadline(now_s, self._grace_s)
+            due.append(heapq.heappop(self._heap))
+        for entry in due:
+            if entry.expiring is not None:
+                del self._entries[entry.expiring]
+                entry.expiring.on_deadline(now_s, self._grace_s)
 
     def forget(self, expiring: Expiring) -> None:
         """Call it no more, and let go of it."""

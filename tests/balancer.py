@@ -35,7 +35,7 @@ class Balancer:
     pages: what the balancer serves by itself: content type and body by path.
     """
 
-    def __init__(self, ports: Sequence[int]) -> None:
+    def __init__(self, ports: Sequence[int] = ()) -> None:
         self.ports = list(ports)
         self.requests: list[Request] = []
         self.pages: dict[str, tuple[str, bytes]] = {}
@@ -60,12 +60,19 @@ class Balancer:
         self._thread.join(_DEADLINE_S)
         self._loop.close()
 
-    def url(self, path: str, scheme: str = "http") -> str:
-        return f"{scheme}://127.0.0.1:{self.port}{path}"
+    def url(self, path: str, scheme: str = "http", host: str = "127.0.0.1") -> str:
+        return f"{scheme}://{host}:{self.port}{path}"
 
     def ports_of(self, path: str, since: int = 0) -> list[int]:
-        """Return which nodes got the requests for a path, in their order; the first `since` requests do not count."""
-        return [request.port for request in self.requests[since:] if request.path.partition("?")[0] == path]
+        """Return which nodes got the requests for a path, in their order.
+
+        Neither the first `since` requests count, nor those by which browsers ask whether they may ask.
+        """
+        return [
+            request.port
+            for request in self.requests[since:]
+            if request.path.partition("?")[0] == path and request.method != "OPTIONS"
+        ]
 
     async def _end(self) -> None:
         self._server.close()

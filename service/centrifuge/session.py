@@ -225,6 +225,8 @@ class Session:
                 self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
+        if self.connection.state is State.CLOSED:
+            return
         if at_once and unix_s:
             self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
         else:
