@@ -31,7 +31,7 @@ from service.brokers.registry import NodeRegistry
 from service.brokers.tickets import Tickets
 from service.centrifuge import endpoints as centrifuge_endpoints
 from service.centrifuge.sessions import Sessions
-from service.config import read_namespaces, split_names
+from service.config import read_namespaces
 from service.control import Control
 from service.deadlines import Deadlines
 from service.errors import BrokerUnavailable, ClientError
@@ -43,6 +43,7 @@ from service.pace import Pace
 from service.presence.redis import RedisPresence
 from service.roster import HubRoster
 from service.serving import ClientServer
+from service.setting_types import split_names
 from service.survey import Survey
 from service.tasks import end, run_together
 from service.telemetry import registry_of

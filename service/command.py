@@ -28,7 +28,6 @@ from service.config import (
     read_namespaces,
     read_settings,
     require_auth,
-    split_names,
     unknown_variables,
 )
 from service.errors import BrokerUnavailable, ClientError
@@ -36,6 +35,7 @@ from service.hooks.build import webhook_receiver
 from service.hooks.python import load_functions
 from service.messages import Heard, Kind, Publication
 from service.server import listen, serve
+from service.setting_types import split_names
 from service.tasks import end, run_together
 from service.telemetry import configure_logging
 from service.token_command import token_command

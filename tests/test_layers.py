@@ -43,7 +43,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.redis_url": (set(), {"redis"}),
-    "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.setting_types": ({"service.redis_url"}, {"pydantic"}),
+    "service.config": (
+        VALUES | {"service.redis_url", "service.setting_types"},
+        {"annotated_types", "pydantic", "pydantic_settings"},
+    ),
     "service.auth": (
         VALUES | {"service.auth", "service.config", "service.protocols.info", "service.tasks"},
         {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
@@ -72,7 +76,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.hooks": (
         VALUES
         | {"service.auth", "service.brokers", "service.config", "service.hooks", "service.protocols.info"}
-        | {"service.tasks"},
+        | {"service.setting_types", "service.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "service.transports": (
@@ -83,7 +87,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.serving": (
         VALUES
         | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
-        | {"service.origins", "service.tasks", "service.transports"},
+        | {"service.origins", "service.setting_types", "service.tasks", "service.transports"},
         {"fastapi", "starlette"},
     ),
     "service.endpoints": (
