@@ -167,14 +167,19 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     return app
 
 
-def _node(client: Client, settings: Settings, node_id: str) -> Node:
-    broker = RedisBroker(
+def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
+    """Return the broker that the settings describe."""
+    return RedisBroker(
         client,
         prefix=settings.prefix,
         node_id=node_id,
         max_message_bytes=settings.max_message_bytes,
         timeout_s=settings.redis_timeout_s,
     )
+
+
+def _node(client: Client, settings: Settings, node_id: str) -> Node:
+    broker = make_broker(client, settings, node_id)
     loop = asyncio.get_running_loop()
     pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
     hub = Hub(schedule=pace.schedule)

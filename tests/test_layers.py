@@ -131,8 +131,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {"service.auth", "service.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
+    "service.terminal": (
+        {"service.brokers.client", "service.config", "service.telemetry"},
+        {"click", "redis"},
+    ),
     "service.token_command": (
-        VALUES | {"service.auth", "service.config", "service.telemetry"},
+        VALUES | {"service.auth", "service.config", "service.terminal"},
         {"click", "jwt", "orjson"},
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
@@ -145,7 +149,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 # These put everything together, and may know everything.
-ROOTS = {"service.app", "service.server", "service.__main__", "service.command", "service"}
+ROOTS = {
+    "service.app",
+    "service.server",
+    "service.__main__",
+    "service.channel_command",
+    "service.command",
+    "service.worker_command",
+    "service",
+}
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
     "service.errors",
