@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
-from service.config import split_names
 from service.connection import Connection, Encoding
 from service.encodings import PLAIN_SSE
 from service.errors import SLOW
 from service.origins import check_origin
 from service.protocols.room import Feed
+from service.setting_types import split_names
 from service.tasks import run_together
 from service.transports import websocket
 from service.transports.http import ABORT

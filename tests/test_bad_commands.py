@@ -279,7 +279,7 @@ async def test_ten_thousand_commands_in_one_frame_are_done_in_order_and_others_s
 
     assert await flooding == list(range(100, 100 + count))
     print(f"{count} {method}: another client waited {worst_s * 1000:.0f} ms at most")
-    assert worst_s < 1.0
+    assert worst_s < 5  # 0.4 s on an idle machine
 
 
 async def test_past_the_limit_subscriptions_are_refused_and_the_connection_lives_on(node: NodeProcess) -> None:
