@@ -58,7 +58,10 @@ log = structlog.get_logger(__name__)
 
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
-_API = "Publish to rooms, and follow them by server-sent events. The WebSocket endpoints are in the README."
+_API = (
+    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
+    "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
+)
 
 
 def new_node_id() -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from service.errors import ClientError, ErrorCode
 
+# str.isprintable() would refuse U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 MAX_CHANNEL_BYTES = 255
 MAX_ROOM_BYTES = 128
 
@@ -44,8 +48,7 @@ def _check(name: str, what: str, max_bytes: int) -> str:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} is not valid UTF-8") from None
     if not 1 <= size_bytes <= max_bytes:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} must be 1 to {max_bytes} bytes, this one has {size_bytes}")
-    # str.isprintable() would refuse U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
-    if any(ord(character) < 0x20 or 0x7F <= ord(character) <= 0x9F for character in name):
+    if _CONTROL.search(name):
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a control character")
     if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a brace")

@@ -24,15 +24,17 @@ from service.encodings import (
 )
 from service.errors import EXPIRED, ClientError, ErrorCode
 from service.introduction import Introduction
-from service.messages import Position, Publication
+from service.messages import Position, Publication, Resumption
 from service.protocols import room
 from service.recovery import position_of
 from service.serving import ClientServer, EventStreamResponse, websocket_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from service.connection import Connection, Encoding, Receiver
+
+    Greet = Callable[[Sequence[Publication | Resumption]], None]
 
 router = APIRouter()
 
@@ -118,7 +120,7 @@ async def dashboard_feed(socket: WebSocket) -> None:
     await _serve(socket, SYSTEM_METRICS, lambda _: room.Feed())
 
 
-@router.get("/sse/rooms/{name}", response_class=Response)
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
 async def plain_room_events(request: Request, name: str) -> Response:
     """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
 
@@ -128,7 +130,7 @@ async def plain_room_events(request: Request, name: str) -> Response:
     return await _events(request, room_channel(name))
 
 
-@router.get("/sse/dashboard-feed", response_class=Response)
+@router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
 async def dashboard_feed_events(request: Request) -> Response:
     """The system's figures as server-sent events: the newest at once, then each as it comes."""
     return await _events(request, SYSTEM_METRICS)
@@ -171,18 +173,23 @@ async def _serve(
     admission = admission_of(socket)
     visitor = await admission.visitor(socket)
 
-    async def enter(connection: Connection, visitor: Visitor) -> None:
+    async def enter(connection: Connection, visitor: Visitor, greet: Greet | None = None) -> None:
         check_subscription(server, channel, visitor)
+        await server.node.subscribe(connection, channel, since=since, greet=greet)
         connection.receiver = receiver_of(_may_publish(server, channel, visitor))
-        await server.node.subscribe(connection, channel, since=since)
         _let_stay(deadlines, visitor, connection)
 
     async def introduce(connection: Connection, token: str) -> None:
         visitor = await admission.by_token(token)
         connection.info = visitor.info
         server.node.hub.identify(connection, visitor.client.user)
-        connection.send(_welcome(server, connection, encoding))
-        await enter(connection, visitor)
+
+        def greet(greeting: Sequence[Publication | Resumption]) -> None:
+            connection.send(_welcome(server, connection, encoding))
+            for event in greeting:
+                connection.send(encoding.encode(event))
+
+        await enter(connection, visitor, greet)
 
     introduction = Introduction(socket.app.state.sessions.spawn, introduce)
     if visitor is None:
@@ -215,7 +222,7 @@ def _let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) ->
 
 
 def _welcome(server: ClientServer, connection: Connection, encoding: Encoding) -> bytes:
-    """Return what tells a client that it was let in by its first message: what follows comes from the channel."""
+    """Return what tells a client that it was let in by its first message: from then on it hears the channel."""
     client = orjson.dumps({"client": server.node.client_id(connection)})
     plain = DEFLATED_WEBSOCKET if encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE) else PLAIN_WEBSOCKET
     return plain.encode(Publication("", client))

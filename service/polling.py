@@ -60,7 +60,7 @@ def _member(event: Event) -> bytes:
 POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
 
 
-@router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"])
+@router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"], summary="Poll a room.")
 async def poll(request: Request, name: str) -> Response:
     """Return what was published in a room after `?since=<offset>&epoch=<epoch>`; wait for it if there is nothing yet.
 

@@ -1,4 +1,4 @@
-"""A balancer for tests, without sticky sessions: each request goes to the next node in turn."""
+"""A balancer for tests, without sticky sessions: of each path the requests go to the next node in turn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Self
@@ -34,12 +35,13 @@ class Balancer:
     pages: what the balancer serves by itself: content type and body by path.
     """
 
-    def __init__(self, ports: Sequence[int]) -> None:
+    def __init__(self, ports: Sequence[int] = ()) -> None:
         self.ports = list(ports)
         self.requests: list[Request] = []
         self.pages: dict[str, tuple[str, bytes]] = {}
         self.port = 0
-        self._turns = itertools.count()
+        # By path: else a pong of another client, sent by `/emulation`, would take a turn.
+        self._turns: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
         self._loop = asyncio.new_event_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="balancer")
@@ -58,12 +60,19 @@ class Balancer:
         self._thread.join(_DEADLINE_S)
         self._loop.close()
 
-    def url(self, path: str, scheme: str = "http") -> str:
-        return f"{scheme}://127.0.0.1:{self.port}{path}"
+    def url(self, path: str, scheme: str = "http", host: str = "127.0.0.1") -> str:
+        return f"{scheme}://{host}:{self.port}{path}"
 
     def ports_of(self, path: str, since: int = 0) -> list[int]:
-        """Return which nodes got the requests for a path, in their order; the first `since` requests do not count."""
-        return [request.port for request in self.requests[since:] if request.path.partition("?")[0] == path]
+        """Return which nodes got the requests for a path, in their order.
+
+        Neither the first `since` requests count, nor those by which browsers ask whether they may ask.
+        """
+        return [
+            request.port
+            for request in self.requests[since:]
+            if request.path.partition("?")[0] == path and request.method != "OPTIONS"
+        ]
 
     async def _end(self) -> None:
         self._server.close()
@@ -93,7 +102,7 @@ class Balancer:
             writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + body)
             await writer.drain()
             return
-        port, node_reader, node_writer = await self._next_node()
+        port, node_reader, node_writer = await self._next_node(path.partition("?")[0])
         self.requests.append(Request(port, method, path))
         if b"\r\nupgrade:" not in head.lower():
             head = _CONNECTION_HEADERS.sub(b"", head)[:-2] + b"Connection: close\r\n\r\n"
@@ -107,11 +116,11 @@ class Balancer:
             await asyncio.gather(*halves, return_exceptions=True)
             await _close(node_writer)
 
-    async def _next_node(self) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _next_node(self, path: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
         """Raises: ConnectionRefusedError if no node lives."""
         ports = self.ports
         for _ in ports:
-            port = ports[next(self._turns) % len(ports)]
+            port = ports[next(self._turns[path]) % len(ports)]
             with suppress(ConnectionRefusedError):
                 return port, *await asyncio.open_connection("127.0.0.1", port)
         raise ConnectionRefusedError

@@ -189,6 +189,10 @@ class Bench:
         assert "connect" in reply, reply
         return client
 
+    def forget(self, client: Client) -> None:
+        """Let go of a client that is gone."""
+        self._clients.remove(client)
+
     def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
         """Give the node what another one has published, and let it be written."""
         self.node.on_event(Publication(channel, json.dumps(text).encode(), position=position, **members))

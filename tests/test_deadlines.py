@@ -109,6 +109,25 @@ def test_what_is_put_off_as_it_is_called_is_called_again() -> None:
     assert refreshed.calls == [(1005.0, 5.0), (1020.0, 5.0), (1035.0, 5.0)]
 
 
+def test_what_is_added_again_for_now_is_called_at_the_next_tick() -> None:
+    deadlines = Deadlines(clock := Clock(), grace_s=0.0)
+
+    class Stubborn(Ticket):
+        def on_deadline(self, now_s: float, grace_s: float) -> None:
+            super().on_deadline(now_s, grace_s)
+            deadlines.add(1000.0, self)
+
+    stubborn, other = Stubborn(), Ticket()
+    deadlines.add(1000.0, stubborn)
+    deadlines.add(1001.0, other)
+    clock.now_s = 2000.0
+    deadlines.tick()
+    assert (len(stubborn.calls), len(other.calls)) == (1, 1)
+    deadlines.tick()
+
+    assert len(stubborn.calls) == 2
+
+
 def test_what_is_forgotten_is_not_called_and_not_kept() -> None:
     deadlines = Deadlines(clock := Clock(), grace_s=0.0)
     ticket, other = Ticket(), Ticket()
@@ -126,6 +145,22 @@ def test_what_is_forgotten_is_not_called_and_not_kept() -> None:
 
     assert gone() is None
     assert len(other.calls) == 1
+
+
+def test_what_is_forgotten_by_what_is_called_before_it_is_not_called() -> None:
+    deadlines = Deadlines(clock := Clock(), grace_s=0.0)
+    other = Ticket()
+
+    class Ending(Ticket):
+        def on_deadline(self, now_s: float, grace_s: float) -> None:
+            deadlines.forget(other)
+
+    deadlines.add(1001.0, Ending())
+    deadlines.add(1002.0, other)
+    clock.now_s = 2000.0
+    deadlines.tick()
+
+    assert other.calls == []
 
 
 def test_a_client_that_refreshes_without_end_costs_no_more() -> None:

@@ -359,6 +359,20 @@ async def test_a_client_is_there_from_its_joining_to_its_leaving(client: Redis, 
 
 
 @pytest.mark.redis
+async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(client: Redis, prefix: str) -> None:
+    """As clients do that have just subscribed; a second round follows the first one only after a while."""
+    async with present(client, prefix) as one:
+        for count, info in enumerate((ADA, BOB, NOBODY), 1):
+            one.subscribe("room:a", info)
+            await asyncio.sleep(0)  # into the round that is told next, or under way
+
+            assert info in await one.everyone("room:a")
+            assert (await one.presence.count("room:a")).client_count == count
+        one.unsubscribe("room:a", BOB)
+        assert await one.presence.count("room:a") == Counts(2, 2)
+
+
+@pytest.mark.redis
 async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
     async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB)
@@ -586,7 +600,8 @@ async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
         await eventually(has_been_tried)
         with ValkeyServer(port=port, data_dir=data_dir):
             async with Heard(client, prefix, "room:a", "room:b") as heard:
-                assert await one.presence.count("room:b") == (Counts(1, 1) if is_kept else Counts(0, 0))
+                another = One(client, prefix, "n2")  # which has nothing to tell of it first
+                assert await another.presence.count("room:b") == (Counts(1, 1) if is_kept else Counts(0, 0))
                 one.presence.doubt()  # as its node does when the broker is connected again
                 here = [NOBODY.client] if is_kept else [ADA.client, NOBODY.client]
                 await heard.until(here, [BOB.client, ADA.client] if is_kept else [])

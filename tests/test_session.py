@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -613,9 +614,31 @@ async def test_a_session_that_is_gone_is_not_kept_for_its_deadlines(bench: Bench
     client = await bench.connected(signed({**ADA, "exp": int(bench.now_s) + 60}))
 
     client.vanish()
-    bench.at(bench.now_s + 1000)
+    connection = weakref.ref(client.connection)
+    bench.forget(client)
+    del client
+    gc.collect()
 
-    assert client.codes == []
+    assert connection() is None
+
+
+async def test_an_answer_about_a_client_that_is_gone_keeps_nothing_of_it(bench: Bench) -> None:
+    answer: asyncio.Future[RefreshAnswer] = asyncio.get_running_loop().create_future()
+    bench.application.answers |= {Hook.CONNECT: ConnectAnswer(expire_at_s=int(bench.now_s) + 60), Hook.REFRESH: answer}
+    client = await bench.connected()
+    bench.at(bench.now_s + 60)
+    await turns()
+
+    client.vanish()
+    answer.set_result(RefreshAnswer(int(bench.now_s) + 1000))
+    await turns()
+    connection = weakref.ref(client.connection)
+    bench.forget(client)
+    del client
+    bench.application.asked.clear()
+    gc.collect()
+
+    assert connection() is None
 
 
 # Who may come in.

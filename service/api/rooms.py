@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["rooms"])
 
 
-@router.get("/rooms/{name}/history", response_class=Response)
+@router.get("/rooms/{name}/history", response_class=Response, summary="Read what is kept of a room.")
 async def room_history(request: Request, name: str) -> Response:
     """Return what is kept of a room, where any client may: `?limit=10&reverse=true`, `?limit=10&since=1&epoch=`.
 
@@ -38,7 +38,7 @@ async def room_history(request: Request, name: str) -> Response:
     return _result(await history(context_of(request), wanted))
 
 
-@router.get("/rooms/{name}/presence", response_class=Response)
+@router.get("/rooms/{name}/presence", response_class=Response, summary="See who is in a room.")
 async def room_presence(request: Request, name: str) -> Response:
     """Return who is in a room, where any client may see it, a page at a time: `?limit=100&cursor=`.
 

@@ -33,6 +33,7 @@ class TicketRequest(ApiRequest):
 @router.post(
     "/api/ticket",
     response_class=Response,
+    summary="Get a ticket, which opens one connection.",
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": TicketRequest.model_json_schema()}}}},
 )
 async def ticket(

@@ -20,7 +20,7 @@ from service.serving import ClientServer, websocket_of
 if TYPE_CHECKING:
     from service.centrifuge.sessions import Sessions
 
-router = APIRouter()
+router = APIRouter(tags=["Centrifuge protocol"])
 
 _PROTOBUF = "centrifuge-protobuf"
 _PROTOBUF_TYPE = "application/octet-stream"
@@ -46,7 +46,7 @@ async def websocket(socket: WebSocket) -> None:
     await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_protobuf else None, is_open=False)
 
 
-@router.post("/connection/http_stream", response_class=Response, tags=["client protocol"])
+@router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")
 async def http_stream(request: Request) -> Response:
     """The Centrifuge protocol without WebSockets: the response streams, commands come by `/emulation` on any node.
 
@@ -61,8 +61,8 @@ async def http_stream(request: Request) -> Response:
     )
 
 
-@router.get("/connection/sse", response_class=Response, tags=["client protocol"])
-@router.post("/connection/sse", response_class=Response, tags=["client protocol"])
+@router.get("/connection/sse", response_class=Response, summary="Connect by server-sent events.")
+@router.post("/connection/sse", response_class=Response, summary="Connect by server-sent events.")
 async def sse(request: Request) -> Response:
     """As `/connection/http_stream`, as server-sent events; the first command is the body, or `?cf_connect=`.
 
@@ -76,7 +76,7 @@ async def sse(request: Request) -> Response:
     )
 
 
-@router.post("/emulation", response_class=Response, status_code=204, tags=["client protocol"])
+@router.post("/emulation", response_class=Response, status_code=204, summary="Send commands.")
 async def emulation(request: Request) -> Response:
     """Take commands of a client whose replies stream from some node: `{"session": "", "node": "", "data": "{...}"}`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -35,6 +36,7 @@ T = TypeVar("T")
 # The first change is told at once; what comes within this time after a round goes out together.
 _ROUND_INTERVAL_S = 0.05
 _RETRY_S = 1.0
+_SETTLE_TIMEOUT_S = 1.0
 _CALLS_AT_ONCE = 100
 _NAMES_AT_ONCE = 1000
 # A client that only reloads its page vacates nothing.
@@ -92,6 +94,9 @@ class RedisPresence:
         self._fading: set[str] = set()  # channels whose keys are to be kept alive
         self._vacating: dict[str, float] = {}  # channel -> loop time at which it is vacated
         self._has_changed = asyncio.Event()
+        # Of the round that will tell what is noted now, and of the one that is under way: set when it is over.
+        self._next_round = asyncio.Event()
+        self._round: tuple[_Round, asyncio.Event] | None = None
 
     @property
     def lease(self) -> str:
@@ -143,12 +148,26 @@ class RedisPresence:
 
     async def page(self, channel: str, *, cursor: str = "", limit: int = 100) -> Page:
         """See `Presence.page`."""
+        await self._settle(channel)
         (reply,) = await self._ask([self._commands.page(channel, cursor, limit)])
         return self._commands.read_page(channel, reply)
 
     async def count(self, channel: str) -> Counts:
         """See `Presence.count`."""
+        await self._settle(channel)
         return Counts(*await self._ask(self._commands.count(channel)))
+
+    async def _settle(self, channel: str) -> None:
+        """Wait, a second at most, until what was noted of a channel here is told: who asks as it comes sees itself."""
+        if channel in self._changed:
+            is_over = self._next_round
+        elif self._round is not None and channel in self._round[0].changed:
+            is_over = self._round[1]
+        else:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+                await is_over.wait()
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
         try:
@@ -174,12 +193,17 @@ class RedisPresence:
         while True:
             await self._has_changed.wait()
             self._has_changed.clear()
-            told = self._take()
+            told, is_over = self._take(), self._next_round
+            self._next_round = asyncio.Event()
+            self._round = told, is_over
             try:
                 refused = await self._tell(told)
             except OUTAGES as exc:
                 log.debug("presence.tell_failed", reason=outage_reason(exc))  # the broker's own log line says it once
                 refused = {*told.occupied, *told.changed, *told.vacated}
+            finally:
+                self._round = None
+                is_over.set()
             self._take_back(told, refused)
             await asyncio.sleep(_RETRY_S if refused else _ROUND_INTERVAL_S)
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.fleet import running_fleet
 from tests.chaos.journal import Acknowledged, Log, Name, Place, read_payload
 from tests.chaos.publisher import Publisher
-from tests.chaos.subscriber import Subscriber
+from tests.chaos.subscriber import Subscriber, Way
 from tests.cluster import API_KEY
 from tests.redis_shapes import SHAPES, Servers
 
@@ -38,7 +38,6 @@ may_publish = "anyone"
 """
 # Shorter than the default, so that a silent cut is found out in a short run.
 _REDIS_TIMEOUT_S = 2
-_SSE_EVERY = 4
 _JOIN_TIMEOUT_S = 20.0
 _CATCH_UP_TIMEOUT_S = 40.0
 
@@ -118,11 +117,9 @@ async def run(plan: Plan) -> Outcome:
             for number in range(plan.publisher_count)
         ]
         subscribers = [
-            Subscriber(
-                f"{room}-s{number}", room, fleet, random.Random(chance.random()), by_sse=number % _SSE_EVERY == 0
-            )
+            Subscriber(f"{room}-s{number}", room, fleet, random.Random(chance.random()), way)
             for room in rooms
-            for number in range(plan.subscriber_count)
+            for number, way in zip(range(plan.subscriber_count), cycle(Way), strict=False)
         ]
         faults = Faults(fleet, servers, subscribers, plan.seed)
         catch_up_s = await _live(plan, publishers, subscribers, faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import random
 import time
@@ -14,6 +15,7 @@ import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from tests.chaos.centrifuge import centrifuge_events
 from tests.chaos.fleet import Fleet
 from tests.chaos.journal import Heard, Log, Place, Told, read_payload
 from tests.chaos.publisher import backoff_s
@@ -22,14 +24,26 @@ _OPEN_TIMEOUT_S = 5.0
 _LOST = (OSError, TimeoutError, WebSocketException, httpx.TransportError)
 
 
-class Subscriber:
-    """One client of a room, by WebSocket or by event stream."""
+class Way(enum.Enum):
+    """How a subscriber listens."""
 
-    def __init__(self, name: str, room: str, fleet: Fleet, chance: random.Random, *, by_sse: bool) -> None:
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+    CENTRIFUGE = "centrifuge"
+
+
+class Subscriber:
+    """One client of a room."""
+
+    def __init__(self, name: str, room: str, fleet: Fleet, chance: random.Random, way: Way) -> None:
         self.log = Log(name, room)
         self._fleet = fleet
         self._chance = chance
-        self._events = self._sse_events if by_sse else self._websocket_events
+        self._events = {
+            Way.WEBSOCKET: self._websocket_events,
+            Way.SSE: self._sse_events,
+            Way.CENTRIFUGE: self._centrifuge_events,
+        }[way]
         self._reads = asyncio.Event()
         self._reads.set()
         self._is_leaving = asyncio.Event()
@@ -115,6 +129,13 @@ class Subscriber:
                 elif "event" not in event and "data" in event:
                     epoch, _, offset = event["id"].rpartition(":")
                     yield _heard(Place(epoch, int(offset)), event["data"])
+
+    async def _centrifuge_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
+        url = self._fleet.any_node().ws("/connection/websocket")
+        events = centrifuge_events(url, self.log.room, self.log.place(), open_timeout_s=_OPEN_TIMEOUT_S)
+        async with aclosing(events):
+            async for place, said in events:
+                yield _heard(place, said) if isinstance(said, str) else (place, said)
 
 
 def _told(said: dict[str, Any]) -> tuple[Place, bool]:  # Any: JSON

@@ -90,7 +90,8 @@ class Client:
     async def subscribe(self, channel: str, *, tokens: list[str] | None = None, **options: Any) -> Event:
         """Subscribe, and return the event that told so."""
         more = {} if tokens is None else {"tokens": tokens}
-        await self.perform("subscribe", channel=channel, options=options, **more)
+        given = {"minResubscribeDelay": 50, "maxResubscribeDelay": 300, **options}
+        await self.perform("subscribe", channel=channel, options=given, **more)
         return await self.heard("subscribed", channel=channel)
 
     async def perform(self, call: str, **arguments: Any) -> Any:

@@ -41,13 +41,16 @@ _MARKS = {"node": [pytest.mark.node], "browser": [pytest.mark.browser, pytest.ma
 
 
 @pytest.fixture(scope="package")
-def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    redis_server: ValkeyServer, running_balancer: Balancer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     """Two nodes, of which a test may kill one if it starts another."""
     namespaces = tmp_path_factory.mktemp("sdk") / "namespaces.toml"
     namespaces.write_text(_NAMESPACES)
     settings = {
         "secret": SECRET,
         "anonymous": "true",
+        "allowed_origins": running_balancer.url("", host="localhost"),
         "token_leeway_s": "0",
         "namespaces_file": str(namespaces),
         "ping_interval_s": "1",  # so that every test answers pings
@@ -59,9 +62,16 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="package")
-def balancer(cluster: Cluster) -> Iterator[Balancer]:
-    with Balancer([node.port for node in cluster.nodes]) as balancer:
+def running_balancer() -> Iterator[Balancer]:
+    with Balancer() as balancer:
         yield balancer
+
+
+@pytest.fixture
+def balancer(running_balancer: Balancer, cluster: Cluster) -> Balancer:
+    """The balancer, in front of all nodes."""
+    running_balancer.ports = [node.port for node in cluster.nodes]
+    return running_balancer
 
 
 @pytest.fixture(scope="package")
@@ -72,10 +82,10 @@ def node_driver(centrifuge_js: Path) -> Iterator[NodeDriver]:
 
 @pytest.fixture(scope="package")
 def browser_driver(
-    chromium: tuple[str, str], balancer: Balancer, centrifuge_js: Path, tmp_path_factory: pytest.TempPathFactory
+    chromium: tuple[str, str], running_balancer: Balancer, centrifuge_js: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BrowserDriver]:
     with running_browser(chromium, tmp_path_factory.mktemp("chromium")) as browser:
-        yield BrowserDriver(browser, balancer, centrifuge_js)
+        yield BrowserDriver(browser, running_balancer, centrifuge_js)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class NodeDriver:
 
 
 class BrowserDriver:
-    """A page with the SDK's builds for browsers, of the same origin as the nodes behind the balancer."""
+    """A page with the SDK's builds for browsers; to the nodes behind the balancer it is another site's (localhost)."""
 
     kinds = NodeDriver.kinds
 
@@ -92,7 +92,7 @@ class BrowserDriver:
             "/test/centrifuge.protobuf.js": ("text/javascript", builds / "centrifuge.protobuf.js"),
         }
         balancer.pages.update({path: (content_type, file.read_bytes()) for path, (content_type, file) in files.items()})
-        browser.get(balancer.url("/test/"))
+        browser.get(balancer.url("/test/", host="localhost"))
         browser.set_script_timeout(DEADLINE_S)
         self._browser = browser
         self._events: list[Event] = []

@@ -123,7 +123,7 @@ class PythonDriver:
             endpoints[0]["endpoint"],
             events=_Handler(self._events, payloads, client=client),
             use_protobuf=payloads.is_protobuf,
-            min_reconnect_delay=options["minReconnectDelay"] / 1000,
+            min_reconnect_delay=options["minReconnectDelay"] / 1000,  # from ms, as in JavaScript
             max_reconnect_delay=options["maxReconnectDelay"] / 1000,
             data=None if data is None else payloads.encode(data),
             proxy=None,
@@ -135,7 +135,7 @@ class PythonDriver:
         self, client: str, *, channel: str, options: dict[str, Any], tokens: list[str] | None = None
     ) -> None:
         sdk, payloads = self._clients[client]
-        given = {_snake(name): value for name, value in options.items()}
+        given = {_snake(name): value / 1000 if name.endswith("Delay") else value for name, value in options.items()}
         if "delta" in given:
             given["delta"] = centrifuge.DeltaType(given["delta"])
         if "tags_filter" in given:

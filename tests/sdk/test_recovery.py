@@ -8,17 +8,11 @@ import signal
 import pytest
 
 from tests.balancer import Balancer
-from tests.cluster import Cluster, NodeProcess
+from tests.cluster import Cluster
 from tests.sdk import Client
 from tests.sdk.service import Service, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
-
-
-async def replace_killed(cluster: Cluster, balancer: Balancer, killed: NodeProcess) -> None:
-    cluster.nodes.remove(killed)
-    await asyncio.to_thread(cluster.start_node)
-    balancer.ports = [node.port for node in cluster.nodes]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
@@ -66,7 +60,8 @@ async def test_clients_of_a_node_that_is_gone_go_on_elsewhere_and_miss_nothing(
     for client in clients:
         for channel in channels[client.name]:
             assert await client.published(channel, 8) == list(range(8))
-    await replace_killed(cluster, balancer, killed)
+    cluster.nodes.remove(killed)
+    await asyncio.to_thread(cluster.start_node)
 
 
 async def test_who_missed_more_than_is_kept_is_told_so(clients: list[Client], service: Service, prefix: str) -> None:
