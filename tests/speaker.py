@@ -71,7 +71,7 @@ class Speaker:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:
-                    self._lines.extend(map(json.loads, (await self._receive()).splitlines()))
+                    self._lines.extend(map(json.loads, (await self._receive()).split("\n")))
                 line = self._lines.popleft()
                 if line:
                     return line
@@ -83,7 +83,7 @@ class Speaker:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:
-                    self._lines.extend(map(json.loads, (await self._receive()).splitlines()))
+                    self._lines.extend(map(json.loads, (await self._receive()).split("\n")))
                 if not self._lines.popleft():
                     await self.send({})
                     return
