@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
-from service.config import split_names
 from service.connection import Connection, Encoding
 from service.encodings import PLAIN_SSE
 from service.errors import SLOW
-from service.origins import check_origin
+from service.origins import allowed_origins, check_origin
 from service.protocols.room import Feed
 from service.tasks import run_together
 from service.transports import websocket
@@ -23,6 +22,7 @@ from service.transports.sse import EventStream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from starlette.requests import HTTPConnection
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
@@ -44,7 +44,7 @@ class ClientServer:
         self.node = node
         self.settings = settings
         self.heartbeat = heartbeat
-        self._allowed_origins = frozenset(split_names(settings.allowed_origins))
+        self._allowed_origins = allowed_origins(settings)
         self._ids = itertools.count(1)
 
     async def serve(
@@ -69,7 +69,7 @@ class ClientServer:
         is_detached = False
         self.node.enter(connection)
         try:
-            check_origin(socket, self._allowed_origins)
+            self.check_origin(socket)
             if prepare is not None:
                 await prepare()
             await socket.accept(subprotocol)
@@ -87,6 +87,10 @@ class ClientServer:
         finally:
             if not is_detached:
                 self.node.leave(connection)
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Return if a page may connect; see `origins`. Raises: ClientError 103."""
+        check_origin(connection, self._allowed_origins)
 
     def connection(
         self, transport: Transport, encoding: Encoding, receiver: Receiver, *, user: str = "", info: bytes = b""

@@ -102,7 +102,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
         {"starlette"},
     ),
-    "service.origins": (VALUES, {"starlette"}),
+    "service.origins": (VALUES | {"service.config"}, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
     "service.bodies": (VALUES, {"starlette"}),

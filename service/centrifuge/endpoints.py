@@ -33,10 +33,15 @@ def _sessions_of(connection: HTTPConnection) -> Sessions:
     return sessions
 
 
+def _server_of(connection: HTTPConnection) -> ClientServer:
+    server: ClientServer = connection.app.state.clients
+    return server
+
+
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
-    server: ClientServer = socket.app.state.clients
+    server = _server_of(socket)
     sessions = _sessions_of(socket)
     is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
@@ -53,11 +58,12 @@ async def http_stream(request: Request) -> Response:
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
     sessions = _sessions_of(request)
+    _server_of(request).check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
     body = await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+        _server_of(request), sessions, wire, transport_name="http_stream", first=body, headers=request.headers
     )
 
 
@@ -70,9 +76,10 @@ async def sse(request: Request) -> Response:
     keep it out of theirs, or use http_stream.
     """
     sessions = _sessions_of(request)
+    _server_of(request).check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+        _server_of(request), sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
     )
 
 
