@@ -206,7 +206,10 @@ class Session:
         What the application keeps is its to decide, at its time.
         """
         if not self.is_connected:
-            self.disconnect(STALE)
+            if self._task is None:
+                self.disconnect(STALE)
+            else:  # it has said who it is, and we are the ones who take so long
+                self.sessions.await_connect(self)
             return
         due_s = now_s if self.is_kept_by_application else now_s - grace_s
         if not 0 < self.expire_at_s <= due_s:
