@@ -863,6 +863,17 @@ async def test_whom_the_application_takes_long_to_know_is_not_stale(bench: Bench
     assert "connect" in (await client.replies(1))[0]
 
 
+async def test_who_is_not_let_in_and_reads_no_answers_is_slow() -> None:
+    async with Bench(max_unsent_bytes=65_536, max_message_bytes=32_768) as bench:
+        client = bench.client()
+        client.transport.stalled = True
+
+        client.send(*[{"id": 1, "connect": {}}] * 2000)
+        await until(lambda: client.codes != [])
+
+        assert client.codes == [3008]
+
+
 async def test_who_was_not_let_in_has_so_long_again_and_no_longer(bench: Bench) -> None:
     client = bench.client()
     answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()

@@ -18,6 +18,7 @@ from service.errors import (
     EXPIRED,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
+    SLOW,
     STALE,
     SUBSCRIPTION_EXPIRED,
     TOO_MANY_REQUESTS,
@@ -175,6 +176,8 @@ class Session:
         """Send a message of the codec; before the connection is open, past what waits for that."""
         if self.connection.state is State.CONNECTING:
             self.connection.transport.write(self.wire.frame(message))
+            if self.connection.transport.unsent_bytes() > self.connection.max_unsent_bytes:
+                self.disconnect(SLOW)
         else:
             self.connection.send(self.wire.frame(message))
 
