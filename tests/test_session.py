@@ -888,6 +888,45 @@ async def test_an_application_hears_of_the_end_of_those_it_was_told_of_alone(ben
     assert [(event.caller.user, event.code) for event in bench.application.gone] == [("ada", 3001)]
 
 
+async def test_whom_the_application_takes_long_to_know_is_not_stale(bench: Bench) -> None:
+    """It would not come back after 3502; what is waited for has deadlines of its own."""
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+
+    bench.at(bench.now_s + 11)
+    assert client.codes == []
+    answer.set_result(ConnectAnswer(user="ada"))
+
+    assert "connect" in (await client.replies(1))[0]
+
+
+async def test_who_is_not_let_in_and_reads_no_answers_is_slow() -> None:
+    async with Bench(max_unsent_bytes=65_536, max_message_bytes=32_768) as bench:
+        client = bench.client()
+        client.transport.stalled = True
+
+        client.send(*[{"id": 1, "connect": {}}] * 2000)
+        await until(lambda: client.codes != [])
+
+        assert client.codes == [3008]
+
+
+async def test_who_was_not_let_in_has_so_long_again_and_no_longer(bench: Bench) -> None:
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+    bench.at(bench.now_s + 11)
+    answer.set_exception(ApplicationError(400, "no"))
+    await client.replies(1)
+
+    bench.at(bench.now_s + 11)
+
+    assert client.codes == [3502]
+
+
 # The end.
 
 

@@ -20,6 +20,7 @@ from service.errors import (
     EXPIRED,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
+    SLOW,
     STALE,
     SUBSCRIPTION_EXPIRED,
     TOO_MANY_REQUESTS,
@@ -178,6 +179,8 @@ class Session:
         """Send a message of the codec; before the connection is open, past what waits for that."""
         if self.connection.state is State.CONNECTING:
             self.connection.transport.write(self.wire.frame(message))
+            if self.connection.transport.unsent_bytes() > self.connection.max_unsent_bytes:
+                self.disconnect(SLOW)
         else:
             self.connection.send(self.wire.frame(message))
 
@@ -209,7 +212,10 @@ class Session:
         What the application keeps is its to decide, at its time.
         """
         if not self.is_connected:
-            self.disconnect(STALE)
+            if self._task is None:
+                self.disconnect(STALE)
+            else:  # it has said who it is, and we are the ones who take so long
+                self.sessions.await_connect(self)
             return
         due_s = now_s if self.is_kept_by_application else now_s - grace_s
         if not 0 < self.expire_at_s <= due_s:
