@@ -532,6 +532,33 @@ async def test_a_token_of_somebody_else_refreshes_nothing(bench: Bench) -> None:
     assert client.codes == [3500]
 
 
+async def test_a_client_that_the_application_knows_by_another_name_refreshes_with_the_tokens(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="user 7")
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({"sub": "user 7"})}})
+    await turns()
+
+    assert "refresh" in reply
+    assert client.session.client.user == "user 7"
+    assert client.codes == [3500], "a token of somebody else"
+
+
+async def test_a_client_that_came_without_a_token_refreshes_with_one_of_the_user_that_it_is(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="ada")
+    client = await bench.connected()
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({})}})
+    await turns()
+
+    assert "refresh" in reply
+    assert client.codes == [3500]
+
+
 async def test_refreshing_without_a_token_where_no_application_helps_is_refused(bench: Bench) -> None:
     client = await bench.connected(signed(ADA))
 

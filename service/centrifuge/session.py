@@ -77,6 +77,7 @@ class Session:
         "meta",
         "sessions",
         "subscriptions",
+        "token_user",
         "wire",
     )
 
@@ -88,6 +89,7 @@ class Session:
         self.id = secrets.token_urlsafe(16)
         self.client = Client()
         self.meta = b""  # JSON that only the application sees
+        self.token_user = ""  # whom tokens that refresh it name; the application may know the client by another name
         self.is_connected = False
         self.expire_at_s = 0.0  # Unix time, 0: never
         self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
