@@ -273,6 +273,27 @@ async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_rep
     assert client.session.subscriptions == {}
 
 
+async def test_what_is_too_much_for_one_reply_follows_it_before_anything_else(bench: Bench) -> None:
+    texts = [f"{offset}" + "x" * 30_000 for offset in range(1, 6)]
+    kept = [
+        Publication("kept:a", b'"%b"' % text.encode(), position=Position(offset, "e"))
+        for offset, text in enumerate(texts, 1)
+    ]
+    bench.broker.histories["kept:a"] = History(Position(5, "e"), 0, kept)
+    client = await bench.connected()
+
+    client.send(subscribe("kept:a", 2, recover=True, offset=0, epoch="e"))
+    reply, *pushes = await client.replies(3)
+    bench.publish("kept:a", "live", position=Position(6, "e"))
+    (live,) = await client.replies(1)
+
+    assert (reply["subscribe"]["recovered"], reply["subscribe"]["offset"]) == (True, 0)
+    in_reply = reply["subscribe"]["publications"]
+    assert in_reply == [{"data": text, "offset": offset} for offset, text in enumerate(texts[:3], 1)]
+    in_pushes = [line["push"]["pub"] for line in [*pushes, live]]
+    assert in_pushes == [{"data": text, "offset": offset} for offset, text in enumerate([*texts[3:], "live"], 4)]
+
+
 # Pongs.
 
 
