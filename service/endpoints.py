@@ -62,10 +62,10 @@ def deadlines_of(connection: HTTPConnection) -> Deadlines:
 
 
 class Stay:
-    """How long a visitor may stay. Implements `Expiring`. It lasts longer than most connections, and keeps none."""
+    """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = weakref.ref(connection)
+    def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
+        self._connection = weakref.ref(connection, lambda _: deadlines.forget(self))
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
         """End the connection: it may come back with a new token."""
@@ -218,7 +218,7 @@ def _may_publish(server: ClientServer, channel: str, visitor: Visitor) -> bool:
 def _let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
     if visitor.expire_at_s:
         # Without grace: these clients have no way to refresh a token.
-        deadlines.add_in(visitor.expire_at_s - deadlines.now_s(), Stay(connection))
+        deadlines.add_in(visitor.expire_at_s - deadlines.now_s(), Stay(connection, deadlines))
 
 
 def _welcome(server: ClientServer, connection: Connection, encoding: Encoding) -> bytes:

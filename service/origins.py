@@ -22,7 +22,12 @@ def check_origin(connection: HTTPConnection, allowed: Collection[str]) -> None:
     Raises: ClientError 103.
     """
     origin = connection.headers.get("origin", "")
-    if not origin or not allowed or ANY in allowed or origin in allowed:
+    if not allowed or ANY in allowed or origin in allowed:
         return
-    if origin.partition("://")[2] != connection.headers.get("host", ""):
+    if origin:
+        is_of_this_host = origin.partition("://")[2] == connection.headers.get("host", "")
+    else:
+        # Images and links ask without an origin; from where, browsers say all the same (Fetch Metadata 2.3).
+        is_of_this_host = connection.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
+    if not is_of_this_host:
         raise ClientError(ErrorCode.PERMISSION_DENIED, "pages of this origin may not connect")

@@ -23,6 +23,7 @@ from service.transports.sse import EventStream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from starlette.requests import HTTPConnection
     from starlette.types import Receive, Scope, Send
     from starlette.websockets import WebSocket
 
@@ -66,10 +67,10 @@ class ClientServer:
             is_open: the connection is open once the handshake is answered; False: its receiver opens it.
         Raises, before the handshake is answered: ClientError, BrokerUnavailable.
         """
-        check_origin(socket, self._allowed_origins)
         is_detached = False
         self.node.enter(connection)
         try:
+            self.check_origin(socket)
             if prepare is not None:
                 await prepare()
             await socket.accept(subprotocol)
@@ -87,6 +88,10 @@ class ClientServer:
         finally:
             if not is_detached:
                 self.node.leave(connection)
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Return if a client may connect from the page that it is in. Raises: ClientError 103."""
+        check_origin(connection, self._allowed_origins)
 
     def connection(
         self, transport: Transport, encoding: Encoding, receiver: Receiver, *, user: str = "", info: bytes = b""

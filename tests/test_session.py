@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from service.centrifuge import client_pb2
 from service.centrifuge.codec import METHODS
+from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
@@ -135,6 +137,22 @@ async def test_past_64_waiting_commands_nothing_more_is_read_until_they_are_done
     await until(lambda: client.transport.is_reading)
 
 
+async def test_a_frame_of_many_commands_is_done_in_several_turns_of_the_loop_and_in_order(bench: Bench) -> None:
+    client = await bench.connected()
+    numbers = list(range(2, 502))
+
+    client.send(*[{"id": number, "ping": {}} for number in numbers])
+    client.send({"id": 502, "ping": {}})
+    at_once = ids(client.got())
+    other = await bench.connected()
+
+    assert 100 <= len(at_once) <= 200
+    other.send({"id": 2, "ping": {}})
+    assert ids(other.got()) == [2]
+    assert at_once + ids(await client.replies(501 - len(at_once))) == [*numbers, 502]
+    await until(lambda: client.transport.is_reading)
+
+
 async def test_large_commands_that_wait_stop_reading_by_their_size(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -165,6 +183,31 @@ async def test_who_goes_on_to_send_though_nothing_is_read_has_a_bound(bench: Ben
     assert client.codes == [3013]
     assert 1_000_000 < number * 60_000 < 1_500_000
     assert bench.broker.published == []
+
+
+async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_memory(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.broker.shut("room:slow")
+    client.send(subscribe("room:slow", 2))
+
+    for _ in range(10):
+        client.send(*[{"id": 3}] * 1000)
+
+    assert client.codes == [3013], "each takes 150 bytes"
+
+
+async def test_who_goes_on_to_publish_though_redis_does_not_take_it_has_a_bound(bench: Bench) -> None:
+    """The outbox is everyone's."""
+    client = await bench.connected()
+    bench.broker.is_slow = True
+
+    for number in range(2, 40):
+        client.send({"id": number, "publish": {"channel": "room:a", "data": "x" * 60_000}})
+        if client.codes:
+            break
+
+    assert client.codes == [3013]
+    assert 1_000_000 < sum(len(publication.data) for publication in bench.broker.published) < 1_500_000
 
 
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
@@ -253,6 +296,19 @@ async def test_each_ping_has_one_pong(bench: Bench) -> None:
     assert client.codes == [3501]
 
 
+async def test_pings_that_reach_a_client_together_have_a_pong_each(bench: Bench) -> None:
+    """A congested client is not given up, and pinged on: it answers all of it when it reads again."""
+    client = await bench.connected()
+
+    for _ in range(3):
+        client.ping()
+    client.send({}, {}, {})
+    assert client.codes == []
+    client.send({})
+
+    assert client.codes == [3501]
+
+
 async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -261,7 +317,7 @@ async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> 
     for _ in range(3):
         client.ping()
         client.send({})
-        assert not client.connection.awaits_pong
+        assert not client.connection.awaited_pongs
     bench.broker.open()
 
     assert ids(await client.replies(1)) == [2]
@@ -765,6 +821,15 @@ async def test_procedures_are_the_applications_and_there_are_none_without_it(ben
     assert [(event.method, event.data) for event in bench.application.asked] == [("f", b"1"), ("", b"2")]
 
 
+async def test_a_procedure_that_answers_nothing_is_answered(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
 async def test_a_message_that_nobody_takes_ends_the_connection(bench: Bench) -> None:
     client = await bench.connected()
 
@@ -976,3 +1041,61 @@ async def test_joins_differences_and_tags_are_for_who_asks_for_them(bench: Bench
     assert (first["data"], first.get("delta")) == (f'"{text}1"', None)
     assert second["delta"]
     assert len(second["data"]) < len(text)
+
+
+@pytest.mark.parametrize("answer", [ApplicationError(400, "no"), ClientError(ErrorCode.INTERNAL, "no answer")])
+async def test_a_message_that_wants_no_answer_gets_none_when_it_fails(bench: Bench, answer: Exception) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = answer
+
+    client.send({"send": {"data": 1}}, {"id": 2, "ping": {}})
+
+    assert await client.replies(1) == [{"id": 2, "ping": {}}], "what has no id would count as a ping"
+
+
+async def test_a_procedure_may_answer_with_nothing(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
+async def test_a_service_finds_a_client_without_a_name_by_its_id(bench: Bench) -> None:
+    client, other = await bench.connected(), await bench.connected()
+    who = {"user": "", "client": client.session.client_id}
+
+    done = await bench.handlers["subscribe"]({**who, "channel": "room:news"})
+    await bench.handlers["refresh"]({"user": "", "session": client.session.id, "expire_at": int(bench.now_s) + 30})
+    await bench.handlers["unsubscribe"]({**who, "channel": "room:news"})
+
+    assert done == {"count": 1}
+    assert [next(iter(push["push"].keys() - {"channel"})) for push in client.got()] == [
+        "subscribe",
+        "refresh",
+        "unsubscribe",
+    ]
+    assert other.got() == []
+
+
+async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> None:
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed({**ADA, "exp": 99_999_999_999})}})
+    (reply,) = await client.replies(1)
+
+    assert reply["refresh"]["ttl"] == 2**31 - 1
+    assert ProtobufCodec().reply(2, "refresh", reply["refresh"])
+
+
+async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.wire = bench.sessions.stream_protobuf
+    bench.application.answers[Hook.PUBLISH] = PublishAnswer(b"\xff")
+
+    frame = client_pb2.Command(id=2, publish=client_pb2.PublishRequest(channel="room:a", data=b"1"))
+    client.session.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
+    await until(lambda: bool(bench.broker.published))
+
+    assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]

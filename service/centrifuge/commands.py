@@ -62,7 +62,7 @@ async def _publish_if_allowed(session: Session, command: Command) -> Members:
     event = PublishEvent(session.caller, publication.channel, publication.data)
     answer = await session.sessions.application.on_publish(event)
     if answer.data is not None:
-        publication = publication._replace(data=answer.data)
+        publication = publication._replace(data=answer.data, kind=session.wire.kind_of(answer.data))
     await session.sessions.node.publish(publication, skip_history=answer.skip_history)
     return {}
 
@@ -114,8 +114,9 @@ async def history(session: Session, command: Command) -> Members:
 
 
 async def rpc(session: Session, command: Command) -> Members:
-    """Return what the application answers."""
-    return {"data": await _call(session, command.params.get("method", ""), command.params.get("data", b""))}
+    """Return what the application answers; nothing is no JSON."""
+    data = await _call(session, command.params.get("method", ""), command.params.get("data", b""))
+    return {"data": data} if data else {}
 
 
 async def send(session: Session, command: Command) -> None:

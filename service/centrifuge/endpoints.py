@@ -32,17 +32,22 @@ def _sessions_of(connection: HTTPConnection) -> Sessions:
     return sessions
 
 
+def _server_of(connection: HTTPConnection) -> ClientServer:
+    server: ClientServer = connection.app.state.clients
+    return server
+
+
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
-    """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
-    server: ClientServer = socket.app.state.clients
-    sessions = _sessions_of(socket)
-    is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
+    """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
+    server, sessions = _server_of(socket), _sessions_of(socket)
+    is_named = _PROTOBUF in socket.scope["subprotocols"]
+    is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
     transport, _ = websocket_of(socket)
     session = sessions.begin(wire, socket.headers)
     session.connection = server.connection(transport, wire.encoding, session)
-    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_protobuf else None, is_open=False)
+    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
 
 
 @router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")
@@ -51,12 +56,13 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    sessions = _sessions_of(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
     body = await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+        server, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
     )
 
 
@@ -68,10 +74,11 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    sessions = _sessions_of(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
-        request.app.state.clients, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+        server, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
     )
 
 

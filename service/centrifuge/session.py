@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,6 @@ from service.errors import (
 from service.hooks import Caller, DisconnectEvent
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Coroutine, Mapping
 
     from service.centrifuge.codec import Command, Members
@@ -49,6 +50,10 @@ log = structlog.get_logger(__name__)
 # reading pauses.
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
+# What a command takes in memory, which may be of three bytes on the wire.
+_COMMAND_BYTES = 150
+# So many of a frame are done in one turn of the loop, some 5 ms: without a pause nobody else would be served meanwhile.
+_TURN_COMMANDS = 128
 
 
 class Session:
@@ -88,7 +93,7 @@ class Session:
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
-        self._waiting_bytes = 0  # of the frames that have come since something waits
+        self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -116,12 +121,12 @@ class Session:
         if kind is not codec.kind:
             self.disconnect(BAD_REQUEST)
             return
-        if self._task is not None and not self._may_wait(len(data)):
+        if not self._may_go_on(len(data)):
             self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
-            for command in codec.commands(data):
-                self._take(command)
+            for number, command in enumerate(codec.commands(data)):
+                self._take(command, is_late=number >= _TURN_COMMANDS)
         except MalformedFrame as exc:
             log.debug("session.malformed_frame", conn=self.connection.id, reason=str(exc))
             self.disconnect(BAD_REQUEST)
@@ -157,9 +162,13 @@ class Session:
         """Answer a command that was done."""
         self.write(self.wire.codec.reply(command.id, command.method, result))
 
-    def refuse(self, command: Command, error: ErrorCode) -> None:
-        """Answer a command that was not done. The details are not for clients: they have the code."""
-        self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
+    def refuse(self, command: Command, error: ErrorCode | ApplicationError) -> None:
+        """Answer a command that was not done. The details are not for clients: they have the code.
+
+        One without an id has no answer: clients take it for a ping, and a pong to that ends the connection.
+        """
+        if command.id:
+            self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
 
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> None:
         """Tell the client something that it did not ask for."""
@@ -225,7 +234,7 @@ class Session:
                 self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
-        if self.connection.state is State.CLOSED:
+        if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
         if at_once and unix_s:
             self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
@@ -234,20 +243,26 @@ class Session:
 
     # How commands are done.
 
-    def _may_wait(self, size_bytes: int) -> bool:
-        """Return whether one more frame may wait; requests come also to who does not read."""
-        self._waiting_bytes += size_bytes
-        if self._waiting_bytes > _MAX_WAITING_BYTES:
-            self.connection.pause_reading(Pause.COMMANDS)
-        return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+    def _may_go_on(self, size_bytes: int) -> bool:
+        """Return whether one more frame may come; requests come also to who does not read."""
+        most_bytes = 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+        if self._task is not None:
+            self._waiting_bytes += size_bytes
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                self.connection.pause_reading(Pause.COMMANDS)
+        return self._waiting_bytes <= most_bytes and self.connection.unpublished_bytes <= most_bytes
 
-    def _take(self, command: Command) -> None:
+    def _take(self, command: Command, *, is_late: bool) -> None:
         if command.is_pong:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
             self._waiting.append(command)
+            self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
+        elif is_late:
+            self._waiting.append(command)
+            self._task = self.sessions.spawn(self._finish_all())
         elif (outcome := self._begin(command)) is not None:
             self._task = self.sessions.spawn(self._finish_all(command, outcome))
             # A client that goes before the task begins leaves nothing that was never awaited.
@@ -280,7 +295,7 @@ class Session:
         except BrokerUnavailable:
             self.refuse(command, ErrorCode.INTERNAL)
         except ApplicationError as exc:
-            self.write(self.wire.codec.error(command.id, exc.code, exc.message, is_temporary=exc.is_temporary))
+            self.refuse(command, exc)
         except Refused as exc:
             self.disconnect(exc.disconnect)
         except Exception:
@@ -290,20 +305,28 @@ class Session:
             if result is not None:
                 self.reply(command, result)
 
-    async def _finish_all(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
+    async def _finish_all(
+        self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None
+    ) -> None:
+        """Finish a command, and do those that wait."""
         try:
-            await self._finish(command, outcome)
-            while self._waiting:
+            if command is not None and outcome is not None:
+                await self._finish(command, outcome)
+            for number in itertools.count(1):
+                if not self._waiting:
+                    break
                 command = self._waiting.popleft()
-                if (following := self._begin(command)) is not None:
-                    await self._finish(command, following)
+                if (outcome := self._begin(command)) is not None:
+                    await self._finish(command, outcome)
+                if number % _TURN_COMMANDS == 0:
+                    await asyncio.sleep(0)
         finally:
             self._task = None
             self._waiting_bytes = 0
             self.connection.resume_reading(Pause.COMMANDS)
 
     def _pong(self) -> None:
-        if self.connection.awaits_pong:
-            self.connection.awaits_pong = False
+        if self.connection.awaited_pongs:
+            self.connection.awaited_pongs -= 1
         else:
             self.disconnect(BAD_REQUEST)

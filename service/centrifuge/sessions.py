@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 # How long a client may take to say who it is.
 CONNECT_TIMEOUT_S = 10.0
+# The schema has 32 bits for it, and some languages take one of them for the sign: 68 years.
+_MAX_TTL_S = 2**31 - 1
 
 
 class Sessions:
@@ -107,7 +109,7 @@ class Sessions:
         ttl_s = math.ceil(expire_at_s - self.deadlines.now_s())
         if ttl_s <= 0:
             raise ClientError(ErrorCode.EXPIRED, "the time is over")
-        return {"expires": True, "ttl": ttl_s}
+        return {"expires": True, "ttl": min(ttl_s, _MAX_TTL_S)}
 
     def session_id_of(self, connection: Connection) -> str:
         """Return the id of a connection's session, "" if it has none."""
