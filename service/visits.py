@@ -108,4 +108,4 @@ def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
 def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
-        deadlines.add_in(visitor.expire_at_s - deadlines.now_s(), Stay(connection, deadlines))
+        deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)
