@@ -92,14 +92,20 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.endpoints": (
         VALUES
+        | {"service.admission", "service.connection", "service.deadlines", "service.encodings"}
+        | {"service.introduction", "service.protocols", "service.recovery", "service.serving", "service.visits"},
+        {"fastapi", "starlette"},
+    ),
+    "service.visits": (
+        VALUES
         | {"service.admission", "service.auth", "service.connection", "service.deadlines", "service.encodings"}
-        | {"service.introduction", "service.protocols", "service.recovery", "service.serving"},
-        {"fastapi", "orjson", "starlette"},
+        | {"service.node"},
+        {"orjson"},
     ),
     "service.polling": (
         VALUES
         | {"service.connection", "service.encodings", "service.endpoints", "service.protocols", "service.serving"}
-        | {"service.tasks", "service.transports"},
+        | {"service.tasks", "service.transports", "service.visits"},
         {"fastapi", "orjson"},
     ),
     "service.admission": (

@@ -244,10 +244,7 @@ class Session:
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
         if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
-        if at_once and unix_s:
-            self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
-        else:
-            self.sessions.deadlines.add(unix_s, self)
+        self.sessions.deadlines.add(unix_s, self, at_once=at_once)
 
     # How commands are done.
 

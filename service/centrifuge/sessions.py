@@ -165,7 +165,7 @@ class Sessions:
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
-        options = options_of(params)
+        options = _options_of(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -199,20 +199,19 @@ class Sessions:
             expire_at_s = params.get("expire_at") or 0
             expiry = self.expiry(expire_at_s)
             if params.get("info") is not None:
-                session.connection.info = options_of(params).info
+                session.connection.info = _options_of(params).info
             session.expire_at(expire_at_s)
             session.push("", "refresh", expiry)
         return {}
 
     def _sessions_of(self, params: Mapping[str, Any]) -> list[Session]:
         """Return the connected sessions of a user: all, or the one with this client id, or session id."""
-        client, session_id = params.get("client") or "", params.get("session") or ""
+        session_id = params.get("session", "")
         return [
             receiver
-            for connection in self.node.hub.of_user(params["user"])
+            for connection in self.node.roster.named(params["user"], params.get("client", ""))
             if isinstance(receiver := connection.receiver, Session)
             and receiver.is_connected
-            and client in {"", receiver.client_id}
             and session_id in {"", receiver.id}
         ]
 
@@ -226,7 +225,7 @@ def _tell(session: Session, channel: str, result: Members) -> None:
         session.push(channel, "pub", publication)
 
 
-def options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
+def _options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
     """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
     try:
         return subscription_options(params)

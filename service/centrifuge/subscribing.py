@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from service.centrifuge.codec import Command, Members
     from service.centrifuge.filters import Filter
     from service.centrifuge.session import Session
+    from service.hooks import SubscribeAnswer
     from service.messages import Position
     from service.namespaces import Namespace
 
@@ -187,6 +188,11 @@ async def refresh(session: Session, command: Command) -> Members:
     return session.sessions.expiry(held.expire_at_s)
 
 
+def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOptions:
+    """Return how a client is subscribed, by what its token or the application says."""
+    return SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override)
+
+
 def overridden(namespace: Namespace, override: Override | None) -> Namespace:
     """Return what a channel has for one subscription."""
     if override is None:
@@ -226,13 +232,10 @@ async def _terms(session: Session, channel: str, namespace: Namespace, params: M
     if not is_asked:
         may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
-        options = SubscriptionOptions(info=claims.info, data=claims.data, override=claims.override)
-        return _Terms(options, claims.expire_at_s or 0)
+        return _Terms(options_of(claims), claims.expire_at_s or 0)
     if is_asked:
         answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
-        return _Terms(
-            SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override), answer.expire_at_s
-        )
+        return _Terms(options_of(answer), answer.expire_at_s)
     return _Terms(SubscriptionOptions(), 0)
 
 
