@@ -94,7 +94,7 @@ class Connection:
         "_backlog",
         "_held",
         "_pauses",
-        "awaits_pong",
+        "awaited_pongs",
         "encoding",
         "id",
         "info",
@@ -132,7 +132,7 @@ class Connection:
         self.subscriptions: dict[str, Subscription] = {}
         self.opened_at_s: float | None = None
         self.unpublished_bytes = 0  # of its own messages, on their way to Redis
-        self.awaits_pong = False  # it was asked whether it lives, in the words of its protocol
+        self.awaited_pongs = 0  # how often it was asked whether it lives, in the words of its protocol
         self._pauses = Pause(0)
         self.is_congested = False
         self.written_while_congested_bytes = 0
@@ -177,6 +177,16 @@ class Connection:
             self._pauses &= ~reason
             if not self._pauses:
                 self.transport.resume_reading()
+
+    def await_pong(self) -> bool:
+        """Note that the client is asked whether it lives; return whether it is to be.
+
+        One that has not said who it is would not know what a ping is, and has a deadline of its own.
+        """
+        if self.state is State.CONNECTING:
+            return False
+        self.awaited_pongs += 1
+        return True
 
     def congested(self) -> None:
         """Note, told by the transport, that the client does not take what is written as fast as it comes."""

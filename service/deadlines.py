@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _TICK_S = 0.5
+# What was forgotten stays in the heap until its time, or until there is more of it than of what holds, and this much.
+_MAX_FORGOTTEN = 1000
 
 
 class Expiring(Protocol):
@@ -49,10 +51,10 @@ class Deadlines:
         """Return the Unix time."""
         return self._clock()
 
-    def add(self, unix_s: float, expiring: Expiring) -> None:
-        """Call it soon after the grace that follows this time; 0: never."""
+    def add(self, unix_s: float, expiring: Expiring, *, at_once: bool = False) -> None:
+        """Call it soon after this time or, unless at once, after the grace that follows it; 0: never."""
         if unix_s:
-            self._push(unix_s + self._grace_s, expiring)
+            self._push(unix_s if at_once else unix_s + self._grace_s, expiring)
 
     def add_in(self, delay_s: float, expiring: Expiring) -> None:
         """Call it after a while, without grace."""
@@ -81,6 +83,9 @@ class Deadlines:
         entry = self._entries.pop(expiring, None)
         if entry is not None:
             entry.expiring = None
+            if len(self._heap) > 2 * len(self._entries) + _MAX_FORGOTTEN:
+                self._heap = [entry for entry in self._heap if entry.expiring is not None]
+                heapq.heapify(self._heap)
 
     def _push(self, at_s: float, expiring: Expiring) -> None:
         entry = self._entries.get(expiring)

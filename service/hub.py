@@ -79,7 +79,9 @@ class Hub:
             self.add(connection)
 
     def of_user(self, user: str) -> tuple[Connection, ...]:
-        """Return the connections of a user on this node."""
+        """Return the connections of a user on this node; of "" those that are nobody known, found one by one."""
+        if not user:
+            return tuple(connection for connection in self.connections if not connection.user)
         return tuple(self._by_user.get(user, ()))
 
     def user_count(self) -> int:

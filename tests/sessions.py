@@ -245,7 +245,7 @@ class Client:
 
     def ping(self) -> None:
         """Be asked for a pong."""
-        self.connection.awaits_pong = True
+        self.connection.awaited_pongs += 1
 
     @property
     def codes(self) -> list[int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from service.auth import ConnectionClaims, InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
 from service.auth.claims import MAX_GRANTS, connection_claims, subscription_claims
 from service.auth.permissions import Action, Grant
+
+# JSON that is read, and cannot be written again.
+_DEEP = json.loads("[" * 300 + "]" * 300)
 
 
 def base64_of(text: str | bytes) -> str:
@@ -145,6 +149,7 @@ def test_overrides_have_their_names_of_today_and_of_before(names: dict[str, bool
         ({"expire_at": -1}, "expire_at"),
         ({"info": {"a": "x" * 1024}}, "info"),
         ({"b64info": "***"}, "info"),
+        ({"b64info": "\x80"}, "info"),
         ({"b64info": base64_of("not json")}, "info"),
         ({"b64info": base64_of(b"\xff\x00")}, "info"),
         ({"b64info": 5}, "b64info"),
@@ -159,6 +164,9 @@ def test_overrides_have_their_names_of_today_and_of_before(names: dict[str, bool
         ({"subs": {"room:a": {"b64data": "*"}}}, "subs"),
         ({"subs": {"room:a": {"override": {"presence": True}}}}, "subs"),
         ({"subs": {"room:a": {"override": {"presence": {"value": "yes"}}}}}, "subs"),
+        ({"info": _DEEP}, "info"),
+        ({"meta": _DEEP}, "meta"),
+        ({"subs": {"room:a": {"data": _DEEP}}}, "subs"),
         ({"permissions": {}}, "permissions"),
         ({"permissions": ["room:*"]}, "permissions"),
         ({"permissions": [{"channels": ["room:*"]}]}, "permissions"),

@@ -175,6 +175,26 @@ def test_a_client_that_refreshes_without_end_costs_no_more() -> None:
     assert len(ticket.calls) == 1
 
 
+def test_clients_that_come_and_go_long_before_their_time_cost_no_more() -> None:
+    deadlines = Deadlines(clock := Clock(), grace_s=0.0)
+    due, late = Ticket(), Ticket()
+    deadlines.add(3000.0, late)
+    deadlines.add(2000.0, due)
+
+    for number in range(20_000):
+        ticket = Ticket()
+        deadlines.add(1e9 + number, ticket)
+        deadlines.forget(ticket)
+
+    assert sum(type(each).__name__ == "_Entry" for each in gc.get_objects()) < 5000
+    clock.now_s = 2500.0
+    deadlines.tick()
+    assert (len(due.calls), len(late.calls)) == (1, 0)
+    clock.now_s = 2e9
+    deadlines.tick()
+    assert len(late.calls) == 1
+
+
 async def test_it_ticks_by_itself() -> None:
     called = asyncio.Event()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,10 @@ import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from service.deadlines import Deadlines
+from service.visits import Stay
 from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.fakes import connection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -324,3 +329,18 @@ async def test_a_node_that_ends_says_goodbye_with_3001(redis_url: str, prefix: s
         assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (3001, "shutdown")
         assert last.endswith('event: disconnect\ndata: {"code":3001,"reason":"shutdown"}\n\n')
         assert node.faults() == []
+
+
+def test_nobody_waits_for_the_end_of_a_visitor_s_token_once_it_has_gone() -> None:
+    deadlines = Deadlines(lambda: 1000.0, grace_s=0.0)
+    visitor, _ = connection()
+    stay = Stay(visitor, deadlines)
+    deadlines.add(2e9, stay)
+    left = weakref.ref(stay)
+
+    del stay
+    assert left() is not None
+    del visitor
+    gc.collect()
+
+    assert left() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -116,3 +117,25 @@ async def test_a_subscription_that_was_left_meanwhile_is_nobodys(bench: Bench) -
     await turns()
 
     assert (client.got(), client.codes) == ([], [])
+
+
+async def test_of_who_has_gone_the_application_is_asked_no_more_and_nothing_is_kept(bench: Bench) -> None:
+    in_a_minute = int(bench.now_s) + 60
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(expire_at_s=in_a_minute)
+    bench.application.answers[Hook.SUBSCRIBE] = SubscribeAnswer(expire_at_s=in_a_minute)
+    answers = {hook: asyncio.get_running_loop().create_future() for hook in (Hook.REFRESH, Hook.SUB_REFRESH)}
+    bench.application.answers |= answers
+    client = await bench.connected()
+    client.send({"id": 2, "subscribe": {"channel": "room:a"}})
+    await client.replies(1)
+    bench.at(bench.now_s + 60)
+    await until(lambda: len(bench.application.asked) == 4)
+
+    client.vanish()
+    for answer in answers.values():
+        answer.set_result(RefreshAnswer(in_a_minute + 60))
+    await turns()
+    bench.at(bench.now_s + 3600)
+    await turns()
+
+    assert len(bench.application.asked) == 4

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from service.centrifuge import client_pb2
 from service.centrifuge.codec import METHODS
+from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
@@ -183,6 +185,31 @@ async def test_who_goes_on_to_send_though_nothing_is_read_has_a_bound(bench: Ben
     assert bench.broker.published == []
 
 
+async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_memory(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.broker.shut("room:slow")
+    client.send(subscribe("room:slow", 2))
+
+    for _ in range(10):
+        client.send(*[{"id": 3}] * 1000)
+
+    assert client.codes == [3013], "each takes 150 bytes"
+
+
+async def test_who_goes_on_to_publish_though_redis_does_not_take_it_has_a_bound(bench: Bench) -> None:
+    """The outbox is everyone's."""
+    client = await bench.connected()
+    bench.broker.is_slow = True
+
+    for number in range(2, 40):
+        client.send({"id": number, "publish": {"channel": "room:a", "data": "x" * 60_000}})
+        if client.codes:
+            break
+
+    assert client.codes == [3013]
+    assert 1_000_000 < sum(len(publication.data) for publication in bench.broker.published) < 1_500_000
+
+
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
     listener, client = await bench.connected(), await bench.connected()
     listener.send(subscribe("room:a"))
@@ -246,6 +273,27 @@ async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_rep
     assert client.session.subscriptions == {}
 
 
+async def test_what_is_too_much_for_one_reply_follows_it_before_anything_else(bench: Bench) -> None:
+    texts = [f"{offset}" + "x" * 30_000 for offset in range(1, 6)]
+    kept = [
+        Publication("kept:a", b'"%b"' % text.encode(), position=Position(offset, "e"))
+        for offset, text in enumerate(texts, 1)
+    ]
+    bench.broker.histories["kept:a"] = History(Position(5, "e"), 0, kept)
+    client = await bench.connected()
+
+    client.send(subscribe("kept:a", 2, recover=True, offset=0, epoch="e"))
+    reply, *pushes = await client.replies(3)
+    bench.publish("kept:a", "live", position=Position(6, "e"))
+    (live,) = await client.replies(1)
+
+    assert (reply["subscribe"]["recovered"], reply["subscribe"]["offset"]) == (True, 0)
+    in_reply = reply["subscribe"]["publications"]
+    assert in_reply == [{"data": text, "offset": offset} for offset, text in enumerate(texts[:3], 1)]
+    in_pushes = [line["push"]["pub"] for line in [*pushes, live]]
+    assert in_pushes == [{"data": text, "offset": offset} for offset, text in enumerate([*texts[3:], "live"], 4)]
+
+
 # Pongs.
 
 
@@ -269,6 +317,19 @@ async def test_each_ping_has_one_pong(bench: Bench) -> None:
     assert client.codes == [3501]
 
 
+async def test_pings_that_reach_a_client_together_have_a_pong_each(bench: Bench) -> None:
+    """A congested client is not given up, and pinged on: it answers all of it when it reads again."""
+    client = await bench.connected()
+
+    for _ in range(3):
+        client.ping()
+    client.send({}, {}, {})
+    assert client.codes == []
+    client.send({})
+
+    assert client.codes == [3501]
+
+
 async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -277,7 +338,7 @@ async def test_pongs_do_not_wait_for_a_command_that_takes_long(bench: Bench) -> 
     for _ in range(3):
         client.ping()
         client.send({})
-        assert not client.connection.awaits_pong
+        assert not client.connection.awaited_pongs
     bench.broker.open()
 
     assert ids(await client.replies(1)) == [2]
@@ -875,6 +936,45 @@ async def test_an_application_hears_of_the_end_of_those_it_was_told_of_alone(ben
     assert [(event.caller.user, event.code) for event in bench.application.gone] == [("ada", 3001)]
 
 
+async def test_whom_the_application_takes_long_to_know_is_not_stale(bench: Bench) -> None:
+    """It would not come back after 3502; what is waited for has deadlines of its own."""
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+
+    bench.at(bench.now_s + 11)
+    assert client.codes == []
+    answer.set_result(ConnectAnswer(user="ada"))
+
+    assert "connect" in (await client.replies(1))[0]
+
+
+async def test_who_is_not_let_in_and_reads_no_answers_is_slow() -> None:
+    async with Bench(max_unsent_bytes=65_536, max_message_bytes=32_768) as bench:
+        client = bench.client()
+        client.transport.stalled = True
+
+        client.send(*[{"id": 1, "connect": {}}] * 2000)
+        await until(lambda: client.codes != [])
+
+        assert client.codes == [3008]
+
+
+async def test_who_was_not_let_in_has_so_long_again_and_no_longer(bench: Bench) -> None:
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+    bench.at(bench.now_s + 11)
+    answer.set_exception(ApplicationError(400, "no"))
+    await client.replies(1)
+
+    bench.at(bench.now_s + 11)
+
+    assert client.codes == [3502]
+
+
 # The end.
 
 
@@ -1028,3 +1128,61 @@ async def test_joins_differences_and_tags_are_for_who_asks_for_them(bench: Bench
     assert (first["data"], first.get("delta")) == (f'"{text}1"', None)
     assert second["delta"]
     assert len(second["data"]) < len(text)
+
+
+@pytest.mark.parametrize("answer", [ApplicationError(400, "no"), ClientError(ErrorCode.INTERNAL, "no answer")])
+async def test_a_message_that_wants_no_answer_gets_none_when_it_fails(bench: Bench, answer: Exception) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = answer
+
+    client.send({"send": {"data": 1}}, {"id": 2, "ping": {}})
+
+    assert await client.replies(1) == [{"id": 2, "ping": {}}], "what has no id would count as a ping"
+
+
+async def test_a_procedure_may_answer_with_nothing(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
+
+
+async def test_a_service_finds_a_client_without_a_name_by_its_id(bench: Bench) -> None:
+    client, other = await bench.connected(), await bench.connected()
+    who = {"user": "", "client": client.session.client_id}
+
+    done = await bench.handlers["subscribe"]({**who, "channel": "room:news"})
+    await bench.handlers["refresh"]({"user": "", "session": client.session.id, "expire_at": int(bench.now_s) + 30})
+    await bench.handlers["unsubscribe"]({**who, "channel": "room:news"})
+
+    assert done == {"count": 1}
+    assert [next(iter(push["push"].keys() - {"channel"})) for push in client.got()] == [
+        "subscribe",
+        "refresh",
+        "unsubscribe",
+    ]
+    assert other.got() == []
+
+
+async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> None:
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed({**ADA, "exp": 99_999_999_999})}})
+    (reply,) = await client.replies(1)
+
+    assert reply["refresh"]["ttl"] == 2**31 - 1
+    assert ProtobufCodec().reply(2, "refresh", reply["refresh"])
+
+
+async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.wire = bench.sessions.stream_protobuf
+    bench.application.answers[Hook.PUBLISH] = PublishAnswer(b"\xff")
+
+    frame = client_pb2.Command(id=2, publish=client_pb2.PublishRequest(channel="room:a", data=b"1"))
+    client.session.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
+    await until(lambda: bool(bench.broker.published))
+
+    assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]

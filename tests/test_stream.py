@@ -20,10 +20,11 @@ def goodbye(disconnect: Disconnect) -> bytes:
     return b"bye %d %b;" % (disconnect.code, disconnect.reason.encode())
 
 
-def stream(*, max_unsent_bytes: int = 1_000_000) -> tuple[CommandStream, Connection]:
+def stream(*, max_unsent_bytes: int = 1_000_000, is_open: bool = True) -> tuple[CommandStream, Connection]:
     made = CommandStream("http_stream", ping=b"?;", goodbye=goodbye)
     made.connection = Connection(1, made, RAW, Feed(), max_unsent_bytes=max_unsent_bytes)
-    made.connection.open()
+    if is_open:
+        made.connection.open()
     return made, made.connection
 
 
@@ -66,12 +67,23 @@ async def test_whoever_waits_for_bytes_gets_them_as_they_come() -> None:
 
 async def test_a_ping_is_written_and_its_pong_awaited() -> None:
     transport, connection = stream()
-    assert (transport.has_been_heard, connection.awaits_pong) == (True, False)
+    assert (transport.has_been_heard, connection.awaited_pongs) == (True, 0)
 
     transport.ping()
 
-    assert (transport.has_been_heard, connection.awaits_pong) == (False, True)
+    assert (transport.has_been_heard, connection.awaited_pongs) == (False, 1)
     assert await transport.take() == b"?;"
+
+
+async def test_a_client_that_has_not_connected_is_not_pinged() -> None:
+    """Its library would not answer, and it would be given up while the application is asked about it."""
+    transport, _ = stream(is_open=False)
+
+    transport.ping()
+    transport.write(b"1;")
+
+    assert transport.has_been_heard
+    assert await transport.take() == b"1;"
 
 
 @pytest.mark.parametrize("way", ["give_up", "abort"])

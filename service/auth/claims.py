@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -99,7 +98,7 @@ def connection_claims(payload: Mapping[str, Any]) -> ConnectionClaims:
         info=_info(claims, "info"),
         channels=tuple(_channel(channel, "channels") for channel in claims.channels or ()),
         subs={_channel(channel, "subs"): _options(options) for channel, options in (claims.subs or {}).items()},
-        meta=_dump(claims.meta),
+        meta=_dump(claims.meta, "meta"),
         grants=_grants(claims.permissions or []),
     )
 
@@ -196,12 +195,15 @@ def _info(options: _Options, claim: str) -> bytes:
 def _bytes(value: _Json, encoded: str, claim: str) -> bytes:
     """Return JSON that a claim holds, or holds in base64. Raises: InvalidToken."""
     if not encoded:
-        return _dump(value)
+        return _dump(value, claim)
     try:
         return orjson.dumps(orjson.loads(base64.b64decode(encoded, validate=True)))
-    except (binascii.Error, orjson.JSONDecodeError):  # other clients are shown it as JSON
+    except (ValueError, orjson.JSONEncodeError):  # other clients are shown it as JSON
         raise InvalidToken(f"{claim}: not JSON in base64") from None
 
 
-def _dump(value: _Json) -> bytes:
-    return b"" if value is None else orjson.dumps(value)
+def _dump(value: _Json, claim: str) -> bytes:
+    try:
+        return b"" if value is None else orjson.dumps(value)
+    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+        raise InvalidToken(f"{claim}: {exc}") from None

@@ -62,7 +62,7 @@ async def _publish_if_allowed(session: Session, command: Command) -> Members:
     event = PublishEvent(session.caller, publication.channel, publication.data)
     answer = await session.sessions.application.on_publish(event)
     if answer.data is not None:
-        publication = publication._replace(data=answer.data)
+        publication = publication._replace(data=answer.data, kind=session.wire.kind_of(answer.data))
     await session.sessions.node.publish(publication, skip_history=answer.skip_history)
     return {}
 

@@ -121,10 +121,7 @@ def _event(session: Session, claims: ConnectionClaims, params: Members) -> Conne
 
 def _answered(claims: ConnectionClaims, answer: ConnectAnswer) -> ConnectionClaims:
     """Return what holds after the application has had its say."""
-    subs = {
-        channel: SubscriptionOptions(info=each.info, data=each.data, override=each.override)
-        for channel, each in answer.channels.items()
-    }
+    subs = {channel: subscribing.options_of(each) for channel, each in answer.channels.items()}
     return ConnectionClaims(
         user=claims.user if answer.user is None else answer.user,
         expire_at_s=claims.expire_at_s if answer.expire_at_s is None else answer.expire_at_s or None,

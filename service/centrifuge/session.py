@@ -20,6 +20,7 @@ from service.errors import (
     EXPIRED,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
+    SLOW,
     STALE,
     SUBSCRIPTION_EXPIRED,
     TOO_MANY_REQUESTS,
@@ -50,6 +51,8 @@ log = structlog.get_logger(__name__)
 # reading pauses.
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
+# What a command takes in memory, which may be of three bytes on the wire.
+_COMMAND_BYTES = 150
 # So many of a frame are done in one turn of the loop, some 5 ms: without a pause nobody else would be served meanwhile.
 _TURN_COMMANDS = 128
 
@@ -93,7 +96,7 @@ class Session:
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
         self._waiting: deque[Command] = deque()
-        self._waiting_bytes = 0  # of the frames that have come since something waits
+        self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -121,7 +124,7 @@ class Session:
         if kind is not codec.kind:
             self.disconnect(BAD_REQUEST)
             return
-        if self._task is not None and not self._may_wait(len(data)):
+        if not self._may_go_on(len(data)):
             self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
@@ -162,9 +165,13 @@ class Session:
         """Answer a command that was done."""
         self.write(self.wire.codec.reply(command.id, command.method, result))
 
-    def refuse(self, command: Command, error: ErrorCode) -> None:
-        """Answer a command that was not done. The details are not for clients: they have the code."""
-        self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
+    def refuse(self, command: Command, error: ErrorCode | ApplicationError) -> None:
+        """Answer a command that was not done. The details are not for clients: they have the code.
+
+        One without an id has no answer: clients take it for a ping, and a pong to that ends the connection.
+        """
+        if command.id:
+            self.write(self.wire.codec.error(command.id, error.code, error.message, is_temporary=error.is_temporary))
 
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> None:
         """Tell the client something that it did not ask for."""
@@ -174,6 +181,8 @@ class Session:
         """Send a message of the codec; before the connection is open, past what waits for that."""
         if self.connection.state is State.CONNECTING:
             self.connection.transport.write(self.wire.frame(message))
+            if self.connection.transport.unsent_bytes() > self.connection.max_unsent_bytes:
+                self.disconnect(SLOW)
         else:
             self.connection.send(self.wire.frame(message))
 
@@ -205,7 +214,10 @@ class Session:
         What the application keeps is its to decide, at its time.
         """
         if not self.is_connected:
-            self.disconnect(STALE)
+            if self._task is None:
+                self.disconnect(STALE)
+            else:  # it has said who it is, and we are the ones who take so long
+                self.sessions.await_connect(self)
             return
         due_s = now_s if self.is_kept_by_application else now_s - grace_s
         if not 0 < self.expire_at_s <= due_s:
@@ -230,27 +242,27 @@ class Session:
                 self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
-        if self.connection.state is State.CLOSED:
+        if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
-        if at_once and unix_s:
-            self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
-        else:
-            self.sessions.deadlines.add(unix_s, self)
+        self.sessions.deadlines.add(unix_s, self, at_once=at_once)
 
     # How commands are done.
 
-    def _may_wait(self, size_bytes: int) -> bool:
-        """Return whether one more frame may wait; requests come also to who does not read."""
-        self._waiting_bytes += size_bytes
-        if self._waiting_bytes > _MAX_WAITING_BYTES:
-            self.connection.pause_reading(Pause.COMMANDS)
-        return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+    def _may_go_on(self, size_bytes: int) -> bool:
+        """Return whether one more frame may come; requests come also to who does not read."""
+        most_bytes = 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+        if self._task is not None:
+            self._waiting_bytes += size_bytes
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                self.connection.pause_reading(Pause.COMMANDS)
+        return self._waiting_bytes <= most_bytes and self.connection.unpublished_bytes <= most_bytes
 
     def _take(self, command: Command, *, is_late: bool) -> None:
         if command.is_pong:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
             self._waiting.append(command)
+            self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
         elif is_late:
@@ -288,7 +300,7 @@ class Session:
         except BrokerUnavailable:
             self.refuse(command, ErrorCode.INTERNAL)
         except ApplicationError as exc:
-            self.write(self.wire.codec.error(command.id, exc.code, exc.message, is_temporary=exc.is_temporary))
+            self.refuse(command, exc)
         except Refused as exc:
             self.disconnect(exc.disconnect)
         except Exception:
@@ -319,7 +331,7 @@ class Session:
             self.connection.resume_reading(Pause.COMMANDS)
 
     def _pong(self) -> None:
-        if self.connection.awaits_pong:
-            self.connection.awaits_pong = False
+        if self.connection.awaited_pongs:
+            self.connection.awaited_pongs -= 1
         else:
             self.disconnect(BAD_REQUEST)

@@ -41,8 +41,8 @@ log = structlog.get_logger(__name__)
 
 # How long a client may take to say who it is.
 CONNECT_TIMEOUT_S = 10.0
-# What the schema's numbers hold. Clients refresh then, after 136 years.
-_MAX_TTL_S = 2**32 - 1
+# The schema has 32 bits for it, and some languages take one of them for the sign: 68 years.
+_MAX_TTL_S = 2**31 - 1
 
 
 class Sessions:
@@ -83,8 +83,12 @@ class Sessions:
         wanted = self.application.headers
         session = Session(self, wire, {name: headers[name] for name in wanted if name in headers})
         self._by_id[session.id] = session
-        self.deadlines.add_in(CONNECT_TIMEOUT_S, session)
+        self.await_connect(session)
         return session
+
+    def await_connect(self, session: Session) -> None:
+        """Give a client 10 s to connect."""
+        self.deadlines.add_in(CONNECT_TIMEOUT_S, session)
 
     def forget(self, session: Session) -> None:
         """Let go of a session whose client is gone."""
@@ -161,7 +165,7 @@ class Sessions:
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
-        options = options_of(params)
+        options = _options_of(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -195,20 +199,19 @@ class Sessions:
             expire_at_s = params.get("expire_at") or 0
             expiry = self.expiry(expire_at_s)
             if params.get("info") is not None:
-                session.connection.info = options_of(params).info
+                session.connection.info = _options_of(params).info
             session.expire_at(expire_at_s)
             session.push("", "refresh", expiry)
         return {}
 
     def _sessions_of(self, params: Mapping[str, Any]) -> list[Session]:
         """Return the connected sessions of a user: all, or the one with this client id, or session id."""
-        client, session_id = params.get("client") or "", params.get("session") or ""
+        session_id = params.get("session", "")
         return [
             receiver
-            for connection in self.node.hub.of_user(params["user"])
+            for connection in self.node.roster.named(params["user"], params.get("client", ""))
             if isinstance(receiver := connection.receiver, Session)
             and receiver.is_connected
-            and client in {"", receiver.client_id}
             and session_id in {"", receiver.id}
         ]
 
@@ -222,7 +225,7 @@ def _tell(session: Session, channel: str, result: Members) -> None:
         session.push(channel, "pub", publication)
 
 
-def options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
+def _options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
     """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
     try:
         return subscription_options(params)

@@ -96,9 +96,9 @@ class DetachedWebSocket(FramedSocket):
 
     def ping(self) -> None:
         """Ask whether the client lives; whatever it sends from now on says so."""
-        self.has_been_heard = False
-        self._connection.awaits_pong = True
-        self.write(self._connection.encoding.ping or frames.frame(frames.PING, b""))
+        if self._connection.await_pong():
+            self.has_been_heard = False
+            self.write(self._connection.encoding.ping or frames.frame(frames.PING, b""))
 
     def give_up(self, disconnect: Disconnect) -> None:
         """See `Pinged.give_up`."""

@@ -60,9 +60,8 @@ class PortableWebSocket(PendingWrites):
 
     def ping(self) -> None:
         """See `Pinged.ping`."""
-        if self.connection is not None:
+        if self.connection is not None and self.connection.await_pong():
             self.has_been_heard = False
-            self.connection.awaits_pong = True
             self.write(self.connection.encoding.ping)
 
     def give_up(self, disconnect: Disconnect) -> None:

@@ -33,10 +33,9 @@ class CommandStream(PendingWrites):
 
     def ping(self) -> None:
         """See `Pinged.ping`."""
-        self.has_been_heard = False
-        if self.connection is not None:
-            self.connection.awaits_pong = True
-        self.write(self._ping)
+        if self.connection is not None and self.connection.await_pong():
+            self.has_been_heard = False
+            self.write(self._ping)
 
     def give_up(self, disconnect: Disconnect) -> None:
         """See `Pinged.give_up`."""
