@@ -69,7 +69,7 @@ class Gate(FakeBroker):
         self._shut: dict[str, asyncio.Event] = {}
 
     def shut(self, channel: str) -> None:
-        self._shut[channel] = asyncio.Event()
+        self._shut.setdefault(channel, asyncio.Event())
 
     def open(self) -> None:
         for opened in self._shut.values():
