@@ -23,6 +23,7 @@ from service import __version__, endpoints, polling
 from service.admission import Admission
 from service.api import operations, rooms, routes, tickets
 from service.api.context import ApiContext
+from service.api.failures import failure_of
 from service.auth.tokens import read_verifier
 from service.brokers.client import connect
 from service.brokers.redis import RedisBroker
@@ -30,10 +31,10 @@ from service.brokers.registry import NodeRegistry
 from service.brokers.tickets import Tickets
 from service.centrifuge import endpoints as centrifuge_endpoints
 from service.centrifuge.sessions import Sessions
-from service.config import read_namespaces, split_names
+from service.config import read_namespaces
 from service.control import Control
 from service.deadlines import Deadlines
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
+from service.errors import BrokerUnavailable, ClientError
 from service.hooks.build import make_hooks
 from service.hooks.collector import HookCollector
 from service.hub import Hub
@@ -42,6 +43,7 @@ from service.pace import Pace
 from service.presence.redis import RedisPresence
 from service.roster import HubRoster
 from service.serving import ClientServer
+from service.setting_types import split_names
 from service.survey import Survey
 from service.tasks import end, run_together
 from service.telemetry import registry_of
@@ -165,14 +167,19 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     return app
 
 
-def _node(client: Client, settings: Settings, node_id: str) -> Node:
-    broker = RedisBroker(
+def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
+    """Return the broker that the settings describe."""
+    return RedisBroker(
         client,
         prefix=settings.prefix,
         node_id=node_id,
         max_message_bytes=settings.max_message_bytes,
         timeout_s=settings.redis_timeout_s,
     )
+
+
+def _node(client: Client, settings: Settings, node_id: str) -> Node:
+    broker = make_broker(client, settings, node_id)
     loop = asyncio.get_running_loop()
     pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
     hub = Hub(schedule=pace.schedule)
@@ -196,7 +203,8 @@ def _node(client: Client, settings: Settings, node_id: str) -> Node:
 
 async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
-    return JSONResponse({"error": {"code": exc.error.code, "message": str(exc)}}, exc.error.status)
+    failure = failure_of(exc)
+    return JSONResponse({"error": failure.body}, failure.status)
 
 
 async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
@@ -210,5 +218,4 @@ async def _give_up(_connection: HTTPConnection, _exc: Exception) -> Response:
 
 async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, BrokerUnavailable)  # noqa: S101  (as above)
-    error = {"code": ErrorCode.INTERNAL.code, "message": exc.reason, "temporary": True}
-    return JSONResponse({"error": error}, 503, headers={"Retry-After": "1"})
+    return JSONResponse({"error": failure_of(exc).body}, 503, headers={"Retry-After": "1"})

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 class _Waiting(NamedTuple):
     channel: str
     frame: bytes
+    is_conflated: bool  # it gives way to the next one of its channel
 
 
 class Backlog:
@@ -28,18 +29,19 @@ class Backlog:
     def add(self, channel: str, frames: Sequence[bytes], *, only_latest: bool) -> int:
         """Keep frames of one channel, or the last of them alone; return how many were dropped for it.
 
-        Dropped publications of a channel that keeps only the latest are conflated, not missed: they are not told.
+        Dropped publications of a channel that keeps only the latest are conflated, not missed: they are not told. What
+        was added otherwise stays.
         """
         dropped_count = 0
-        if only_latest:
+        if only_latest and frames:
             dropped_count += len(frames) - 1
             frames = frames[-1:]
-            for waiting in [waiting for waiting in self._waiting if waiting.channel == channel]:
+            for waiting in [each for each in self._waiting if each.is_conflated and each.channel == channel]:
                 self._waiting.remove(waiting)
                 self._bytes -= len(waiting.frame)
                 dropped_count += 1
         for frame in frames:
-            self._waiting.append(_Waiting(channel, frame))
+            self._waiting.append(_Waiting(channel, frame, only_latest))
             self._bytes += len(frame)
         while self._bytes > self._max_bytes:
             self._bytes -= len(self._waiting.popleft().frame)

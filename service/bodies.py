@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from service.errors import ClientError, ErrorCode
 
@@ -25,3 +27,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError:
         raise ClientError(ErrorCode.BAD_REQUEST, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
     return bytes(body)
+
+
+async def read_json(request: Request, max_bytes: int) -> Any:  # Any: JSON
+    """Return what a request's body says. Raises: ClientError 107 if it is no JSON, and as `read_body`."""
+    try:
+        return orjson.loads(await read_body(request, max_bytes))
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None

@@ -8,36 +8,28 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from annotated_types import Len
-from pydantic import (
-    Field,
-    SecretStr,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.namespaces import DEFAULTS, Namespace, Namespaces
-from service.redis_url import masked_url, parse_redis_url
+from service.redis_url import masked_url
+from service.setting_types import (
+    ApiKey,
+    BaseUrl,
+    Handler,
+    HeaderNames,
+    HttpUrl,
+    Origins,
+    ProxyEvents,
+    RedisUrlText,
+    Secret,
+    WebhookEvents,
+    split_names,
+)
 
 ENV_PREFIX = "ROOMCAST_"
-
-
-# A function by its dotted path.
-Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-PROXY_EVENTS = ("connect", "subscribe", "publish", "rpc", "refresh", "sub_refresh")
-WEBHOOK_EVENTS = ("connect", "disconnect", "occupied", "vacated")
-# Those that say how a request itself travels; a client's own are none of the application's.
-UNFORWARDED_HEADERS = frozenset(
-    {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
-    | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
-)
 
 
 class ConfigError(Exception):
@@ -50,7 +42,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     redis_url: Annotated[
-        str,
+        RedisUrlText,
         Field(description="Redis or Valkey: redis://[[user]:password@]host[:port][/db], and others (docs/redis.md)"),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[
@@ -59,16 +51,16 @@ class Settings(BaseSettings):
         Field(description="in front of every Redis key and topic, so that deployments can share a server"),
     ] = "roomcast:"
     api_key: Annotated[
-        SecretStr | None,
+        ApiKey | None,
         Field(description="X-API-Key of the server API, at least 16 characters; the API is off without one"),
     ] = None
 
     secret: Annotated[
-        SecretStr | None,
+        Secret | None,
         Field(description="key that clients' tokens are signed with (HMAC), at least 32 characters"),
     ] = None
     previous_secret: Annotated[
-        SecretStr | None,
+        Secret | None,
         Field(description="the secret before this one: tokens that it signed are taken while clients get new ones"),
     ] = None
     public_key_file: Annotated[
@@ -76,7 +68,7 @@ class Settings(BaseSettings):
         Field(description="PEM file with the public key (RSA, EC, Ed25519) of who signs tokens"),
     ] = None
     jwks_url: Annotated[
-        str | None,
+        HttpUrl | None,
         Len(max_length=2048),
         Field(description="URL of the public keys (JWKS) of who signs tokens, such as an identity provider"),
     ] = None
@@ -96,7 +88,7 @@ class Settings(BaseSettings):
         bool, Field(description="check no client at all: each is who it says, and needs no token; for trying")
     ] = False
     allowed_origins: Annotated[
-        str,
+        Origins,
         Field(description="sites whose pages may connect: https://app.example.com,https://b.example.com; empty: all"),
     ] = ""
     channel_limit: Annotated[
@@ -154,11 +146,43 @@ class Settings(BaseSettings):
         Literal["json", "console"], Field(description="json: one object a line; console: for people")
     ] = "json"
 
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_url(cls, value: str) -> str:
-        parse_redis_url(value)
-        return value
+    # How the application takes part: docs/applications.md.
+    on_connect: Annotated[Handler, Field(description="handler in Python: who may connect, and as whom")] = None
+    on_subscribe: Annotated[Handler, Field(description="handler in Python: who may subscribe")] = None
+    on_publish: Annotated[Handler, Field(description="handler in Python: who may publish, and what")] = None
+    on_rpc: Annotated[Handler, Field(description="handler in Python: clients' procedure calls")] = None
+    on_refresh: Annotated[Handler, Field(description="handler in Python: connections that expire")] = None
+    on_sub_refresh: Annotated[Handler, Field(description="handler in Python: subscriptions that expire")] = None
+    on_disconnect: Annotated[Handler, Field(description="handler in Python: told of clients that are gone")] = None
+    hook_timeout_s: Annotated[
+        float, Field(gt=0, le=300, description="longest wait for a handler in Python; the client then gets error 100")
+    ] = 5.0
+    hook_threads: Annotated[
+        int, Field(ge=1, le=1000, description="how many handlers that are not asynchronous run at once")
+    ] = 16
+    hook_headers: Annotated[
+        HeaderNames,
+        Field(description="headers of clients' handshakes that handlers and the proxy get: Cookie,X-Real-Ip"),
+    ] = ""
+    proxy_url: Annotated[
+        BaseUrl | None, Field(description="the application's base URL: <proxy_url>/connect, /subscribe ... are asked")
+    ] = None
+    proxy_events: Annotated[
+        ProxyEvents,
+        Field(description="what is asked there, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
+    ] = ""
+    proxy_timeout_s: Annotated[
+        float, Field(gt=0, le=60, description="longest wait for the proxy; the client then gets error 100")
+    ] = 1.0
+    webhook_url: Annotated[
+        HttpUrl | None, Field(description="what has happened is posted here, by `roomcast worker webhooks`")
+    ] = None
+    webhook_secret: Annotated[
+        Secret | None, Field(description="signs webhooks, at least 32 characters; needed with a webhook_url")
+    ] = None
+    webhook_events: Annotated[
+        WebhookEvents, Field(description="what is posted there, of: connect,disconnect,occupied,vacated")
+    ] = "connect,disconnect,occupied,vacated"
 
     @model_validator(mode="after")
     def _a_message_fits(self) -> Self:
@@ -181,91 +205,6 @@ class Settings(BaseSettings):
             raise ValueError("ROOMCAST_PREVIOUS_SECRET needs ROOMCAST_SECRET, the one that follows it")
         return self
 
-    @field_validator("api_key")
-    @classmethod
-    def _long_enough_key(cls, value: SecretStr | None) -> SecretStr | None:
-        return _long_enough(value, 16)
-
-    @field_validator("secret", "previous_secret", "webhook_secret")
-    @classmethod
-    def _long_enough_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        return _long_enough(value, 32)
-
-    # How the application takes part: docs/applications.md.
-    on_connect: Annotated[Handler, Field(description="handler in Python: who may connect, and as whom")] = None
-    on_subscribe: Annotated[Handler, Field(description="handler in Python: who may subscribe")] = None
-    on_publish: Annotated[Handler, Field(description="handler in Python: who may publish, and what")] = None
-    on_rpc: Annotated[Handler, Field(description="handler in Python: clients' procedure calls")] = None
-    on_refresh: Annotated[Handler, Field(description="handler in Python: connections that expire")] = None
-    on_sub_refresh: Annotated[Handler, Field(description="handler in Python: subscriptions that expire")] = None
-    on_disconnect: Annotated[Handler, Field(description="handler in Python: told of clients that are gone")] = None
-    hook_timeout_s: Annotated[
-        float, Field(gt=0, le=300, description="longest wait for a handler in Python; the client then gets error 100")
-    ] = 5.0
-    hook_threads: Annotated[
-        int, Field(ge=1, le=1000, description="how many handlers that are not asynchronous run at once")
-    ] = 16
-    hook_headers: Annotated[
-        str,
-        Field(description="headers of clients' handshakes that handlers and the proxy get: Cookie,X-Real-Ip"),
-    ] = ""
-    proxy_url: Annotated[
-        str | None, Field(description="the application's base URL: <proxy_url>/connect, /subscribe ... are asked")
-    ] = None
-    proxy_events: Annotated[
-        str,
-        Field(description="what is asked there, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
-    ] = ""
-    proxy_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="longest wait for the proxy; the client then gets error 100")
-    ] = 1.0
-    webhook_url: Annotated[
-        str | None, Field(description="what has happened is posted here, by `roomcast worker webhooks`")
-    ] = None
-    webhook_secret: Annotated[
-        SecretStr | None, Field(description="signs webhooks, at least 32 characters; needed with a webhook_url")
-    ] = None
-    webhook_events: Annotated[
-        str, Field(description="what is posted there, of: connect,disconnect,occupied,vacated")
-    ] = "connect,disconnect,occupied,vacated"
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _origins(cls, value: str) -> str:
-        for origin in split_names(value):
-            if origin != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", origin):
-                raise ValueError(f"{origin!r} is no origin: https://host[:port], nothing behind it")
-        return value
-
-    @field_validator("hook_headers")
-    @classmethod
-    def _headers(cls, value: str) -> str:
-        for name in split_names(value):
-            if not re.fullmatch("[A-Za-z0-9-]+", name) or name.lower() in UNFORWARDED_HEADERS:
-                raise ValueError(f"{name!r} is no header that can be passed on")
-        return value
-
-    @field_validator("proxy_events")
-    @classmethod
-    def _proxy_events(cls, value: str) -> str:
-        return _check_names(value, PROXY_EVENTS)
-
-    @field_validator("webhook_events")
-    @classmethod
-    def _webhook_events(cls, value: str) -> str:
-        return _check_names(value, WEBHOOK_EVENTS)
-
-    @field_validator("jwks_url", "proxy_url", "webhook_url")
-    @classmethod
-    def _http_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        parts = urlsplit(value or "http://none")
-        is_base = info.field_name == "proxy_url"  # something is put behind it
-        is_plain = not (is_base and parts.query) and not parts.fragment and "@" not in parts.netloc and parts.port != 0
-        is_plain = is_plain and " " not in (value or "")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
-            raise ValueError("must be http://host[:port][/path], or https://, without user and password")
-        return value
-
     @model_validator(mode="after")
     def _the_application_is_complete(self) -> Self:
         if (self.proxy_url is None) != (not split_names(self.proxy_events)):
@@ -275,14 +214,6 @@ class Settings(BaseSettings):
                 "ROOMCAST_WEBHOOK_URL needs a ROOMCAST_WEBHOOK_SECRET; make one with: openssl rand -hex 32"
             )
         return self
-
-
-def _long_enough(value: SecretStr | None, length: int) -> SecretStr | None:
-    if value is not None:
-        text = value.get_secret_value()
-        if len(text) < length or not text.isascii() or not text.isprintable():
-            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
-    return value
 
 
 def require_auth(settings: Settings) -> None:
@@ -319,18 +250,6 @@ def read_namespaces(settings: Settings) -> Namespaces:
         if not re.fullmatch("[a-z0-9_-]{1,32}", name):
             raise ConfigError(f"{settings.namespaces_file}: [{name}]: a name is 1 to 32 of a-z, 0-9, _ and -")
     return Namespaces({**DEFAULTS, **found})
-
-
-def split_names(text: str) -> list[str]:
-    """Return the names in a setting that has them with commas between."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _check_names(text: str, known: tuple[str, ...]) -> str:
-    for name in split_names(text):
-        if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}")
-    return text
 
 
 def masked(settings: Settings) -> dict[str, str]:

@@ -128,10 +128,9 @@ class Control:
 
     def _connections_of(self, params: Mapping[str, Any]) -> list[Connection]:
         """Return the connections that a service has named: a user's, or the one with this client id, or session id."""
-        user, client, session_id = params["user"], params.get("client", ""), params.get("session", "")
+        session_id = params.get("session", "")
         return [
             connection
-            for connection in self._hub.of_user(user)
-            if client in {"", self._roster.client_id(connection)}
-            and session_id in {"", self._session_id_of(connection)}
+            for connection in self._roster.named(params["user"], params.get("client", ""))
+            if session_id in {"", self._session_id_of(connection)}
         ]

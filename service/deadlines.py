@@ -51,10 +51,10 @@ class Deadlines:
         """Return the Unix time."""
         return self._clock()
 
-    def add(self, unix_s: float, expiring: Expiring) -> None:
-        """Call it soon after the grace that follows this time; 0: never."""
+    def add(self, unix_s: float, expiring: Expiring, *, at_once: bool = False) -> None:
+        """Call it soon after this time or, unless at once, after the grace that follows it; 0: never."""
         if unix_s:
-            self._push(unix_s + self._grace_s, expiring)
+            self._push(unix_s if at_once else unix_s + self._grace_s, expiring)
 
     def add_in(self, delay_s: float, expiring: Expiring) -> None:
         """Call it after a while, without grace."""

@@ -50,6 +50,13 @@ def is_json(publication: Publication) -> bool:
     return True
 
 
+def client_members(info: ClientInfo) -> dict[str, object]:
+    """Return what is told of a client, without what is empty: client, user, conn_info, chan_info."""
+    infos = {"conn_info": info.info, "chan_info": info.channel_info}
+    told = {name: orjson.Fragment(text) for name, text in infos.items() if text}
+    return {"client": info.client, "user": info.user, **told}
+
+
 def clients(event: Membership) -> bytes:
     """Return the JSON array of who came or went."""
     return orjson.dumps(
@@ -70,17 +77,8 @@ def _about_members(publication: Publication) -> bytes:
     if publication.tags:
         members += b'"tags":%b,' % orjson.dumps(dict(publication.tags))
     if publication.info is not None:
-        members += b'"info":%b,' % _client(publication.info)
+        members += b'"info":%b,' % orjson.dumps(client_members(publication.info))
     return members
-
-
-def _client(info: ClientInfo) -> bytes:
-    told: dict[str, object] = {"client": info.client, "user": info.user}
-    if info.info:
-        told["conn_info"] = orjson.Fragment(info.info)
-    if info.channel_info:
-        told["chan_info"] = orjson.Fragment(info.channel_info)
-    return orjson.dumps(told)
 
 
 def _payload_member(publication: Publication) -> bytes:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from service.admission import SUBPROTOCOL, Admission, Visitor
-from service.auth.permissions import Action, may
+from service.admission import SUBPROTOCOL, Admission
 from service.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from service.deadlines import Deadlines
 from service.encodings import (
@@ -22,19 +19,18 @@ from service.encodings import (
     ENVELOPE_WEBSOCKET,
     PLAIN_WEBSOCKET,
 )
-from service.errors import EXPIRED, ClientError, ErrorCode
+from service.errors import ClientError, ErrorCode
 from service.introduction import Introduction
-from service.messages import Position, Publication, Resumption
+from service.messages import Position
 from service.protocols import room
 from service.recovery import position_of
 from service.serving import ClientServer, EventStreamResponse, websocket_of
+from service.visits import Visit, check_subscription, let_stay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from service.connection import Connection, Encoding, Receiver
-
-    Greet = Callable[[Sequence[Publication | Resumption]], None]
+    from service.connection import Encoding, Receiver
 
 router = APIRouter()
 
@@ -59,19 +55,6 @@ def deadlines_of(connection: HTTPConnection) -> Deadlines:
     """Return what ends the connections of this app that may stay no longer."""
     deadlines: Deadlines = connection.app.state.deadlines
     return deadlines
-
-
-class Stay:
-    """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
-
-    def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
-        self._connection = weakref.ref(connection, lambda _: deadlines.forget(self))
-
-    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
-        """End the connection: it may come back with a new token."""
-        connection = self._connection()
-        if connection is not None:
-            connection.close(EXPIRED)
 
 
 @router.websocket("/ws")
@@ -140,11 +123,11 @@ async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
     visitor = await admission_of(request).required(request)
     server = server_of(request)
-    check_subscription(server, channel, visitor)
+    check_subscription(server.node, channel, visitor)
     return EventStreamResponse(
         server,
         channel,
-        partial(_let_stay, deadlines_of(request), visitor),
+        partial(let_stay, deadlines_of(request), visitor),
         since=since,
         user=visitor.client.user,
         info=visitor.info,
@@ -166,32 +149,13 @@ async def _serve(
         receiver_of: makes the receiver of a client that may publish, or may not.
         name: who it is where nobody is checked.
     """
-    server, deadlines = server_of(socket), deadlines_of(socket)
+    server, admission, deadlines = server_of(socket), admission_of(socket), deadlines_of(socket)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    admission = admission_of(socket)
     visitor = await admission.visitor(socket)
-
-    async def enter(connection: Connection, visitor: Visitor, greet: Greet | None = None) -> None:
-        check_subscription(server, channel, visitor)
-        await server.node.subscribe(connection, channel, since=since, greet=greet)
-        connection.receiver = receiver_of(_may_publish(server, channel, visitor))
-        _let_stay(deadlines, visitor, connection)
-
-    async def introduce(connection: Connection, token: str) -> None:
-        visitor = await admission.by_token(token)
-        connection.info = visitor.info
-        server.node.hub.identify(connection, visitor.client.user)
-
-        def greet(greeting: Sequence[Publication | Resumption]) -> None:
-            connection.send(_welcome(server, connection, encoding))
-            for event in greeting:
-                connection.send(encoding.encode(event))
-
-        await enter(connection, visitor, greet)
-
-    introduction = Introduction(socket.app.state.sessions.spawn, introduce)
+    visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
     if visitor is None:
         connection = introduction.connection = server.connection(transport, encoding, introduction)
         deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)
@@ -199,33 +163,7 @@ async def _serve(
     else:
         user = visitor.client.user or (name if visitor.client.is_trusted else "")
         connection = server.connection(transport, encoding, introduction, user=user, info=visitor.info)
-        await server.serve(socket, connection, partial(enter, connection, visitor), subprotocol=subprotocol)
-
-
-def check_subscription(server: ClientServer, channel: str, visitor: Visitor) -> None:
-    """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
-    may(Action.SUBSCRIBE, channel, server.node.namespaces.of(channel), visitor.client, is_subscribed=False)
-
-
-def _may_publish(server: ClientServer, channel: str, visitor: Visitor) -> bool:
-    try:
-        may(Action.PUBLISH, channel, server.node.namespaces.of(channel), visitor.client, is_subscribed=True)
-    except ClientError:
-        return False
-    return True
-
-
-def _let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
-    if visitor.expire_at_s:
-        # Without grace: these clients have no way to refresh a token.
-        deadlines.add_in(visitor.expire_at_s - deadlines.now_s(), Stay(connection, deadlines))
-
-
-def _welcome(server: ClientServer, connection: Connection, encoding: Encoding) -> bytes:
-    """Return what tells a client that it was let in by its first message: from then on it hears the channel."""
-    client = orjson.dumps({"client": server.node.client_id(connection)})
-    plain = DEFLATED_WEBSOCKET if encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE) else PLAIN_WEBSOCKET
-    return plain.encode(Publication("", client))
+        await server.serve(socket, connection, partial(visit.enter, connection, visitor), subprotocol=subprotocol)
 
 
 def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:

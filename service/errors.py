@@ -33,6 +33,11 @@ class ErrorCode(enum.Enum):
         self.message = message
         self.status = status
 
+    @classmethod
+    def of(cls, code: int) -> ErrorCode | None:
+        """Return the error of a number; None if the table has none."""
+        return next((error for error in cls if error.code == code), None)
+
     @property
     def is_temporary(self) -> bool:
         """Return whether the same request may succeed later: client libraries then try again by themselves."""

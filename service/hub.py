@@ -196,13 +196,16 @@ class Hub:
             if not data:
                 continue
             # A connection that closes here leaves the set in a later turn of the loop: it cannot change under us.
+            congested = []
             for connection in connections:
                 if connection.is_congested:
-                    self.dropped_count += connection.send_congested(subscribers.channel, frames, subscribers.policy)
+                    congested.append(connection)
                 elif connection.state is _OPEN:
                     connection.transport.write(data)  # `send` without its call: 2 % of a delivery
                 else:
                     connection.send(data)
+            if congested:
+                self._send_congested(subscribers, encoding, congested, pending, frames)
             self.delivery_count += len(frames) * len(connections)
         if subscribers.based:
             subscribers.previous = next(
@@ -231,14 +234,38 @@ class Hub:
             return
         has_publication = previous is not subscribers.previous
         may_drop = subscribers.policy is not SlowPolicy.DISCONNECT
+        congested = []
         for connection in connections:
             is_based = connection in subscribers.based
             if connection.is_congested and may_drop:
                 # What it will miss nobody knows yet: nothing may build on it.
                 subscribers.based.discard(connection)
-                self.dropped_count += connection.send_congested(subscribers.channel, whole, subscribers.policy)
+                congested.append(connection)
             else:
                 connection.send(b"".join(differences if is_based else whole))
                 if has_publication:
                     subscribers.based.add(connection)
+        if congested:
+            self._send_congested(subscribers, encoding, congested, pending, whole)
         self.delivery_count += len(whole) * len(connections)
+
+    def _send_congested(
+        self,
+        subscribers: _Subscribers,
+        encoding: Encoding,
+        connections: list[Connection],
+        pending: list[Event],
+        frames: list[bytes],
+    ) -> None:
+        """Give what was broadcast to clients that are slow; `frames` are all that `pending` is encoded to."""
+        channel, policy = subscribers.channel, subscribers.policy
+        told: list[bytes] = []
+        if policy is SlowPolicy.LATEST:
+            # The newest publication stands for those before it; for who has come and gone nothing does.
+            events = [(event, frame) for event in pending if (frame := encoding.encode(event))]
+            frames = [frame for event, frame in events if type(event) is Publication]
+            told = [frame for event, frame in events if type(event) is not Publication]
+        for connection in connections:
+            self.dropped_count += connection.send_congested(channel, frames, policy)
+            if told:
+                self.dropped_count += connection.send_congested(channel, told, SlowPolicy.DROP_OLDEST)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from service.connection import Connection
-    from service.errors import Disconnect
     from service.messages import Kind
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
@@ -70,13 +69,9 @@ class Introduction:
         try:
             await self._admit(connection, token)
         except ClientError as exc:
-            connection.close(_refusal(exc))
+            connection.close(_DISCONNECTS.get(exc.error, PERMISSION_DENIED))
         except BrokerUnavailable:
             connection.close(SERVER_ERROR)
-
-
-def _refusal(exc: ClientError) -> Disconnect:
-    return _DISCONNECTS.get(exc.error, PERMISSION_DENIED)
 
 
 def _token_in(data: bytes) -> str | None:

@@ -20,7 +20,7 @@ from service.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.brokers import Broker, IngestCounts, Registry
+    from service.brokers import Broker, Registry, StreamCounts
     from service.connection import Connection, Encoding
     from service.hub import Hub
     from service.messages import ClientInfo, Heard, History
@@ -74,7 +74,7 @@ class Node:
         self.roster = roster
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
-        self.ingest: IngestCounts | None = None  # as of the last second; None while nobody knows
+        self.ingest: StreamCounts | None = None  # as of the last second; None while nobody knows
         self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 

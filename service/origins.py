@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.config import split_names
 from service.errors import ClientError, ErrorCode
+from service.setting_types import split_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection

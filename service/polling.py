@@ -13,13 +13,14 @@ from fastapi.responses import Response
 from service.channels import room_channel
 from service.connection import Encoding
 from service.encodings import envelope
-from service.endpoints import admission_of, check_subscription, server_of, since_of
+from service.endpoints import admission_of, server_of, since_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Publication, Resumption
 from service.protocols.room import Feed
 from service.serving import until_gone
 from service.tasks import run_together
 from service.transports.pending import PendingWrites
+from service.visits import check_subscription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +74,7 @@ async def poll(request: Request, name: str) -> Response:
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
     visitor = await admission_of(request).required(request)
     server = server_of(request)
-    check_subscription(server, channel, visitor)
+    check_subscription(server.node, channel, visitor)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
     transport.connection = connection

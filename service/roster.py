@@ -38,6 +38,10 @@ class HubRoster:
             return info
         return info._replace(channel_info=subscription.info, is_silent=subscription.is_silent)
 
+    def named(self, user: str, client: str) -> list[Connection]:
+        """Return the connections here of a user, or of "" those that are nobody known; of one client id unless ""."""
+        return [connection for connection in self._hub.of_user(user) if client in {"", self.client_id(connection)}]
+
     def client_id(self, connection: Connection) -> str:
         """Return what names a connection in the cluster."""
         return f"{self._node_id}-{connection.id}"

@@ -18,7 +18,7 @@ from service.auth import ExpiredToken, InvalidToken, KeysUnavailable
 from service.auth.claims import connection_claims, subscription_claims
 from service.auth.tokens import MAX_TOKEN_BYTES, read_verifier
 from service.config import ENV_PREFIX, ConfigError, read_settings, require_auth
-from service.telemetry import configure_logging
+from service.terminal import configure_cli_logging
 
 if TYPE_CHECKING:
     from service.auth import ConnectionClaims, SubscriptionClaims
@@ -62,7 +62,7 @@ def _settings() -> Settings:
         settings = read_settings()
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
-    configure_logging(settings.model_copy(update={"log_format": "console", "log_level": "warning"}), node_id="cli")
+    configure_cli_logging(settings)
     return settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from service.brokers import ALWAYS, IngestCounts, Published
+from service.brokers import ALWAYS, Published, StreamCounts
 from service.connection import Connection, Encoding
 from service.errors import BrokerUnavailable, ClientError, Disconnect
 from service.hub import Hub
@@ -191,8 +191,8 @@ class FakeRegistry:
     async def dead(self) -> set[str]:
         return set()
 
-    async def ingest_counts(self) -> IngestCounts:
-        return IngestCounts(0, 0)
+    async def ingest_counts(self) -> StreamCounts:
+        return StreamCounts(0, 0)
 
 
 class FakePresence:

@@ -71,7 +71,7 @@ class Speaker:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:
-                    self._lines.extend(map(json.loads, (await self._receive()).split("\n")))
+                    await self._read()
                 line = self._lines.popleft()
                 if line:
                     return line
@@ -83,10 +83,14 @@ class Speaker:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:
-                    self._lines.extend(map(json.loads, (await self._receive()).split("\n")))
+                    await self._read()
                 if not self._lines.popleft():
                     await self.send({})
                     return
+
+    async def _read(self) -> None:
+        text = await self._receive()
+        self._lines.extend(json.loads(line) for line in text.split("\n") if line)
 
     async def end(self) -> tuple[int, str]:
         """Return the code and reason with which the server ends the connection."""

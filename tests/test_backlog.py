@@ -38,3 +38,14 @@ def test_a_frame_over_the_bound_is_dropped_itself() -> None:
     assert backlog.add("a", [b"x" * 6], only_latest=False) == 1
 
     assert backlog.take() == (1, [])
+
+
+def test_what_is_not_conflated_stays_in_a_channel_that_keeps_the_latest() -> None:
+    backlog = Backlog(max_bytes=100)
+
+    backlog.add("game", [b"1"], only_latest=True)
+    backlog.add("game", [b"join"], only_latest=False)
+    assert backlog.add("game", [], only_latest=True) == 0
+    assert backlog.add("game", [b"2"], only_latest=True) == 1
+
+    assert backlog.take() == (0, [b"join", b"2"])

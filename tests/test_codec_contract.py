@@ -17,7 +17,6 @@ from service.centrifuge.codec import (
     MalformedFrame,
     Members,
     client_members,
-    error_fields,
     publication_members,
 )
 from service.centrifuge.json_codec import JsonCodec
@@ -202,9 +201,7 @@ def test_a_reply_says_what_was_done(peer: Peer, method: str, result: Members) ->
     ],
 )
 def test_an_error_says_whether_trying_again_may_help(peer: Peer, error: ErrorCode, expected: Members) -> None:
-    code, message, is_temporary = error_fields(error)
-
-    reply = peer.codec.error(7, code, message, is_temporary=is_temporary)
+    reply = peer.codec.error(7, error.code, error.message, is_temporary=error.is_temporary)
 
     assert peer.messages(reply) == [peer.expected({"id": 7, "error": expected})]
 

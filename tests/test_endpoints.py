@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from service.deadlines import Deadlines
-from service.endpoints import Stay
+from service.visits import Stay
 from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 from tests.fakes import connection
 

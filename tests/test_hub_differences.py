@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -25,6 +26,7 @@ def difference(before: Publication, publication: Publication) -> bytes | None:
     return None if publication.data == b"big" else b"%b->%b;" % (before.data, publication.data)
 
 
+WHOLE = Encoding("whole", whole, lambda count: b"missed %d;" % count)
 DELTA = Encoding("delta", whole, lambda count: b"missed %d;" % count, difference=difference)
 
 
@@ -37,7 +39,7 @@ class Room:
         self.hub = Hub(self.turn)
 
     def join(self, encoding: Encoding = DELTA, *, is_open: bool = True) -> tuple[Connection, RecordingTransport]:
-        client, transport = connection(encoding=encoding, max_unsent_bytes=20, is_open=is_open)
+        client, transport = connection(encoding=encoding, max_unsent_bytes=40, is_open=is_open)
         self.hub.subscribe(client, CHANNEL, Subscription(encoding), self.policy)
         return client, transport
 
@@ -161,6 +163,24 @@ def test_a_congested_client_of_a_channel_that_drops_never_gets_a_difference_to_w
     room.publish("5")
 
     assert to_ada.written == [b"whole 1;", b"whole 3;", b"whole 4;", b"4->5;"]
+
+
+@pytest.mark.parametrize("encoding", [DELTA, WHOLE], ids=["differences", "whole"])
+def test_who_comes_and_goes_takes_the_newest_publication_from_no_congested_client(encoding: Encoding) -> None:
+    room = Room(SlowPolicy.LATEST)
+    ada, to_ada = room.join(encoding)
+
+    ada.congested()
+    room.publish("1", "2")
+    room.hub.broadcast(Membership(CHANNEL, (ClientInfo("n1-1", "bob"),), have_joined=True))
+    room.turn.run()
+    room.hub.broadcast(Publication(CHANNEL, b"3"))
+    room.hub.broadcast(Membership(CHANNEL, (ClientInfo("n1-1", "bob"),), have_joined=False))
+    room.turn.run()
+    ada.relieved()
+
+    assert to_ada.written == [b"someone came;whole 3;someone came;"]
+    assert room.hub.dropped_count == 2
 
 
 def test_a_congested_client_of_a_channel_that_drops_nothing_still_gets_differences() -> None:

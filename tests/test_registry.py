@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers import IngestCounts
+from service.brokers import StreamCounts
 from service.brokers.client import connect
 from service.brokers.ingest import IngestStream
 from service.brokers.registry import NodeRegistry
@@ -71,11 +71,11 @@ async def test_a_node_that_ends_is_gone_at_once(client: Redis, prefix: str) -> N
 
 async def test_what_waits_to_be_ingested_and_what_cannot_be_is_counted(client: Redis, prefix: str) -> None:
     registry = NodeRegistry(client, prefix=prefix)
-    assert await registry.ingest_counts() == IngestCounts(lag=0, dead=0)
+    assert await registry.ingest_counts() == StreamCounts(lag=0, dead=0)
 
     ids: list[Any] = [await client.xadd(f"{prefix}ingest", {"data": number}) for number in range(3)]
     await IngestStream(client, prefix=prefix).settle([], {ids[0]: "no channel"})
-    assert await registry.ingest_counts() == IngestCounts(lag=2, dead=1)
+    assert await registry.ingest_counts() == StreamCounts(lag=2, dead=1)
 
     await client.set(f"{prefix}ingest", "no stream")
     with pytest.raises(BrokerUnavailable, match=r"^Redis refuses a command \(ResponseError\)$"):

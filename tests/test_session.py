@@ -137,6 +137,22 @@ async def test_past_64_waiting_commands_nothing_more_is_read_until_they_are_done
     await until(lambda: client.transport.is_reading)
 
 
+async def test_a_frame_of_many_commands_is_done_in_several_turns_of_the_loop_and_in_order(bench: Bench) -> None:
+    client = await bench.connected()
+    numbers = list(range(2, 502))
+
+    client.send(*[{"id": number, "ping": {}} for number in numbers])
+    client.send({"id": 502, "ping": {}})
+    at_once = ids(client.got())
+    other = await bench.connected()
+
+    assert 100 <= len(at_once) <= 200
+    other.send({"id": 2, "ping": {}})
+    assert ids(other.got()) == [2]
+    assert at_once + ids(await client.replies(501 - len(at_once))) == [*numbers, 502]
+    await until(lambda: client.transport.is_reading)
+
+
 async def test_large_commands_that_wait_stop_reading_by_their_size(bench: Bench) -> None:
     client = await bench.connected()
     bench.broker.shut("room:slow")
@@ -178,6 +194,20 @@ async def test_commands_of_a_few_bytes_that_wait_count_for_what_they_take_in_mem
         client.send(*[{"id": 3}] * 1000)
 
     assert client.codes == [3013], "each takes 150 bytes"
+
+
+async def test_who_goes_on_to_publish_though_redis_does_not_take_it_has_a_bound(bench: Bench) -> None:
+    """The outbox is everyone's."""
+    client = await bench.connected()
+    bench.broker.is_slow = True
+
+    for number in range(2, 40):
+        client.send({"id": number, "publish": {"channel": "room:a", "data": "x" * 60_000}})
+        if client.codes:
+            break
+
+    assert client.codes == [3013]
+    assert 1_000_000 < sum(len(publication.data) for publication in bench.broker.published) < 1_500_000
 
 
 async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(bench: Bench) -> None:
@@ -241,6 +271,27 @@ async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_rep
     assert lost["subscribe"] == {**place, "offset": 3, "was_recovering": True, "publications": []}
     assert refused["error"]["code"] == 112
     assert client.session.subscriptions == {}
+
+
+async def test_what_is_too_much_for_one_reply_follows_it_before_anything_else(bench: Bench) -> None:
+    texts = [f"{offset}" + "x" * 30_000 for offset in range(1, 6)]
+    kept = [
+        Publication("kept:a", b'"%b"' % text.encode(), position=Position(offset, "e"))
+        for offset, text in enumerate(texts, 1)
+    ]
+    bench.broker.histories["kept:a"] = History(Position(5, "e"), 0, kept)
+    client = await bench.connected()
+
+    client.send(subscribe("kept:a", 2, recover=True, offset=0, epoch="e"))
+    reply, *pushes = await client.replies(3)
+    bench.publish("kept:a", "live", position=Position(6, "e"))
+    (live,) = await client.replies(1)
+
+    assert (reply["subscribe"]["recovered"], reply["subscribe"]["offset"]) == (True, 0)
+    in_reply = reply["subscribe"]["publications"]
+    assert in_reply == [{"data": text, "offset": offset} for offset, text in enumerate(texts[:3], 1)]
+    in_pushes = [line["push"]["pub"] for line in [*pushes, live]]
+    assert in_pushes == [{"data": text, "offset": offset} for offset, text in enumerate([*texts[3:], "live"], 4)]
 
 
 # Pongs.
@@ -499,6 +550,33 @@ async def test_a_token_of_somebody_else_refreshes_nothing(bench: Bench) -> None:
     client.send({"id": 2, "refresh": {"token": signed({"sub": "bob"})}})
     await turns()
 
+    assert client.codes == [3500]
+
+
+async def test_a_client_that_the_application_knows_by_another_name_refreshes_with_the_tokens(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="user 7")
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({"sub": "user 7"})}})
+    await turns()
+
+    assert "refresh" in reply
+    assert client.session.client.user == "user 7"
+    assert client.codes == [3500], "a token of somebody else"
+
+
+async def test_a_client_that_came_without_a_token_refreshes_with_one_of_the_user_that_it_is(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="ada")
+    client = await bench.connected()
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({})}})
+    await turns()
+
+    assert "refresh" in reply
     assert client.codes == [3500]
 
 
@@ -789,6 +867,15 @@ async def test_procedures_are_the_applications_and_there_are_none_without_it(ben
     assert called == {"id": 3, "rpc": {"data": ["f", 1]}}
     assert ping["id"] == 4, "a message without a reply was done in between"
     assert [(event.method, event.data) for event in bench.application.asked] == [("f", b"1"), ("", b"2")]
+
+
+async def test_a_procedure_that_answers_nothing_is_answered(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = b""
+
+    client.send({"id": 2, "rpc": {"method": "f"}})
+
+    assert await client.replies(1) == [{"id": 2, "rpc": {}}]
 
 
 async def test_a_message_that_nobody_takes_ends_the_connection(bench: Bench) -> None:

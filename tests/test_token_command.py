@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
-from tests.cluster import bare_environment
-from tests.test_cli import assert_one_line
+from tests.command_line import assert_one_line, roomcast
 from tests.tokens import SECRET, private_key, public_pem, signed
 
 
@@ -22,17 +21,7 @@ def now_s() -> int:
     return int(time.time())
 
 
-def token(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "service", "token", *arguments],
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+token = partial(roomcast, "token")
 
 
 def claims_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:

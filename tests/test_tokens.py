@@ -235,10 +235,10 @@ async def test_a_token_is_bounded_in_length() -> None:
     assert len(signed({"info": "x" * 900, "meta": "x" * 10_000})) < MAX_TOKEN_BYTES
     await verifier().connection(signed({"info": "x" * 900, "meta": "x" * 10_000}))
 
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     assert await refusal("a" * 1_000_000) == "1000000 characters, at most 16384 are allowed"
     assert "characters, at most" in await refusal(signed({"meta": "x" * 1_000_000}))
-    assert time.perf_counter() - started_s < 0.5
+    assert time.process_time() - started_s < 0.5
 
 
 async def test_every_changed_character_is_noticed() -> None:

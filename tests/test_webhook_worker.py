@@ -13,9 +13,10 @@ import pytest
 from redis.asyncio import Redis
 from starlette.responses import Response
 
+from service.brokers import StreamCounts
 from service.brokers.client import Client, connect
 from service.brokers.redis import RedisBroker
-from service.hooks.stream import WebhookCounts, WebhookStream
+from service.hooks.stream import WebhookStream
 from service.hooks.webhooks import WebhookReceiver
 from service.presence.events import EVENTS
 from service.tasks import end
@@ -71,8 +72,8 @@ async def add(client: Client, prefix: str, *numbers: int) -> None:
     await WebhookStream(client, prefix=prefix).offer([orjson.dumps({"id": str(number)}) for number in numbers])
 
 
-async def until_posted(client: Client, prefix: str) -> WebhookCounts:
-    async def is_done() -> WebhookCounts | None:
+async def until_posted(client: Client, prefix: str) -> StreamCounts:
+    async def is_done() -> StreamCounts | None:
         counts = await WebhookStream(client, prefix=prefix).counts()
         return None if counts.lag else counts
 
@@ -154,9 +155,9 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
             return len(backend.asked) > 3
 
         await eventually(is_tried)
-        assert (await WebhookStream(client, prefix=prefix).counts()) == WebhookCounts(lag=1, dead=0)
+        assert (await WebhookStream(client, prefix=prefix).counts()) == StreamCounts(lag=1, dead=0)
         later_s = 301.0
-        assert await until_posted(client, prefix) == WebhookCounts(lag=0, dead=1)
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
 
         backend.answer = accept
         await add(client, prefix, 2)  # as old as that by the worker's clock, too
@@ -177,7 +178,7 @@ async def test_what_is_no_event_goes_to_the_dead_letters_and_stops_nobody(
     await client.xadd(f"{prefix}webhooks", {"event": "[]"})
     await client.xadd(f"{prefix}webhooks", {"other": "{}"})
     async with working(client, prefix, backend.url):
-        assert await until_posted(client, prefix) == WebhookCounts(lag=0, dead=3)
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=3)
 
     assert ids_of(backend.asked) == ["1"]
 
@@ -369,7 +370,7 @@ async def test_on_a_redis_cluster_all_of_it_works_as_well(backend: Backend, clus
                 await eventually(lambda: is_told(("occupied", "room:x")))
             await eventually(lambda: is_told(("vacated", "room:x")))
         await client.xadd(f"{prefix}webhooks", {"event": "no json"})
-        assert await until_posted(client, prefix) == WebhookCounts(lag=0, dead=1)
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
 
     assert ids_of(backend.asked)[0] == "1"
     assert len(ids_of(backend.asked)) == 3

@@ -6,13 +6,14 @@ import asyncio
 import time
 import uuid
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import orjson
 import structlog
 from redis.asyncio.cluster import RedisCluster
 
-from service.brokers.scripts import read_script, run_pipeline
+from service.brokers.scripts import read_script, run_all
 from service.messages import Publication
 from service.presence.events import EVENTS
 from service.presence.occupancy import occupied_channels
@@ -112,9 +113,9 @@ class Occupancy:
                 self._is_unsure, self._look_at_s = True, 0.0
                 raise
         while self._heard:
-            count = min(len(self._heard), _CHANGES_AT_ONCE)
-            await self._offer([self._heard[number] for number in range(count)])
-            for _ in range(count):
+            changes = list(islice(self._heard, _CHANGES_AT_ONCE))
+            await self._offer(changes)
+            for _ in changes:
                 self._heard.popleft()
 
     async def _difference(self) -> list[tuple[str, bool]]:
@@ -127,12 +128,11 @@ class Occupancy:
             args = [*self._arguments(changes[start : start + _CHANGES_AT_ONCE])]
             keys = [self._stream.entries.key, self._stream.occupied_key, self._stream.entries.lease_key]
             command = self._script.call(keys, [self._stream.max_length, self._lease.owner, *args])
-            (reply,) = await run_pipeline(self._client, [command], [self._script])
-            if isinstance(reply, Exception):
-                raise reply
-            if reply:
+            (untold_count,) = await run_all(self._client, [command], [self._script])
+            if untold_count:
                 self._is_unsure = True
-                log.warning("webhooks.occupancy_untold", reason="no lease" if reply < 0 else "the stream is full")
+                reason = "no lease" if untold_count < 0 else "the stream is full"
+                log.warning("webhooks.occupancy_untold", reason=reason)
 
     def _arguments(self, changes: Iterable[tuple[str, bool]]) -> Iterable[str | bytes]:
         time_ms = time.time_ns() // 1_000_000

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 # Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
 MAX_CHANNELS = 10_000
 
-_ERRORS = {error.code: error for error in ErrorCode}
-
 
 async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> Mapping[str, Any]:  # Any: JSON
     """Subscribe a user's connections to a channel, on whatever node; plain rooms are not subscribed to a second one.
@@ -147,7 +145,7 @@ def _check_answers(answers: Answers) -> None:
     for answer in answers.values():
         error = answer.get("error")
         if error is not None:
-            kind = _ERRORS.get(error["code"], ErrorCode.INTERNAL)
+            kind = ErrorCode.of(error["code"]) or ErrorCode.INTERNAL
             raise ClientError(kind, error["message"].removeprefix(f"{kind.message}: "))
 
 

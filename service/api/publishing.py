@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -78,7 +77,7 @@ def _decoded(text: str) -> tuple[Kind, bytes]:
     """Return the bytes, and their kind: JSON stays text, as clients that speak JSON can only be given that."""
     try:
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise ClientError(ErrorCode.BAD_REQUEST, "b64data is not base64") from None
     try:
         orjson.loads(data)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from service.encodings import envelope, is_json
+from service.encodings import client_members, envelope, is_json
 from service.errors import ClientError, ErrorCode
 from service.messages import Position
 from service.namespaces import MAX_RECOVERED
@@ -27,16 +27,11 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> Mapping[str, A
     """Return a channel's position, and what is kept of it.
 
     After `since`, oldest first; or with `reverse` before it, newest first. A payload that is no JSON is `text` or
-    `base64`, and its `data` null. Errors: 108 for a channel without a history,
-    112 if `since` is of another epoch.
+    `base64`, and its `data` null. Errors: 108 for a channel without a history, 112 if `since` is of another epoch.
     """
-    node = context.node
     since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
-    if since is not None and not since.epoch:
-        present = await node.history(wanted.channel, limit=0, since=None, newest=False)
-        since = since._replace(epoch=present.position.epoch)
     limit = MAX_RECOVERED if wanted.limit < 0 else wanted.limit
-    found = await node.history(wanted.channel, limit=limit, since=since, newest=wanted.reverse)
+    found = await context.node.history(wanted.channel, limit=limit, since=since, newest=wanted.reverse)
     publications = found.publications[::-1] if wanted.reverse else found.publications
     return {**found.position._asdict(), "publications": [_publication(each) for each in publications]}
 
@@ -104,13 +99,4 @@ def _publication(publication: Publication) -> orjson.Fragment:
 
 
 def _clients(clients: Iterable[ClientInfo]) -> dict[str, Any]:  # Any: JSON
-    return {each.client: _client(each) for each in clients}
-
-
-def _client(info: ClientInfo) -> dict[str, Any]:
-    infos = {"conn_info": info.info, "chan_info": info.channel_info}
-    return {
-        "client": info.client,
-        "user": info.user,
-        **{name: orjson.Fragment(text) for name, text in infos.items() if text},
-    }
+    return {each.client: client_members(each) for each in clients}

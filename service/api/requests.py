@@ -34,6 +34,11 @@ _Json = Annotated[Any, AfterValidator(_check_json)]  # Any: JSON
 _Client = Annotated[str, Field(max_length=255)]
 
 
+def example(wanted: dict[str, Any]) -> ConfigDict:  # Any: JSON
+    """Return the configuration of a request with an example for its documentation."""
+    return ConfigDict(json_schema_extra={"examples": [wanted]})
+
+
 class ApiRequest(BaseModel):
     """What the requests have in common."""
 
@@ -76,7 +81,7 @@ class _Payload(ApiRequest):
 class PublishRequest(_Payload):
     """What is to be published, and where."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "data": {"text": "hi"}}]})
+    model_config = example({"channel": "room:lobby", "data": {"text": "hi"}})
 
     channel: _Channel
 
@@ -84,9 +89,7 @@ class PublishRequest(_Payload):
 class BroadcastRequest(_Payload):
     """What is to be published, and in which channels."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"channels": ["user:ada", "user:bob"], "data": {"text": "hi"}}]}
-    )
+    model_config = example({"channels": ["user:ada", "user:bob"], "data": {"text": "hi"}})
 
     channels: list[str] = Field(min_length=1, max_length=MAX_BROADCAST, description="each answered by itself")
 
@@ -94,7 +97,7 @@ class BroadcastRequest(_Payload):
 class HistoryRequest(ApiRequest):
     """What is wanted of a history."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby", "limit": 10, "reverse": True}]})
+    model_config = example({"channel": "room:lobby", "limit": 10, "reverse": True})
 
     channel: _Channel
     limit: int = Field(
@@ -107,19 +110,13 @@ class HistoryRequest(ApiRequest):
 class HistoryRemoveRequest(ApiRequest):
     """Which channel's history is removed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby"}]})
+    model_config = example({"channel": "room:lobby"})
 
     channel: _Channel
 
 
-class PresenceRequest(ApiRequest):
-    """Which channel's clients are asked for: all, or with limit or cursor a page of them."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby"}]})
-
-    channel: _Channel
-    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="about how many; a page may hold some more")
-    cursor: str = Field("", description="of the page before; empty for the first one")
+class _PagedRequest(ApiRequest):
+    """What may be asked for in pages: by `limit` or `cursor`."""
 
     @property
     def is_paged(self) -> bool:
@@ -127,10 +124,20 @@ class PresenceRequest(ApiRequest):
         return not self.model_fields_set.isdisjoint({"limit", "cursor"})
 
 
+class PresenceRequest(_PagedRequest):
+    """Which channel's clients are asked for: all, or with limit or cursor a page of them."""
+
+    model_config = example({"channel": "room:lobby"})
+
+    channel: _Channel
+    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="about how many; a page may hold some more")
+    cursor: str = Field("", description="of the page before; empty for the first one")
+
+
 class PresenceStatsRequest(ApiRequest):
     """Which channel's clients are counted."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"channel": "room:lobby"}]})
+    model_config = example({"channel": "room:lobby"})
 
     channel: _Channel
 
@@ -168,7 +175,7 @@ class Override(ApiRequest):
 class SubscribeRequest(_UserRequest):
     """Who is subscribed, and to what."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": "ada", "channel": "room:lobby"}]})
+    model_config = example({"user": "ada", "channel": "room:lobby"})
 
     channel: _Channel
     info: _Json = Field(None, description="goes with the subscription, for others to see")
@@ -183,7 +190,7 @@ class SubscribeRequest(_UserRequest):
 class UnsubscribeRequest(_UserRequest):
     """Whose subscription ends."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": "ada", "channel": "room:lobby"}]})
+    model_config = example({"user": "ada", "channel": "room:lobby"})
 
     channel: _Channel
 
@@ -206,9 +213,7 @@ class DisconnectCode(ApiRequest):
 class DisconnectRequest(_UserRequest):
     """Whose connections end, and how."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user": "ada", "disconnect": {"code": 4500, "reason": "banned"}}]}
-    )
+    model_config = example({"user": "ada", "disconnect": {"code": 4500, "reason": "banned"}})
 
     whitelist: list[_Client] = Field(default_factory=list, max_length=1000, description="client ids that stay")
     disconnect: DisconnectCode | None = Field(None, description="3503, force disconnect, if it is absent")
@@ -217,7 +222,7 @@ class DisconnectRequest(_UserRequest):
 class RefreshRequest(_UserRequest):
     """Whose connections expire at another time, or now."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": "ada", "expire_at": 1900000000}]})
+    model_config = example({"user": "ada", "expire_at": 1900000000})
 
     expired: bool = Field(default=False, description="the connection ends now (3005)")
     expire_at: int = Field(0, ge=0, description="seconds since 1970; 0: never")
@@ -225,10 +230,10 @@ class RefreshRequest(_UserRequest):
     b64info: str = Field("", description="instead of info: bytes in base64")
 
 
-class ChannelsRequest(ApiRequest):
+class ChannelsRequest(_PagedRequest):
     """Which channels are listed: all that match, or with limit or cursor a page of them."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"pattern": "room:*"}]})
+    model_config = example({"pattern": "room:*"})
 
     pattern: str = Field(
         "", max_length=MAX_PATTERN_LENGTH, description="* any text, ? one character, [a-c], [!a-c], {room,game}"
@@ -236,22 +241,17 @@ class ChannelsRequest(ApiRequest):
     limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="so many at most")
     cursor: str = Field("", max_length=255, description="of the page before; empty for the first one")
 
-    @property
-    def is_paged(self) -> bool:
-        """Return whether a page is wanted."""
-        return not self.model_fields_set.isdisjoint({"limit", "cursor"})
-
 
 class InfoRequest(ApiRequest):
     """Nothing."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+    model_config = example({})
 
 
 class RpcRequest(ApiRequest):
     """Which of the application's procedures is called."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"method": "sum", "params": [1, 2]}]})
+    model_config = example({"method": "sum", "params": [1, 2]})
 
     method: str = Field(min_length=1, max_length=255)
     params: _Json = Field(None, description="any JSON value")
@@ -260,15 +260,11 @@ class RpcRequest(ApiRequest):
 class BatchRequest(ApiRequest):
     """Many methods at once, each as `{"<method>": {its request}}`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "commands": [
-                        {"publish": {"channel": "room:lobby", "data": {"text": "hi"}}},
-                        {"presence_stats": {"channel": "room:lobby"}},
-                    ]
-                }
+    model_config = example(
+        {
+            "commands": [
+                {"publish": {"channel": "room:lobby", "data": {"text": "hi"}}},
+                {"presence_stats": {"channel": "room:lobby"}},
             ]
         }
     )

@@ -13,12 +13,17 @@ from service.api.context import context_of
 from service.api.documentation import documented
 from service.api.failures import FAILURES, failure_of
 from service.api.methods import ABSENT, METHODS, batch, call
-from service.api.reader import read_json
 from service.api.requests import BatchRequest, validated
+from service.bodies import read_json
 from service.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from service.api.context import ApiContext
+
+    # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
+    _Answer = Callable[[ApiContext, Any], Awaitable[Mapping[str, Any]]]
 
 router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
 
@@ -28,62 +33,52 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _MODE_HEADERS = ("X-Roomcast-Error-Mode", "X-Centrifugo-Error-Mode")
 
 
-async def _answer(request: Request, answered: Callable[[], Awaitable[Mapping[str, Any]]]) -> Response:
-    """Return the response: errors too are 200, unless the request wants them as HTTP statuses."""
-    try:
-        return _json(200, await answered())
-    except FAILURES as exc:
-        failure = failure_of(exc)
-    if not any(request.headers.get(name) == "transport" for name in _MODE_HEADERS):
-        return _json(200, {"error": failure.body})
-    return _json(failure.status, failure.body)
+def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint: errors too are 200, unless the request wants them as HTTP statuses."""
 
-
-def _endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         context = context_of(request)
-        wanted = await read_json(request, _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
-
-        async def answered() -> Mapping[str, Any]:
-            return {"result": await call(context, name, wanted)}
-
-        return await _answer(request, answered)
+        wanted = await read_json(request, max_bytes or _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
+        try:
+            return _json(200, await answer(context, wanted))
+        except FAILURES as exc:
+            failure = failure_of(exc)
+        if any(request.headers.get(name) == "transport" for name in _MODE_HEADERS):
+            return _json(failure.status, failure.body)
+        return _json(200, {"error": failure.body})
 
     return endpoint
 
 
+def _of_method(name: str) -> _Answer:
+    async def answer(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+        return {"result": await call(context, name, wanted)}
+
+    return answer
+
+
+async def _batch(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+    return await batch(context, validated(BatchRequest, wanted))
+
+
+async def _by_body(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+    """Take `{"method": "publish", "params": {...}}`, as Centrifugo's older clients send it."""
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("method"), str):
+        raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
+    return {"result": await call(context, wanted["method"], wanted.get("params", {}))}
+
+
+def _json(status: int, content: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+
+
 for _name, _method in METHODS.items():
     router.post(f"/api/{_name}", response_class=Response, **documented(_name, _method.request, _method.perform))(
-        _endpoint(_name)
+        _endpoint(_of_method(_name))
     )
 for _name in ABSENT:
-    router.post(f"/api/{_name}", response_class=Response, include_in_schema=False)(_endpoint(_name))
-
-
-@router.post("/api/batch", response_class=Response, **documented("batch", BatchRequest, batch))
-async def _batch(request: Request) -> Response:
-    context = context_of(request)
-    wanted = await read_json(request, _BATCH_BYTES)
-
-    async def answered() -> Mapping[str, Any]:
-        return await batch(context, validated(BatchRequest, wanted))
-
-    return await _answer(request, answered)
-
-
-@router.post("/api", response_class=Response, include_in_schema=False)
-async def _by_body(request: Request) -> Response:
-    """Take `{"method": "publish", "params": {...}}`, as Centrifugo's older clients send it."""
-    context = context_of(request)
-    wanted = await read_json(request, _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
-
-    async def answered() -> Mapping[str, Any]:
-        if not isinstance(wanted, dict) or not isinstance(wanted.get("method"), str):
-            raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
-        return {"result": await call(context, wanted["method"], wanted.get("params", {}))}
-
-    return await _answer(request, answered)
-
-
-def _json(status: int, content: Mapping[str, Any]) -> Response:  # Any: JSON
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    router.post(f"/api/{_name}", response_class=Response, include_in_schema=False)(_endpoint(_of_method(_name)))
+router.post("/api/batch", response_class=Response, **documented("batch", BatchRequest, batch))(
+    _endpoint(_batch, max_bytes=_BATCH_BYTES)
+)
+router.post("/api", response_class=Response, include_in_schema=False)(_endpoint(_by_body))

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from service.api.authorization import check_api_key
 from service.api.context import context_of
-from service.api.reader import read_json
-from service.api.requests import ApiRequest, validated
+from service.api.requests import ApiRequest, example, validated
+from service.bodies import read_json
 from service.endpoints import admission_of
 
 router = APIRouter(tags=["rooms"])
@@ -21,7 +21,7 @@ router = APIRouter(tags=["rooms"])
 class TicketRequest(ApiRequest):
     """Whom a ticket is for: claims as in a connection token."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": "42", "info": {"name": "Ada"}}]})
+    model_config = example({"user": "42", "info": {"name": "Ada"}})
 
     user: str = Field("", description="empty: nobody known")
     info: Any = Field(None, description="any JSON, which others see")  # Any: JSON

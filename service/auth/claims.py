@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -199,7 +198,7 @@ def _bytes(value: _Json, encoded: str, claim: str) -> bytes:
         return _dump(value, claim)
     try:
         return orjson.dumps(orjson.loads(base64.b64decode(encoded, validate=True)))
-    except (binascii.Error, orjson.JSONDecodeError, orjson.JSONEncodeError):  # other clients are shown it as JSON
+    except (ValueError, orjson.JSONEncodeError):  # other clients are shown it as JSON
         raise InvalidToken(f"{claim}: not JSON in base64") from None
 
 

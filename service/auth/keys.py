@@ -38,11 +38,6 @@ class Key:
     material: Any  # str of a secret, or one of cryptography's public keys
     algorithms: frozenset[str]
 
-    @property
-    def algorithm_names(self) -> list[str]:
-        """Return the algorithms as PyJWT takes them."""
-        return list(self.algorithms)
-
 
 def secret_key(secret: str) -> Key:
     """Return the key of a shared secret. Raises: ValueError for a text that is another kind of key."""

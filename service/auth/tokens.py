@@ -95,7 +95,7 @@ class TokenVerifier:
             return self._jwt.decode(
                 token,
                 key.material,
-                algorithms=key.algorithm_names,
+                algorithms=list(key.algorithms),
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=self._leeway_s,

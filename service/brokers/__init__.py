@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from service.errors import BrokerUnavailable, ClientError
     from service.messages import Heard, History
 
-__all__ = ["ALWAYS", "Broker", "IngestCounts", "Once", "Published", "Read", "Registry", "Sink", "Submission"]
+__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", "StreamCounts", "Submission"]
 
 # What may come from outside in a `Once`.
 MAX_KEY_LENGTH = 128
@@ -79,10 +79,10 @@ class Read(NamedTuple):
     before: Position | None = None
 
 
-class IngestCounts(NamedTuple):
-    """What other services have put into the ingest stream.
+class StreamCounts(NamedTuple):
+    """What is in a stream that a worker empties.
 
-    lag: entries that are not published yet. dead: entries that cannot be, and were moved away.
+    lag: entries that are not done yet. dead: entries that cannot be, and were moved away.
     """
 
     lag: int
@@ -200,5 +200,5 @@ class Registry(Protocol):
     async def dead(self) -> set[str]:
         """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
 
-    async def ingest_counts(self) -> IngestCounts:
+    async def ingest_counts(self) -> StreamCounts:
         """Return what is in the ingest stream. Raises: BrokerUnavailable."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from service.brokers import IngestCounts
+from service.brokers import StreamCounts
 from service.brokers.history import ChannelKeys
-from service.brokers.scripts import Command, read_script, run_pipeline
+from service.brokers.scripts import Command, read_script, run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from service.brokers.client import Client
 
@@ -66,15 +66,8 @@ class IngestStream:
         ids = list(published)
         if ids:
             commands.append(("XDEL", self.key, *ids))
-        await self._run(commands)
+        await run_all(self._client, commands, [self._bury])
 
-    async def counts(self) -> IngestCounts:
+    async def counts(self) -> StreamCounts:
         """Return how many entries wait to be published, and how many dead letters there are."""
-        return IngestCounts(*await self._run([("XLEN", self.key), ("XLEN", self.dead_key)]))
-
-    async def _run(self, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
-        replies = await run_pipeline(self._client, commands, [self._bury])
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return StreamCounts(*await run_all(self._client, [("XLEN", self.key), ("XLEN", self.dead_key)], ()))

@@ -13,7 +13,7 @@ from service.brokers.scripts import run_pipeline
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    from service.brokers import IngestCounts
+    from service.brokers import StreamCounts
     from service.brokers.client import Client
     from service.brokers.scripts import Command
 
@@ -92,7 +92,7 @@ class NodeRegistry:
                 raise BrokerUnavailable(outage_reason(reply)) from reply
         return replies
 
-    async def ingest_counts(self) -> IngestCounts:
+    async def ingest_counts(self) -> StreamCounts:
         """See `Registry.ingest_counts`."""
         try:
             return await self._ingest.counts()

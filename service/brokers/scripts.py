@@ -58,6 +58,17 @@ async def run_pipeline(
     return replies
 
 
+async def run_all(
+    client: Client, commands: Iterable[Command], scripts: Sequence[Script]
+) -> list[Any]:  # Any: redis-py's replies
+    """Return each command's reply; see `run_pipeline`. Raises: the first exception in the place of a reply, too."""
+    replies = await run_pipeline(client, commands, scripts)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 async def _execute(client: Client, commands: Sequence[Command]) -> list[Any]:  # Any: as above
     if isinstance(client, RedisCluster):
         return await cluster.execute(client, commands)

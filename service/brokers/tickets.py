@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from service.brokers.client import OUTAGES, outage_reason
-from service.brokers.scripts import run_pipeline
+from service.brokers.scripts import run_all
 from service.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from service.brokers.client import Client
-    from service.brokers.scripts import Command
 
 # Between the page's request for a ticket and its connection. A URL may end up in logs; by then it opens nothing.
 TICKET_TTL_S = 30
@@ -54,11 +53,8 @@ class Tickets:
         return f"{self._prefix}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
     async def _run(self, *command: Any) -> Any:  # Any: redis-py's argument and reply
-        commands: list[Command] = [command]
         try:
-            (reply,) = await run_pipeline(self._client, commands, ())
+            (reply,) = await run_all(self._client, [command], ())
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
-        if isinstance(reply, OUTAGES):
-            raise BrokerUnavailable(outage_reason(reply)) from reply
         return reply

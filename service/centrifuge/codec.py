@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from service.errors import ErrorCode
     from service.messages import ClientInfo, Kind, Publication
 
 # A command's or a result's members by name.
@@ -87,11 +86,6 @@ class Codec(Protocol):
 
     def join(self, messages: list[bytes]) -> bytes:
         """Return several replies and pushes as one frame's payload."""
-
-
-def error_fields(error: ErrorCode) -> tuple[int, str, bool]:
-    """Return what a reply says of an error: code, message, and whether trying again may help."""
-    return error.code, error.message, error.is_temporary
 
 
 def client_members(info: ClientInfo) -> Members:

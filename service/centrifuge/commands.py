@@ -114,9 +114,9 @@ async def history(session: Session, command: Command) -> Members:
 
 
 async def rpc(session: Session, command: Command) -> Members:
-    """Return what the application answers."""
-    answer = await _call(session, command.params.get("method", ""), command.params.get("data", b""))
-    return {"data": answer} if answer else {}
+    """Return what the application answers; nothing is no JSON."""
+    data = await _call(session, command.params.get("method", ""), command.params.get("data", b""))
+    return {"data": data} if data else {}
 
 
 async def send(session: Session, command: Command) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.protobuf.message import DecodeError
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from service.bodies import read_body
+from service.bodies import read_body, read_json
 from service.centrifuge.client_pb2 import EmulationRequest
 from service.centrifuge.streams import CommandStreamResponse
 from service.errors import ClientError, ErrorCode
@@ -40,15 +39,15 @@ def _server_of(connection: HTTPConnection) -> ClientServer:
 
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
-    """The Centrifuge protocol: JSON, or Protobuf for the subprotocol `centrifuge-protobuf`."""
-    server = _server_of(socket)
-    sessions = _sessions_of(socket)
-    is_protobuf = _PROTOBUF in socket.scope["subprotocols"]
+    """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
+    server, sessions = _server_of(socket), _sessions_of(socket)
+    is_named = _PROTOBUF in socket.scope["subprotocols"]
+    is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
     transport, _ = websocket_of(socket)
     session = sessions.begin(wire, socket.headers)
     session.connection = server.connection(transport, wire.encoding, session)
-    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_protobuf else None, is_open=False)
+    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
 
 
 @router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")
@@ -57,13 +56,13 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    sessions = _sessions_of(request)
-    _server_of(request).check_origin(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
     body = await _body(request)
     return CommandStreamResponse(
-        _server_of(request), sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+        server, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
     )
 
 
@@ -75,11 +74,11 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    sessions = _sessions_of(request)
-    _server_of(request).check_origin(request)
+    server, sessions = _server_of(request), _sessions_of(request)
+    server.check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
-        _server_of(request), sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+        server, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
     )
 
 
@@ -91,9 +90,11 @@ async def emulation(request: Request) -> Response:
     """
     limit_bytes: int = request.app.state.settings.max_message_bytes
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
-    # Commands in JSON are quoted once more here: each quotation mark and backslash becomes two characters.
-    body = await read_body(request, limit_bytes * (1 if is_protobuf else 2) + _ENVELOPE_BYTES)
-    node, session, data = (_protobuf_emulation if is_protobuf else _json_emulation)(body)
+    if is_protobuf:
+        node, session, data = _protobuf_emulation(await read_body(request, limit_bytes + _ENVELOPE_BYTES))
+    else:
+        # Commands in JSON are quoted once more here: each quotation mark and backslash becomes two characters.
+        node, session, data = _json_emulation(await read_json(request, 2 * limit_bytes + _ENVELOPE_BYTES))
     if len(data) > limit_bytes + _ENVELOPE_BYTES:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
     is_found = await _sessions_of(request).emulate(node, session, data)
@@ -112,11 +113,7 @@ def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:
     return wanted.node, wanted.session, wanted.data
 
 
-def _json_emulation(body: bytes) -> tuple[str, str, bytes]:
-    try:
-        wanted = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+def _json_emulation(wanted: object) -> tuple[str, str, bytes]:
     match wanted:
         case {"node": str(node), "session": str(session), "data": str(data)}:
             return node, session, data.encode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class Held:
     """Until when, and for whom.
 
@@ -10,11 +13,6 @@ class Held:
     is_kept_by_application: the application is asked then; the client has no token to refresh it with.
     """
 
-    __slots__ = ("expire_at_s", "is_kept_by_application", "is_of_server")
-
-    def __init__(
-        self, *, expire_at_s: float = 0, is_of_server: bool = False, is_kept_by_application: bool = False
-    ) -> None:
-        self.expire_at_s = expire_at_s
-        self.is_of_server = is_of_server
-        self.is_kept_by_application = is_kept_by_application
+    expire_at_s: float = 0
+    is_of_server: bool = False
+    is_kept_by_application: bool = False

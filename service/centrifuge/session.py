@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,6 @@ from service.errors import (
 from service.hooks import Caller, DisconnectEvent
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Coroutine, Mapping
 
     from service.centrifuge.codec import Command, Members
@@ -52,6 +53,8 @@ _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
 # What a command takes in memory, which may be of three bytes on the wire.
 _COMMAND_BYTES = 150
+# So many of a frame are done in one turn of the loop, some 5 ms: without a pause nobody else would be served meanwhile.
+_TURN_COMMANDS = 128
 
 
 class Session:
@@ -74,6 +77,7 @@ class Session:
         "meta",
         "sessions",
         "subscriptions",
+        "token_user",
         "wire",
     )
 
@@ -85,6 +89,7 @@ class Session:
         self.id = secrets.token_urlsafe(16)
         self.client = Client()
         self.meta = b""  # JSON that only the application sees
+        self.token_user = ""  # whom tokens that refresh it name; the application may know the client by another name
         self.is_connected = False
         self.expire_at_s = 0.0  # Unix time, 0: never
         self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
@@ -119,12 +124,12 @@ class Session:
         if kind is not codec.kind:
             self.disconnect(BAD_REQUEST)
             return
-        if self._task is not None and not self._may_wait(len(data)):
+        if not self._may_go_on(len(data)):
             self.disconnect(TOO_MANY_REQUESTS)
             return
         try:
-            for command in codec.commands(data):
-                self._take(command)
+            for number, command in enumerate(codec.commands(data)):
+                self._take(command, is_late=number >= _TURN_COMMANDS)
         except MalformedFrame as exc:
             log.debug("session.malformed_frame", conn=self.connection.id, reason=str(exc))
             self.disconnect(BAD_REQUEST)
@@ -239,21 +244,20 @@ class Session:
     def _await_end(self, unix_s: float, *, at_once: bool) -> None:
         if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
-        if at_once and unix_s:
-            self.sessions.deadlines.add_in(unix_s - self.sessions.deadlines.now_s(), self)
-        else:
-            self.sessions.deadlines.add(unix_s, self)
+        self.sessions.deadlines.add(unix_s, self, at_once=at_once)
 
     # How commands are done.
 
-    def _may_wait(self, size_bytes: int) -> bool:
-        """Return whether one more frame may wait; requests come also to who does not read."""
-        self._waiting_bytes += size_bytes
-        if self._waiting_bytes > _MAX_WAITING_BYTES:
-            self.connection.pause_reading(Pause.COMMANDS)
-        return self._waiting_bytes <= 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+    def _may_go_on(self, size_bytes: int) -> bool:
+        """Return whether one more frame may come; requests come also to who does not read."""
+        most_bytes = 2 * _MAX_WAITING_BYTES + self.connection.max_unsent_bytes
+        if self._task is not None:
+            self._waiting_bytes += size_bytes
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                self.connection.pause_reading(Pause.COMMANDS)
+        return self._waiting_bytes <= most_bytes and self.connection.unpublished_bytes <= most_bytes
 
-    def _take(self, command: Command) -> None:
+    def _take(self, command: Command, *, is_late: bool) -> None:
         if command.is_pong:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
@@ -261,6 +265,9 @@ class Session:
             self._waiting_bytes += _COMMAND_BYTES
             if len(self._waiting) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
+        elif is_late:
+            self._waiting.append(command)
+            self._task = self.sessions.spawn(self._finish_all())
         elif (outcome := self._begin(command)) is not None:
             self._task = self.sessions.spawn(self._finish_all(command, outcome))
             # A client that goes before the task begins leaves nothing that was never awaited.
@@ -303,13 +310,21 @@ class Session:
             if result is not None:
                 self.reply(command, result)
 
-    async def _finish_all(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
+    async def _finish_all(
+        self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None
+    ) -> None:
+        """Finish a command, and do those that wait."""
         try:
-            await self._finish(command, outcome)
-            while self._waiting:
+            if command is not None and outcome is not None:
+                await self._finish(command, outcome)
+            for number in itertools.count(1):
+                if not self._waiting:
+                    break
                 command = self._waiting.popleft()
-                if (following := self._begin(command)) is not None:
-                    await self._finish(command, following)
+                if (outcome := self._begin(command)) is not None:
+                    await self._finish(command, outcome)
+                if number % _TURN_COMMANDS == 0:
+                    await asyncio.sleep(0)
         finally:
             self._task = None
             self._waiting_bytes = 0

@@ -165,7 +165,7 @@ class Sessions:
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
-        options = options_of(params)
+        options = _options_of(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -192,7 +192,7 @@ class Sessions:
 
     async def _refresh(self, params: Mapping[str, Any]) -> Members:
         """Let the connections of a user end now, or at another time, and tell them."""
-        info = options_of(params).info
+        info = _options_of(params).info
         for session in self._sessions_of(params):
             if params.get("expired"):
                 session.disconnect(EXPIRED)
@@ -207,13 +207,12 @@ class Sessions:
 
     def _sessions_of(self, params: Mapping[str, Any]) -> list[Session]:
         """Return the connected sessions of a user: all, or the one with this client id, or session id."""
-        client, session_id = params.get("client") or "", params.get("session") or ""
+        session_id = params.get("session", "")
         return [
             receiver
-            for connection in self.node.hub.of_user(params["user"])
+            for connection in self.node.roster.named(params["user"], params.get("client", ""))
             if isinstance(receiver := connection.receiver, Session)
             and receiver.is_connected
-            and client in {"", receiver.client_id}
             and session_id in {"", receiver.id}
         ]
 
@@ -227,7 +226,7 @@ def _tell(session: Session, channel: str, result: Members) -> None:
         session.push(channel, "pub", publication)
 
 
-def options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
+def _options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
     """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
     try:
         return subscription_options(params)

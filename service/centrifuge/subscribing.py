@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from service.centrifuge.codec import Command, Members
     from service.centrifuge.filters import Filter
     from service.centrifuge.session import Session
+    from service.hooks import SubscribeAnswer
     from service.messages import Position
     from service.namespaces import Namespace
 
 _DELTA = "fossil"
 # Bits of the member `flag`.
 _REJECT_UNRECOVERED = 2
+# Of what a client missed, in one reply: it has all of a reply or nothing, and of a large one on a slow line nothing.
+_REPLY_BYTES = 64 * 1024
 
 
 class _Wanted(NamedTuple):
@@ -124,7 +127,7 @@ async def _subscribe(
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
 
     def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result = _position(greeting)
+        result, rest = _position(greeting), []
         if wanted.is_recovering and namespace.recovery is not None:
             result["was_recovering"] = True
             if result.pop("is_recovered", False):
@@ -132,13 +135,17 @@ async def _subscribe(
             elif wanted.rejects_unrecovered:
                 raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, channel)
             found = [event for event in greeting if isinstance(event, Publication)]
-            result["publications"] = session.wire.publications(found, is_delta=is_delta, tags=wanted.tags)
+            count = _count_in_reply(found) if session.is_connected else len(found)
+            result["publications"] = session.wire.publications(found[:count], is_delta=is_delta, tags=wanted.tags)
+            rest = found[count:]
         result.pop("is_recovered", None)
         if is_delta:
             result["delta"] = True
         if options.data:
             result["data"] = options.data
         greet(result)
+        if rest:
+            session.connection.send(b"".join(map(encoding.encode, rest)))
 
     await session.sessions.node.subscribe(
         session.connection,
@@ -181,6 +188,11 @@ async def refresh(session: Session, command: Command) -> Members:
     return session.sessions.expiry(held.expire_at_s)
 
 
+def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOptions:
+    """Return how a client is subscribed, by what its token or the application says."""
+    return SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override)
+
+
 def overridden(namespace: Namespace, override: Override | None) -> Namespace:
     """Return what a channel has for one subscription."""
     if override is None:
@@ -220,13 +232,10 @@ async def _terms(session: Session, channel: str, namespace: Namespace, params: M
     if not is_asked:
         may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
-        options = SubscriptionOptions(info=claims.info, data=claims.data, override=claims.override)
-        return _Terms(options, claims.expire_at_s or 0)
+        return _Terms(options_of(claims), claims.expire_at_s or 0)
     if is_asked:
         answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
-        return _Terms(
-            SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override), answer.expire_at_s
-        )
+        return _Terms(options_of(answer), answer.expire_at_s)
     return _Terms(SubscriptionOptions(), 0)
 
 
@@ -244,6 +253,16 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     if claims.channel != channel or claims.user != session.client.user:
         raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
     return claims
+
+
+def _count_in_reply(found: Sequence[Publication]) -> int:
+    """Return how many of the publications that a client missed stand in the reply; the rest follows as pushes."""
+    size_bytes = 0
+    for count, publication in enumerate(found, 1):
+        size_bytes += len(publication.data)
+        if size_bytes > _REPLY_BYTES:
+            return count
+    return len(found)
 
 
 def _position(greeting: Sequence[Publication | Resumption]) -> Members:

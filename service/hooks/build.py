@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from service.config import ConfigError, split_names
+from service.config import ConfigError
 from service.hooks import Hook
 from service.hooks.answers import AnswerCheck
 from service.hooks.application import HookedApplication
@@ -15,6 +15,7 @@ from service.hooks.proxy import ProxyHandlers
 from service.hooks.python import PythonHandlers, load_functions
 from service.hooks.stream import WebhookStream
 from service.hooks.webhooks import WebhookReceiver
+from service.setting_types import split_names
 from service.tasks import run_together
 
 if TYPE_CHECKING:

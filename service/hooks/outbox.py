@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,8 +16,9 @@ from service.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from service.brokers import StreamCounts
     from service.hooks import ConnectedEvent, DisconnectEvent
-    from service.hooks.stream import WebhookCounts, WebhookStream
+    from service.hooks.stream import WebhookStream
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ class WebhookOutbox:
 
     def __init__(self, stream: WebhookStream, events: frozenset[str], *, clock: Callable[[], float]) -> None:
         self.dropped_count = 0
-        self.counts: WebhookCounts | None = None
+        self.counts: StreamCounts | None = None
         self._stream = stream
         self._events = events
         self._clock = clock
@@ -88,7 +90,7 @@ class WebhookOutbox:
     async def _tell_forever(self) -> None:
         while True:
             await self._has_events.wait()
-            batch = [self._waiting[number] for number in range(min(len(self._waiting), _BATCH_LENGTH))]
+            batch = list(islice(self._waiting, _BATCH_LENGTH))
             try:
                 taken_count = await self._stream.offer(batch)
             except OUTAGES as exc:

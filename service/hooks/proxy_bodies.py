@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="_Model")
 
-_ERRORS = {error.code: error for error in ErrorCode}
-
 
 def question(caller: Caller, **fields: object) -> bytes:
     """Return the body of a question: who asks, and the fields that are not empty; bytes are taken for a client's data.
@@ -95,7 +93,7 @@ class _Error(_Model):
 
     def exception(self) -> ApplicationError | ClientError:
         """Return what to raise: an error of our own table, or the application's. Raises: ValueError."""
-        known = _ERRORS.get(self.code)
+        known = ErrorCode.of(self.code)
         if known is not None:
             return ClientError(known, self.message or "the application says so")
         return ApplicationError(self.code, self.message, is_temporary=self.temporary)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from service.brokers.history import ChannelKeys
 from service.brokers.ingest import IngestStream
-from service.brokers.scripts import read_script, run_pipeline
+from service.brokers.scripts import read_script, run_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from service.brokers import StreamCounts
     from service.brokers.client import Client
 
 # A few minutes of many clients: 30 MB of Redis's memory.
 _MAX_LENGTH = 100_000
-
-
-class WebhookCounts(NamedTuple):
-    """What has happened: lag: is not posted yet. dead: could not be posted for too long, and was moved away."""
-
-    lag: int
-    dead: int
 
 
 class WebhookStream:
@@ -41,11 +35,9 @@ class WebhookStream:
     async def offer(self, events: Sequence[bytes]) -> int:
         """Add events; return how many of them, from the first on, found room."""
         command = self._offer.call([self.entries.key], [self.max_length, *events])
-        (reply,) = await run_pipeline(self._client, [command], [self._offer])
-        if isinstance(reply, Exception):
-            raise reply
-        return int(reply)
+        (count,) = await run_all(self._client, [command], [self._offer])
+        return int(count)
 
-    async def counts(self) -> WebhookCounts:
+    async def counts(self) -> StreamCounts:
         """Return how many events wait to be posted, and how many were given up."""
-        return WebhookCounts(*await self.entries.counts())
+        return await self.entries.counts()

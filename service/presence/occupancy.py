@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from service.brokers.history import ChannelKeys
 from service.brokers.registry import NodeKeys
-from service.brokers.scripts import run_pipeline
+from service.brokers.scripts import run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from service.brokers.client import Client
 
 _CHANNELS_AT_ONCE = 1000
@@ -22,7 +20,7 @@ async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
     Raises: redis.RedisError.
     """
     keys, channel_keys = NodeKeys(prefix), ChannelKeys(prefix)
-    (leases,) = await _ask(client, [("SMEMBERS", keys.leases)])
+    (leases,) = await run_all(client, [("SMEMBERS", keys.leases)], ())
     found: set[str] = set()
     for lease in leases:
         cursor = 0
@@ -30,16 +28,8 @@ async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
             channels_key = keys.channels(str(lease, "utf-8", "replace"))
             cursor, batch = await client.sscan(channels_key, cursor, count=_CHANNELS_AT_ONCE)
             channels = [str(member, "utf-8", "replace") for member in batch]  # type: ignore[arg-type]  # bytes
-            exist = await _ask(client, [("EXISTS", channel_keys.key(channel, "nodes")) for channel in channels])
+            exist = await run_all(client, [("EXISTS", channel_keys.key(channel, "nodes")) for channel in channels], ())
             found.update(channel for channel, is_there in zip(channels, exist, strict=True) if is_there)
             if not cursor:
                 break
     return found
-
-
-async def _ask(client: Client, commands: Sequence[tuple[str, str]]) -> list[Any]:  # Any: redis-py's replies
-    replies = await run_pipeline(client, commands, ())
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies

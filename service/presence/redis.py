@@ -13,7 +13,7 @@ import structlog
 from service.brokers.client import OUTAGES, outage_reason, publish_verb
 from service.brokers.history import ChannelKeys
 from service.brokers.registry import NodeKeys
-from service.brokers.scripts import Command, run_pipeline
+from service.brokers.scripts import Command, run_all, run_pipeline
 from service.errors import BrokerUnavailable
 from service.presence import Counts, Page
 from service.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
@@ -171,13 +171,9 @@ class RedisPresence:
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
         try:
-            replies = await run_pipeline(self._client, commands, ())
+            return await run_all(self._client, commands, ())
         except OUTAGES as exc:
             raise BrokerUnavailable(outage_reason(exc)) from exc
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise BrokerUnavailable(outage_reason(reply)) from reply
-        return replies
 
     async def _turn_forever(self) -> None:
         """See to what time alone brings: channels to be kept alive, or to be vacated."""

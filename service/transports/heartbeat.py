@@ -1,4 +1,4 @@
-"""One timer for all detached connections: pings, and every deadline that a connection can miss."""
+"""One timer for all connections that no server pings: pings, and every deadline that a connection can miss."""
 
 from __future__ import annotations
 

@@ -34,8 +34,11 @@ export function createDriver(classes, defaults, emit) {
     },
     connect: ({ sdk }) => sdk.connect(),
     disconnect: ({ sdk }) => sdk.disconnect(),
-    subscribe({ sdk, codec, client, channel, tokens, options }) {
-      const given = tokenOptions(tokens, () => emit({ client, channel, event: "getToken" }));
+    subscribe({ sdk, codec, client, channel, tokens, states, options }) {
+      const given = {
+        ...tokenOptions(tokens, () => emit({ client, channel, event: "getToken" })),
+        ...(states === undefined ? {} : { getState: async () => states.shift() }),
+      };
       const subscription = sdk.newSubscription(channel, { ...options, ...given });
       listen(subscription, SUBSCRIPTION_EVENTS, codec, { client, channel });
       subscription.subscribe();

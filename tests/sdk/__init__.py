@@ -87,9 +87,22 @@ class Client:
         await self.perform("connect")
         return await self.heard("connected")
 
-    async def subscribe(self, channel: str, *, tokens: list[str] | None = None, **options: Any) -> Event:
-        """Subscribe, and return the event that told so."""
-        more = {} if tokens is None else {"tokens": tokens}
+    async def subscribe(
+        self,
+        channel: str,
+        *,
+        tokens: list[str] | None = None,
+        states: list[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> Event:
+        """Subscribe, and return the event that told so.
+
+        Args:
+            tokens: as of `open`. states: the positions that getState returns, one after the other.
+            options: of the SDK.
+        """
+        given_by_test = {"tokens": tokens, "states": states}
+        more = {name: value for name, value in given_by_test.items() if value is not None}
         given = {"minResubscribeDelay": 50, "maxResubscribeDelay": 300, **options}
         await self.perform("subscribe", channel=channel, options=given, **more)
         return await self.heard("subscribed", channel=channel)

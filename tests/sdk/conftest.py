@@ -59,6 +59,7 @@ def cluster(
         cluster.start_node()
         cluster.start_node()
         yield cluster
+        assert [fault for node in cluster.nodes for fault in node.faults()] == []
 
 
 @pytest.fixture(scope="package")

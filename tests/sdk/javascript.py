@@ -15,13 +15,13 @@ from selenium import webdriver
 
 from tests.balancer import Balancer
 from tests.cluster import DEADLINE_S
-from tests.sdk import Event, SdkError
+from tests.sdk import Event, Kinds, SdkError
 
 
 class NodeDriver:
     """A Node.js process that runs node.mjs until the block ends."""
 
-    kinds = (
+    kinds: Kinds = (
         ("websocket", "json"),
         ("websocket", "protobuf"),
         ("http_stream", "json"),
@@ -81,7 +81,7 @@ class NodeDriver:
 class BrowserDriver:
     """A page with the SDK's builds for browsers; to the nodes behind the balancer it is another site's (localhost)."""
 
-    kinds = NodeDriver.kinds
+    kinds: Kinds = NodeDriver.kinds
 
     def __init__(self, browser: webdriver.Chrome, balancer: Balancer, directory: Path) -> None:
         builds = directory / "node_modules" / "centrifuge" / "dist"

@@ -13,21 +13,27 @@ import centrifuge
 from centrifuge.exceptions import ReplyError
 
 from tests.cluster import DEADLINE_S
-from tests.sdk import Event, SdkError
+from tests.sdk import Event, Kinds, SdkError
 
 
 class _Payloads:
-    """In the Protobuf encoding payloads are bytes; the tests' are JSON in them."""
+    """In the Protobuf encoding payloads are bytes; the tests' are JSON in them.
+
+    Args:
+        encoding: json, protobuf, or "bytes": Protobuf whose payloads are the tests' own bytes.
+    """
 
     def __init__(self, encoding: str) -> None:
-        self.is_protobuf = encoding == "protobuf"
+        self.is_protobuf = encoding != "json"
+        self._is_json_in_bytes = encoding == "protobuf"
 
     def encode(self, value: Any) -> Any:
-        return json.dumps(value).encode() if self.is_protobuf else value
+        """Return what the SDK sends as a payload."""
+        return json.dumps(value).encode() if self._is_json_in_bytes else value
 
     def plain(self, value: Any, name: str = "") -> Any:
         """Return what the SDK tells as driver.mjs tells it."""
-        if name in {"data", "connInfo", "chanInfo"} and self.is_protobuf and isinstance(value, bytes):
+        if name in {"data", "connInfo", "chanInfo"} and self._is_json_in_bytes and isinstance(value, bytes):
             return json.loads(value) if value else None
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = {_camel(each.name): getattr(value, each.name) for each in dataclasses.fields(value)}
@@ -59,7 +65,7 @@ class _Handler:
 class PythonDriver:
     """Clients of one test. The block ends once those that were disconnected have said good-bye."""
 
-    kinds = (("websocket", "json"), ("websocket", "protobuf"))
+    kinds: Kinds = (("websocket", "json"), ("websocket", "protobuf"))
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -132,7 +138,13 @@ class PythonDriver:
         self._clients[client] = (sdk, payloads)
 
     async def _subscribe(
-        self, client: str, *, channel: str, options: dict[str, Any], tokens: list[str] | None = None
+        self,
+        client: str,
+        *,
+        channel: str,
+        options: dict[str, Any],
+        tokens: list[str] | None = None,
+        states: list[dict[str, Any]] | None = None,
     ) -> None:
         sdk, payloads = self._clients[client]
         given = {_snake(name): value / 1000 if name.endswith("Delay") else value for name, value in options.items()}
@@ -140,6 +152,12 @@ class PythonDriver:
             given["delta"] = centrifuge.DeltaType(given["delta"])
         if "tags_filter" in given:
             given["tags_filter"] = centrifuge.FilterNode(given["tags_filter"])
+        if states is not None:
+
+            async def get_state(_: str) -> centrifuge.StreamPosition:
+                return centrifuge.StreamPosition(**states.pop(0))
+
+            given["get_state"] = get_state
         handler = _Handler(self._events, payloads, client=client, channel=channel)
         given |= self._tokens(tokens, client=client, channel=channel)
         await sdk.new_subscription(channel, handler, **given).subscribe()

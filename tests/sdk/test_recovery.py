@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.balancer import Balancer
 from tests.cluster import Cluster
@@ -82,6 +84,28 @@ async def test_who_missed_more_than_is_kept_is_told_so(clients: list[Client], se
         assert await client.events("publication") == []
 
 
+@pytest.mark.parametrize("options", [{}, {"delta": "fossil"}], ids=["whole", "differences"])
+async def test_what_is_too_much_for_one_reply_comes_all_the_same(
+    clients: list[Client], service: Service, prefix: str, options: dict[str, Any]
+) -> None:
+    channel = f"news:{prefix}"
+    for client in clients:
+        await client.connect()
+        await client.subscribe(channel, recoverable=True, **options)
+        await client.perform("disconnect")
+    published = [f"{number} of {'x' * 10_000}" for number in range(20)]
+    for data in published:
+        await service.publish(channel, data)
+
+    for client in clients:
+        await client.perform("connect")
+        assert (await client.heard("subscribed", 2, channel=channel))["recovered"]
+        assert await client.published(channel, 20) == published
+    await service.publish(channel, "x" * 10_000)
+    for client in clients:
+        assert (await client.published(channel, 21))[-1] == "x" * 10_000
+
+
 async def test_where_the_newest_is_enough_it_alone_is_recovered(
     clients: list[Client], service: Service, prefix: str
 ) -> None:
@@ -112,3 +136,52 @@ async def test_a_hundred_subscriptions_at_once_are_all_made(clients: list[Client
 
     for client in clients:
         await client.heard("subscribed", 100)
+
+
+async def test_clients_are_told_that_a_history_was_lost_and_hear_what_follows(
+    clients: list[Client], cluster: Cluster, service: Service, client: Redis, prefix: str
+) -> None:
+    """By a subscription of the client's, and by one of its token's."""
+    own, of_token = f"room:{prefix}", f"notify:{prefix}"
+    for each in clients:
+        await each.connect(tokens=[token("ada", channels=[of_token])])
+        await each.subscribe(own, recoverable=True)
+    for channel in (own, of_token):
+        await service.publish(channel, "before")
+    for each in clients:
+        for channel in (own, of_token):
+            assert await each.published(channel, 1) == ["before"]
+
+    for channel in (own, of_token):
+        key = f"{{{cluster.prefix}{channel}}}"
+        assert await client.delete(f"{key}:meta", f"{key}:stream") == 2
+        await service.publish(channel, "after")
+
+    for each in clients:
+        for channel in (own, of_token):
+            await each.heard("subscribed", 2, channel=channel)
+            again = (await each.events("subscribed", channel=channel))[1]
+            assert (again["wasRecovering"], again["recovered"]) == (True, False)
+        await each.heard("connecting", code=3010)
+    for channel in (own, of_token):
+        await service.publish(channel, "later")
+    for each in clients:
+        for channel in (own, of_token):
+            await each.heard("publication", channel=channel, data="later")
+
+
+async def test_who_keeps_its_own_state_is_asked_for_another_where_it_cannot_be_recovered(
+    clients: list[Client], service: Service, prefix: str
+) -> None:
+    """By 112: SDKs that are given `getState` would rather not be subscribed than begin anew."""
+    channel = f"room:{prefix}"
+    for number in range(4):
+        await service.publish(channel, number)
+    for client in clients:
+        await client.connect()
+        epoch = (await client.perform("history", channel=channel, options={}))["epoch"]
+        states = [{"offset": 2, "epoch": "gone"}, {"offset": 2, "epoch": epoch}]
+
+        await client.subscribe(channel, states=states, recoverable=True)
+
+        assert await client.published(channel, 2) == [2, 3]

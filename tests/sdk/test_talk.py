@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.balancer import Balancer
+from tests.cluster import Cluster, eventually
 from tests.sdk import Client, SdkError
 from tests.sdk.service import token
 
@@ -100,3 +103,29 @@ async def test_long_messages_go_on_every_transport(pair: tuple[Client, Client], 
     await client.perform("publish", channel=channel, data=text)
 
     assert await client.published(channel, 1) == [text]
+
+
+async def test_of_clients_that_are_gone_nothing_is_left(clients: list[Client], cluster: Cluster, prefix: str) -> None:
+    channel = f"room:{prefix}"
+    for client in clients:
+        await client.connect()
+        await client.subscribe(channel)
+        await client.perform("disconnect")
+
+    async def counts() -> list[float]:
+        async with httpx.AsyncClient() as http:
+            answers = [await http.get(node.http("/metrics")) for node in cluster.nodes]
+        return [
+            sum(
+                sample.value
+                for family in text_string_to_metric_families(answer.text)
+                for sample in family.samples
+                if sample.name in {"roomcast_connections", "roomcast_channels"}
+            )
+            for answer in answers
+        ]
+
+    async def is_nothing() -> bool:
+        return await counts() == [0.0, 0.0]
+
+    await eventually(is_nothing)
