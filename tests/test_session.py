@@ -24,6 +24,7 @@ from service.errors import (
 )
 from service.hooks import ConnectAnswer, Hook, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from service.messages import History, Kind, Position, Publication, Resumption
+from tests.cluster import eventually
 from tests.fakes import FakePresence
 from tests.sessions import GRACE_S, Bench, turns, until
 from tests.tokens import signed
@@ -1055,6 +1056,22 @@ async def test_only_who_streams_takes_commands_from_elsewhere(bench: Bench) -> N
     assert not await bench.sessions.emulate("n1", client.session.id, b'{"id":2,"ping":{}}')
     assert not await bench.sessions.emulate("n1", "no such session", b'{"id":2,"ping":{}}')
     assert client.got() == []
+
+
+async def test_a_request_that_was_overtaken_is_done_first_and_one_that_was_lost_is_not_waited_for(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.on_request(b'{"id":2,"ping":{}}')
+
+    client.session.on_request(b'{"id":4,"ping":{}}')
+    client.session.on_request(b'{"id":3,"ping":{}}')
+    client.session.on_request(b'{"id":6,"ping":{}}')
+    assert [reply["id"] for reply in await client.replies(3)] == [2, 3, 4]
+
+    async def is_answered() -> bool:
+        return bool(client.transport.written)
+
+    await eventually(is_answered)
+    assert [reply["id"] for reply in await client.replies(1)] == [6]
 
 
 # What a subscription may have.

@@ -159,7 +159,7 @@ class Sessions:
         if session is None or not isinstance(stream, CommandStream):
             return False
         stream.has_been_heard = True
-        session.on_message(session.connection, session.wire.codec.kind, data)
+        session.on_request(data)
         return True
 
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
