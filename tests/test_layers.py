@@ -28,9 +28,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.hub": (VALUES | {"service.connection"}, set()),
     "service.pace": (set(), set()),
     "service.tasks": (set(), set()),
+    "service.history": (VALUES | {"service.brokers"}, set()),
     "service.node": (
         VALUES
-        | {"service.brokers", "service.connection", "service.hub", "service.recovery", "service.tasks"}
+        | {"service.brokers", "service.connection", "service.history", "service.hub", "service.recovery"}
+        | {"service.tasks"}
         | {"service.presence", "service.roster", "service.tracker"},
         {"structlog"},
     ),
