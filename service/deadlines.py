@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _TICK_S = 0.5
-# What was forgotten stays in the heap until its time, or until there is more of it than of what holds, and so much.
+# What was forgotten stays in the heap until its time, or until there is more of it than of what holds, and this much.
 _MAX_FORGOTTEN = 1000
 
 
@@ -46,8 +46,6 @@ class Deadlines:
         self._numbers = itertools.count()
         self._heap: list[_Entry] = []
         self._entries: dict[Expiring, _Entry] = {}  # of those in the heap, the ones that hold
-        self._forgotten_count = 0  # the others
-        self._due: dict[Expiring, None] = {}  # what is called now, in its order
 
     def now_s(self) -> float:
         """Return the Unix time."""
@@ -72,30 +70,22 @@ class Deadlines:
         """Call what is due."""
         now_s = self._clock()
         # First all: what is called may add itself again, for a time that is over too.
+        due = []
         while self._heap and self._heap[0].at_s <= now_s:
-            expiring = heapq.heappop(self._heap).expiring
-            if expiring is None:
-                self._forgotten_count -= 1
-            else:
-                del self._entries[expiring]
-                self._due[expiring] = None
-        while self._due:
-            expiring = next(iter(self._due))
-            del self._due[expiring]
-            expiring.on_deadline(now_s, self._grace_s)
+            due.append(heapq.heappop(self._heap))
+        for entry in due:
+            if entry.expiring is not None:
+                del self._entries[entry.expiring]
+                entry.expiring.on_deadline(now_s, self._grace_s)
 
     def forget(self, expiring: Expiring) -> None:
         """Call it no more, and let go of it."""
-        self._due.pop(expiring, None)
         entry = self._entries.pop(expiring, None)
-        if entry is None:
-            return
-        entry.expiring = None
-        self._forgotten_count += 1
-        if self._forgotten_count > max(_MAX_FORGOTTEN, len(self._entries)):
-            self._heap = list(self._entries.values())
-            heapq.heapify(self._heap)
-            self._forgotten_count = 0
+        if entry is not None:
+            entry.expiring = None
+            if len(self._heap) > 2 * len(self._entries) + _MAX_FORGOTTEN:
+                self._heap = [entry for entry in self._heap if entry.expiring is not None]
+                heapq.heapify(self._heap)
 
     def _push(self, at_s: float, expiring: Expiring) -> None:
         entry = self._entries.get(expiring)

@@ -11,9 +11,8 @@ from fastapi.responses import Response
 from service.connection import Connection, Encoding
 from service.encodings import PLAIN_SSE
 from service.errors import SLOW
-from service.origins import check_origin
+from service.origins import allowed_origins, check_origin
 from service.protocols.room import Feed
-from service.setting_types import split_names
 from service.tasks import run_together
 from service.transports import websocket
 from service.transports.http import ABORT
@@ -45,7 +44,7 @@ class ClientServer:
         self.node = node
         self.settings = settings
         self.heartbeat = heartbeat
-        self._allowed_origins = frozenset(split_names(settings.allowed_origins))
+        self._allowed_origins = allowed_origins(settings)
         self._ids = itertools.count(1)
 
     async def serve(
@@ -90,7 +89,7 @@ class ClientServer:
                 self.node.leave(connection)
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Return if a client may connect from the page that it is in. Raises: ClientError 103."""
+        """Return if a page may connect; see `origins`. Raises: ClientError 103."""
         check_origin(connection, self._allowed_origins)
 
     def connection(

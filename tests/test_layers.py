@@ -114,7 +114,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
         {"starlette"},
     ),
-    "service.origins": (VALUES, {"starlette"}),
+    "service.origins": (VALUES | {"service.config", "service.setting_types"}, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
     "service.deadlines": (set(), set()),
     "service.bodies": (VALUES, {"orjson", "starlette"}),

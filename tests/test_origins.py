@@ -33,6 +33,12 @@ def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
         yield cluster.start_node()
 
 
+@pytest.fixture(scope="module")
+def cookies(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
+    with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "cookies:", hook_headers="X-Real-Ip,Cookie") as cluster:
+        yield cluster.start_node()
+
+
 @pytest.mark.parametrize("path", ["/ws/rooms/a", "/connection/websocket", "/ws"])
 @pytest.mark.parametrize(
     ("origin", "may"),
@@ -49,6 +55,54 @@ async def test_a_websocket_of_another_sites_page_is_refused(
     with pytest.raises(InvalidStatus) as refused:
         await socket
     assert refused.value.response.status_code == 403
+
+
+def first_commands(node: NodeProcess, path: str, headers: dict[str, str]) -> httpx.Response:
+    """Begin a stream as a page does, with commands that are done whoever may read the replies."""
+    method, where = path.split()
+    commands = 'x\n{"id":1,"connect":{}}'  # what is no command ends the response
+    with httpx.Client() as http:
+        if method == "GET":
+            return http.get(node.http(where), params={"cf_connect": commands}, headers=headers)
+        return http.post(node.http(where), content=commands, headers=headers)
+
+
+STREAMS = ["POST /connection/http_stream", "POST /connection/sse", "GET /connection/sse"]
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": ALLOWED}, 200),
+        ({"Origin": "https://evil.example.com"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),  # of an image: no Origin, but with cookies
+    ],
+)
+async def test_a_stream_of_another_sites_page_is_refused_before_it_does_anything(
+    node: NodeProcess, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert first_commands(node, path, headers).status_code == status
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_where_handlers_hear_cookies_no_other_site_s_page_may_connect_unasked(
+    cookies: NodeProcess, path: str
+) -> None:
+    """Browsers send them along from any page."""
+    evil, own = {"Origin": "https://evil.example.com"}, {"Origin": f"http://127.0.0.1:{cookies.port}"}
+
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(cookies.ws("/connection/websocket"), additional_headers=evil, proxy=None)
+    async with connect(cookies.ws("/connection/websocket"), additional_headers=own, proxy=None):
+        pass
+
+    assert refused.value.response.status_code == 403
+    assert first_commands(cookies, path, evil).status_code == 403
+    assert first_commands(cookies, path, own).status_code == 200
 
 
 async def test_requests_of_allowed_pages_are_answered_so_that_browsers_give_them_the_answer(node: NodeProcess) -> None:

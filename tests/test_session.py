@@ -273,6 +273,27 @@ async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_rep
     assert client.session.subscriptions == {}
 
 
+async def test_what_is_too_much_for_one_reply_follows_it_before_anything_else(bench: Bench) -> None:
+    texts = [f"{offset}" + "x" * 30_000 for offset in range(1, 6)]
+    kept = [
+        Publication("kept:a", b'"%b"' % text.encode(), position=Position(offset, "e"))
+        for offset, text in enumerate(texts, 1)
+    ]
+    bench.broker.histories["kept:a"] = History(Position(5, "e"), 0, kept)
+    client = await bench.connected()
+
+    client.send(subscribe("kept:a", 2, recover=True, offset=0, epoch="e"))
+    reply, *pushes = await client.replies(3)
+    bench.publish("kept:a", "live", position=Position(6, "e"))
+    (live,) = await client.replies(1)
+
+    assert (reply["subscribe"]["recovered"], reply["subscribe"]["offset"]) == (True, 0)
+    in_reply = reply["subscribe"]["publications"]
+    assert in_reply == [{"data": text, "offset": offset} for offset, text in enumerate(texts[:3], 1)]
+    in_pushes = [line["push"]["pub"] for line in [*pushes, live]]
+    assert in_pushes == [{"data": text, "offset": offset} for offset, text in enumerate([*texts[3:], "live"], 4)]
+
+
 # Pongs.
 
 
@@ -529,6 +550,33 @@ async def test_a_token_of_somebody_else_refreshes_nothing(bench: Bench) -> None:
     client.send({"id": 2, "refresh": {"token": signed({"sub": "bob"})}})
     await turns()
 
+    assert client.codes == [3500]
+
+
+async def test_a_client_that_the_application_knows_by_another_name_refreshes_with_the_tokens(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="user 7")
+    client = await bench.connected(signed(ADA))
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({"sub": "user 7"})}})
+    await turns()
+
+    assert "refresh" in reply
+    assert client.session.client.user == "user 7"
+    assert client.codes == [3500], "a token of somebody else"
+
+
+async def test_a_client_that_came_without_a_token_refreshes_with_one_of_the_user_that_it_is(bench: Bench) -> None:
+    bench.application.answers[Hook.CONNECT] = ConnectAnswer(user="ada")
+    client = await bench.connected()
+
+    client.send({"id": 2, "refresh": {"token": signed(ADA)}})
+    (reply,) = await client.replies(1)
+    client.send({"id": 3, "refresh": {"token": signed({})}})
+    await turns()
+
+    assert "refresh" in reply
     assert client.codes == [3500]
 
 
@@ -886,6 +934,45 @@ async def test_an_application_hears_of_the_end_of_those_it_was_told_of_alone(ben
     client.vanish()
 
     assert [(event.caller.user, event.code) for event in bench.application.gone] == [("ada", 3001)]
+
+
+async def test_whom_the_application_takes_long_to_know_is_not_stale(bench: Bench) -> None:
+    """It would not come back after 3502; what is waited for has deadlines of its own."""
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+
+    bench.at(bench.now_s + 11)
+    assert client.codes == []
+    answer.set_result(ConnectAnswer(user="ada"))
+
+    assert "connect" in (await client.replies(1))[0]
+
+
+async def test_who_is_not_let_in_and_reads_no_answers_is_slow() -> None:
+    async with Bench(max_unsent_bytes=65_536, max_message_bytes=32_768) as bench:
+        client = bench.client()
+        client.transport.stalled = True
+
+        client.send(*[{"id": 1, "connect": {}}] * 2000)
+        await until(lambda: client.codes != [])
+
+        assert client.codes == [3008]
+
+
+async def test_who_was_not_let_in_has_so_long_again_and_no_longer(bench: Bench) -> None:
+    client = bench.client()
+    answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
+    client.send({"id": 1, "connect": {}})
+    await turns()
+    bench.at(bench.now_s + 11)
+    answer.set_exception(ApplicationError(400, "no"))
+    await client.replies(1)
+
+    bench.at(bench.now_s + 11)
+
+    assert client.codes == [3502]
 
 
 # The end.

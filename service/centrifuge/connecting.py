@@ -27,6 +27,7 @@ async def connect(session: Session, command: Command) -> None:
     if claims is None:
         return
     answer: ConnectAnswer | None = None
+    token_user = claims.user
     session.client = Client(claims.user, claims.grants, is_trusted=sessions.settings.insecure)
     session.meta = claims.meta
     if Hook.CONNECT in sessions.application.handles:
@@ -34,6 +35,7 @@ async def connect(session: Session, command: Command) -> None:
         claims = _answered(claims, answer)
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
+    session.token_user = token_user if params.get("token") else claims.user
     expiry = sessions.expiry(claims.expire_at_s or 0)
     # A client that was told would look for a token, and end without one.
     session.is_kept_by_application = not params.get("token") and Hook.REFRESH in sessions.application.handles
@@ -65,7 +67,7 @@ async def refresh(session: Session, command: Command) -> Members | None:
         claims = await _claims(session, token)
         if claims is None:
             return None
-        if claims.user != session.client.user:
+        if claims.user != session.token_user:
             session.disconnect(INVALID_TOKEN)
             return None
         session.client = replace(session.client, grants=claims.grants)

@@ -20,6 +20,7 @@ from service.errors import (
     EXPIRED,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
+    SLOW,
     STALE,
     SUBSCRIPTION_EXPIRED,
     TOO_MANY_REQUESTS,
@@ -76,6 +77,7 @@ class Session:
         "meta",
         "sessions",
         "subscriptions",
+        "token_user",
         "wire",
     )
 
@@ -87,6 +89,7 @@ class Session:
         self.id = secrets.token_urlsafe(16)
         self.client = Client()
         self.meta = b""  # JSON that only the application sees
+        self.token_user = ""  # whom tokens that refresh it name; the application may know the client by another name
         self.is_connected = False
         self.expire_at_s = 0.0  # Unix time, 0: never
         self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
@@ -178,6 +181,8 @@ class Session:
         """Send a message of the codec; before the connection is open, past what waits for that."""
         if self.connection.state is State.CONNECTING:
             self.connection.transport.write(self.wire.frame(message))
+            if self.connection.transport.unsent_bytes() > self.connection.max_unsent_bytes:
+                self.disconnect(SLOW)
         else:
             self.connection.send(self.wire.frame(message))
 
@@ -209,7 +214,10 @@ class Session:
         What the application keeps is its to decide, at its time.
         """
         if not self.is_connected:
-            self.disconnect(STALE)
+            if self._task is None:
+                self.disconnect(STALE)
+            else:  # it has said who it is, and we are the ones who take so long
+                self.sessions.await_connect(self)
             return
         due_s = now_s if self.is_kept_by_application else now_s - grace_s
         if not 0 < self.expire_at_s <= due_s:

@@ -83,8 +83,12 @@ class Sessions:
         wanted = self.application.headers
         session = Session(self, wire, {name: headers[name] for name in wanted if name in headers})
         self._by_id[session.id] = session
-        self.deadlines.add_in(CONNECT_TIMEOUT_S, session)
+        self.await_connect(session)
         return session
+
+    def await_connect(self, session: Session) -> None:
+        """Give a client 10 s to connect."""
+        self.deadlines.add_in(CONNECT_TIMEOUT_S, session)
 
     def forget(self, session: Session) -> None:
         """Let go of a session whose client is gone."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from service.auth import SubscriptionClaims
     from service.centrifuge.codec import Command, Members
     from service.centrifuge.filters import Filter
-    from service.centrifuge.pushes import Wire
     from service.centrifuge.session import Session
     from service.hooks import SubscribeAnswer
     from service.messages import Position
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 _DELTA = "fossil"
 # Bits of the member `flag`.
 _REJECT_UNRECOVERED = 2
+# Of what a client missed, in one reply: it has all of a reply or nothing, and of a large one on a slow line nothing.
+_REPLY_BYTES = 64 * 1024
 
 
 class _Wanted(NamedTuple):
@@ -121,13 +122,22 @@ async def _subscribe(
     tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
 
+    is_recovering = wanted.since is not None and namespace.recovery is not None
+
     def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result = _beginning(session.wire, greeting, wanted, is_recoverable=namespace.recovery is not None)
+        result = _beginning(greeting, wanted, is_recovering=is_recovering)
+        found = [event for event in greeting if isinstance(event, Publication)] if is_recovering else []
+        count = _count_in_reply(found) if session.is_connected else len(found)
+        if is_recovering:
+            missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
+            result["publications"] = missed
         if wanted.is_delta:
             result["delta"] = True
         if options.data:
             result["data"] = options.data
         greet(result)
+        if rest := found[count:]:
+            session.connection.send(b"".join(map(encoding.encode, rest)))
 
     await session.sessions.node.subscribe(
         session.connection,
@@ -242,22 +252,28 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     return claims
 
 
-def _beginning(
-    wire: Wire, greeting: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recoverable: bool
-) -> Members:
-    """Return where a subscription begins and what the client missed, as the schema says it. Raises: ClientError 112."""
+def _count_in_reply(found: Sequence[Publication]) -> int:
+    """Return how many of the publications that a client missed stand in the reply; the rest follows as pushes."""
+    size_bytes = 0
+    for count, publication in enumerate(found, 1):
+        size_bytes += len(publication.data)
+        if size_bytes > _REPLY_BYTES:
+            return count
+    return len(found)
+
+
+def _beginning(greeting: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recovering: bool) -> Members:
+    """Return where a subscription begins, as the schema says it. Raises: ClientError 112."""
     result: Members = {}
     is_recovered = False
     for event in greeting:
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
             is_recovered = event.is_recovered
-    if wanted.since is not None and is_recoverable:
+    if is_recovering:
         result["was_recovering"] = True
         if is_recovered:
             result["recovered"] = True
         elif wanted.rejects_unrecovered:
             raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "something is lost since this position")
-        found = [event for event in greeting if isinstance(event, Publication)]
-        result["publications"] = wire.publications(found, is_delta=wanted.is_delta, tags=wanted.tags)
     return result

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from tests.cluster import Cluster
 from tests.sdk import Client
 from tests.sdk.service import Service
 
@@ -84,3 +86,19 @@ async def test_only_publications_with_such_tags_come(clients: list[Client], serv
         await client.perform("connect")
         assert (await client.heard("subscribed", 2, channel=channel))["recovered"]
         assert await client.published(channel, 3) == [1, 4, 1]
+
+
+async def test_what_other_services_publish_in_redis_comes_in_every_encoding(
+    clients: list[Client], client: Redis, cluster: Cluster, prefix: str
+) -> None:
+    """As it is: over several lines, and without an offset."""
+    channel = f"room:{prefix}"
+    for each in clients:
+        await each.connect()
+        await each.subscribe(channel, recoverable=True)
+
+    for data in ('{\n  "text": "several\\nlines",\r\n  "n": [1,\n2]\n}', '\n"text"\n', "12"):
+        assert await client.publish(f"{cluster.prefix}{channel}", data) == len(cluster.nodes)
+
+    for each in clients:
+        assert await each.published(channel, 3) == [{"text": "several\nlines", "n": [1, 2]}, "text", 12]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -81,6 +82,28 @@ async def test_who_missed_more_than_is_kept_is_told_so(clients: list[Client], se
         assert (again["wasRecovering"], again["recovered"]) == (True, False)
         assert again["streamPosition"]["offset"] == 21
         assert await client.events("publication") == []
+
+
+@pytest.mark.parametrize("options", [{}, {"delta": "fossil"}], ids=["whole", "differences"])
+async def test_what_is_too_much_for_one_reply_comes_all_the_same(
+    clients: list[Client], service: Service, prefix: str, options: dict[str, Any]
+) -> None:
+    channel = f"news:{prefix}"
+    for client in clients:
+        await client.connect()
+        await client.subscribe(channel, recoverable=True, **options)
+        await client.perform("disconnect")
+    published = [f"{number} of {'x' * 10_000}" for number in range(20)]
+    for data in published:
+        await service.publish(channel, data)
+
+    for client in clients:
+        await client.perform("connect")
+        assert (await client.heard("subscribed", 2, channel=channel))["recovered"]
+        assert await client.published(channel, 20) == published
+    await service.publish(channel, "x" * 10_000)
+    for client in clients:
+        assert (await client.published(channel, 21))[-1] == "x" * 10_000
 
 
 async def test_where_the_newest_is_enough_it_alone_is_recovered(
