@@ -28,7 +28,7 @@ COMMANDS = HistoryCommands(
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "master", free_ports(1)[0], {"save": '""'})
+    server = Server(tmp_path / "master", free_ports(1)[0], {"save": '""', "repl-diskless-sync-delay": "0"})
     server.start()
     yield server
     server.stop()

@@ -164,7 +164,7 @@ class Session:
     def on_lost(self, connection: Connection, channel: str) -> None:  # noqa: ARG002  (as in Receiver)
         """Let the client subscribe again: then it is told that it could not recover."""
         held = self.subscriptions.get(channel)
-        if held is None:
+        if held is None or not held.is_positioned:
             return
         if held.is_of_server:
             self.disconnect(INSUFFICIENT_STATE)

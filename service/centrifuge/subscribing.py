@@ -72,6 +72,7 @@ async def subscribe(session: Session, command: Command) -> None:
     def greet(result: Members) -> None:
         if not is_kept:
             result.update(session.sessions.expiry(terms.expire_at_s))
+        held.is_positioned = result.get("positioned", False)
         session.reply(command, result)
         session.hold(channel, held)
 
@@ -100,7 +101,9 @@ async def subscribe_by_server(
 
     def take(result: Members) -> None:
         found.update(result)
-        session.hold(channel, Held(expire_at_s=expire_at_s, is_of_server=True))
+        held = Held(expire_at_s=expire_at_s, is_of_server=True)
+        held.is_positioned = result.get("positioned", False)
+        session.hold(channel, held)
         if greet is not None:
             greet(result)
 
