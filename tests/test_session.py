@@ -1203,3 +1203,11 @@ async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself
     await until(lambda: bool(bench.broker.published))
 
     assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]
+
+
+async def test_a_service_may_give_what_others_see_in_base64(bench: Bench) -> None:
+    client = await bench.connected(signed(ADA))
+
+    await bench.handlers["refresh"]({"user": "ada", "b64info": "eyJuIjozfQ=="})
+
+    assert client.connection.info == b'{"n":3}'

@@ -109,7 +109,7 @@ class Session:
     @property
     def client_id(self) -> str:
         """Return what names this client in the cluster."""
-        return self.sessions.node.client_id(self.connection)
+        return self.sessions.node.roster.client_id(self.connection)
 
     @property
     def caller(self) -> Caller:

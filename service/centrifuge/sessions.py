@@ -192,14 +192,15 @@ class Sessions:
 
     async def _refresh(self, params: Mapping[str, Any]) -> Members:
         """Let the connections of a user end now, or at another time, and tell them."""
+        info = _options_of(params).info
         for session in self._sessions_of(params):
             if params.get("expired"):
                 session.disconnect(EXPIRED)
                 continue
             expire_at_s = params.get("expire_at") or 0
             expiry = self.expiry(expire_at_s)
-            if params.get("info") is not None:
-                session.connection.info = _options_of(params).info
+            if info:
+                session.connection.info = info
             session.expire_at(expire_at_s)
             session.push("", "refresh", expiry)
         return {}
