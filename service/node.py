@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from service.connection import Connection, Encoding
     from service.hub import Hub
     from service.messages import Heard
-    from service.namespaces import Namespace, Namespaces
+    from service.namespaces import Namespace, Namespaces, SlowPolicy
     from service.presence import Presence
     from service.recovery import Window
     from service.roster import HubRoster
@@ -173,13 +173,9 @@ class Node:
         except BaseException:
             self._lose_interest(channel)
             raise
-        if channel not in self.hub.channels():
-            self.presence.occupy(channel)
         is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
-        self.hub.subscribe(connection, channel, subscription, namespace.slow)
-        if subscription.is_present:
-            self.presence.join(channel, self.roster.info(connection, channel))
+        self._subscription_began(connection, channel, subscription, namespace.slow)
 
     def _greeting(
         self, channel: str, namespace: Namespace, since: Position | None, window: Window | None
@@ -309,6 +305,15 @@ class Node:
         await self.tracker.settle(channel)
         position = self.tracker.position(channel)
         return None if position is None else Position(since.offset, position.epoch)
+
+    def _subscription_began(
+        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
+    ) -> None:
+        if channel not in self.hub.channels():
+            self.presence.occupy(channel)
+        self.hub.subscribe(connection, channel, subscription, slow)
+        if subscription.is_present:
+            self.presence.join(channel, self.roster.info(connection, channel))
 
     def _subscription_ended(self, connection: Connection, channel: str, subscription: Subscription) -> None:
         if subscription.is_present:

@@ -120,9 +120,8 @@ async def _subscribe(
     options: SubscriptionOptions,
     greet: Callable[[Members], None],
 ) -> None:
-    is_told_anyway = None if options.override is None else options.override.push_join_leave
     are_told = session.sessions.node.namespaces.of(channel).join_leave
-    tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
+    tells_members = are_told and _wants_members(wanted, options.override)
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
 
     is_recovering = wanted.since is not None and namespace.recovery is not None
@@ -253,6 +252,11 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     if claims.channel != channel or claims.user != session.client.user:
         raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
     return claims
+
+
+def _wants_members(wanted: _Wanted, override: Override | None) -> bool:
+    is_told_anyway = None if override is None else override.push_join_leave
+    return wanted.tells_members if is_told_anyway is None else is_told_anyway
 
 
 def _count_in_reply(found: Sequence[Publication]) -> int:
