@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import APIRouter, Request
@@ -15,7 +16,7 @@ from service.connection import Encoding
 from service.encodings import envelope
 from service.endpoints import admission_of, server_of, since_of
 from service.errors import ClientError, ErrorCode
-from service.messages import Publication, Resumption
+from service.messages import Position, Publication, Resumption
 from service.protocols.room import Feed
 from service.serving import until_gone
 from service.tasks import run_together
@@ -23,7 +24,7 @@ from service.transports.pending import PendingWrites
 from service.visits import check_subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from service.errors import Disconnect
     from service.messages import Event
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 _WAIT_S = 25.0
+# How an envelope begins in a channel with a history.
+_POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
 _MAX_WAIT_S = 60.0
 
 
@@ -55,7 +58,22 @@ class PollTransport(PendingWrites):
 
 
 def _member(event: Event) -> bytes:
-    return envelope(event) + b"," if isinstance(event, Publication) else b""
+    """Return a publication behind its length: JSON as deep as can be read could not be, inside of an answer."""
+    if not isinstance(event, Publication):
+        return b""
+    text = envelope(event)
+    return b"%d:%b" % (len(text), text)
+
+
+def _members(found: bytes) -> list[bytes]:
+    """Return the publications that `_member` has written, one after the other."""
+    members, start = [], 0
+    while start < len(found):
+        colon = found.index(b":", start)
+        end = colon + 1 + int(found[start:colon])
+        members.append(found[colon + 1 : end])
+        start = end
+    return members
 
 
 POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
@@ -107,13 +125,15 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
 
 
 def _answer(greeting: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
-    publications = b"[%b]" % found.removesuffix(b",")
-    newest: Mapping[str, Any] = next(reversed(orjson.loads(publications)), {})
+    publications = _members(found)
+    newest = _POSITION.match(publications[-1]) if publications else None
     began = next((event.position for event in greeting if isinstance(event, Resumption)), None)
-    position = {name: newest[name] for name in ("offset", "epoch") if name in newest} or (
-        {} if began is None else began._asdict()
-    )
-    answer = {**position, "recovered": is_recovered, "publications": orjson.Fragment(publications)}
+    position = began if newest is None else Position(int(newest[1]), newest[2].decode())
+    answer = {
+        **({} if position is None else position._asdict()),
+        "recovered": is_recovered,
+        "publications": [orjson.Fragment(each) for each in publications],
+    }
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})
 
 

@@ -114,3 +114,18 @@ async def _polls(http: httpx.AsyncClient, cluster: Cluster) -> int:
             if line.startswith('roomcast_connections{transport="poll"}'):
                 count += float(line.split()[-1])
     return int(count)
+
+
+async def test_nobody_can_publish_what_ends_the_polls_of_a_room(cluster: Cluster) -> None:
+    """JSON as deep as can be read is deeper still inside of an answer."""
+    deep = "[" * 1024 + "]" * 1024
+    async with httpx.AsyncClient() as http:
+        room = Room(cluster, http, "deep")
+        await room.poll()
+        await publish(cluster.nodes[0], deep, "[1]", room="deep")
+
+        answer = await http.get(cluster.nodes[0].http("/poll/rooms/deep"), params=room.since)
+
+    assert answer.status_code == 200
+    assert answer.text.startswith('{"offset":2,"epoch":"')
+    assert deep in answer.text
