@@ -34,7 +34,7 @@ class Speaker:
         self._ids = itertools.count(1)
         self._lines: deque[Json] = deque()
         self.pushes: deque[Json] = deque()
-        self.place: Json = {}  # of a stream: the node and the session
+        self.welcome: Json = {}  # what `connect` was answered
 
     async def say(self, text: str) -> None:
         """Send a frame as it is."""
@@ -128,8 +128,8 @@ def on(socket: ClientConnection) -> Speaker:
 async def connected(node: NodeProcess, token: str = "", **params: Any) -> AsyncIterator[Speaker]:
     """Give a client on a WebSocket that is in."""
     async with websocket(node) as client:
-        reply = await client.ask("connect", token=token, **params)
-        assert "client" in reply, reply
+        client.welcome = await client.ask("connect", token=token, **params)
+        assert "client" in client.welcome, client.welcome
         yield client
 
 
@@ -149,12 +149,12 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
             return await anext(lines)
 
         async def send(text: str) -> None:
-            answer = await http.post(url, json={**client.place, "data": text})
+            place = {name: client.welcome[name] for name in ("node", "session")}
+            answer = await http.post(url, json={**place, "data": text})
             assert answer.status_code == 204, answer.text
 
         client = Speaker(receive, send)
-        reply = await client.reply(0xFFFF, "connect")
-        client.place = {"node": reply["node"], "session": reply["session"]}
+        client.welcome = await client.reply(0xFFFF, "connect")
         yield client
 
 

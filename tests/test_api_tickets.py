@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 
 import httpx
-import jwt
 import pytest
 
 from tests.cluster import API_KEY, Cluster
-from tests.tokens import SECRET
+from tests.tokens import SECRET, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -23,10 +22,6 @@ def guarded(redis_server: object) -> Iterator[Cluster]:
         cluster.start_node()
         cluster.start_node()
         yield cluster
-
-
-def token(**claims: object) -> str:
-    return jwt.encode({"sub": "ada", "exp": int(time.time()) + 60, **claims}, SECRET, "HS256")
 
 
 async def ask(cluster: Cluster, *, body: object = None, **headers: str) -> httpx.Response:

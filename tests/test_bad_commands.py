@@ -30,7 +30,7 @@ from websockets.typing import Subprotocol
 from service.centrifuge import client_pb2
 from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
 from tests.speaker import Json, call_api, connected, on, streaming, websocket
-from tests.tokens import SECRET, private_key, public_pem, signed
+from tests.tokens import SECRET, private_key, public_pem, signed, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -81,10 +81,6 @@ async def node(cluster: Cluster) -> AsyncIterator[NodeProcess]:
         assert await other.ask("publish", channel="feed:others", data="still here") == {}
         assert (await other.push("pub"))["pub"]["data"] == "still here"
     assert node.faults() == []
-
-
-def token(user: str = "ada", **claims: Any) -> str:
-    return signed({"sub": user, **claims})
 
 
 async def end_of(node: NodeProcess, frame: str | bytes, *, is_in: bool = True, protobuf: bool = False) -> int:
@@ -498,7 +494,7 @@ async def test_emulation_knows_no_node_or_session_that_is_not_there(
     async with httpx.AsyncClient(timeout=DEADLINE_S) as http, streaming(node, token()) as client:
         reply = await client.ask("ping")
         assert reply == {}
-        for there, session in ((name, name), (client.place["node"], name), (name, client.place["session"])):
+        for there, session in ((name, name), (client.welcome["node"], name), (name, client.welcome["session"])):
             answer = await http.post(node.http("/emulation"), json={"node": there, "session": session, "data": "{}"})
             assert answer.status_code == 404
 
