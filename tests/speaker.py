@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.cluster import API_KEY, DEADLINE_S, NodeProcess
+from tests.cluster import API_KEY, DEADLINE_S, NodeProcess, http_client
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -139,7 +138,7 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
     url = (by or node).http("/emulation")
     connect = {"id": 0xFFFF, "connect": {"token": token}}
     async with (
-        httpx.AsyncClient(timeout=DEADLINE_S) as http,
+        http_client(timeout=DEADLINE_S) as http,
         http.stream("POST", node.http("/connection/http_stream"), json=connect) as response,
     ):
         assert response.status_code == 200
@@ -160,7 +159,7 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
 
 async def call_api(node: NodeProcess, method: str, **params: Any) -> Json:
     """Call the server API, and return the result."""
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(node.http(f"/api/{method}"), json=params)
     result: Json = response.json()["result"]
     return result
