@@ -1194,3 +1194,14 @@ async def test_a_service_may_give_what_others_see_in_base64(bench: Bench) -> Non
     await bench.handlers["refresh"]({"user": "ada", "b64info": "eyJuIjozfQ=="})
 
     assert client.connection.info == b'{"n":3}'
+
+
+async def test_a_reply_that_cannot_be_written_ends_the_connection(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = object()
+
+    client.send({"id": 2, "rpc": {"method": "f"}}, {"id": 3, "ping": {}})
+    await turns()
+
+    assert client.codes == [3004]
+    assert client.got() == []
