@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from fastapi import FastAPI
@@ -53,8 +53,10 @@ from service.transports.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from service.auth.tokens import TokenVerifier
     from service.brokers.client import Client
     from service.config import Settings
+    from service.hooks.build import NodeHooks
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,49 @@ _API = (
     "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
 )
+
+
+_ROUTERS = (
+    endpoints.router,
+    polling.router,
+    centrifuge_endpoints.router,
+    routes.router,
+    rooms.router,
+    tickets.router,
+    operations.router,
+)
+
+
+class _Parts(NamedTuple):
+    """What a node is put together of."""
+
+    node: Node
+    survey: Survey
+    hooks: NodeHooks
+    verifier: TokenVerifier
+    deadlines: Deadlines
+    sessions: Sessions
+    heartbeat: Heartbeat
+
+    def offer(self, app: FastAPI, client: Client, settings: Settings) -> None:
+        """Let endpoints find what they need."""
+        app.state.clients = ClientServer(self.node, self.heartbeat, settings)
+        app.state.api = ApiContext(self.node, self.survey, settings, self.hooks.application)
+        app.state.sessions = self.sessions
+        app.state.deadlines = self.deadlines
+        app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
+        app.state.metrics = registry_of(self.node)
+        app.state.metrics.register(HookCollector(self.hooks))
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await run_together(
+            node=self.node.run(),
+            heartbeat=self.heartbeat.run(),
+            survey=self.survey.run(),
+            deadlines=self.deadlines.run(),
+            hooks=self.hooks.run(),
+        )
 
 
 def new_node_id() -> str:
@@ -82,52 +127,18 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
-        node = _node(client, settings, node_id)
-        survey = Survey(node.broker, node_id)
-        hooks = make_hooks(settings, client)
-        verifier = read_verifier(settings)
-        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-        sessions = Sessions(
-            node,
-            verifier=verifier,
-            application=hooks.application,
-            deadlines=deadlines,
-            survey=survey,
-            settings=settings,
-        )
-        control = Control(
-            node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of
-        )
-        survey.handle(sessions.handlers())
-        survey.handle(control.handlers())
-        node.listen(survey.channels, survey.take)
-        heartbeat = Heartbeat(
-            ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
-        )
-        app.state.clients = ClientServer(node, heartbeat, settings)
-        app.state.api = ApiContext(node, survey, settings, hooks.application)
-        app.state.sessions = sessions
-        app.state.deadlines = deadlines
-        app.state.admission = Admission(verifier, Tickets(client, prefix=settings.prefix), settings)
-        app.state.metrics = registry_of(node)
-        app.state.metrics.register(HookCollector(hooks))
-        together = run_together(
-            node=node.run(),
-            heartbeat=heartbeat.run(),
-            survey=survey.run(),
-            deadlines=deadlines.run(),
-            hooks=hooks.run(),
-        )
-        running = asyncio.create_task(together, name="node")
+        parts = _parts(client, settings, node_id)
+        parts.offer(app, client, settings)
+        running = asyncio.create_task(parts.run(), name="node")
         running.add_done_callback(_on_node_done)
         yield
-        await node.settle()
-        await sessions.end()
-        await hooks.settle()
+        await parts.node.settle()
+        await parts.sessions.end()
+        await parts.hooks.settle()
         await end(running)
-        await hooks.aclose()
-        await node.retire()
-        await verifier.aclose()
+        await parts.hooks.aclose()
+        await parts.node.retire()
+        await parts.verifier.aclose()
         await client.aclose()
 
     def _on_node_done(task: asyncio.Task[None]) -> None:
@@ -138,33 +149,55 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
     app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     app.state.settings = settings
-    if origins := split_names(settings.allowed_origins):
-        # What a browser asks before its page's requests to another origin, and how it is answered (Fetch Standard 3.2).
-        app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
-        )
-    for router in (
-        endpoints.router,
-        polling.router,
-        centrifuge_endpoints.router,
-        routes.router,
-        rooms.router,
-        tickets.router,
-        operations.router,
-    ):
+    _allow_origins(app, split_names(settings.allowed_origins))
+    for router in _ROUTERS:
         app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)
     app.add_exception_handler(ClientDisconnect, _give_up)
+    _add_page(app)
+    return app
 
+
+def _add_page(app: FastAPI) -> None:
     page = files("service").joinpath("web/index.html").read_text()
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
 
-    return app
+
+def _allow_origins(app: FastAPI, origins: list[str]) -> None:
+    """Answer what browsers ask before a page's requests to another origin (Fetch Standard 3.2)."""
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
+        )
+
+
+def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
+    node = _node(client, settings, node_id)
+    survey = Survey(node.broker, node_id)
+    hooks = make_hooks(settings, client)
+    verifier = read_verifier(settings)
+    deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+    sessions = Sessions(
+        node,
+        verifier=verifier,
+        application=hooks.application,
+        deadlines=deadlines,
+        survey=survey,
+        settings=settings,
+    )
+    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
+    survey.handle(sessions.handlers())
+    survey.handle(control.handlers())
+    node.listen(survey.channels, survey.take)
+    heartbeat = Heartbeat(
+        ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
+    )
+    return _Parts(node, survey, hooks, verifier, deadlines, sessions, heartbeat)
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from service.brokers import ALWAYS, Once, Published, Read
+from service.brokers import ALWAYS, Once, Published
 from service.connection import Pause, State, Subscription
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from service.history import Histories
 from service.messages import Position, Publication, Removal, Resumption
 from service.namespaces import Recovery
 from service.recovery import catch_up_cache, catch_up_stream
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from service.brokers import Broker, Registry, StreamCounts
     from service.connection import Connection, Encoding
     from service.hub import Hub
-    from service.messages import ClientInfo, Heard, History
-    from service.namespaces import Namespace, Namespaces
+    from service.messages import Heard
+    from service.namespaces import Namespace, Namespaces, SlowPolicy
     from service.presence import Presence
     from service.recovery import Window
     from service.roster import HubRoster
@@ -72,6 +73,7 @@ class Node:
         self.tracker = tracker
         self.presence = presence
         self.roster = roster
+        self.histories = Histories(broker, namespaces)
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.ingest: StreamCounts | None = None  # as of the last second; None while nobody knows
@@ -171,13 +173,9 @@ class Node:
         except BaseException:
             self._lose_interest(channel)
             raise
-        if channel not in self.hub.channels():
-            self.presence.occupy(channel)
         is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
-        self.hub.subscribe(connection, channel, subscription, namespace.slow)
-        if subscription.is_present:
-            self.presence.join(channel, self.roster.info(connection, channel))
+        self._subscription_began(connection, channel, subscription, namespace.slow)
 
     def _greeting(
         self, channel: str, namespace: Namespace, since: Position | None, window: Window | None
@@ -199,14 +197,6 @@ class Node:
             self.hub.unsubscribe(connection, channel)
             self._subscription_ended(connection, channel, subscription)
 
-    def client_id(self, connection: Connection) -> str:
-        """Return what names a connection in the cluster."""
-        return self.roster.client_id(connection)
-
-    def info(self, connection: Connection, channel: str) -> ClientInfo:
-        """Return a connection as the others in a channel see it."""
-        return self.roster.info(connection, channel)
-
     async def publish(self, publication: Publication, *, once: Once = ALWAYS, skip_history: bool = False) -> Published:
         """Publish to the subscribers on every node, this one too.
 
@@ -226,44 +216,6 @@ class Node:
             raise
         self._count_taken(published)
         return published
-
-    async def history(self, channel: str, *, limit: int, since: Position | None, newest: bool) -> History:
-        """Return a channel's position, and up to `limit` of the publications that are kept of it, in their order.
-
-        Args:
-            newest: the newest ones and not the oldest.
-            since: those after it or, of the newest ones, those before it: where a reader goes on; with an empty epoch:
-                of the present one; None: all.
-        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
-        """
-        namespace = self._kept_namespace(channel)
-        if since is not None and not since.epoch:
-            since = Position(since.offset, (await self._read(Read(channel, namespace))).position.epoch)
-        after, before = (None, since) if newest else (since, None)
-        found = await self._read(Read(channel, namespace, since=after, before=before, limit=limit, newest=newest))
-        if since is not None and since.epoch != found.position.epoch:
-            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
-        return found
-
-    async def _read(self, read: Read) -> History:
-        (found,) = await self.broker.read([read])
-        if isinstance(found, BrokerUnavailable):
-            raise found
-        return found
-
-    async def remove_history(self, channel: str) -> None:
-        """Remove what is kept of a channel; see `Broker.remove_history`.
-
-        Raises: ClientError 108 for a channel without a history; BrokerUnavailable.
-        """
-        self._kept_namespace(channel)
-        await self.broker.remove_history(channel)
-
-    def _kept_namespace(self, channel: str) -> Namespace:
-        namespace = self.namespaces.of(channel)
-        if not namespace.history_size:
-            raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
-        return namespace
 
     def publish_for(
         self,
@@ -353,6 +305,15 @@ class Node:
         await self.tracker.settle(channel)
         position = self.tracker.position(channel)
         return None if position is None else Position(since.offset, position.epoch)
+
+    def _subscription_began(
+        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
+    ) -> None:
+        if channel not in self.hub.channels():
+            self.presence.occupy(channel)
+        self.hub.subscribe(connection, channel, subscription, slow)
+        if subscription.is_present:
+            self.presence.join(channel, self.roster.info(connection, channel))
 
     def _subscription_ended(self, connection: Connection, channel: str, subscription: Subscription) -> None:
         if subscription.is_present:

@@ -95,7 +95,7 @@ class Visit:
 
     def _welcome(self, connection: Connection) -> bytes:
         """Return what tells a client that it was let in by its first message: from then on it hears the channel."""
-        client = orjson.dumps({"client": self._node.client_id(connection)})
+        client = orjson.dumps({"client": self._node.roster.client_id(connection)})
         is_deflated = connection.encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
 

@@ -247,15 +247,15 @@ class SettledTracker(Tracker):
         self._tracks[channel].settle(history)
 
 
-def node(hub: Hub, broker: FakeBroker) -> Node:
-    """Return a node on fakes, with the default namespaces; its tasks do not run."""
-    tracker, namespaces = SettledTracker(broker, hub.broadcast, lambda: 0.0), Namespaces()
+def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> Node:
+    """Return a node on fakes, with the default namespaces unless others are given; its tasks do not run."""
+    tracker = SettledTracker(broker, hub.broadcast, lambda: 0.0)
     return Node(
         "n1",
         hub,
         broker,
         FakeRegistry(),
-        namespaces=namespaces,
+        namespaces=namespaces or Namespaces(),
         tracker=tracker,
         presence=FakePresence(),
         roster=HubRoster(hub, "n1"),

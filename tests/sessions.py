@@ -69,7 +69,7 @@ class Gate(FakeBroker):
         self._shut: dict[str, asyncio.Event] = {}
 
     def shut(self, channel: str) -> None:
-        self._shut[channel] = asyncio.Event()
+        self._shut.setdefault(channel, asyncio.Event())
 
     def open(self) -> None:
         for opened in self._shut.values():
@@ -145,8 +145,7 @@ class Bench:
         self.now_s = float(int(time.time()))
         self.broker = Gate()
         self.turn = Schedule()
-        self.node = fake_node(Hub(self.turn), self.broker)
-        self.node.namespaces = Namespaces(NAMESPACES)
+        self.node = fake_node(Hub(self.turn), self.broker, Namespaces(NAMESPACES))
         self.application = FakeApplication()
         self.deadlines = Deadlines(lambda: self.now_s, grace_s=GRACE_S)
         given = {"secret": SECRET, **settings}

@@ -28,9 +28,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.hub": (VALUES | {"service.connection"}, set()),
     "service.pace": (set(), set()),
     "service.tasks": (set(), set()),
+    "service.history": (VALUES | {"service.brokers"}, set()),
     "service.node": (
         VALUES
-        | {"service.brokers", "service.connection", "service.hub", "service.recovery", "service.tasks"}
+        | {"service.brokers", "service.connection", "service.history", "service.hub", "service.recovery"}
+        | {"service.tasks"}
         | {"service.presence", "service.roster", "service.tracker"},
         {"structlog"},
     ),
@@ -49,7 +51,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"annotated_types", "pydantic", "pydantic_settings"},
     ),
     "service.auth": (
-        VALUES | {"service.auth", "service.config", "service.protocols.info", "service.tasks"},
+        VALUES | {"service.auth", "service.bodies", "service.config", "service.protocols.info", "service.tasks"},
         {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
     ),
     "service.auth.permissions": (VALUES, set()),
@@ -75,8 +77,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "service.centrifuge.client_pb2": (set(), {"google"}),
     "service.hooks": (
         VALUES
-        | {"service.auth", "service.brokers", "service.config", "service.hooks", "service.protocols.info"}
-        | {"service.setting_types", "service.tasks"},
+        | {"service.auth", "service.bodies", "service.brokers", "service.config", "service.hooks"}
+        | {"service.protocols.info", "service.setting_types", "service.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "service.transports": (
@@ -231,6 +233,13 @@ def test_a_module_knows_only_the_layers_below_it(module: str) -> None:
 
 def test_every_rule_is_of_a_module_that_is_there() -> None:
     assert set(ALLOWED) <= set(modules())
+
+
+def test_the_tour_of_the_house_names_every_module() -> None:
+    tour = (ROOT / "docs/architecture.md").read_text()
+
+    for path in ROOT.glob("service/*.py"):
+        assert path.name.startswith("__") or f"{path.name}`" in tour, f"docs/architecture.md does not name {path.name}"
 
 
 def test_the_check_finds_what_is_forbidden(tmp_path: Path) -> None:

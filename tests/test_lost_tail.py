@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from service.brokers.history import ChannelKeys, HistoryCommands
 from service.brokers.scripts import run_pipeline
 from service.messages import History, Publication
 from service.namespaces import DEFAULTS
+from tests.cluster import DEADLINE_S
 from tests.redis_servers import HOST, Server, free_ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -26,7 +28,7 @@ COMMANDS = HistoryCommands(
 
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "master", free_ports(1)[0], {"save": '""'})
+    server = Server(tmp_path / "master", free_ports(1)[0], {"save": '""', "repl-diskless-sync-delay": "0"})
     server.start()
     yield server
     server.stop()
@@ -58,9 +60,15 @@ async def _run(server: Server, commands: list[tuple[object, ...]]) -> list[objec
 
 def promote(replica: Server, master: Server) -> None:
     """Let the replica have all that the master has now, and be its own master from then on."""
-    with master.client() as client:
-        client.wait(1, 5000)
-    with replica.client() as client:
+    with master.client() as of_master, replica.client() as client:
+        # Not WAIT: it knows of no writes but those of its own connection.
+        wanted = of_master.info("replication")["master_repl_offset"]
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (state := client.info("replication"))["master_link_status"] != "up" or state[
+            "slave_repl_offset"
+        ] < wanted:
+            assert time.monotonic() < deadline_s, state
+            time.sleep(0.02)
         client.replicaof("NO", "ONE")
 
 

@@ -11,7 +11,7 @@ from service.connection import Connection, Encoding, State
 from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from service.hub import Hub
 from service.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
-from service.namespaces import DEFAULTS, Namespace, Namespaces, Recovery
+from service.namespaces import Namespace, Namespaces, Recovery
 from service.node import Node, Overtaken
 from service.tasks import end
 from service.tracker import Tracker
@@ -195,44 +195,6 @@ async def test_after_a_gap_presence_is_told_anew() -> None:
     assert node.presence.doubt_count == 0
     node.on_connected(is_again=True)
     assert node.presence.doubt_count == 1
-
-
-async def test_a_history_is_read_on_from_a_position_and_back_from_it() -> None:
-    node, broker, _ = make_node()
-    room, here = DEFAULTS["room"], Position(0, "e")
-
-    for newest in (False, True):
-        await node.history("room:a", limit=7, since=here, newest=newest)
-        await node.history("room:a", limit=7, since=None, newest=newest)
-
-    assert broker.reads == [
-        Read("room:a", room, since=here, limit=7),
-        Read("room:a", room, limit=7),
-        Read("room:a", room, before=here, limit=7, newest=True),
-        Read("room:a", room, limit=7, newest=True),
-    ]
-
-
-@pytest.mark.parametrize("newest", [False, True])
-async def test_of_another_epoch_no_history_is_read_in_either_direction(newest: bool) -> None:
-    node, _, _ = make_node()
-
-    with pytest.raises(ClientError) as caught:
-        await node.history("room:a", limit=7, since=Position(0, "other"), newest=newest)
-
-    assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
-
-
-async def test_a_history_is_removed_where_there_is_one() -> None:
-    node, broker, _ = make_node()
-    node.namespaces = Namespaces({"room": DEFAULTS["room"], "none": Namespace()})
-
-    await node.remove_history("room:a")
-    with pytest.raises(ClientError) as caught:
-        await node.remove_history("none:a")
-
-    assert broker.removed == ["room:a"]
-    assert caught.value.error is ErrorCode.NOT_AVAILABLE
 
 
 async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> None:

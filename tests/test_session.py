@@ -24,6 +24,7 @@ from service.errors import (
 )
 from service.hooks import ConnectAnswer, Hook, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from service.messages import History, Kind, Position, Publication, Resumption
+from tests.cluster import eventually
 from tests.fakes import FakePresence
 from tests.sessions import GRACE_S, Bench, turns, until
 from tests.tokens import signed
@@ -464,23 +465,43 @@ async def test_a_client_that_goes_while_a_service_subscribes_it_leaves_nothing(b
 
 async def test_lost_publications_end_a_subscription_of_the_clients_own_with_2500(bench: Bench) -> None:
     client = await bench.connected()
-    client.send(subscribe("room:a"))
+    client.send(subscribe("kept:a"))
     await client.replies(1)
 
-    bench.node.hub.broadcast(Resumption("room:a", None, is_recovered=False))
+    bench.node.hub.broadcast(Resumption("kept:a", None, is_recovered=False))
 
     (push,) = client.got()
-    assert push["push"] == {"channel": "room:a", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
+    assert push["push"] == {"channel": "kept:a", "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
     assert client.codes == []
-    assert bench.broker.unsubscribed == ["room:a"]
+    assert bench.broker.unsubscribed == ["kept:a"]
 
 
 async def test_lost_publications_of_a_subscription_of_the_server_end_the_connection_with_3010(bench: Bench) -> None:
-    client = await bench.connected(signed(ADA))
+    client = await bench.connected(signed({**ADA, "channels": ["kept:a"]}))
 
-    bench.node.hub.broadcast(Resumption("user:#ada", None, is_recovered=False))
+    bench.node.hub.broadcast(Resumption("kept:a", None, is_recovered=False))
 
     assert client.codes == [3010]
+
+
+async def test_who_was_not_told_where_it_is_hears_of_no_loss(bench: Bench) -> None:
+    client = await bench.connected()
+    client.send(subscribe("room:a"))
+    (reply,) = await client.replies(1)
+
+    bench.node.hub.broadcast(Resumption("room:a", None, is_recovered=False))
+
+    assert "positioned" not in reply["subscribe"]
+    assert (client.got(), client.codes) == ([], [])
+
+
+async def test_a_service_subscribes_nobody_to_more_channels_than_one_may_have() -> None:
+    async with Bench(channel_limit=1) as bench:
+        client = await bench.connected(signed(ADA))  # it has its own channel
+
+        assert await bench.handlers["subscribe"]({"user": "ada", "channel": "room:a"}) == {"count": 0}
+
+        assert client.codes == [3505]
 
 
 async def test_what_was_lost_in_a_channel_that_is_left_already_matters_to_nobody(bench: Bench) -> None:
@@ -1055,6 +1076,22 @@ async def test_only_who_streams_takes_commands_from_elsewhere(bench: Bench) -> N
     assert not await bench.sessions.emulate("n1", client.session.id, b'{"id":2,"ping":{}}')
     assert not await bench.sessions.emulate("n1", "no such session", b'{"id":2,"ping":{}}')
     assert client.got() == []
+
+
+async def test_a_request_that_was_overtaken_is_done_first_and_one_that_was_lost_is_not_waited_for(bench: Bench) -> None:
+    client = await bench.connected()
+    client.session.on_request(b'{"id":2,"ping":{}}')
+
+    client.session.on_request(b'{"id":4,"ping":{}}')
+    client.session.on_request(b'{"id":3,"ping":{}}')
+    client.session.on_request(b'{"id":6,"ping":{}}')
+    assert [reply["id"] for reply in await client.replies(3)] == [2, 3, 4]
+
+    async def is_answered() -> bool:
+        return bool(client.transport.written)
+
+    await eventually(is_answered)
+    assert [reply["id"] for reply in await client.replies(1)] == [6]
 
 
 # What a subscription may have.

@@ -31,7 +31,7 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> Mapping[str, A
     """
     since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
     limit = MAX_RECOVERED if wanted.limit < 0 else wanted.limit
-    found = await context.node.history(wanted.channel, limit=limit, since=since, newest=wanted.reverse)
+    found = await context.node.histories.read(wanted.channel, limit=limit, since=since, newest=wanted.reverse)
     publications = found.publications[::-1] if wanted.reverse else found.publications
     return {**found.position._asdict(), "publications": [_publication(each) for each in publications]}
 
@@ -42,7 +42,7 @@ async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> M
     A client that comes back and is behind it is told that something is lost. Errors: 108 for a channel without a
     history.
     """
-    await context.node.remove_history(wanted.channel)
+    await context.node.histories.remove(wanted.channel)
     return {}
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from service.auth import KeysUnavailable
 from service.auth.keys import jwk_key
+from service.bodies import read_chunks
 from service.tasks import end
 
 if TYPE_CHECKING:
@@ -96,12 +97,7 @@ class KeySet:
         # Not compressed, so that the bound holds for what is unpacked too.
         async with self._http.stream("GET", self._url, headers={"Accept-Encoding": "identity"}) as response:
             response.raise_for_status()
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > _MAX_BYTES:
-                    raise ValueError(f"more than {_MAX_BYTES} bytes")
-        return bytes(body)
+            return await read_chunks(response.aiter_raw(), _MAX_BYTES)
 
 
 def _read(document: bytes) -> list[tuple[str | None, Key]]:

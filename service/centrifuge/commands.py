@@ -72,7 +72,7 @@ def _publication(session: Session, command: Command) -> Publication:
     channel, data = permitted_channel(session, command, Action.PUBLISH), command.params["data"]
     if len(data) > session.sessions.settings.max_message_bytes:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too much data")
-    info = session.sessions.node.info(session.connection, channel)
+    info = session.sessions.node.roster.info(session.connection, channel)
     return Publication(channel, data, session.wire.kind_of(data), info=info)
 
 
@@ -101,7 +101,7 @@ async def history(session: Session, command: Command) -> Members:
     channel = permitted_channel(session, command, Action.HISTORY)
     params = command.params
     limit = params.get("limit", 0)
-    found = await session.sessions.node.history(
+    found = await session.sessions.node.histories.read(
         channel,
         limit=MAX_RECOVERED if limit < 0 else min(limit, MAX_RECOVERED),
         since=None if params.get("since") is None else since_of(params["since"]),

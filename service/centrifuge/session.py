@@ -14,6 +14,7 @@ from service.auth.permissions import Client
 from service.centrifuge import keeping
 from service.centrifuge.codec import MalformedFrame
 from service.centrifuge.commands import HANDLERS
+from service.centrifuge.requests import RequestOrder
 from service.connection import Pause, State
 from service.errors import (
     BAD_REQUEST,
@@ -51,6 +52,8 @@ log = structlog.get_logger(__name__)
 # reading pauses.
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 128 * 1024
+# A request goes through Redis in some ms; one that is later than that is lost, as a rule.
+_OVERTAKEN_TIMEOUT_S = 0.2
 # What a command takes in memory, which may be of three bytes on the wire.
 _COMMAND_BYTES = 150
 # So many of a frame are done in one turn of the loop, some 5 ms: without a pause nobody else would be served meanwhile.
@@ -65,6 +68,8 @@ class Session:
 
     __slots__ = (
         "_headers",
+        "_overtaken",
+        "_requests",
         "_task",
         "_waiting",
         "_waiting_bytes",
@@ -95,6 +100,8 @@ class Session:
         self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
+        self._requests = RequestOrder()
+        self._overtaken: asyncio.TimerHandle | None = None  # while a request waits for one that it overtook
         self._waiting: deque[Command] = deque()
         self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
@@ -102,7 +109,7 @@ class Session:
     @property
     def client_id(self) -> str:
         """Return what names this client in the cluster."""
-        return self.sessions.node.client_id(self.connection)
+        return self.sessions.node.roster.client_id(self.connection)
 
     @property
     def caller(self) -> Caller:
@@ -134,10 +141,30 @@ class Session:
             log.debug("session.malformed_frame", conn=self.connection.id, reason=str(exc))
             self.disconnect(BAD_REQUEST)
 
+    def on_request(self, data: bytes) -> None:
+        """Do the commands of a request, after those of requests that it has overtaken: they have 0.2 s to come."""
+        for each in self._requests.put(self.wire.codec, data):
+            self.on_message(self.connection, self.wire.codec.kind, each)
+        if not self._requests.is_waiting:
+            self._stop_waiting_for_overtaken()
+        elif self._overtaken is None:
+            loop = asyncio.get_running_loop()
+            self._overtaken = loop.call_later(_OVERTAKEN_TIMEOUT_S, self._give_up_on_overtaken)
+
+    def _stop_waiting_for_overtaken(self) -> None:
+        if self._overtaken is not None:
+            self._overtaken.cancel()
+            self._overtaken = None
+
+    def _give_up_on_overtaken(self) -> None:
+        self._overtaken = None
+        for each in self._requests.give_up():
+            self.on_message(self.connection, self.wire.codec.kind, each)
+
     def on_lost(self, connection: Connection, channel: str) -> None:  # noqa: ARG002  (as in Receiver)
         """Let the client subscribe again: then it is told that it could not recover."""
         held = self.subscriptions.get(channel)
-        if held is None:
+        if held is None or not held.is_positioned:
             return
         if held.is_of_server:
             self.disconnect(INSUFFICIENT_STATE)
@@ -147,6 +174,8 @@ class Session:
     def on_closed(self, connection: Connection) -> None:
         """Drop what waits, and tell the application."""
         self._waiting.clear()
+        self._requests.give_up()
+        self._stop_waiting_for_overtaken()
         if self._task is not None:
             self._task.cancel()
         self.sessions.forget(self)

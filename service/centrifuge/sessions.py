@@ -17,7 +17,7 @@ from service.centrifuge.json_codec import JsonCodec
 from service.centrifuge.protobuf_codec import ProtobufCodec
 from service.centrifuge.pushes import Wire
 from service.centrifuge.session import Session
-from service.errors import EXPIRED, UNSUBSCRIBED, ClientError, ErrorCode
+from service.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
 from service.messages import Kind
 from service.node import Overtaken
 from service.survey import UnknownNode
@@ -148,6 +148,8 @@ class Sessions:
             answers = await self._survey.ask("emulate", params, node_id=node_id)
         except UnknownNode:
             return False
+        if answers.missing_count:
+            raise BrokerUnavailable("the client's node does not answer")
         return any(answer.get("found", False) for answer in answers.values())
 
     async def _emulate(self, params: Mapping[str, Any]) -> Members:
@@ -160,7 +162,7 @@ class Sessions:
         if session is None or not isinstance(stream, CommandStream):
             return False
         stream.has_been_heard = True
-        session.on_message(session.connection, session.wire.codec.kind, data)
+        session.on_request(data)
         return True
 
     async def _subscribe(self, params: Mapping[str, Any]) -> Members:
@@ -172,6 +174,9 @@ class Sessions:
         count = 0
         for session in self._sessions_of(params):
             if channel in session.subscriptions:
+                continue
+            if len(session.subscriptions) >= self.settings.channel_limit:
+                session.disconnect(CHANNEL_LIMIT)
                 continue
             with suppress(Overtaken):
                 await subscribing.subscribe_by_server(

@@ -66,7 +66,7 @@ class CommandStreamResponse(Response):
             if stream.name == "sse":
                 # Browsers tell the page that it is open with the first bytes.
                 await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-            self._session.on_message(connection, self._session.wire.codec.kind, self._first)
+            self._session.on_request(self._first)
             await pump(connection, stream.take, scope, receive, send)
         finally:
             self._server.heartbeat.remove(stream)

@@ -40,7 +40,6 @@ class _Wanted(NamedTuple):
     since: what it has, if it is recovering. rejects_unrecovered: it would rather not be subscribed than begin anew.
     """
 
-    is_recovering: bool = False
     since: Position | None = None
     rejects_unrecovered: bool = False
     tells_members: bool = True
@@ -73,6 +72,7 @@ async def subscribe(session: Session, command: Command) -> None:
     def greet(result: Members) -> None:
         if not is_kept:
             result.update(session.sessions.expiry(terms.expire_at_s))
+        held.is_positioned = result.get("positioned", False)
         session.reply(command, result)
         session.hold(channel, held)
 
@@ -97,13 +97,13 @@ async def subscribe_by_server(
     """
     found: Members = {}
     namespace = overridden(session.sessions.node.namespaces.of(check_channel(channel)), options.override)
-    wanted = _Wanted()
-    if recovering:
-        wanted = wanted._replace(is_recovering=recovering.get("recover", False), since=since_of(recovering))
+    wanted = _Wanted(since=_since(recovering or {}))
 
     def take(result: Members) -> None:
         found.update(result)
-        session.hold(channel, Held(expire_at_s=expire_at_s, is_of_server=True))
+        held = Held(expire_at_s=expire_at_s, is_of_server=True)
+        held.is_positioned = result.get("positioned", False)
+        session.hold(channel, held)
         if greet is not None:
             greet(result)
 
@@ -120,31 +120,25 @@ async def _subscribe(
     options: SubscriptionOptions,
     greet: Callable[[Members], None],
 ) -> None:
-    is_delta = wanted.is_delta and wanted.tags is None
-    is_told_anyway = None if options.override is None else options.override.push_join_leave
     are_told = session.sessions.node.namespaces.of(channel).join_leave
-    tells_members = are_told and (wanted.tells_members if is_told_anyway is None else is_told_anyway)
-    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=wanted.tags)
+    tells_members = are_told and _wants_members(wanted, options.override)
+    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
+
+    is_recovering = wanted.since is not None and namespace.recovery is not None
 
     def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result, rest = _position(greeting), []
-        if wanted.is_recovering and namespace.recovery is not None:
-            result["was_recovering"] = True
-            if result.pop("is_recovered", False):
-                result["recovered"] = True
-            elif wanted.rejects_unrecovered:
-                raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, channel)
-            found = [event for event in greeting if isinstance(event, Publication)]
-            count = _count_in_reply(found) if session.is_connected else len(found)
-            result["publications"] = session.wire.publications(found[:count], is_delta=is_delta, tags=wanted.tags)
-            rest = found[count:]
-        result.pop("is_recovered", None)
-        if is_delta:
+        result = _beginning(greeting, wanted, is_recovering=is_recovering)
+        found = [event for event in greeting if isinstance(event, Publication)] if is_recovering else []
+        count = _count_in_reply(found) if session.is_connected else len(found)
+        if is_recovering:
+            missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
+            result["publications"] = missed
+        if wanted.is_delta:
             result["delta"] = True
         if options.data:
             result["data"] = options.data
         greet(result)
-        if rest:
+        if rest := found[count:]:
             session.connection.send(b"".join(map(encoding.encode, rest)))
 
     await session.sessions.node.subscribe(
@@ -153,8 +147,8 @@ async def _subscribe(
         namespace=namespace,
         encoding=encoding,
         info=options.info,
-        since=wanted.since if wanted.is_recovering else None,
-        wants_missed=wanted.is_recovering,
+        since=wanted.since,
+        wants_missed=wanted.since is not None,
         greet=take,
     )
 
@@ -214,13 +208,18 @@ def _wanted(params: Members, namespace: Namespace) -> _Wanted:
     if tf is not None and not namespace.tags_filter:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "no filtering by tags in this namespace")
     return _Wanted(
-        is_recovering=params.get("recover", False),
-        since=since_of(params),
+        since=_since(params),
         rejects_unrecovered=bool(params.get("flag", 0) & _REJECT_UNRECOVERED),
         tells_members=params.get("join_leave", False),
-        is_delta=bool(delta) and namespace.delta,
+        is_delta=bool(delta) and namespace.delta and tf is None,
         tags=None if tf is None else filters.parse(tf),
     )
+
+
+def _since(params: Members) -> Position | None:
+    """Return what a client has, if it is recovering. Raises: ClientError 107."""
+    since = since_of(params)
+    return since if params.get("recover", False) else None
 
 
 async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
@@ -255,6 +254,11 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     return claims
 
 
+def _wants_members(wanted: _Wanted, override: Override | None) -> bool:
+    is_told_anyway = None if override is None else override.push_join_leave
+    return wanted.tells_members if is_told_anyway is None else is_told_anyway
+
+
 def _count_in_reply(found: Sequence[Publication]) -> int:
     """Return how many of the publications that a client missed stand in the reply; the rest follows as pushes."""
     size_bytes = 0
@@ -265,15 +269,18 @@ def _count_in_reply(found: Sequence[Publication]) -> int:
     return len(found)
 
 
-def _position(greeting: Sequence[Publication | Resumption]) -> Members:
-    """Return where a subscription begins, as the schema says it; nothing in a channel without recovery."""
+def _beginning(greeting: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recovering: bool) -> Members:
+    """Return where a subscription begins, as the schema says it. Raises: ClientError 112."""
+    result: Members = {}
+    is_recovered = False
     for event in greeting:
         if isinstance(event, Resumption) and event.position is not None:
-            return {
-                "recoverable": True,
-                "positioned": True,
-                "offset": event.position.offset,
-                "epoch": event.position.epoch,
-                "is_recovered": event.is_recovered,
-            }
-    return {}
+            result = {"recoverable": True, "positioned": True, **event.position._asdict()}
+            is_recovered = event.is_recovered
+    if is_recovering:
+        result["was_recovering"] = True
+        if is_recovered:
+            result["recovered"] = True
+        elif wanted.rejects_unrecovered:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "something is lost since this position")
+    return result

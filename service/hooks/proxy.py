@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 import structlog
 
+from service.bodies import TooLarge, read_chunks
 from service.errors import ClientError, ErrorCode
 from service.hooks import Hook
 from service.hooks.circuit import Circuit, CircuitOpen, CircuitState
@@ -172,12 +173,11 @@ class ProxyHandlers:
                 connection.stream("POST", f"{self._url}/{hook}", content=body, headers=fields) as response,
             ):
                 _check_status(response)
-                return await self._read(response)
+                return await read_chunks(response.aiter_raw(), self._max_reply_bytes)
         except (TimeoutError, httpx.TimeoutException):
             raise _Unreachable(f"no answer within {self._timeout_s:g} s") from None
-        except (
-            httpx.LocalProtocolError
-        ) as exc:  # a header that the client should not have sent: no fault of who is asked
+        except (TooLarge, httpx.LocalProtocolError) as exc:
+            # The latter for a header that the client should not have sent: no fault of who is asked.
             raise NoAnswer(str(exc)) from None
         except httpx.HTTPError as exc:
             raise _Unreachable(f"{type(exc).__name__}: {exc}") from None
@@ -189,15 +189,6 @@ class ProxyHandlers:
             yield connection
         finally:
             self._free.put_nowait(connection)
-
-    async def _read(self, response: httpx.Response) -> bytes:
-        chunks, size_bytes = [], 0
-        async for chunk in response.aiter_raw():
-            chunks.append(chunk)
-            size_bytes += len(chunk)
-            if size_bytes > self._max_reply_bytes:
-                raise NoAnswer(f"more than {self._max_reply_bytes} bytes")
-        return b"".join(chunks)
 
 
 def _connections(timeout_s: float) -> list[httpx.AsyncClient]:

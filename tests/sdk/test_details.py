@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from websockets.asyncio.client import connect
 
@@ -54,7 +56,7 @@ async def test_what_tokens_say_of_a_client_is_told_with_it(clients: list[Client]
 async def test_who_subscribes_and_unsubscribes_in_haste_hears_everything_once(
     clients: list[Client], prefix: str
 ) -> None:
-    # Over /emulation each command is a request of its own, and such haste may arrive in any order.
+    # Over HTTP the SDK waits between them by itself, and what is published meanwhile comes too early.
     for client in [each for each in clients if each.transport == "websocket"]:
         channel = f"room:{prefix}{client.name}"
         await client.connect()
@@ -68,6 +70,25 @@ async def test_who_subscribes_and_unsubscribes_in_haste_hears_everything_once(
         assert (await client.perform("presenceStats", channel=channel))["numClients"] == 1
         await client.perform("publish", channel=channel, data="the last")
         assert await client.published(channel, 2) == ["once", "the last"]
+
+
+@pytest.mark.node
+async def test_what_is_published_in_haste_keeps_its_order_over_every_node(
+    node_driver: NodeDriver, balancer: Balancer, prefix: str
+) -> None:
+    """Every second request goes through the other node, and Redis, which takes longer."""
+    for transport, encoding in node_driver.kinds:
+        client = Client(node_driver, balancer, transport, encoding)
+        channel = f"room:{prefix}{client.name}"
+        await client.connect()
+        await client.subscribe(channel)
+        for begin in range(0, 40, 8):
+            await asyncio.gather(
+                *(client.perform("publish", channel=channel, data=begin + number) for number in range(8))
+            )
+
+        assert await client.published(channel, 40) == list(range(40))
+        await client.close()
 
 
 @pytest.mark.node
