@@ -1231,3 +1231,34 @@ async def test_a_service_may_give_what_others_see_in_base64(bench: Bench) -> Non
     await bench.handlers["refresh"]({"user": "ada", "b64info": "eyJuIjozfQ=="})
 
     assert client.connection.info == b'{"n":3}'
+
+
+async def test_a_reply_that_cannot_be_written_ends_the_connection(bench: Bench) -> None:
+    client = await bench.connected()
+    bench.application.answers[Hook.RPC] = object()
+
+    client.send({"id": 2, "rpc": {"method": "f"}}, {"id": 3, "ping": {}})
+    await turns()
+
+    assert client.codes == [3004]
+    assert client.got() == []
+
+
+async def test_a_token_that_is_taken_though_its_time_has_just_come_is_to_be_refreshed_at_once(bench: Bench) -> None:
+    """Clocks differ: error 110 would end it for good, and 109 would not help where the issuer's clock is behind."""
+    just_over = int(bench.now_s) - 3
+    client = bench.client()
+
+    client.send(
+        {"id": 1, "connect": {"token": signed({**ADA, "exp": just_over})}},
+        subscribe("room:a", 2, token=signed({**ADA, "channel": "room:a", "exp": just_over})),
+        {"id": 3, "refresh": {"token": signed({**ADA, "exp": just_over})}},
+        {
+            "id": 4,
+            "sub_refresh": {"channel": "room:a", "token": signed({**ADA, "channel": "room:a", "exp": just_over})},
+        },
+    )
+    replies = await client.replies(4)
+
+    methods = ("connect", "subscribe", "refresh", "sub_refresh")
+    assert [reply.get(method, reply).get("ttl") for reply, method in zip(replies, methods, strict=True)] == [1] * 4

@@ -323,6 +323,8 @@ class Session:
     async def _finish(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
         try:
             result = await outcome
+            if result is not None:
+                self.reply(command, result)
         except ClientError as exc:
             log.debug("session.refused", conn=self.connection.id, method=command.method, reason=exc.detail)
             self.refuse(command, exc.error)
@@ -335,9 +337,6 @@ class Session:
         except Exception:
             log.exception("session.failed", conn=self.connection.id, method=command.method)
             self.disconnect(SERVER_ERROR)
-        else:
-            if result is not None:
-                self.reply(command, result)
 
     async def _finish_all(
         self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None

@@ -110,10 +110,11 @@ class Sessions:
         """Return what a client is told of a Unix time at which something ends. Raises: ClientError 110 if it has."""
         if not expire_at_s:
             return {}
-        ttl_s = math.ceil(expire_at_s - self.deadlines.now_s())
-        if ttl_s <= 0:
+        ttl_s = expire_at_s - self.deadlines.now_s()
+        if ttl_s <= -self.settings.token_leeway_s:
             raise ClientError(ErrorCode.EXPIRED, "the time is over")
-        return {"expires": True, "ttl": min(ttl_s, _MAX_TTL_S)}
+        # Where a clock that is behind has set the time, a second is left to refresh in.
+        return {"expires": True, "ttl": min(max(math.ceil(ttl_s), 1), _MAX_TTL_S)}
 
     def session_id_of(self, connection: Connection) -> str:
         """Return the id of a connection's session, "" if it has none."""
