@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from service.connection import Connection
     from service.hub import Hub
     from service.roster import HubRoster
-    from service.survey import Handler
+    from service.survey import Handler, JsonObject
 
 # Channels that are looked at before the loop goes on: about a millisecond.
 _CHANNELS_AT_ONCE = 1000
@@ -65,7 +65,7 @@ class Control:
             "unsubscribe": self.unsubscribe,
         }
 
-    async def info(self, _params: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON
+    async def info(self, _params: JsonObject) -> JsonObject:
         """Return the node's figures; cpu is the percentage of one core since the last question, rss is in bytes."""
         connections = self._hub.connections
         return {
@@ -80,7 +80,7 @@ class Control:
             "process": {"cpu": self._process.cpu_percent(), "rss": self._process.memory_info().rss},
         }
 
-    async def channels(self, params: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON
+    async def channels(self, params: JsonObject) -> JsonObject:
         """Return a page of the channels with subscribers here, in the order of their names.
 
         Args:
@@ -100,7 +100,7 @@ class Control:
         counts = {channel: self._hub.subscriber_count(channel) for channel in page[:limit]}
         return {"channels": counts, "has_more": len(page) > limit}
 
-    async def disconnect(self, params: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON
+    async def disconnect(self, params: JsonObject) -> JsonObject:
         """End connections of a user.
 
         Args:
@@ -115,7 +115,7 @@ class Control:
                 connection.close(Disconnect(code, reason))
         return {}
 
-    async def unsubscribe(self, params: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON
+    async def unsubscribe(self, params: JsonObject) -> JsonObject:
         """End plain connections of a user to a channel: they are nothing but their subscription.
 
         Args:
@@ -126,7 +126,7 @@ class Control:
                 connection.close(FORCE_DISCONNECT)
         return {}
 
-    def _connections_of(self, params: Mapping[str, Any]) -> list[Connection]:
+    def _connections_of(self, params: JsonObject) -> list[Connection]:
         """Return the connections that a service has named: a user's, or the one with this client id, or session id."""
         session_id = params.get("session", "")
         return [

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Does what a question asks for, and returns the answer. Any: JSON.
-Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+JsonObject = Mapping[str, Any]  # Any: JSON
+# Does what a question asks for, and returns the answer.
+Handler = Callable[[JsonObject], Awaitable[JsonObject]]
 
 _ALL = "control"
 _WITHOUT_HISTORY = Namespace()
@@ -46,7 +47,7 @@ class UnknownNode(ClientError):  # noqa: N818  (as BrokerUnavailable)
         super().__init__(ErrorCode.NOT_AVAILABLE, f"no node {node_id}")
 
 
-class Answers(dict[str, Mapping[str, Any]]):  # Any: JSON
+class Answers(dict[str, JsonObject]):
     """What nodes have answered, by node id; one whose handler has failed has `{"error": {"code":, "message":}}`.
 
     missing_count: how many have taken the question and have not answered in time.
@@ -69,7 +70,7 @@ class _Asked:
         self.expected_count = count
         self._check()
 
-    def take(self, node_id: str, result: Mapping[str, Any]) -> None:
+    def take(self, node_id: str, result: JsonObject) -> None:
         self.answers[node_id] = result
         self._check()
 
@@ -115,9 +116,7 @@ class Survey:
         finally:
             await end(*self._running)
 
-    async def ask(
-        self, op: str, params: Mapping[str, Any], *, node_id: str | None = None, within_s: float = 3.0
-    ) -> Answers:
+    async def ask(self, op: str, params: JsonObject, *, node_id: str | None = None, within_s: float = 3.0) -> Answers:
         """Ask every node, this one too, or one; return what they have answered once all have, or the time is over.
 
         Args:
@@ -175,7 +174,7 @@ class Survey:
             raise BrokerUnavailable("no node hears the others")
         raise UnknownNode(node_id)
 
-    def _take_question(self, asker: str, number: int, op: str, params: Mapping[str, Any]) -> None:
+    def _take_question(self, asker: str, number: int, op: str, params: JsonObject) -> None:
         if len(self._running) >= _MAX_RUNNING:
             self._answer(asker, number, _failed(ErrorCode.TOO_MANY_REQUESTS, f"{_MAX_RUNNING} questions at once"))
             return
@@ -183,7 +182,7 @@ class Survey:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _handle(self, asker: str, number: int, op: str, params: Mapping[str, Any]) -> None:
+    async def _handle(self, asker: str, number: int, op: str, params: JsonObject) -> None:
         result: dict[str, Any] = {}
         try:
             if op not in self._handlers:
@@ -201,7 +200,7 @@ class Survey:
             log.exception("survey.handler_failed", op=op)
             self._answer(asker, number, _failed(ErrorCode.INTERNAL, "see the node's log"))
 
-    def _answer(self, asker: str, number: int, result: Mapping[str, Any]) -> None:
+    def _answer(self, asker: str, number: int, result: JsonObject) -> None:
         answer = orjson.dumps({"answer": number, "from": self._node_id, "result": result})
         if len(answer) > MAX_CONTROL_BYTES:
             raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"an answer of {len(answer)} bytes")
@@ -209,7 +208,7 @@ class Survey:
         self._broker.submit(publication, _WITHOUT_HISTORY, _answered)
 
 
-def _failed(error: ErrorCode, detail: str) -> Mapping[str, Any]:
+def _failed(error: ErrorCode, detail: str) -> JsonObject:
     return {"error": {"code": error.code, "message": f"{error.message}: {detail}"}}
 
 

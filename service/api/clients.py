@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
         SubscribeRequest,
         UnsubscribeRequest,
     )
-    from service.survey import Answers
+    from service.survey import Answers, JsonObject
 
 # Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
 MAX_CHANNELS = 10_000
 
 
-async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> Mapping[str, Any]:  # Any: JSON
+async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> JsonObject:
     """Subscribe a user's connections to a channel, on whatever node; plain rooms are not subscribed to a second one.
 
     Delivery: once every node has done it, error 100 if one has not answered within 3 s.
@@ -40,7 +40,7 @@ async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> Mapping[st
     return await _done_everywhere(context, "subscribe", wanted)
 
 
-async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> Mapping[str, Any]:  # Any: JSON
+async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonObject:
     """End a user's subscriptions to a channel, on whatever node; a plain room's connection ends with it (3503).
 
     Delivery: as of subscribe.
@@ -49,7 +49,7 @@ async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> Mappin
     return await _done_everywhere(context, "unsubscribe", wanted)
 
 
-async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> Mapping[str, Any]:  # Any: JSON
+async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObject:
     """End a user's connections, on whatever node, plain ones too.
 
     Delivery: as of subscribe.
@@ -57,7 +57,7 @@ async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> Mapping[
     return await _done_everywhere(context, "disconnect", wanted)
 
 
-async def refresh(context: ApiContext, wanted: RefreshRequest) -> Mapping[str, Any]:  # Any: JSON
+async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
     """Let a user's connections expire at another time, or now, on whatever node.
 
     Delivery: as of subscribe.
@@ -65,7 +65,7 @@ async def refresh(context: ApiContext, wanted: RefreshRequest) -> Mapping[str, A
     return await _done_everywhere(context, "refresh", wanted)
 
 
-async def info(context: ApiContext, _wanted: InfoRequest) -> Mapping[str, Any]:  # Any: JSON
+async def info(context: ApiContext, _wanted: InfoRequest) -> JsonObject:
     """Return every node's figures; `missing_nodes` says how many have not answered within 3 s, if some have not.
 
     cpu is the percentage of one core since the last time that somebody asked.
@@ -76,7 +76,7 @@ async def info(context: ApiContext, _wanted: InfoRequest) -> Mapping[str, Any]: 
     return {"nodes": [answers[node_id] for node_id in sorted(answers)], **missing}
 
 
-async def channels(context: ApiContext, wanted: ChannelsRequest) -> Mapping[str, Any]:  # Any: JSON
+async def channels(context: ApiContext, wanted: ChannelsRequest) -> JsonObject:
     """Return the channels that have subscribers, with how many on all nodes: all, or with `limit` or `cursor` a page.
 
     A page is in the order of the names; its cursor is that of the next one, empty after the last. Errors: 107 for a
@@ -96,7 +96,7 @@ async def channels(context: ApiContext, wanted: ChannelsRequest) -> Mapping[str,
     return {"channels": _channel_infos(counts)}
 
 
-async def rpc(context: ApiContext, wanted: RpcRequest) -> Mapping[str, Any]:  # Any: JSON
+async def rpc(context: ApiContext, wanted: RpcRequest) -> JsonObject:
     """Call one of the application's procedures, and return what it answers as `data`.
 
     Errors: 108 if the application has none, and its own.
@@ -111,7 +111,7 @@ async def rpc(context: ApiContext, wanted: RpcRequest) -> Mapping[str, Any]:  # 
     return {"data": orjson.Fragment(data or b"null")}
 
 
-async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> Mapping[str, Any]:
+async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> JsonObject:
     answers = await context.survey.ask(op, wanted.model_dump(exclude_none=True))
     _check_answers(answers)
     _check_all_there(answers)

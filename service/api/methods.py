@@ -30,6 +30,7 @@ from service.errors import BrokerUnavailable, ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from service.api.context import ApiContext
+    from service.survey import JsonObject
 
 # So many commands of a parallel batch are under way at once.
 _CONCURRENCY = 64
@@ -42,7 +43,7 @@ class Method(NamedTuple):
 
     request: type[ApiRequest]
     # Any: its request; JSON. Raises: ClientError, BrokerUnavailable.
-    perform: Callable[[ApiContext, Any], Awaitable[Mapping[str, Any]]]
+    perform: Callable[[ApiContext, Any], Awaitable[JsonObject]]
 
 
 METHODS: Mapping[str, Method] = {
@@ -72,7 +73,7 @@ ABSENT = (
 )
 
 
-async def call(context: ApiContext, name: str, wanted: object) -> Mapping[str, Any]:  # Any: JSON
+async def call(context: ApiContext, name: str, wanted: object) -> JsonObject:
     """Do what a method does, and return its result.
 
     Args:
@@ -87,7 +88,7 @@ async def call(context: ApiContext, name: str, wanted: object) -> Mapping[str, A
     return await method.perform(context, validated(method.request, wanted))
 
 
-async def batch(context: ApiContext, wanted: BatchRequest) -> Mapping[str, Any]:  # Any: JSON
+async def batch(context: ApiContext, wanted: BatchRequest) -> JsonObject:
     """Do many methods, each answered by itself as `{"<method>": result}` or `{"error": ...}`, in their order.
 
     One after the other, or with `parallel` at once: then of two publications in one channel either may be the first.
@@ -97,7 +98,7 @@ async def batch(context: ApiContext, wanted: BatchRequest) -> Mapping[str, Any]:
     deadline_s = loop.time() + _BATCH_TIMEOUT_S
     permits = asyncio.Semaphore(_CONCURRENCY if wanted.parallel else 1)
 
-    async def one(command: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def one(command: JsonObject) -> JsonObject:
         async with permits:
             try:
                 if loop.time() > deadline_s:

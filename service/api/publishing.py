@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -16,13 +16,12 @@ from service.messages import Kind, Publication
 from service.tags import check_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from service.api.context import ApiContext
     from service.api.requests import BroadcastRequest, PublishRequest
+    from service.survey import JsonObject
 
 
-async def publish(context: ApiContext, wanted: PublishRequest) -> Mapping[str, Any]:  # Any: JSON
+async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:
     """Publish to every subscriber of a channel, on every node.
 
     Answers with the position once Redis has taken it; with nothing in a channel without a history. Delivery: see
@@ -31,14 +30,14 @@ async def publish(context: ApiContext, wanted: PublishRequest) -> Mapping[str, A
     return await _publish(context, wanted, wanted.channel, *_payload(context, wanted))
 
 
-async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> Mapping[str, Any]:  # Any: JSON
+async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> JsonObject:
     """Publish the same to many channels; each is answered by itself, in their order.
 
     Delivery: as of publish, in each channel; the idempotency key counts for each channel by itself.
     """
     kind, data = _payload(context, wanted)
 
-    async def one(channel: str) -> Mapping[str, Any]:
+    async def one(channel: str) -> JsonObject:
         try:
             return {"result": await _publish(context, wanted, check_channel(channel), kind, data)}
         except (ClientError, BrokerUnavailable) as exc:
@@ -49,7 +48,7 @@ async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> Mapping[st
 
 async def _publish(
     context: ApiContext, wanted: PublishRequest | BroadcastRequest, channel: str, kind: Kind, data: bytes
-) -> Mapping[str, Any]:
+) -> JsonObject:
     once = Once(wanted.idempotency_key, wanted.version or None, wanted.version_epoch)
     publication = Publication(channel, data, kind, tags=check_tags(wanted.tags))
     published = await context.node.publish(publication, once=once, skip_history=wanted.skip_history)

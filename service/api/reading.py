@@ -13,17 +13,18 @@ from service.namespaces import MAX_RECOVERED
 from service.presence import MAX_PAGE_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from service.api.context import ApiContext
     from service.api.requests import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
     from service.messages import ClientInfo, Publication
+    from service.survey import JsonObject
 
 # Whoever wants more asks for pages: an answer is made in memory.
 MAX_PRESENT = 10_000
 
 
-async def history(context: ApiContext, wanted: HistoryRequest) -> Mapping[str, Any]:  # Any: JSON
+async def history(context: ApiContext, wanted: HistoryRequest) -> JsonObject:
     """Return a channel's position, and what is kept of it.
 
     After `since`, oldest first; or with `reverse` before it, newest first. A payload that is no JSON is `text` or
@@ -36,7 +37,7 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> Mapping[str, A
     return {**found.position._asdict(), "publications": [_publication(each) for each in publications]}
 
 
-async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> Mapping[str, Any]:  # Any: JSON
+async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> JsonObject:
     """Remove what is kept of a channel; its position stays, and goes on.
 
     A client that comes back and is behind it is told that something is lost. Errors: 108 for a channel without a
@@ -46,7 +47,7 @@ async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> M
     return {}
 
 
-async def presence(context: ApiContext, wanted: PresenceRequest) -> Mapping[str, Any]:  # Any: JSON
+async def presence(context: ApiContext, wanted: PresenceRequest) -> JsonObject:
     """Return who is in a channel, on whatever node: all, or with `limit` or `cursor` a page of them.
 
     The cursor of a page is that of the next one, empty after the last. Who is there all the while is on some page; who
@@ -68,7 +69,7 @@ async def presence(context: ApiContext, wanted: PresenceRequest) -> Mapping[str,
             return {"presence": clients}
 
 
-async def presence_page(context: ApiContext, wanted: PresenceRequest) -> Mapping[str, Any]:  # Any: JSON
+async def presence_page(context: ApiContext, wanted: PresenceRequest) -> JsonObject:
     """Return a page of who is in a channel; see `presence`."""
     page = await context.node.presence.page(
         _present_channel(context, wanted.channel), cursor=wanted.cursor, limit=wanted.limit
@@ -76,7 +77,7 @@ async def presence_page(context: ApiContext, wanted: PresenceRequest) -> Mapping
     return {"presence": _clients(page.clients), "cursor": page.cursor}
 
 
-async def presence_stats(context: ApiContext, wanted: PresenceStatsRequest) -> Mapping[str, Any]:  # Any: JSON
+async def presence_stats(context: ApiContext, wanted: PresenceStatsRequest) -> JsonObject:
     """Return how many clients and users are in a channel.
 
     Several clients of one user are one user, and so are all those that name none. Errors are those of presence.

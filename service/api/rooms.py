@@ -17,7 +17,7 @@ from service.endpoints import admission_of
 from service.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from service.survey import JsonObject
 
 router = APIRouter(tags=["rooms"])
 
@@ -57,5 +57,5 @@ async def _permitted_channel(request: Request, name: str, action: Action) -> str
     return channel
 
 
-def _result(result: Mapping[str, Any]) -> Response:
+def _result(result: JsonObject) -> Response:
     return Response(orjson.dumps({"result": result}), media_type="application/json")

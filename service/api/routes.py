@@ -18,12 +18,13 @@ from service.bodies import read_json
 from service.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from service.api.context import ApiContext
+    from service.survey import JsonObject
 
     # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
-    _Answer = Callable[[ApiContext, Any], Awaitable[Mapping[str, Any]]]
+    _Answer = Callable[[ApiContext, Any], Awaitable[JsonObject]]
 
 router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
 
@@ -51,24 +52,24 @@ def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Req
 
 
 def _of_method(name: str) -> _Answer:
-    async def answer(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+    async def answer(context: ApiContext, wanted: object) -> JsonObject:
         return {"result": await call(context, name, wanted)}
 
     return answer
 
 
-async def _batch(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+async def _batch(context: ApiContext, wanted: object) -> JsonObject:
     return await batch(context, validated(BatchRequest, wanted))
 
 
-async def _by_body(context: ApiContext, wanted: object) -> Mapping[str, Any]:
+async def _by_body(context: ApiContext, wanted: object) -> JsonObject:
     """Take `{"method": "publish", "params": {...}}`, as Centrifugo's older clients send it."""
     if not isinstance(wanted, dict) or not isinstance(wanted.get("method"), str):
         raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
     return {"result": await call(context, wanted["method"], wanted.get("params", {}))}
 
 
-def _json(status: int, content: Mapping[str, Any]) -> Response:
+def _json(status: int, content: JsonObject) -> Response:
     return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 

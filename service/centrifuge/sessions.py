@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from service.deadlines import Deadlines
     from service.hooks import Application
     from service.node import Node
-    from service.survey import Handler, Survey
+    from service.survey import Handler, JsonObject, Survey
 
 log = structlog.get_logger(__name__)
 
@@ -152,7 +152,7 @@ class Sessions:
             raise BrokerUnavailable("the client's node does not answer")
         return any(answer.get("found", False) for answer in answers.values())
 
-    async def _emulate(self, params: Mapping[str, Any]) -> Members:
+    async def _emulate(self, params: JsonObject) -> Members:
         """Do commands that a client has sent to another node. `data`: base64."""
         return {"found": self._do(params["session"], base64.b64decode(params["data"]))}
 
@@ -165,7 +165,7 @@ class Sessions:
         session.on_request(data)
         return True
 
-    async def _subscribe(self, params: Mapping[str, Any]) -> Members:
+    async def _subscribe(self, params: JsonObject) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
         options = _options_of(params)
@@ -190,13 +190,13 @@ class Sessions:
                 count += 1
         return {"count": count}
 
-    async def _unsubscribe(self, params: Mapping[str, Any]) -> Members:
+    async def _unsubscribe(self, params: JsonObject) -> Members:
         """End the subscriptions of a user's clients to a channel, and tell them."""
         for session in self._sessions_of(params):
             session.unsubscribe(params["channel"], UNSUBSCRIBED)
         return {}
 
-    async def _refresh(self, params: Mapping[str, Any]) -> Members:
+    async def _refresh(self, params: JsonObject) -> Members:
         """Let the connections of a user end now, or at another time, and tell them."""
         info = _options_of(params).info
         for session in self._sessions_of(params):
@@ -211,7 +211,7 @@ class Sessions:
             session.push("", "refresh", expiry)
         return {}
 
-    def _sessions_of(self, params: Mapping[str, Any]) -> list[Session]:
+    def _sessions_of(self, params: JsonObject) -> list[Session]:
         """Return the connected sessions of a user: all, or the one with this client id, or session id."""
         session_id = params.get("session", "")
         return [
@@ -232,7 +232,7 @@ def _tell(session: Session, channel: str, result: Members) -> None:
         session.push(channel, "pub", publication)
 
 
-def _options_of(params: Mapping[str, Any]) -> SubscriptionOptions:
+def _options_of(params: JsonObject) -> SubscriptionOptions:
     """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
     try:
         return subscription_options(params)
