@@ -1,10 +1,17 @@
-"""Connections and subscriptions of clients without a token, which the application keeps, or lets end."""
+"""How connections and subscriptions expire; those of clients without a token the application keeps, or lets end."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.errors import EXPIRED, UNSUBSCRIBED_EXPIRED, ApplicationError, ClientError, Refused
+from service.errors import (
+    EXPIRED,
+    SUBSCRIPTION_EXPIRED,
+    UNSUBSCRIBED_EXPIRED,
+    ApplicationError,
+    ClientError,
+    Refused,
+)
 from service.hooks import RefreshEvent, SubRefreshEvent
 
 if TYPE_CHECKING:
@@ -13,6 +20,36 @@ if TYPE_CHECKING:
     from service.centrifuge.held import Held
     from service.centrifuge.session import Session
     from service.hooks import RefreshAnswer
+
+
+def end_expired(session: Session, now_s: float, grace_s: float) -> None:
+    """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment.
+
+    What the application keeps is its to decide, at its time.
+    """
+
+    def is_over(expire_at_s: float, *, is_kept: bool) -> bool:
+        return 0 < expire_at_s <= (now_s if is_kept else now_s - grace_s)
+
+    if not is_over(session.expire_at_s, is_kept=session.is_kept_by_application):
+        session.await_end(session.expire_at_s, at_once=session.is_kept_by_application)
+    elif session.is_kept_by_application:
+        session.expire_at_s = 0
+        session.sessions.spawn(keep_connection(session))
+    else:
+        session.disconnect(EXPIRED)
+        return
+    for channel, held in tuple(session.subscriptions.items()):
+        if not is_over(held.expire_at_s, is_kept=held.is_kept_by_application):
+            session.await_end(held.expire_at_s, at_once=held.is_kept_by_application)
+        elif held.is_kept_by_application:
+            held.expire_at_s = 0
+            session.sessions.spawn(keep_subscription(session, channel, held))
+        elif held.is_of_server:
+            session.disconnect(SUBSCRIPTION_EXPIRED)
+            return
+        else:
+            session.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
 
 async def keep_connection(session: Session) -> None:

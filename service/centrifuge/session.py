@@ -18,14 +18,11 @@ from service.centrifuge.requests import RequestOrder
 from service.connection import Pause, State
 from service.errors import (
     BAD_REQUEST,
-    EXPIRED,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
     SLOW,
     STALE,
-    SUBSCRIPTION_EXPIRED,
     TOO_MANY_REQUESTS,
-    UNSUBSCRIBED_EXPIRED,
     UNSUBSCRIBED_INSUFFICIENT,
     ApplicationError,
     BrokerUnavailable,
@@ -218,7 +215,7 @@ class Session:
     def hold(self, channel: str, held: Held) -> None:
         """Note a subscription that was made."""
         self.subscriptions[channel] = held
-        self._await_end(held.expire_at_s, at_once=held.is_kept_by_application)
+        self.await_end(held.expire_at_s, at_once=held.is_kept_by_application)
 
     def drop(self, channel: str) -> bool:
         """End a subscription; return whether there was one."""
@@ -235,42 +232,19 @@ class Session:
     def expire_at(self, unix_s: float) -> None:
         """Let the connection end at a Unix time, unless it is refreshed; 0: never."""
         self.expire_at_s = unix_s
-        self._await_end(unix_s, at_once=self.is_kept_by_application)
+        self.await_end(unix_s, at_once=self.is_kept_by_application)
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:
-        """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment.
+        """End a client that has not said who it is, or what has been left to expire."""
+        if self.is_connected:
+            keeping.end_expired(self, now_s, grace_s)
+        elif self._task is None:
+            self.disconnect(STALE)
+        else:  # it has said who it is, and we are the ones who take so long
+            self.sessions.await_connect(self)
 
-        What the application keeps is its to decide, at its time.
-        """
-        if not self.is_connected:
-            if self._task is None:
-                self.disconnect(STALE)
-            else:  # it has said who it is, and we are the ones who take so long
-                self.sessions.await_connect(self)
-            return
-        due_s = now_s if self.is_kept_by_application else now_s - grace_s
-        if not 0 < self.expire_at_s <= due_s:
-            self._await_end(self.expire_at_s, at_once=self.is_kept_by_application)
-        elif self.is_kept_by_application:
-            self.expire_at_s = 0
-            self.sessions.spawn(keeping.keep_connection(self))
-        else:
-            self.disconnect(EXPIRED)
-            return
-        for channel, held in tuple(self.subscriptions.items()):
-            due_s = now_s if held.is_kept_by_application else now_s - grace_s
-            if not 0 < held.expire_at_s <= due_s:
-                self._await_end(held.expire_at_s, at_once=held.is_kept_by_application)
-            elif held.is_kept_by_application:
-                held.expire_at_s = 0
-                self.sessions.spawn(keeping.keep_subscription(self, channel, held))
-            elif held.is_of_server:
-                self.disconnect(SUBSCRIPTION_EXPIRED)
-                return
-            else:
-                self.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
-
-    def _await_end(self, unix_s: float, *, at_once: bool) -> None:
+    def await_end(self, unix_s: float, *, at_once: bool) -> None:
+        """Look at a Unix time what has expired, or later, when clients have had time to refresh it; 0: never."""
         if self.connection.state is State.CLOSED:  # the application was asked, and the client has gone meanwhile
             return
         self.sessions.deadlines.add(unix_s, self, at_once=at_once)
