@@ -93,6 +93,16 @@ class Schedule:
             call()
 
 
+class Clock:
+    """A clock that the test turns."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class FakeBroker:
     """A broker in memory that can be away."""
 

@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.cluster import API_KEY, DEADLINE_S, NodeProcess
+from tests.cluster import API_KEY, DEADLINE_S, NodeProcess, http_client
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -34,7 +33,7 @@ class Speaker:
         self._ids = itertools.count(1)
         self._lines: deque[Json] = deque()
         self.pushes: deque[Json] = deque()
-        self.place: Json = {}  # of a stream: the node and the session
+        self.welcome: Json = {}  # what `connect` was answered
 
     async def say(self, text: str) -> None:
         """Send a frame as it is."""
@@ -128,8 +127,8 @@ def on(socket: ClientConnection) -> Speaker:
 async def connected(node: NodeProcess, token: str = "", **params: Any) -> AsyncIterator[Speaker]:
     """Give a client on a WebSocket that is in."""
     async with websocket(node) as client:
-        reply = await client.ask("connect", token=token, **params)
-        assert "client" in reply, reply
+        client.welcome = await client.ask("connect", token=token, **params)
+        assert "client" in client.welcome, client.welcome
         yield client
 
 
@@ -139,7 +138,7 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
     url = (by or node).http("/emulation")
     connect = {"id": 0xFFFF, "connect": {"token": token}}
     async with (
-        httpx.AsyncClient(timeout=DEADLINE_S) as http,
+        http_client(timeout=DEADLINE_S) as http,
         http.stream("POST", node.http("/connection/http_stream"), json=connect) as response,
     ):
         assert response.status_code == 200
@@ -149,18 +148,18 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
             return await anext(lines)
 
         async def send(text: str) -> None:
-            answer = await http.post(url, json={**client.place, "data": text})
+            place = {name: client.welcome[name] for name in ("node", "session")}
+            answer = await http.post(url, json={**place, "data": text})
             assert answer.status_code == 204, answer.text
 
         client = Speaker(receive, send)
-        reply = await client.reply(0xFFFF, "connect")
-        client.place = {"node": reply["node"], "session": reply["session"]}
+        client.welcome = await client.reply(0xFFFF, "connect")
         yield client
 
 
 async def call_api(node: NodeProcess, method: str, **params: Any) -> Json:
     """Call the server API, and return the result."""
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(node.http(f"/api/{method}"), json=params)
     result: Json = response.json()["result"]
     return result

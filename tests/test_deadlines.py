@@ -8,6 +8,7 @@ import pytest
 
 from service.deadlines import Deadlines
 from service.tasks import end
+from tests.fakes import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -20,14 +21,6 @@ class Ticket:
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:
         self.calls.append((now_s, grace_s))
-
-
-class Clock:
-    def __init__(self, now_s: float = 1000.0) -> None:
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def test_a_unix_time_is_due_after_its_grace_and_a_delay_at_its_end() -> None:

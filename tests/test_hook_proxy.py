@@ -37,6 +37,7 @@ from service.hooks.proxy import ProxyHandlers
 from service.hooks.proxy_bodies import ConnectResult, read_reply
 from tests.backend import Asked, Backend, hang, json_response
 from tests.cluster import DEADLINE_S
+from tests.fakes import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -45,13 +46,6 @@ BINARY = Caller("n-2", "websocket", "protobuf")
 EVENTS = frozenset(Hook) - {Hook.DISCONNECT}
 MAX_MESSAGE_BYTES = 1000
 ECHO = RpcEvent(ADA, "echo", b"[1]")
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

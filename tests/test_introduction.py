@@ -21,13 +21,9 @@ from service.protocols.room import Feed
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.fakes import RecordingTransport, connection
 from tests.speaker import call_api, on
-from tests.tokens import SECRET, signed
+from tests.tokens import SECRET, signed, token
 
 pytestmark = pytest.mark.anyio
-
-
-def token(user: str = "ada", **claims: Any) -> str:
-    return signed({"sub": user, **claims})
 
 
 class Door:

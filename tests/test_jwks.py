@@ -14,6 +14,7 @@ from service.auth import InvalidToken, KeysUnavailable
 from service.auth.jwks import MIN_FETCH_INTERVAL_S, REFRESH_INTERVAL_S, KeySet
 from service.auth.tokens import TokenVerifier
 from tests.cluster import eventually
+from tests.fakes import Clock
 from tests.tokens import SECRET, PrivateKey, private_key, public_jwk, public_pem, signed
 
 pytestmark = pytest.mark.anyio
@@ -56,14 +57,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its name there)
         """Keep quiet."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from service.errors import ClientError
 from service.serving import ClientServer
 from service.transports.heartbeat import Heartbeat
-from tests.cluster import Cluster, NodeProcess
+from tests.cluster import Cluster, NodeProcess, http_client
 from tests.sessions import Bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -106,7 +106,7 @@ async def test_where_handlers_hear_cookies_no_other_site_s_page_may_connect_unas
 
 
 async def test_requests_of_allowed_pages_are_answered_so_that_browsers_give_them_the_answer(node: NodeProcess) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         asked = await http.options(
             node.http("/emulation"),
             headers={
@@ -141,7 +141,7 @@ async def test_a_stream_that_another_sites_page_begins_is_refused_for_its_comman
     node: NodeProcess, path: str, headers: dict[str, str], may: bool
 ) -> None:
     command = '{"id":1,"connect":{}}\nx'
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.post(node.http(path), content=command, headers=headers)
         assert answer.status_code == (200 if may else 403)
         if path == "/connection/sse":

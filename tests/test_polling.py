@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.cluster import Cluster, NodeProcess, eventually
+from tests.cluster import Cluster, NodeProcess, eventually, http_client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -45,7 +45,7 @@ async def publish(node: NodeProcess, *messages: str, room: str = "a") -> None:
 
 
 async def test_a_poll_goes_on_where_the_last_one_ended_on_whatever_node(cluster: Cluster) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         room = Room(cluster, http)
         first = await room.poll()
         await publish(cluster.nodes[0], '{"n":\n1}', "two")
@@ -59,7 +59,7 @@ async def test_a_poll_goes_on_where_the_last_one_ended_on_whatever_node(cluster:
 
 
 async def test_a_poll_waits_for_what_comes_and_for_no_longer_than_it_wants_to(cluster: Cluster) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         room = Room(cluster, http)
         await room.poll()
         waiting = asyncio.create_task(room.poll(timeout_s=15.0))
@@ -75,7 +75,7 @@ async def test_a_poll_waits_for_what_comes_and_for_no_longer_than_it_wants_to(cl
 
 
 async def test_who_polls_from_a_position_that_is_gone_is_told_at_once(cluster: Cluster) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         room = Room(cluster, http)
         await publish(cluster.nodes[0], "1")
         room.since = {"since": 1, "epoch": "0123abcd"}
@@ -85,7 +85,7 @@ async def test_who_polls_from_a_position_that_is_gone_is_told_at_once(cluster: C
 
 
 async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(cluster: Cluster) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         room = Room(cluster, http)
         await room.poll()
         waiting = asyncio.create_task(room.poll(timeout_s=60.0))
@@ -99,7 +99,7 @@ async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(cluster: 
 
 
 async def test_a_poll_that_is_none_is_refused(cluster: Cluster) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         for query in ("timeout=x", "timeout=61", "timeout=nan", "since=1", "since=-1&epoch=a"):
             answer = await http.get(cluster.nodes[0].http(f"/poll/rooms/a?{query}"))
 
@@ -119,7 +119,7 @@ async def _polls(http: httpx.AsyncClient, cluster: Cluster) -> int:
 async def test_nobody_can_publish_what_ends_the_polls_of_a_room(cluster: Cluster) -> None:
     """JSON as deep as can be read is deeper still inside of an answer."""
     deep = "[" * 1024 + "]" * 1024
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         room = Room(cluster, http, "deep")
         await room.poll()
         await publish(cluster.nodes[0], deep, "[1]", room="deep")

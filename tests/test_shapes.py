@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
@@ -28,7 +27,7 @@ from service.errors import BrokerUnavailable
 from service.messages import History, Publication
 from service.namespaces import Namespace
 from service.tasks import end
-from tests.cluster import API_KEY, Cluster, bare_environment, eventually, receive
+from tests.cluster import API_KEY, Cluster, bare_environment, eventually, http_client, receive
 from tests.redis_cluster import Cluster as RedisCluster
 from tests.redis_shapes import Sentinel, quick_cluster, quick_sentinel
 from tests.test_broker_contract import RecordingSink
@@ -399,6 +398,6 @@ async def test_a_whole_deployment_goes_on_when_a_master_is_killed(
 
 
 async def api_publish(url: str, channel: str, data: object) -> bool:
-    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}) as http:
+    async with http_client(headers={"X-API-Key": API_KEY}) as http:
         answer = await http.post(url, json={"channel": channel, "data": data})
     return "result" in answer.json()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import httpx
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -8,7 +7,7 @@ from redis.asyncio import Redis
 
 from service.hub import Hub
 from service.telemetry import registry_of
-from tests.cluster import Cluster, NodeProcess, eventually
+from tests.cluster import Cluster, NodeProcess, eventually, http_client
 from tests.fakes import FakeBroker, Schedule, connection
 from tests.fakes import node as fake_node
 
@@ -40,7 +39,7 @@ async def test_metrics_say_what_waits_to_be_ingested_until_nobody_knows(
 ) -> None:
     async def until(node: NodeProcess, text: str, *, is_there: bool = True) -> None:
         async def is_so() -> bool:
-            async with httpx.AsyncClient() as http:
+            async with http_client() as http:
                 return (text in (await http.get(node.http("/metrics"))).text) is is_there
 
         await eventually(is_so)
@@ -62,7 +61,7 @@ async def test_metrics_say_what_waits_to_be_ingested_until_nobody_knows(
 async def test_the_log_is_json_and_holds_no_query_strings_payloads_or_keys(redis_url: str, prefix: str) -> None:
     with Cluster(redis_url, prefix, log_level="debug") as cluster:
         node = cluster.start_node()
-        async with node.connect("/ws/rooms/a?token=SECRET1") as ada, httpx.AsyncClient() as http:
+        async with node.connect("/ws/rooms/a?token=SECRET1") as ada, http_client() as http:
             await ada.send("SECRET2")
             await ada.recv()
             await http.get(node.http("/readyz?token=SECRET3"))

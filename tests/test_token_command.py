@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,7 @@ import jwt
 import pytest
 
 from tests.command_line import assert_one_line, roomcast
-from tests.tokens import SECRET, private_key, public_pem, signed
-
-
-def now_s() -> int:
-    """Return the Unix time now: tests of the whole suite run long after this file was read."""
-    return int(time.time())
-
+from tests.tokens import SECRET, now_s, private_key, public_pem, signed
 
 token = partial(roomcast, "token")
 

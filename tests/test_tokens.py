@@ -18,16 +18,11 @@ from service.auth import ConnectionClaims, ExpiredToken, InvalidToken
 from service.auth.keys import Key, pem_key, secret_key
 from service.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier, read_verifier
 from service.config import Settings
-from tests.tokens import SECRET, private_key, public_pem, signed
+from tests.tokens import SECRET, now_s, private_key, public_pem, signed
 
 pytestmark = pytest.mark.anyio
 
 OTHER_SECRET = "f" * 64
-
-
-def now_s() -> int:
-    """Return the Unix time now: tests of the whole suite run long after this file was read."""
-    return int(time.time())
 
 
 def verifier(*keys: Key, **options: Any) -> TokenVerifier:

@@ -42,6 +42,16 @@ def public_jwk(key: PrivateKey, **members: object) -> dict[str, Any]:
     return {**json.loads(jwk), **members}
 
 
+def now_s() -> int:
+    """Return the Unix time now: tests of the whole suite run long after their files were read."""
+    return int(time.time())
+
+
+def token(user: str = "ada", *, ttl_s: int = 3600, **claims: Any) -> str:
+    """Return a connection token, or with the claim `channel` a subscription token. ttl_s: negative, it has expired."""
+    return signed({"sub": user, "exp": now_s() + ttl_s, **claims})
+
+
 def signed(claims: dict[str, Any], key: str | PrivateKey = SECRET, algorithm: str = "HS256", **headers: object) -> str:
     """Return a token with these claims, good for an hour unless they say otherwise."""
-    return jwt.encode({"exp": int(time.time()) + 3600, **claims}, key, algorithm, headers=headers)
+    return jwt.encode({"exp": now_s() + 3600, **claims}, key, algorithm, headers=headers)

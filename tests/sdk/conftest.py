@@ -15,7 +15,8 @@ from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
-from tests.sdk.service import SECRET, Service
+from tests.sdk.service import Service
+from tests.tokens import SECRET
 
 _NAMESPACES = """
 [news]

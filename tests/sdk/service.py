@@ -1,21 +1,12 @@
-"""The application's own server: it signs tokens, and publishes by the server API."""
+"""The application's own server: it publishes by the server API."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, Self
 
 import httpx
-import jwt
 
 from tests.cluster import API_KEY
-
-SECRET = "a-secret-of-the-tests-0123456789abcdef"
-
-
-def token(user: str, *, ttl_s: int = 3600, **claims: Any) -> str:
-    """Return a connection token, or with the claim `channel` a subscription token. ttl_s: negative, it has expired."""
-    return jwt.encode({"sub": user, "exp": int(time.time()) + ttl_s, **claims}, SECRET, algorithm="HS256")
 
 
 class Service:

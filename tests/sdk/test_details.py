@@ -13,7 +13,8 @@ from tests.cluster import receive
 from tests.sdk import Client
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
-from tests.sdk.service import Service, token
+from tests.sdk.service import Service
+from tests.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from tests.balancer import Balancer
 from tests.cluster import Cluster
 from tests.sdk import Client
-from tests.sdk.service import Service, token
+from tests.sdk.service import Service
+from tests.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.balancer import Balancer
 from tests.cluster import Cluster, eventually
 from tests.sdk import Client, SdkError
-from tests.sdk.service import token
+from tests.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
