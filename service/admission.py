@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import structlog
+
 from service.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable
 from service.auth.claims import connection_claims
 from service.auth.permissions import Client
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from service.auth.tokens import TokenVerifier
     from service.brokers.tickets import Tickets
     from service.config import Settings
+
+log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "roomcast"
 _TOKEN_PREFIX = "token."  # noqa: S105  (no secret)
@@ -82,7 +86,8 @@ class Admission:
         except KeysUnavailable as exc:
             raise BrokerUnavailable(exc.reason) from None
         except InvalidToken as exc:
-            raise ClientError(ErrorCode.UNAUTHORIZED, f"token: {exc.reason}") from None
+            log.info("admission.refused_token", reason=exc.reason)  # never the token
+            raise ClientError(ErrorCode.UNAUTHORIZED, "the token is not good") from None
 
     async def ticket_for_bearer(self, connection: HTTPConnection) -> str | None:
         """Return a ticket for who sends a token in the header; None without a token. Raises: as `by_token`."""

@@ -163,6 +163,15 @@ async def test_a_token_that_is_none_of_ours_is_refused_before_the_handshake_is_a
         assert await refusal(doors.node, Authorization=f"Bearer {given}") == (401, 101)
 
 
+async def test_why_a_token_is_refused_the_log_says_and_the_client_is_not_told(doors: Doors) -> None:
+    given = token(key="another secret, of 32 characters", aud="elsewhere")
+    async with http_client() as http:
+        answer = await http.get(doors.node.http("/sse/rooms/a"), headers={"Authorization": f"Bearer {given}"})
+
+    assert answer.json()["error"] == {"code": 101, "message": "unauthorized: the token is not good"}
+    assert doors.node.wait_for("admission.refused_token")["reason"]
+
+
 async def test_an_expired_token_is_refused_by_a_code_of_its_own(doors: Doors) -> None:
     assert await refusal(doors.node, protocols=("roomcast", "token." + token(exp=1))) == (401, 109)
 

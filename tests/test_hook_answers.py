@@ -17,6 +17,8 @@ from service.hooks.handlers import NoAnswer
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")
+# Where others are told of a client, one whose info cannot be written is not told of, nor is who joins with it.
+DEEP = b"[" * 300 + b"]" * 300
 check = AnswerCheck(max_message_bytes=100)
 
 
@@ -68,6 +70,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("publish", PublishAnswer(b"%d" % 10**100), "data has 101 bytes, at most 100 are allowed"),
     ("rpc", None, "data is a NoneType"),
     ("rpc", b"no json", "data is not JSON"),
+    ("connect", ConnectAnswer(info=DEEP), "info is not JSON that can be written"),
+    ("connect", ConnectAnswer(meta=b"\n" + DEEP), "meta is not JSON that can be written"),
     ("refresh", 5, "the answer is a int"),
     ("refresh", RefreshAnswer(info=b"?"), "info is not JSON"),
 ]

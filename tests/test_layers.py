@@ -112,7 +112,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "service.admission": (
         VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
-        {"starlette"},
+        {"starlette", "structlog"},
     ),
     "service.origins": (VALUES | {"service.config", "service.setting_types"}, {"starlette"}),
     "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),

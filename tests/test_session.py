@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
@@ -388,6 +389,22 @@ async def test_only_send_has_no_id(bench: Bench) -> None:
 
 
 # Subscriptions by the server, and how subscriptions end.
+
+
+@pytest.mark.parametrize(("is_reversed", "offsets"), [(False, [1, 2, 3, 4]), (True, [20, 19, 18, 17])])
+async def test_a_history_of_large_publications_comes_in_replies_that_a_client_can_take(
+    bench: Bench, is_reversed: bool, offsets: list[int]
+) -> None:
+    text = json.dumps("x" * 120_000).encode()
+    kept = [Publication("kept:a", text, position=Position(offset, "e")) for offset in range(1, 21)]
+    bench.broker.histories["kept:a"] = History(Position(20, "e"), 0, kept)
+    client = await bench.connected()
+
+    client.send({"id": 2, "history": {"channel": "kept:a", "limit": -1, "reverse": is_reversed}})
+    (reply,) = await client.replies(1)
+
+    assert [publication["offset"] for publication in reply["history"]["publications"]] == offsets
+    assert client.codes == []
 
 
 async def test_a_subscription_can_be_made_once(bench: Bench) -> None:

@@ -97,7 +97,11 @@ def _channel_with_presence(session: Session, command: Command) -> str:
 
 
 async def history(session: Session, command: Command) -> Members:
-    """Return what is kept of a channel; without a limit its position alone, with -1 as much as is allowed."""
+    """Return what is kept of a channel; without a limit its position alone, with -1 as much as is allowed.
+
+    Of large publications fewer than that: the reply has to fit into what a client may leave unsent. The client goes on
+    from the last one.
+    """
     channel = permitted_channel(session, command, Action.HISTORY)
     params = command.params
     limit = params.get("limit", 0)
@@ -107,10 +111,24 @@ async def history(session: Session, command: Command) -> Members:
         since=None if params.get("since") is None else since_of(params["since"]),
         newest=params.get("reverse", False),
     )
-    publications = session.wire.publications(found.publications)
-    if params.get("reverse", False):
-        publications.reverse()
-    return {"publications": publications, "epoch": found.position.epoch, "offset": found.position.offset}
+    publications = found.publications[::-1] if params.get("reverse", False) else found.publications
+    publications = _at_most(publications, session.connection.max_unsent_bytes // 2)
+    return {
+        "publications": session.wire.publications(publications),
+        "epoch": found.position.epoch,
+        "offset": found.position.offset,
+    }
+
+
+def _at_most(publications: list[Publication], size_bytes: int) -> list[Publication]:
+    """Return the first publications, as many as have so many bytes together; one at least."""
+    found: list[Publication] = []
+    for publication in publications:
+        size_bytes -= len(publication.data)
+        if found and size_bytes < 0:
+            break
+        found.append(publication)
+    return found
 
 
 async def rpc(session: Session, command: Command) -> Members:

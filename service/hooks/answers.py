@@ -106,10 +106,12 @@ def _json(name: str, value: object, max_bytes: int) -> bytes:
     if not found:
         return b""
     try:
-        document = orjson.loads(found)
+        written = orjson.dumps(orjson.loads(found))
     except orjson.JSONDecodeError as exc:
         raise NoAnswer(f"{name} is not JSON: {exc}") from None
-    return orjson.dumps(document) if b"\n" in found or b"\r" in found else found
+    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+        raise NoAnswer(f"{name} is not JSON that can be written: {exc}") from None
+    return written if b"\n" in found or b"\r" in found else found
 
 
 def _info(value: object) -> bytes:
