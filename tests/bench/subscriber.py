@@ -19,6 +19,7 @@ _PING = b"\x89"
 _MAX_CONTROL_BYTES = 125
 _ENGINE_IO_PING = b"\x81\x012"
 _ENGINE_IO_PONG = b"3"
+_CENTRIFUGE_PING = b"\x81\x02{}"
 _OPENING_BYTES = len(MARK)
 
 
@@ -160,6 +161,8 @@ class Subscriber:
         """Answer a protocol's own ping; keep the beginning of a message's beginning."""
         if data == _ENGINE_IO_PING:
             self._answer(frame(self._dialogue.opcode, _ENGINE_IO_PONG))
+        elif _CENTRIFUGE_PING in data:
+            self._answer(frame(self._dialogue.opcode, b"{}"))
         elif b"PING\r\n" in data:  # NATS
             self._answer(frame(self._dialogue.opcode, b"PONG\r\n"))
         elif len(data) < self._size_bytes and MARK[:1] in data:
