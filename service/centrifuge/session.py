@@ -97,9 +97,9 @@ class Session:
         self.is_kept_by_application = False  # it is asked then; the client has no token to refresh with
         self.subscriptions: dict[str, Held] = {}
         self._headers = headers
-        self._requests = RequestOrder()
+        self._requests: RequestOrder | None = None  # of a client that sends requests
         self._overtaken: asyncio.TimerHandle | None = None  # while a request waits for one that it overtook
-        self._waiting: deque[Command] = deque()
+        self._waiting: deque[Command] | None = None  # an empty one would be 760 bytes of each idle client
         self._waiting_bytes = 0  # of the frames and commands that have come since something waits
         self._task: asyncio.Task[None] | None = None
 
@@ -140,9 +140,12 @@ class Session:
 
     def on_request(self, data: bytes) -> None:
         """Do the commands of a request, after those of requests that it has overtaken: they have 0.2 s to come."""
-        for each in self._requests.put(self.wire.codec, data):
+        if self._requests is None:
+            self._requests = RequestOrder()
+        order = self._requests
+        for each in order.put(self.wire.codec, data):
             self.on_message(self.connection, self.wire.codec.kind, each)
-        if not self._requests.is_waiting:
+        if not order.is_waiting:
             self._stop_waiting_for_overtaken()
         elif self._overtaken is None:
             loop = asyncio.get_running_loop()
@@ -155,7 +158,7 @@ class Session:
 
     def _give_up_on_overtaken(self) -> None:
         self._overtaken = None
-        for each in self._requests.give_up():
+        for each in self._requests.give_up() if self._requests is not None else ():
             self.on_message(self.connection, self.wire.codec.kind, each)
 
     def on_lost(self, connection: Connection, channel: str) -> None:  # noqa: ARG002  (as in Receiver)
@@ -170,8 +173,7 @@ class Session:
 
     def on_closed(self, connection: Connection) -> None:
         """Drop what waits, and tell the application."""
-        self._waiting.clear()
-        self._requests.give_up()
+        self._waiting = self._requests = None
         self._stop_waiting_for_overtaken()
         if self._task is not None:
             self._task.cancel()
@@ -184,7 +186,7 @@ class Session:
 
     def disconnect(self, disconnect: Disconnect) -> None:
         """End the connection, and everything that waits."""
-        self._waiting.clear()
+        self._waiting = None
         self.connection.close(disconnect)
 
     def reply(self, command: Command, result: Mapping[str, Any]) -> None:
@@ -264,17 +266,23 @@ class Session:
         if command.is_pong:
             self._pong()  # at once: the next ping does not wait for what waits
         elif self._task is not None:
-            self._waiting.append(command)
             self._waiting_bytes += _COMMAND_BYTES
-            if len(self._waiting) == _MAX_WAITING:
+            if self._wait(command) == _MAX_WAITING:
                 self.connection.pause_reading(Pause.COMMANDS)
         elif is_late:
-            self._waiting.append(command)
+            self._wait(command)
             self._task = self.sessions.spawn(self._finish_all())
         elif (outcome := self._begin(command)) is not None:
             self._task = self.sessions.spawn(self._finish_all(command, outcome))
             # A client that goes before the task begins leaves nothing that was never awaited.
             self._task.add_done_callback(lambda _: outcome.close())
+
+    def _wait(self, command: Command) -> int:
+        """Let a command wait for its turn; return how many wait."""
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(command)
+        return len(self._waiting)
 
     def _begin(self, command: Command) -> Coroutine[Any, Any, Members | None] | None:
         """Do a command, or return what is left of it that has to wait."""
@@ -328,7 +336,7 @@ class Session:
                 if number % _TURN_COMMANDS == 0:
                     await asyncio.sleep(0)
         finally:
-            self._task = None
+            self._task = self._waiting = None
             self._waiting_bytes = 0
             self.connection.resume_reading(Pause.COMMANDS)
 
