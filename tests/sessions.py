@@ -58,6 +58,8 @@ NAMESPACES = {
     "user": Namespace(may_subscribe=Who.NOBODY, personal=True),
 }
 
+ADA = {"sub": "ada"}
+
 Command = dict[str, Any]  # Any: JSON
 
 
@@ -274,3 +276,13 @@ async def turns(count: int = 20) -> None:
     """Let the loop turn, for what should not happen."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def subscribe(channel: str, number: int = 2, **params: Any) -> Command:
+    """Return a command that subscribes."""
+    return {"id": number, "subscribe": {"channel": channel, **params}}
+
+
+def ids(replies: list[Any]) -> list[int]:
+    """Return the ids of replies, 0 of pushes."""
+    return [reply.get("id", 0) for reply in replies]
