@@ -24,7 +24,7 @@ from service.introduction import Introduction
 from service.messages import Position
 from service.protocols import room
 from service.recovery import position_of
-from service.serving import ClientServer, EventStreamResponse, websocket_of
+from service.serving import EventStreamResponse, server_of, websocket_of
 from service.visits import Visit, check_subscription, let_stay
 
 if TYPE_CHECKING:
@@ -36,13 +36,6 @@ router = APIRouter()
 
 # How long a client may take to say who it is.
 _INTRODUCTION_TIMEOUT_S = 10.0
-
-
-def server_of(connection: HTTPConnection) -> ClientServer:
-    """Return what serves the clients of this app."""
-    # A plain call: as a FastAPI dependency it would be a twentieth of what a connection costs.
-    server: ClientServer = connection.app.state.clients
-    return server
 
 
 def admission_of(connection: HTTPConnection) -> Admission:

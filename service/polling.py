@@ -14,11 +14,11 @@ from fastapi.responses import Response
 from service.channels import room_channel
 from service.connection import Encoding
 from service.encodings import envelope
-from service.endpoints import admission_of, server_of, since_of
+from service.endpoints import admission_of, since_of
 from service.errors import ClientError, ErrorCode
 from service.messages import Position, Publication, Resumption
 from service.protocols.room import Feed
-from service.serving import until_gone
+from service.serving import server_of, until_gone
 from service.tasks import run_together
 from service.transports.pending import PendingWrites
 from service.visits import check_subscription

@@ -14,7 +14,7 @@ from service.bodies import read_body, read_json
 from service.centrifuge.client_pb2 import EmulationRequest
 from service.centrifuge.streams import CommandStreamResponse
 from service.errors import ClientError, ErrorCode
-from service.serving import ClientServer, websocket_of
+from service.serving import server_of, websocket_of
 
 if TYPE_CHECKING:
     from service.centrifuge.sessions import Sessions
@@ -32,15 +32,10 @@ def _sessions_of(connection: HTTPConnection) -> Sessions:
     return sessions
 
 
-def _server_of(connection: HTTPConnection) -> ClientServer:
-    server: ClientServer = connection.app.state.clients
-    return server
-
-
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
-    server, sessions = _server_of(socket), _sessions_of(socket)
+    server, sessions = server_of(socket), _sessions_of(socket)
     is_named = _PROTOBUF in socket.scope["subprotocols"]
     is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
@@ -56,7 +51,7 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    server, sessions = _server_of(request), _sessions_of(request)
+    server, sessions = server_of(request), _sessions_of(request)
     server.check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
@@ -74,7 +69,7 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    server, sessions = _server_of(request), _sessions_of(request)
+    server, sessions = server_of(request), _sessions_of(request)
     server.check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
