@@ -11,12 +11,15 @@ help:  ## print the targets
 
 setup: $(VENV)/.installed  ## make .venv with all that the project needs
 
+# --no-deps: the lock is complete. Resolving it would fail: pip 23.0, which Python 3.11 brings, refuses a lock with hashes as
+# soon as a newer release exists of a package that is required with an extra (pip #9644). `pip check` finds what is missing.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Roomcast needs Python 3.11 or newer; name one with: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 
 run: setup  ## run two nodes, an embedded Redis-compatible server and the metrics worker, until Ctrl-C
