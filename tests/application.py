@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from service.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
-from service.hooks import (
+from roomcast.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.hooks import (
     ConnectAnswer,
     ConnectEvent,
     DisconnectEvent,

@@ -64,7 +64,7 @@ def bare_environment() -> dict[str, str]:
 class RoomcastProcess:
     """One `roomcast ...` process; its JSON log lines are kept."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], *, module: str = "service") -> None:
+    def __init__(self, arguments: list[str], environment: dict[str, str], *, module: str = "roomcast") -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env={**bare_environment(), **environment},
@@ -125,7 +125,7 @@ class RoomcastProcess:
 class NodeProcess(RoomcastProcess):
     """One node on a free port; `module`: what is run in the place of the service."""
 
-    def __init__(self, environment: dict[str, str], *, module: str = "service") -> None:
+    def __init__(self, environment: dict[str, str], *, module: str = "roomcast") -> None:
         super().__init__(["node", "--port", "0"], environment, module=module)
         try:
             self.port: int = self.wait_for("node.listening")["port"]
@@ -165,7 +165,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start_node(self, *, module: str = "service", **settings: str) -> NodeProcess:
+    def start_node(self, *, module: str = "roomcast", **settings: str) -> NodeProcess:
         node = NodeProcess(self._environment(settings), module=module)
         self._stack.callback(node.end)
         node.wait_for("broker.connected")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from service.brokers import ALWAYS, Published, StreamCounts
-from service.connection import Connection, Encoding
-from service.errors import BrokerUnavailable, ClientError, Disconnect
-from service.hub import Hub
-from service.messages import ClientInfo, History, Position, Publication
-from service.namespaces import Namespaces
-from service.node import Node
-from service.presence import Counts, Page
-from service.protocols.room import Feed
-from service.roster import HubRoster
-from service.tracker import Tracker
+from roomcast.brokers import ALWAYS, Published, StreamCounts
+from roomcast.connection import Connection, Encoding
+from roomcast.errors import BrokerUnavailable, ClientError, Disconnect
+from roomcast.hub import Hub
+from roomcast.messages import ClientInfo, History, Position, Publication
+from roomcast.namespaces import Namespaces
+from roomcast.node import Node
+from roomcast.presence import Counts, Page
+from roomcast.protocols.room import Feed
+from roomcast.roster import HubRoster
+from roomcast.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.brokers import Once, Read, Sink, Submission
-    from service.namespaces import Namespace
+    from roomcast.brokers import Once, Read, Sink, Submission
+    from roomcast.namespaces import Namespace
 
 RAW = Encoding(
     "raw",

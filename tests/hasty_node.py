@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service import app, endpoints
-from service.__main__ import main
-from service.centrifuge import sessions
-from service.hooks import python
+from roomcast import app, endpoints
+from roomcast.__main__ import main
+from roomcast.centrifuge import sessions
+from roomcast.hooks import python
 
 if __name__ == "__main__":
     app._EXPIRY_GRACE_S = 0.2

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from service.auth.tokens import read_verifier
-from service.centrifuge.session import Session
-from service.centrifuge.sessions import Sessions
-from service.config import Settings
-from service.connection import Connection
-from service.deadlines import Deadlines
-from service.errors import BrokerUnavailable
-from service.hooks import (
+from roomcast.auth.tokens import read_verifier
+from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.sessions import Sessions
+from roomcast.config import Settings
+from roomcast.connection import Connection
+from roomcast.deadlines import Deadlines
+from roomcast.errors import BrokerUnavailable
+from roomcast.hooks import (
     ConnectAnswer,
     ConnectedEvent,
     ConnectEvent,
@@ -31,11 +31,11 @@ from service.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from service.hub import Hub
-from service.messages import Kind, Position, Publication
-from service.namespaces import Namespace, Namespaces, Recovery, Who
-from service.survey import Survey
-from service.tasks import end
+from roomcast.hub import Hub
+from roomcast.messages import Kind, Position, Publication
+from roomcast.namespaces import Namespace, Namespaces, Recovery, Who
+from roomcast.survey import Survey
+from roomcast.tasks import end
 from tests.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.fakes import node as fake_node
 from tests.tokens import SECRET

@@ -11,20 +11,20 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api import routes
-from service.api.context import ApiContext
-from service.brokers import ALWAYS, Once, Published
-from service.config import Settings
-from service.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
-from service.hooks import RpcEvent
-from service.hooks.answers import AnswerCheck
-from service.hooks.application import HookedApplication
-from service.hooks.handlers import Handlers
-from service.hub import Hub
-from service.messages import Position, Publication
-from service.namespaces import Namespace
-from service.survey import Survey
-from service.tasks import end
+from roomcast.api import routes
+from roomcast.api.context import ApiContext
+from roomcast.brokers import ALWAYS, Once, Published
+from roomcast.config import Settings
+from roomcast.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.hooks import RpcEvent
+from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.handlers import Handlers
+from roomcast.hub import Hub
+from roomcast.messages import Position, Publication
+from roomcast.namespaces import Namespace
+from roomcast.survey import Survey
+from roomcast.tasks import end
 from tests.cluster import API_KEY
 from tests.fakes import FakeBroker, Schedule
 from tests.fakes import node as fake_node

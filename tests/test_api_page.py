@@ -9,10 +9,10 @@ import cent
 import pytest
 from fastapi import FastAPI
 
-from service.api import routes
-from service.api.documentation import RESULTS
-from service.api.methods import ABSENT, METHODS
-from service.api.requests import BatchRequest, validated
+from roomcast.api import routes
+from roomcast.api.documentation import RESULTS
+from roomcast.api.methods import ABSENT, METHODS
+from roomcast.api.requests import BatchRequest, validated
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from service.hooks.webhooks import sign
+from roomcast.hooks.webhooks import sign
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.conftest import missing
 from tests.redis_servers import free_ports
@@ -106,7 +106,7 @@ async def test_handlers_in_python(redis_url: str, prefix: str, tmp_path: Path, m
 
 
 async def test_a_node_with_a_handler_that_is_not_there_refuses_to_start(redis_url: str, prefix: str) -> None:
-    command = [sys.executable, "-m", "service", "node", "--port", "0"]
+    command = [sys.executable, "-m", "roomcast", "node", "--port", "0"]
     environment = {**os.environ, "ROOMCAST_ON_RPC": "nowhere:on_rpc", "ROOMCAST_INSECURE": "true"}
     done = await asyncio.to_thread(
         subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from service.auth.claims import MAX_GRANTS, connection_claims
-from service.auth.keys import secret_key
-from service.auth.permissions import Action
-from service.auth.tokens import TokenVerifier
+from roomcast.auth.claims import MAX_GRANTS, connection_claims
+from roomcast.auth.keys import secret_key
+from roomcast.auth.permissions import Action
+from roomcast.auth.tokens import TokenVerifier
 from tests.tokens import SECRET
 
 PAGE = (Path(__file__).parent.parent / "docs" / "auth.md").read_text()

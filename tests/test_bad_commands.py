@@ -26,7 +26,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from service.centrifuge import client_pb2
+from roomcast.centrifuge import client_pb2
 from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.tokens import SECRET, private_key, public_pem, signed, token

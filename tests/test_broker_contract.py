@@ -12,17 +12,17 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from service.brokers import ALWAYS, Once, Published, Read, Submission
-from service.brokers.client import Client, connect
-from service.brokers.history import ChannelKeys
-from service.brokers.listener import longest_backoff_s
-from service.brokers.redis import RedisBroker
-from service.brokers.scripts import run_pipeline
-from service.brokers.shards import Shards
-from service.errors import BrokerUnavailable, ClientError
-from service.messages import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
-from service.namespaces import Namespace
-from service.tasks import end
+from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
+from roomcast.brokers.client import Client, connect
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.listener import longest_backoff_s
+from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.brokers.shards import Shards
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.messages import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
+from roomcast.namespaces import Namespace
+from roomcast.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.anyio

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.auth import ConnectionClaims, InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
-from service.auth.claims import MAX_GRANTS, connection_claims, subscription_claims
-from service.auth.permissions import Action, Grant
+from roomcast.auth import ConnectionClaims, InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth.claims import MAX_GRANTS, connection_claims, subscription_claims
+from roomcast.auth.permissions import Action, Grant
 
 # JSON that is read, and cannot be written again.
 _DEEP = json.loads("[" * 300 + "]" * 300)

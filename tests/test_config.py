@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
+from roomcast.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
 
 
 @pytest.fixture(autouse=True)

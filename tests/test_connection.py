@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from service.connection import State
-from service.errors import SHUTDOWN, SLOW
-from service.namespaces import SlowPolicy
+from roomcast.connection import State
+from roomcast.errors import SHUTDOWN, SLOW
+from roomcast.namespaces import SlowPolicy
 from tests.fakes import connection
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from service.connection import Connection, Subscription
-from service.control import Control
-from service.errors import FORCE_DISCONNECT, Disconnect
-from service.hub import Hub
-from service.namespaces import SlowPolicy
-from service.protocols.room import Echo
-from service.roster import HubRoster
+from roomcast.connection import Connection, Subscription
+from roomcast.control import Control
+from roomcast.errors import FORCE_DISCONNECT, Disconnect
+from roomcast.hub import Hub
+from roomcast.namespaces import SlowPolicy
+from roomcast.protocols.room import Echo
+from roomcast.roster import HubRoster
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from service.deadlines import Deadlines
-from service.tasks import end
+from roomcast.deadlines import Deadlines
+from roomcast.tasks import end
 from tests.fakes import Clock
 
 pytestmark = pytest.mark.anyio

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.redis
 def dev(port: int, **settings: str) -> Iterator[subprocess.Popen[str]]:
     environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
     with subprocess.Popen(
-        [sys.executable, "-m", "service", "dev", "--port", str(port)],
+        [sys.executable, "-m", "roomcast", "dev", "--port", str(port)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,7 +91,7 @@ def test_each_run_has_a_secret_with_which_the_greeting_s_command_makes_tokens() 
         environments = [node.environ() for node in nodes]
 
     made = subprocess.run(
-        [sys.executable, "-m", "service", *command.split()],
+        [sys.executable, "-m", "roomcast", *command.split()],
         env=bare_environment() | {name: secret},
         capture_output=True,
         text=True,

@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from service.deadlines import Deadlines
-from service.visits import Stay
+from roomcast.deadlines import Deadlines
+from roomcast.visits import Stay
 from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.fakes import connection
 

@@ -10,8 +10,8 @@ from centrifuge import Filter as Build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.centrifuge.filters import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, MAX_VALUES, matches, parse
-from service.errors import ClientError, ErrorCode
+from roomcast.centrifuge.filters import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, MAX_VALUES, matches, parse
+from roomcast.errors import ClientError, ErrorCode
 
 Node = dict[str, Any]
 TAGS = {"team": "red", "price": "12.50", "empty": ""}

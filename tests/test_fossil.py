@@ -14,7 +14,7 @@ from centrifuge.fossil import apply_delta
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.centrifuge.fossil import create_delta
+from roomcast.centrifuge.fossil import create_delta
 
 # One of each length in UTF-8, so that shrinking finds the cut character.
 CHARACTERS = 'ab"\u00e9\u20ac\U0001f600'

@@ -15,8 +15,8 @@ from websockets.protocol import OPEN, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from service.messages import Kind
-from service.transports.frames import (
+from roomcast.messages import Kind
+from roomcast.transports.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

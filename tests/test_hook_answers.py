@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.hooks import (
+from roomcast.hooks import (
     Caller,
     ConnectAnswer,
     Override,
@@ -12,8 +12,8 @@ from service.hooks import (
     RefreshAnswer,
     SubscribeAnswer,
 )
-from service.hooks.answers import AnswerCheck
-from service.hooks.handlers import NoAnswer
+from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.handlers import NoAnswer
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")

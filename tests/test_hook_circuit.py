@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.hooks.circuit import Circuit, CircuitOpen, CircuitState
+from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
 from tests.fakes import Clock
 
 

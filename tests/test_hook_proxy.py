@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from service.errors import ApplicationError, ClientError, ErrorCode, Refused
-from service.hooks import (
+from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
+from roomcast.hooks import (
     Caller,
     ConnectAnswer,
     ConnectEvent,
@@ -29,12 +29,12 @@ from service.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from service.hooks.answers import AnswerCheck
-from service.hooks.application import HookedApplication
-from service.hooks.circuit import CircuitState
-from service.hooks.handlers import NoAnswer
-from service.hooks.proxy import ProxyHandlers
-from service.hooks.proxy_bodies import ConnectResult, read_reply
+from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.circuit import CircuitState
+from roomcast.hooks.handlers import NoAnswer
+from roomcast.hooks.proxy import ProxyHandlers
+from roomcast.hooks.proxy_bodies import ConnectResult, read_reply
 from tests.backend import Asked, Backend, hang, json_response
 from tests.cluster import DEADLINE_S
 from tests.fakes import Clock

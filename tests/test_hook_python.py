@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import structlog
 
-from service.config import ConfigError, Settings
-from service.errors import ApplicationError, ClientError, ErrorCode, Refused
-from service.hooks import (
+from roomcast.config import ConfigError, Settings
+from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
+from roomcast.hooks import (
     Caller,
     ConnectEvent,
     DisconnectEvent,
@@ -23,9 +23,9 @@ from service.hooks import (
     SubRefreshEvent,
     SubscribeEvent,
 )
-from service.hooks.answers import AnswerCheck
-from service.hooks.application import HookedApplication
-from service.hooks.python import PythonHandlers, load_functions
+from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.python import PythonHandlers, load_functions
 from tests import application
 from tests.cluster import eventually
 

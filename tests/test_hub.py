@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from service.connection import Encoding, Subscription
-from service.errors import SHUTDOWN
-from service.hub import Hub
-from service.messages import Event, Position, Publication, Resumption
-from service.namespaces import SlowPolicy
+from roomcast.connection import Encoding, Subscription
+from roomcast.errors import SHUTDOWN
+from roomcast.hub import Hub
+from roomcast.messages import Event, Position, Publication, Resumption
+from roomcast.namespaces import SlowPolicy
 from tests.fakes import RAW, Schedule, connection
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from service.connection import Connection, Encoding, Subscription
-from service.hub import Hub
-from service.messages import ClientInfo, Event, Membership, Publication
-from service.namespaces import SlowPolicy
+from roomcast.connection import Connection, Encoding, Subscription
+from roomcast.hub import Hub
+from roomcast.messages import ClientInfo, Event, Membership, Publication
+from roomcast.namespaces import SlowPolicy
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 CHANNEL = "room:a"

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.errors import ClientError, ErrorCode
-from service.protocols.info import check_info
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.protocols.info import check_info
 
 
 @pytest.mark.parametrize(

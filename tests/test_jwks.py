@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from service.auth import InvalidToken, KeysUnavailable
-from service.auth.jwks import MIN_FETCH_INTERVAL_S, REFRESH_INTERVAL_S, KeySet
-from service.auth.tokens import TokenVerifier
+from roomcast.auth import InvalidToken, KeysUnavailable
+from roomcast.auth.jwks import MIN_FETCH_INTERVAL_S, REFRESH_INTERVAL_S, KeySet
+from roomcast.auth.tokens import TokenVerifier
 from tests.cluster import eventually
 from tests.fakes import Clock
 from tests.tokens import SECRET, PrivateKey, private_key, public_jwk, public_pem, signed

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 from pydantic import SecretStr
 
-from service.auth.keys import jwk_key, local_keys, pem_key, secret_key
-from service.config import ConfigError, Settings
+from roomcast.auth.keys import jwk_key, local_keys, pem_key, secret_key
+from roomcast.config import ConfigError, Settings
 from tests.tokens import SECRET, private_key, public_jwk, public_pem
 
 RSA = {"RS256", "RS384", "RS512"}

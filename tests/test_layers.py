@@ -10,187 +10,194 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-VALUES = {"service.errors", "service.messages", "service.channels", "service.namespaces", "service.tags"}
+VALUES = {"roomcast.errors", "roomcast.messages", "roomcast.channels", "roomcast.namespaces", "roomcast.tags"}
 TYPING = {"typing", "__future__", "collections"}
 
 # For each module or package: the modules of ours that it may import, and the outside libraries.
 # A package's rule holds for every module in it; the longest name decides.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "service.errors": (set(), set()),
-    "service.messages": (set(), set()),
-    "service.channels": (VALUES, set()),
-    "service.namespaces": (VALUES, set()),
-    "service.tags": (VALUES, set()),
-    "service.recovery": (VALUES, set()),
-    "service.protocols": (VALUES | {"service.connection"}, {"orjson"}),
-    "service.backlog": (set(), set()),
-    "service.connection": (VALUES | {"service.backlog", "service.transports"}, set()),
-    "service.hub": (VALUES | {"service.connection"}, set()),
-    "service.pace": (set(), set()),
-    "service.tasks": (set(), set()),
-    "service.history": (VALUES | {"service.brokers"}, set()),
-    "service.node": (
+    "roomcast.errors": (set(), set()),
+    "roomcast.messages": (set(), set()),
+    "roomcast.channels": (VALUES, set()),
+    "roomcast.namespaces": (VALUES, set()),
+    "roomcast.tags": (VALUES, set()),
+    "roomcast.recovery": (VALUES, set()),
+    "roomcast.protocols": (VALUES | {"roomcast.connection"}, {"orjson"}),
+    "roomcast.backlog": (set(), set()),
+    "roomcast.connection": (VALUES | {"roomcast.backlog", "roomcast.transports"}, set()),
+    "roomcast.hub": (VALUES | {"roomcast.connection"}, set()),
+    "roomcast.pace": (set(), set()),
+    "roomcast.tasks": (set(), set()),
+    "roomcast.history": (VALUES | {"roomcast.brokers"}, set()),
+    "roomcast.node": (
         VALUES
-        | {"service.brokers", "service.connection", "service.history", "service.hub", "service.recovery"}
-        | {"service.tasks"}
-        | {"service.presence", "service.roster", "service.tracker"},
+        | {"roomcast.brokers", "roomcast.connection", "roomcast.history", "roomcast.hub", "roomcast.recovery"}
+        | {"roomcast.tasks"}
+        | {"roomcast.presence", "roomcast.roster", "roomcast.tracker"},
         {"structlog"},
     ),
-    "service.survey": (VALUES | {"service.brokers", "service.tasks"}, {"orjson", "structlog"}),
-    "service.tracker": (VALUES | {"service.brokers", "service.recovery", "service.tasks"}, {"structlog"}),
-    "service.presence": (
-        VALUES | {"service.brokers", "service.presence", "service.tasks"},
+    "roomcast.survey": (VALUES | {"roomcast.brokers", "roomcast.tasks"}, {"orjson", "structlog"}),
+    "roomcast.tracker": (VALUES | {"roomcast.brokers", "roomcast.recovery", "roomcast.tasks"}, {"structlog"}),
+    "roomcast.presence": (
+        VALUES | {"roomcast.brokers", "roomcast.presence", "roomcast.tasks"},
         {"orjson", "redis", "structlog"},
     ),
-    "service.roster": (VALUES | {"service.connection", "service.hub"}, set()),
-    "service.encodings": (VALUES | {"service.connection", "service.transports"}, {"orjson"}),
-    "service.redis_url": (set(), {"redis"}),
-    "service.setting_types": ({"service.redis_url"}, {"pydantic"}),
-    "service.config": (
-        VALUES | {"service.redis_url", "service.setting_types"},
+    "roomcast.roster": (VALUES | {"roomcast.connection", "roomcast.hub"}, set()),
+    "roomcast.encodings": (VALUES | {"roomcast.connection", "roomcast.transports"}, {"orjson"}),
+    "roomcast.redis_url": (set(), {"redis"}),
+    "roomcast.setting_types": ({"roomcast.redis_url"}, {"pydantic"}),
+    "roomcast.config": (
+        VALUES | {"roomcast.redis_url", "roomcast.setting_types"},
         {"annotated_types", "pydantic", "pydantic_settings"},
     ),
-    "service.auth": (
-        VALUES | {"service.auth", "service.bodies", "service.config", "service.protocols.info", "service.tasks"},
+    "roomcast.auth": (
+        VALUES | {"roomcast.auth", "roomcast.bodies", "roomcast.config", "roomcast.protocols.info", "roomcast.tasks"},
         {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
     ),
-    "service.auth.permissions": (VALUES, set()),
-    "service.brokers": (
-        VALUES | {"service.brokers", "service.redis_url", "service.tasks"},
+    "roomcast.auth.permissions": (VALUES, set()),
+    "roomcast.brokers": (
+        VALUES | {"roomcast.brokers", "roomcast.redis_url", "roomcast.tasks"},
         {"orjson", "redis", "structlog"},
     ),
-    "service.centrifuge": (
+    "roomcast.centrifuge": (
         VALUES
-        | {"service.__version__", "service.auth", "service.bodies", "service.brokers", "service.centrifuge"}
-        | {"service.config", "service.connection", "service.deadlines", "service.hooks", "service.node"}
-        | {"service.presence", "service.recovery", "service.serving", "service.survey", "service.tasks"}
-        | {"service.transports"},
+        | {"roomcast.__version__", "roomcast.auth", "roomcast.bodies", "roomcast.brokers", "roomcast.centrifuge"}
+        | {"roomcast.config", "roomcast.connection", "roomcast.deadlines", "roomcast.hooks", "roomcast.node"}
+        | {"roomcast.presence", "roomcast.recovery", "roomcast.serving", "roomcast.survey", "roomcast.tasks"}
+        | {"roomcast.transports"},
         {"fastapi", "google", "orjson", "starlette", "structlog"},
     ),
-    "service.centrifuge.codec": (VALUES, set()),
-    "service.centrifuge.json_codec": (VALUES | {"service.centrifuge"}, {"orjson"}),
-    "service.centrifuge.held": (set(), set()),
-    "service.centrifuge.positions": (VALUES | {"service.centrifuge.codec", "service.recovery"}, set()),
-    "service.centrifuge.fossil": (set(), set()),
-    "service.centrifuge.filters": (VALUES, set()),
-    "service.centrifuge.protobuf_codec": (VALUES | {"service.centrifuge"}, {"google"}),
-    "service.centrifuge.client_pb2": (set(), {"google"}),
-    "service.hooks": (
+    "roomcast.centrifuge.codec": (VALUES, set()),
+    "roomcast.centrifuge.json_codec": (VALUES | {"roomcast.centrifuge"}, {"orjson"}),
+    "roomcast.centrifuge.held": (set(), set()),
+    "roomcast.centrifuge.positions": (VALUES | {"roomcast.centrifuge.codec", "roomcast.recovery"}, set()),
+    "roomcast.centrifuge.fossil": (set(), set()),
+    "roomcast.centrifuge.filters": (VALUES, set()),
+    "roomcast.centrifuge.protobuf_codec": (VALUES | {"roomcast.centrifuge"}, {"google"}),
+    "roomcast.centrifuge.client_pb2": (set(), {"google"}),
+    "roomcast.hooks": (
         VALUES
-        | {"service.auth", "service.bodies", "service.brokers", "service.config", "service.hooks"}
-        | {"service.protocols.info", "service.setting_types", "service.tasks"},
+        | {"roomcast.auth", "roomcast.bodies", "roomcast.brokers", "roomcast.config", "roomcast.hooks"}
+        | {"roomcast.protocols.info", "roomcast.setting_types", "roomcast.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
-    "service.transports": (
-        VALUES | {"service.connection", "service.tasks", "service.transports"},
+    "roomcast.transports": (
+        VALUES | {"roomcast.connection", "roomcast.tasks", "roomcast.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
     ),
-    "service.telemetry": (VALUES | {"service.config", "service.node"}, {"prometheus_client", "structlog"}),
-    "service.serving": (
+    "roomcast.telemetry": (VALUES | {"roomcast.config", "roomcast.node"}, {"prometheus_client", "structlog"}),
+    "roomcast.serving": (
         VALUES
-        | {"service.config", "service.connection", "service.encodings", "service.node", "service.protocols"}
-        | {"service.origins", "service.setting_types", "service.tasks", "service.transports"},
+        | {"roomcast.config", "roomcast.connection", "roomcast.encodings", "roomcast.node", "roomcast.protocols"}
+        | {"roomcast.origins", "roomcast.setting_types", "roomcast.tasks", "roomcast.transports"},
         {"fastapi", "starlette"},
     ),
-    "service.endpoints": (
+    "roomcast.endpoints": (
         VALUES
-        | {"service.admission", "service.connection", "service.deadlines", "service.encodings"}
-        | {"service.introduction", "service.protocols", "service.recovery", "service.serving", "service.visits"},
+        | {"roomcast.admission", "roomcast.connection", "roomcast.deadlines", "roomcast.encodings"}
+        | {"roomcast.introduction", "roomcast.protocols", "roomcast.recovery", "roomcast.serving", "roomcast.visits"},
         {"fastapi", "starlette"},
     ),
-    "service.visits": (
+    "roomcast.visits": (
         VALUES
-        | {"service.admission", "service.auth", "service.connection", "service.deadlines", "service.encodings"}
-        | {"service.node"},
+        | {"roomcast.admission", "roomcast.auth", "roomcast.connection", "roomcast.deadlines", "roomcast.encodings"}
+        | {"roomcast.node"},
         {"orjson"},
     ),
-    "service.polling": (
+    "roomcast.polling": (
         VALUES
-        | {"service.connection", "service.encodings", "service.endpoints", "service.protocols", "service.serving"}
-        | {"service.tasks", "service.transports", "service.visits"},
+        | {"roomcast.connection", "roomcast.encodings", "roomcast.endpoints", "roomcast.protocols", "roomcast.serving"}
+        | {"roomcast.tasks", "roomcast.transports", "roomcast.visits"},
         {"fastapi", "orjson"},
     ),
-    "service.admission": (
-        VALUES | {"service.auth", "service.brokers", "service.config", "service.protocols"},
+    "roomcast.admission": (
+        VALUES | {"roomcast.auth", "roomcast.brokers", "roomcast.config", "roomcast.protocols"},
         {"starlette", "structlog"},
     ),
-    "service.origins": (VALUES | {"service.config", "service.setting_types"}, {"starlette"}),
-    "service.introduction": (VALUES | {"service.connection"}, {"orjson"}),
-    "service.deadlines": (set(), set()),
-    "service.bodies": (VALUES, {"orjson", "starlette"}),
-    "service.globs": (VALUES, set()),
-    "service.control": (
+    "roomcast.origins": (VALUES | {"roomcast.config", "roomcast.setting_types"}, {"starlette"}),
+    "roomcast.introduction": (VALUES | {"roomcast.connection"}, {"orjson"}),
+    "roomcast.deadlines": (set(), set()),
+    "roomcast.bodies": (VALUES, {"orjson", "starlette"}),
+    "roomcast.globs": (VALUES, set()),
+    "roomcast.control": (
         VALUES
         | {
-            "service.connection",
-            "service.globs",
-            "service.hub",
-            "service.protocols",
-            "service.roster",
-            "service.survey",
+            "roomcast.connection",
+            "roomcast.globs",
+            "roomcast.hub",
+            "roomcast.protocols",
+            "roomcast.roster",
+            "roomcast.survey",
         },
         {"psutil"},
     ),
-    "service.api": (
+    "roomcast.api": (
         VALUES
-        | {"service.api", "service.bodies", "service.brokers", "service.config", "service.encodings", "service.globs"}
-        | {"service.hooks", "service.node"}
-        | {"service.presence", "service.recovery", "service.survey", "service.tags"}
-        | {"service.auth", "service.endpoints"},
+        | {
+            "roomcast.api",
+            "roomcast.bodies",
+            "roomcast.brokers",
+            "roomcast.config",
+            "roomcast.encodings",
+            "roomcast.globs",
+        }
+        | {"roomcast.hooks", "roomcast.node"}
+        | {"roomcast.presence", "roomcast.recovery", "roomcast.survey", "roomcast.tags"}
+        | {"roomcast.auth", "roomcast.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
-    "service.terminal": (
-        {"service.brokers.client", "service.config", "service.telemetry"},
+    "roomcast.terminal": (
+        {"roomcast.brokers.client", "roomcast.config", "roomcast.telemetry"},
         {"click", "redis"},
     ),
-    "service.token_command": (
-        VALUES | {"service.auth", "service.config", "service.terminal"},
+    "roomcast.token_command": (
+        VALUES | {"roomcast.auth", "roomcast.config", "roomcast.terminal"},
         {"click", "jwt", "orjson"},
     ),
-    "service.dev": ({"service.config", "service.redis_url"}, set()),
-    "workers": (
+    "roomcast.dev": ({"roomcast.config", "roomcast.redis_url"}, set()),
+    "roomcast_workers": (
         VALUES
-        | {"service.brokers", "service.hooks.stream", "service.hooks.webhooks", "service.presence.events"}
-        | {"service.presence.occupancy"}
-        | {"service.tasks", "workers"},
+        | {"roomcast.brokers", "roomcast.hooks.stream", "roomcast.hooks.webhooks", "roomcast.presence.events"}
+        | {"roomcast.presence.occupancy"}
+        | {"roomcast.tasks", "roomcast_workers"},
         {"orjson", "psutil", "redis", "structlog"},
     ),
 }
 # These put everything together, and may know everything.
 ROOTS = {
-    "service.app",
-    "service.server",
-    "service.__main__",
-    "service.channel_command",
-    "service.command",
-    "service.worker_command",
-    "service",
+    "roomcast.app",
+    "roomcast.server",
+    "roomcast.__main__",
+    "roomcast.channel_command",
+    "roomcast.command",
+    "roomcast.worker_command",
+    "roomcast",
 }
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
-    "service.errors",
-    "service.messages",
-    "service.channels",
-    "service.namespaces",
-    "service.tags",
-    "service.recovery",
-    "service.encodings",
-    "service.connection",
-    "service.hub",
-    "service.pace",
-    "service.roster",
-    "service.centrifuge.fossil",
-    "service.centrifuge.filters",
-    "service.auth.permissions",
-    "service.auth.claims",
-    "service.auth.keys",
+    "roomcast.errors",
+    "roomcast.messages",
+    "roomcast.channels",
+    "roomcast.namespaces",
+    "roomcast.tags",
+    "roomcast.recovery",
+    "roomcast.encodings",
+    "roomcast.connection",
+    "roomcast.hub",
+    "roomcast.pace",
+    "roomcast.roster",
+    "roomcast.centrifuge.fossil",
+    "roomcast.centrifuge.filters",
+    "roomcast.auth.permissions",
+    "roomcast.auth.claims",
+    "roomcast.auth.keys",
 }
 
 
 def modules() -> dict[str, Path]:
     found = {}
     for path in [*ROOT.glob("service/**/*.py"), *ROOT.glob("workers/**/*.py")]:
-        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
@@ -223,11 +230,11 @@ def test_a_module_knows_only_the_layers_below_it(module: str) -> None:
 
     for name in imports(modules()[module]):
         top = name.partition(".")[0]
-        if top in {"service", "workers"}:
+        if top in {"roomcast", "roomcast_workers"}:
             assert is_in(name, ours | {module}), f"{module} may not import {name}"
         elif top not in sys.stdlib_module_names:
             assert is_in(name, outside), f"{module} may not import {name}"
-        if module in NO_ASYNCIO or is_in(module, {"service.protocols"}):
+        if module in NO_ASYNCIO or is_in(module, {"roomcast.protocols"}):
             assert top not in {"asyncio", "socket", "threading", "subprocess"}, f"{module} does no I/O"
 
 
@@ -238,24 +245,24 @@ def test_every_rule_is_of_a_module_that_is_there() -> None:
 def test_the_tour_of_the_house_names_every_module() -> None:
     tour = (ROOT / "docs/architecture.md").read_text()
 
-    for path in ROOT.glob("service/*.py"):
+    for path in ROOT.glob("service/roomcast/*.py"):
         assert path.name.startswith("__") or f"{path.name}`" in tour, f"docs/architecture.md does not name {path.name}"
 
 
 def test_the_check_finds_what_is_forbidden(tmp_path: Path) -> None:
     bad = tmp_path / "hub.py"
-    bad.write_text("import redis.asyncio\nfrom service.brokers.redis import RedisBroker\n")
+    bad.write_text("import redis.asyncio\nfrom roomcast.brokers.redis import RedisBroker\n")
 
     found = imports(bad)
 
-    assert found == {"redis.asyncio", "service.brokers.redis.RedisBroker"}
-    assert not any(is_in(name, ALLOWED["service.hub"][0] | ALLOWED["service.hub"][1]) for name in found)
+    assert found == {"redis.asyncio", "roomcast.brokers.redis.RedisBroker"}
+    assert not any(is_in(name, ALLOWED["roomcast.hub"][0] | ALLOWED["roomcast.hub"][1]) for name in found)
 
 
 def test_nothing_is_made_at_import() -> None:
     """Settings, apps and clients are made by functions: importing does not read the environment."""
     for name, path in modules().items():
-        if name == "service.centrifuge.client_pb2":
+        if name == "roomcast.centrifuge.client_pb2":
             continue  # generated: it registers its messages
         for statement in ast.parse(path.read_text()).body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Call):

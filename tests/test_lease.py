@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers.client import connect
+from roomcast.brokers.client import connect
+from roomcast_workers.lease import Lease
 from tests.cluster import eventually
-from workers.lease import Lease
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

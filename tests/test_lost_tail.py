@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.brokers import ALWAYS, Published, Read
-from service.brokers.client import connect
-from service.brokers.history import ChannelKeys, HistoryCommands
-from service.brokers.scripts import run_pipeline
-from service.messages import History, Publication
-from service.namespaces import DEFAULTS
+from roomcast.brokers import ALWAYS, Published, Read
+from roomcast.brokers.client import connect
+from roomcast.brokers.history import ChannelKeys, HistoryCommands
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.messages import History, Publication
+from roomcast.namespaces import DEFAULTS
 from tests.cluster import DEADLINE_S
 from tests.redis_servers import HOST, Server, free_ports
 

@@ -9,17 +9,17 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers.history import ChannelKeys
-from service.brokers.redis import RedisBroker
-from service.brokers.registry import NodeRegistry
-from service.brokers.scripts import run_pipeline
-from service.channels import SYSTEM_METRICS
-from service.namespaces import Namespaces
-from service.presence.commands import PresenceCommands
-from service.tasks import end
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.registry import NodeRegistry
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.channels import SYSTEM_METRICS
+from roomcast.namespaces import Namespaces
+from roomcast.presence.commands import PresenceCommands
+from roomcast.tasks import end
+from roomcast_workers.metrics import MetricsWorker
+from roomcast_workers.runner import Health
 from tests.cluster import eventually
-from workers.metrics import MetricsWorker
-from workers.runner import Health
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
-from service.brokers import Read
-from service.connection import Connection, Encoding, State
-from service.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
-from service.hub import Hub
-from service.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
-from service.namespaces import Namespace, Namespaces, Recovery
-from service.node import Node, Overtaken
-from service.tasks import end
-from service.tracker import Tracker
+from roomcast.brokers import Read
+from roomcast.connection import Connection, Encoding, State
+from roomcast.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.hub import Hub
+from roomcast.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
+from roomcast.namespaces import Namespace, Namespaces, Recovery
+from roomcast.node import Node, Overtaken
+from roomcast.tasks import end
+from roomcast.tracker import Tracker
 from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 

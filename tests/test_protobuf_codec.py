@@ -18,10 +18,10 @@ from google.protobuf.descriptor import Descriptor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.centrifuge import client_pb2
-from service.centrifuge.codec import METHODS, Command, MalformedFrame
-from service.centrifuge.protobuf_codec import ProtobufCodec
-from service.messages import Kind, Publication
+from roomcast.centrifuge import client_pb2
+from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
+from roomcast.centrifuge.protobuf_codec import ProtobufCodec
+from roomcast.messages import Kind, Publication
 
 ROOT = Path(__file__).parent.parent
 CODEC = ProtobufCodec()
@@ -41,9 +41,9 @@ def frame(*commands: dict[str, Any]) -> bytes:
 def test_the_generated_files_are_those_of_the_schema(tmp_path: Path) -> None:
     """If not: client.proto says on top how they are made."""
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
-    subprocess.run([*command, "service/centrifuge/client.proto"], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([*command, "service/roomcast/centrifuge/client.proto"], cwd=ROOT, check=True, timeout=60)
 
-    for name in ("service/centrifuge/client_pb2.py", "service/centrifuge/client_pb2.pyi"):
+    for name in ("service/roomcast/centrifuge/client_pb2.py", "service/roomcast/centrifuge/client_pb2.pyi"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is not of this schema"
 
 

@@ -13,16 +13,16 @@ from google.protobuf.proto import parse_length_prefixed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.centrifuge import client_pb2
-from service.centrifuge.codec import Codec
-from service.centrifuge.filters import parse
-from service.centrifuge.json_codec import JsonCodec
-from service.centrifuge.protobuf_codec import ProtobufCodec
-from service.centrifuge.pushes import Wire
-from service.connection import Subscription
-from service.hub import Hub
-from service.messages import ClientInfo, Kind, Membership, Position, Publication, Resumption
-from service.namespaces import SlowPolicy
+from roomcast.centrifuge import client_pb2
+from roomcast.centrifuge.codec import Codec
+from roomcast.centrifuge.filters import parse
+from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.centrifuge.protobuf_codec import ProtobufCodec
+from roomcast.centrifuge.pushes import Wire
+from roomcast.connection import Subscription
+from roomcast.hub import Hub
+from roomcast.messages import ClientInfo, Kind, Membership, Position, Publication, Resumption
+from roomcast.namespaces import SlowPolicy
 from tests.fakes import Schedule, connection
 
 CHANNEL = "room:a"

@@ -47,7 +47,7 @@ def example(language: str, containing: str, server: ValkeyServer, nodes: list[No
         block.replace("127.0.0.1:6379", f"127.0.0.1:{server.port}")
         .replace("redis-cli ", f"redis-cli -p {server.port} ")
         .replace("127.0.0.1:8000", f"127.0.0.1:{nodes[0].port}")
-        .replace(".venv/bin/roomcast", f"{sys.executable} -m service")
+        .replace(".venv/bin/roomcast", f"{sys.executable} -m roomcast")
     )
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import ClientError
-from service.messages import History, Position, Publication, Resumption
-from service.recovery import Track, Window, catch_up_cache, catch_up_stream, position_of
+from roomcast.errors import ClientError
+from roomcast.messages import History, Position, Publication, Resumption
+from roomcast.recovery import Track, Window, catch_up_cache, catch_up_stream, position_of
 
 
 def pub(offset: int, epoch: str = "e") -> Publication:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers import StreamCounts
-from service.brokers.client import connect
-from service.brokers.ingest import IngestStream
-from service.brokers.registry import NodeRegistry
-from service.errors import BrokerUnavailable
+from roomcast.brokers import StreamCounts
+from roomcast.brokers.client import connect
+from roomcast.brokers.ingest import IngestStream
+from roomcast.brokers.registry import NodeRegistry
+from roomcast.errors import BrokerUnavailable
 from tests.cluster import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

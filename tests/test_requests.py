@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.centrifuge.json_codec import JsonCodec
-from service.centrifuge.requests import MAX_EARLY, RequestOrder
+from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.centrifuge.requests import MAX_EARLY, RequestOrder
 
 CODEC = JsonCodec()
 PONG = b"{}"

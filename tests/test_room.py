@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from service.connection import Connection
-from service.errors import UNSUPPORTED_DATA
-from service.messages import Kind, Publication
-from service.protocols.room import Chat, Echo, Feed, Room
+from roomcast.connection import Connection
+from roomcast.errors import UNSUPPORTED_DATA
+from roomcast.messages import Kind, Publication
+from roomcast.protocols.room import Chat, Echo, Feed, Room
 from tests.fakes import connection
 
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from service.connection import Subscription
-from service.hub import Hub
-from service.messages import ClientInfo
-from service.namespaces import SlowPolicy
-from service.roster import HubRoster
+from roomcast.connection import Subscription
+from roomcast.hub import Hub
+from roomcast.messages import ClientInfo
+from roomcast.namespaces import SlowPolicy
+from roomcast.roster import HubRoster
 from tests.fakes import Schedule, connection
 
 

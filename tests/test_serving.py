@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocket
 
-from service.config import Settings
-from service.connection import State
-from service.errors import ClientError
-from service.serving import ClientServer
-from service.transports.heartbeat import Heartbeat
+from roomcast.config import Settings
+from roomcast.connection import State
+from roomcast.errors import ClientError
+from roomcast.serving import ClientServer
+from roomcast.transports.heartbeat import Heartbeat
 from tests.fakes import RecordingTransport
 from tests.sessions import Bench
 

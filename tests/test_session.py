@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from service.centrifuge.codec import METHODS
-from service.errors import (
+from roomcast.centrifuge.codec import METHODS
+from roomcast.errors import (
     SHUTDOWN,
 )
-from service.messages import History, Kind, Position, Publication
+from roomcast.messages import History, Kind, Position, Publication
 from tests.cluster import eventually
 from tests.sessions import ADA, Bench, ids, subscribe, turns, until
 from tests.tokens import signed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import (
+from roomcast.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
     ApplicationError,
@@ -16,7 +16,7 @@ from service.errors import (
     ErrorCode,
     Refused,
 )
-from service.hooks import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
+from roomcast.hooks import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
 from tests.fakes import FakePresence
 from tests.sessions import ADA, Bench, subscribe, turns, until
 from tests.tokens import signed

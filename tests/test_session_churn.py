@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from service.errors import BrokerUnavailable, ClientError
-from service.messages import Resumption
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.messages import Resumption
 from tests.fakes import FakePresence
 from tests.sessions import Bench, Client, turns
 from tests.tokens import signed

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from service.centrifuge import client_pb2
-from service.centrifuge.protobuf_codec import ProtobufCodec
-from service.errors import (
+from roomcast.centrifuge import client_pb2
+from roomcast.centrifuge.protobuf_codec import ProtobufCodec
+from roomcast.errors import (
     ApplicationError,
     ClientError,
     ErrorCode,
 )
-from service.hooks import Hook, PublishAnswer
-from service.messages import History, Kind, Position, Publication, Resumption
+from roomcast.hooks import Hook, PublishAnswer
+from roomcast.messages import History, Kind, Position, Publication, Resumption
 from tests.sessions import ADA, Bench, subscribe, turns, until
 from tests.tokens import signed
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from service.hooks import ConnectAnswer, Hook, RefreshAnswer
+from roomcast.hooks import ConnectAnswer, Hook, RefreshAnswer
 from tests.sessions import ADA, GRACE_S, Bench, subscribe, turns, until
 from tests.tokens import signed
 

@@ -17,21 +17,21 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
 
-from service.brokers import Once, Read
-from service.brokers.client import OUTAGES, ask, connect
-from service.brokers.history import ChannelKeys
-from service.brokers.redis import RedisBroker
-from service.brokers.registry import NodeRegistry
-from service.brokers.scripts import run_pipeline
-from service.errors import BrokerUnavailable
-from service.messages import History, Publication
-from service.namespaces import Namespace
-from service.tasks import end
+from roomcast.brokers import Once, Read
+from roomcast.brokers.client import OUTAGES, ask, connect
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.registry import NodeRegistry
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.errors import BrokerUnavailable
+from roomcast.messages import History, Publication
+from roomcast.namespaces import Namespace
+from roomcast.tasks import end
+from roomcast_workers.lease import Lease
 from tests.cluster import API_KEY, Cluster, bare_environment, eventually, http_client, receive
 from tests.redis_cluster import Cluster as RedisCluster
 from tests.redis_shapes import Sentinel, quick_cluster, quick_sentinel
 from tests.test_broker_contract import RecordingSink
-from workers.lease import Lease
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -341,7 +341,7 @@ async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
 
 
 def roomcast_check(url: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", "check"]
+    command = [sys.executable, "-m", "roomcast", "check"]
     environment = bare_environment() | {"ROOMCAST_REDIS_URL": url}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 

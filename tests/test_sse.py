@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from service.errors import SHUTDOWN
-from service.messages import Kind
-from service.transports.sse import EventStream, event
+from roomcast.errors import SHUTDOWN
+from roomcast.messages import Kind
+from roomcast.transports.sse import EventStream, event
 
 pytestmark = pytest.mark.anyio
 

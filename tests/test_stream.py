@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from service.connection import Connection
-from service.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
-from service.namespaces import SlowPolicy
-from service.protocols.room import Feed
-from service.transports.stream import CommandStream
+from roomcast.connection import Connection
+from roomcast.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
+from roomcast.namespaces import SlowPolicy
+from roomcast.protocols.room import Feed
+from roomcast.transports.stream import CommandStream
 from tests.fakes import RAW
 
 pytestmark = pytest.mark.anyio

@@ -10,15 +10,15 @@ from typing import Any
 import orjson
 import pytest
 
-from service import survey as survey_module
-from service.brokers import MAX_CONTROL_BYTES
-from service.brokers.client import Client
-from service.brokers.redis import RedisBroker
-from service.errors import BrokerUnavailable, ClientError, ErrorCode
-from service.messages import Heard, Publication
-from service.namespaces import Namespace
-from service.survey import Handler, Survey, UnknownNode
-from service.tasks import end, run_together
+from roomcast import survey as survey_module
+from roomcast.brokers import MAX_CONTROL_BYTES
+from roomcast.brokers.client import Client
+from roomcast.brokers.redis import RedisBroker
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.messages import Heard, Publication
+from roomcast.namespaces import Namespace
+from roomcast.survey import Handler, Survey, UnknownNode
+from roomcast.tasks import end, run_together
 from tests.cluster import eventually
 from tests.fakes import FakeBroker
 

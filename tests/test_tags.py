@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.errors import ClientError
-from service.tags import check_tags
+from roomcast.errors import ClientError
+from roomcast.tags import check_tags
 
 
 @pytest.mark.parametrize(

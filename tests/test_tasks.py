@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.tasks import end, run_together
+from roomcast.tasks import end, run_together
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
-from service.auth.claims import connection_claims
-from service.brokers.client import Client, connect
-from service.brokers.tickets import TICKET_TTL_S, Tickets
-from service.errors import BrokerUnavailable
+from roomcast.auth.claims import connection_claims
+from roomcast.brokers.client import Client, connect
+from roomcast.brokers.tickets import TICKET_TTL_S, Tickets
+from roomcast.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from service.auth import ConnectionClaims, ExpiredToken, InvalidToken
-from service.auth.keys import Key, pem_key, secret_key
-from service.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier, read_verifier
-from service.config import Settings
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken
+from roomcast.auth.keys import Key, pem_key, secret_key
+from roomcast.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier, read_verifier
+from roomcast.config import Settings
 from tests.tokens import SECRET, now_s, private_key, public_pem, signed
 
 pytestmark = pytest.mark.anyio

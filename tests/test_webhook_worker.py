@@ -13,17 +13,17 @@ import pytest
 from redis.asyncio import Redis
 from starlette.responses import Response
 
-from service.brokers import StreamCounts
-from service.brokers.client import Client, connect
-from service.brokers.redis import RedisBroker
-from service.hooks.stream import WebhookStream
-from service.hooks.webhooks import WebhookReceiver
-from service.presence.events import EVENTS
-from service.tasks import end
+from roomcast.brokers import StreamCounts
+from roomcast.brokers.client import Client, connect
+from roomcast.brokers.redis import RedisBroker
+from roomcast.hooks.stream import WebhookStream
+from roomcast.hooks.webhooks import WebhookReceiver
+from roomcast.presence.events import EVENTS
+from roomcast.tasks import end
+from roomcast_workers.runner import Health
+from roomcast_workers.webhooks import WebhookWorker
 from tests.backend import Asked, Backend, accept, hang
 from tests.cluster import Cluster, RoomcastProcess, eventually, receive
-from workers.runner import Health
-from workers.webhooks import WebhookWorker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

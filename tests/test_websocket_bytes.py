@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from websockets.asyncio.client import connect
 
-from service.messages import Publication
+from roomcast.messages import Publication
 from tests.cluster import eventually, receive
 from tests.test_frames import masked
 from tests.websocket_server import LIMIT, converse, handshake, open_socket, serving, until_empty
@@ -127,7 +127,7 @@ async def test_an_endpoint_that_only_sends_ends_with_its_client(end: bytes | Non
 
 
 async def test_an_event_stream_that_nobody_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.serving._WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.serving._WRITE_TIMEOUT_S", 0.2)
     async with serving() as server:
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -163,7 +163,7 @@ async def test_trailers_without_end_are_refused() -> None:
 
 @pytest.mark.parametrize("rest", [b"\r\n", b"x", b"GE"])
 async def test_a_byte_behind_an_answered_request_holds_no_socket(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.transports.http._REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.transports.http._REQUEST_TIMEOUT_S", 0.2)
     async with serving() as server, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         length = b"Content-Length: 10\r\n" if rest == b"x" else b""
@@ -175,7 +175,7 @@ async def test_a_byte_behind_an_answered_request_holds_no_socket(rest: bytes, mo
 
 
 async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.transports.http._REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.transports.http._REQUEST_TIMEOUT_S", 0.2)
     async with serving() as server:
         for half in (b"", b"G", handshake("/echo")[:-2], handshake("/echo")[:40]):
             answer = await converse(server, half)

@@ -18,16 +18,16 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from service.config import Settings
-from service.connection import Connection, Receiver
-from service.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
-from service.hub import Hub
-from service.protocols.room import Echo, Feed
-from service.serving import ClientServer, EventStreamResponse, websocket_of
-from service.tasks import end
-from service.transports.heartbeat import Heartbeat
-from service.transports.http import HttpProtocol
-from service.transports.websocket import WebSocketProtocol
+from roomcast.config import Settings
+from roomcast.connection import Connection, Receiver
+from roomcast.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.hub import Hub
+from roomcast.protocols.room import Echo, Feed
+from roomcast.serving import ClientServer, EventStreamResponse, websocket_of
+from roomcast.tasks import end
+from roomcast.transports.heartbeat import Heartbeat
+from roomcast.transports.http import HttpProtocol
+from roomcast.transports.websocket import WebSocketProtocol
 from tests.cluster import eventually, receive
 from tests.fakes import FakeBroker
 from tests.fakes import node as fake_node

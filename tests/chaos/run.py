@@ -14,9 +14,9 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
-from service.brokers.history import ChannelKeys
-from service.namespaces import MAX_RECOVERED
-from service.tasks import end
+from roomcast.brokers.history import ChannelKeys
+from roomcast.namespaces import MAX_RECOVERED
+from roomcast.tasks import end
 from tests.chaos.checker import Verdict, check
 from tests.chaos.faults import Faults
 from tests.chaos.fleet import running_fleet
@@ -106,7 +106,7 @@ async def run(plan: Plan) -> Outcome:
                 environment,
                 node_count=plan.node_count,
                 redis_port=servers.primaries()[0].port if plan.shape == "single" else None,
-                module="tests.chaos.broken" if plan.bug else "service",
+                module="tests.chaos.broken" if plan.bug else "roomcast",
                 chance=chance,
             )
         )

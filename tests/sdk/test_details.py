@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from websockets.asyncio.client import connect
 
-from service.centrifuge import client_pb2
+from roomcast.centrifuge import client_pb2
 from tests.balancer import Balancer
 from tests.cluster import receive
 from tests.sdk import Client

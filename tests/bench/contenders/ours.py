@@ -26,7 +26,7 @@ class Ours:
         return {}
 
     def command(self, place: Place, bus: Bus) -> list[str]:
-        return [sys.executable, "-m", "service", "node", "--port", str(place.port)]
+        return [sys.executable, "-m", "roomcast", "node", "--port", str(place.port)]
 
     def environment(self, bus: Bus) -> dict[str, str]:
         return {"ROOMCAST_REDIS_URL": bus.url, "ROOMCAST_PREFIX": bus.prefix, "ROOMCAST_INSECURE": "true"}

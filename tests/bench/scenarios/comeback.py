@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from service.brokers.client import connect
-from service.brokers.redis import RedisBroker
-from service.messages import Position, Publication
-from service.namespaces import DEFAULTS
-from service.tasks import end
+from roomcast.brokers.client import connect
+from roomcast.brokers.redis import RedisBroker
+from roomcast.messages import Position, Publication
+from roomcast.namespaces import DEFAULTS
+from roomcast.tasks import end
 from tests.bench import subscribers
 from tests.bench.companions import Companion, companion
 from tests.bench.contenders import Contender

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import redis
 
-from service.brokers.history import ChannelKeys
+from roomcast.brokers.history import ChannelKeys
 from tests.bench.contenders import Contender
 from tests.bench.errors import BenchError
 from tests.bench.figures import Column, Figures, Row
@@ -47,7 +47,7 @@ class IngestScenario:
     def measure(self, contender: Contender, case: str, bench: Bench) -> Figures:
         keys = ChannelKeys(bench.bus.prefix)
         stream, lease = keys.topic("ingest"), keys.key("ingest", "lease")
-        command = [sys.executable, "-m", "service", "worker", "ingest"]
+        command = [sys.executable, "-m", "roomcast", "worker", "ingest"]
         # Settings of whoever runs this must not change what is measured.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
         environment |= {**contender.environment(bench.bus), "ROOMCAST_LOG_LEVEL": "warning"}

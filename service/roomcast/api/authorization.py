@@ -1,0 +1,41 @@
+"""Who may use the server API: whoever has the key."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader
+
+from roomcast.api.context import context_of
+from roomcast.errors import ClientError, ErrorCode
+
+_SCHEME = "apikey "
+
+_key_header = APIKeyHeader(
+    name="X-API-Key", scheme_name="X-API-Key", auto_error=False, description="the node's ROOMCAST_API_KEY"
+)
+_authorization_header = APIKeyHeader(
+    name="Authorization", scheme_name="Authorization", auto_error=False, description="apikey <ROOMCAST_API_KEY>"
+)
+
+
+async def check_api_key(
+    request: Request,
+    key: Annotated[str | None, Depends(_key_header)],
+    authorization: Annotated[str | None, Depends(_authorization_header)],
+) -> None:
+    """Let a request with the key pass: `X-API-Key: <key>`, or `Authorization: apikey <key>`.
+
+    Not `?api_key=<key>`, which Centrifugo takes too: a URL ends up in logs. Raises: ClientError 101.
+    """
+    api_key = context_of(request).settings.api_key
+    if api_key is None:
+        raise ClientError(ErrorCode.UNAUTHORIZED, "the server API is off; start the node with ROOMCAST_API_KEY set")
+    if key is None and authorization is not None and authorization[: len(_SCHEME)].lower() == _SCHEME:
+        key = authorization[len(_SCHEME) :].strip()
+    if key is None:
+        raise ClientError(ErrorCode.UNAUTHORIZED, "send the header X-API-Key")
+    if not secrets.compare_digest(key.encode(), api_key.get_secret_value().encode()):
+        raise ClientError(ErrorCode.UNAUTHORIZED, "wrong X-API-Key")

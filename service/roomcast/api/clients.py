@@ -1,0 +1,155 @@
+"""What is done with clients wherever they are: all nodes are asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
+from roomcast.globs import compile_glob
+from roomcast.hooks import Caller, Hook, RpcEvent
+from roomcast.presence import MAX_PAGE_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from roomcast.api.context import ApiContext
+    from roomcast.api.requests import (
+        ApiRequest,
+        ChannelsRequest,
+        DisconnectRequest,
+        InfoRequest,
+        RefreshRequest,
+        RpcRequest,
+        SubscribeRequest,
+        UnsubscribeRequest,
+    )
+    from roomcast.survey import Answers, JsonObject
+
+# Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
+MAX_CHANNELS = 10_000
+
+
+async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> JsonObject:
+    """Subscribe a user's connections to a channel, on whatever node; plain rooms are not subscribed to a second one.
+
+    Delivery: once every node has done it, error 100 if one has not answered within 3 s.
+    """
+    context.node.namespaces.of(wanted.channel)
+    return await _done_everywhere(context, "subscribe", wanted)
+
+
+async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonObject:
+    """End a user's subscriptions to a channel, on whatever node; a plain room's connection ends with it (3503).
+
+    Delivery: as of subscribe.
+    """
+    context.node.namespaces.of(wanted.channel)
+    return await _done_everywhere(context, "unsubscribe", wanted)
+
+
+async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObject:
+    """End a user's connections, on whatever node, plain ones too.
+
+    Delivery: as of subscribe.
+    """
+    return await _done_everywhere(context, "disconnect", wanted)
+
+
+async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
+    """Let a user's connections expire at another time, or now, on whatever node.
+
+    Delivery: as of subscribe.
+    """
+    return await _done_everywhere(context, "refresh", wanted)
+
+
+async def info(context: ApiContext, _wanted: InfoRequest) -> JsonObject:
+    """Return every node's figures; `missing_nodes` says how many have not answered within 3 s, if some have not.
+
+    cpu is the percentage of one core since the last time that somebody asked.
+    """
+    answers = await context.survey.ask("info", {})
+    _check_answers(answers)
+    missing = {"missing_nodes": answers.missing_count} if answers.missing_count else {}
+    return {"nodes": [answers[node_id] for node_id in sorted(answers)], **missing}
+
+
+async def channels(context: ApiContext, wanted: ChannelsRequest) -> JsonObject:
+    """Return the channels that have subscribers, with how many on all nodes: all, or with `limit` or `cursor` a page.
+
+    A page is in the order of the names; its cursor is that of the next one, empty after the last. Errors: 107 for a
+    pattern that is none, 106 for more than 10,000 channels at once, 100 if a node has not answered within 3 s.
+    """
+    compile_glob(wanted.pattern)
+    if wanted.is_paged:
+        counts, cursor = await _channels_page(context, wanted.pattern, wanted.cursor, wanted.limit)
+        return {"channels": _channel_infos(counts), "cursor": cursor}
+    counts, cursor = await _channels_page(context, wanted.pattern, "", MAX_PAGE_LENGTH)
+    while cursor:
+        page, cursor = await _channels_page(context, wanted.pattern, cursor, MAX_PAGE_LENGTH)
+        counts |= page
+        if len(counts) > MAX_CHANNELS:
+            detail = f"more than {MAX_CHANNELS} channels: ask for pages, with a limit"
+            raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)
+    return {"channels": _channel_infos(counts)}
+
+
+async def rpc(context: ApiContext, wanted: RpcRequest) -> JsonObject:
+    """Call one of the application's procedures, and return what it answers as `data`.
+
+    Errors: 108 if the application has none, and its own.
+    """
+    if Hook.RPC not in context.application.handles:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "the application has no procedures")
+    caller = Caller(client="", transport="api")
+    try:
+        data = await context.application.on_rpc(RpcEvent(caller, wanted.method, orjson.dumps(wanted.params)))
+    except Refused as exc:  # what would end a client's connection
+        raise ClientError(ErrorCode.PERMISSION_DENIED, exc.disconnect.reason) from None
+    return {"data": orjson.Fragment(data or b"null")}
+
+
+async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> JsonObject:
+    answers = await context.survey.ask(op, wanted.model_dump(exclude_none=True))
+    _check_answers(answers)
+    _check_all_there(answers)
+    return {}
+
+
+async def _channels_page(context: ApiContext, pattern: str, cursor: str, limit: int) -> tuple[dict[str, int], str]:
+    """Return the subscribers by channel, and the cursor of the next page."""
+    answers = await context.survey.ask("channels", {"pattern": pattern, "cursor": cursor, "limit": limit})
+    _check_answers(answers)
+    _check_all_there(answers)
+    counts: dict[str, int] = {}
+    for answer in answers.values():
+        for channel, count in answer["channels"].items():
+            counts[channel] = counts.get(channel, 0) + count
+    # Of a node that has more nothing is known behind the last one that it named.
+    end = min((max(answer["channels"]) for answer in answers.values() if answer["has_more"]), default=None)
+    known = sorted(channel for channel in counts if end is None or channel <= end)
+    page = known[:limit]
+    is_last = end is None and len(known) <= limit
+    return {channel: counts[channel] for channel in page}, "" if is_last else page[-1]
+
+
+def _channel_infos(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    # 0: its last subscriber has gone since it was found.
+    return {channel: {"num_clients": count} for channel, count in counts.items() if count}
+
+
+def _check_answers(answers: Answers) -> None:
+    """Raise the first error that a node has answered: ClientError."""
+    for answer in answers.values():
+        error = answer.get("error")
+        if error is not None:
+            kind = ErrorCode.of(error["code"]) or ErrorCode.INTERNAL
+            raise ClientError(kind, error["message"].removeprefix(f"{kind.message}: "))
+
+
+def _check_all_there(answers: Answers) -> None:
+    if answers.missing_count:
+        count = answers.missing_count + len(answers)
+        raise BrokerUnavailable(f"{answers.missing_count} of {count} nodes have not answered in time")

@@ -1,0 +1,28 @@
+"""What the methods of the server API work with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from roomcast.config import Settings
+    from roomcast.hooks import Application
+    from roomcast.node import Node
+    from roomcast.survey import Survey
+
+
+class ApiContext(NamedTuple):
+    """One node, how it asks the others, and the application, whose procedures can be called."""
+
+    node: Node
+    survey: Survey
+    settings: Settings
+    application: Application
+
+
+def context_of(connection: HTTPConnection) -> ApiContext:
+    """Return what the server API of this app works with."""
+    context: ApiContext = connection.app.state.api
+    return context

@@ -1,0 +1,115 @@
+"""All methods of the server API by name, and doing many of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from roomcast.api import clients, publishing, reading
+from roomcast.api.failures import FAILURES, failure_of
+from roomcast.api.requests import (
+    ApiRequest,
+    BatchRequest,
+    BroadcastRequest,
+    ChannelsRequest,
+    DisconnectRequest,
+    HistoryRemoveRequest,
+    HistoryRequest,
+    InfoRequest,
+    PresenceRequest,
+    PresenceStatsRequest,
+    PublishRequest,
+    RefreshRequest,
+    RpcRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+    validated,
+)
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+
+if TYPE_CHECKING:
+    from roomcast.api.context import ApiContext
+    from roomcast.survey import JsonObject
+
+# So many commands of a parallel batch are under way at once.
+_CONCURRENCY = 64
+# A batch that has taken so long begins no further command: each of them may wait for Redis or for other nodes.
+_BATCH_TIMEOUT_S = 30.0
+
+
+class Method(NamedTuple):
+    """What a method takes, and what does it."""
+
+    request: type[ApiRequest]
+    # Any: its request; JSON. Raises: ClientError, BrokerUnavailable.
+    perform: Callable[[ApiContext, Any], Awaitable[JsonObject]]
+
+
+METHODS: Mapping[str, Method] = {
+    "publish": Method(PublishRequest, publishing.publish),
+    "broadcast": Method(BroadcastRequest, publishing.broadcast),
+    "history": Method(HistoryRequest, reading.history),
+    "history_remove": Method(HistoryRemoveRequest, reading.history_remove),
+    "presence": Method(PresenceRequest, reading.presence),
+    "presence_stats": Method(PresenceStatsRequest, reading.presence_stats),
+    "subscribe": Method(SubscribeRequest, clients.subscribe),
+    "unsubscribe": Method(UnsubscribeRequest, clients.unsubscribe),
+    "disconnect": Method(DisconnectRequest, clients.disconnect),
+    "refresh": Method(RefreshRequest, clients.refresh),
+    "channels": Method(ChannelsRequest, clients.channels),
+    "info": Method(InfoRequest, clients.info),
+    "rpc": Method(RpcRequest, clients.rpc),
+}
+# What Centrifugo has and Roomcast has not.
+ABSENT = (
+    "map_publish",
+    "map_remove",
+    "map_read_state",
+    "map_read_stream",
+    "map_stats",
+    "map_clear",
+    "shared_poll_publish",
+)
+
+
+async def call(context: ApiContext, name: str, wanted: object) -> JsonObject:
+    """Do what a method does, and return its result.
+
+    Args:
+        wanted: its request as it was sent, JSON that nobody has checked.
+    Raises: ClientError 107 for a request that is none, 104 for a method that is none, and what the method raises.
+    """
+    if name in ABSENT:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, f"there are no map or shared poll channels here ({name})")
+    method = METHODS.get(name)
+    if method is None:
+        raise ClientError(ErrorCode.METHOD_NOT_FOUND, name)
+    return await method.perform(context, validated(method.request, wanted))
+
+
+async def batch(context: ApiContext, wanted: BatchRequest) -> JsonObject:
+    """Do many methods, each answered by itself as `{"<method>": result}` or `{"error": ...}`, in their order.
+
+    One after the other, or with `parallel` at once: then of two publications in one channel either may be the first.
+    Delivery: that of each method. What has not begun after 30 s is not done, and answered with error 100.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + _BATCH_TIMEOUT_S
+    permits = asyncio.Semaphore(_CONCURRENCY if wanted.parallel else 1)
+
+    async def one(command: JsonObject) -> JsonObject:
+        async with permits:
+            try:
+                if loop.time() > deadline_s:
+                    raise BrokerUnavailable(f"not done: the batch has taken {_BATCH_TIMEOUT_S:g} s")
+                if len(command) != 1:
+                    raise ClientError(ErrorCode.BAD_REQUEST, "a command is {method: request}")
+                ((name, request),) = command.items()
+                return {name: await call(context, name, request)}
+            except FAILURES as exc:
+                return {"error": failure_of(exc).body}
+
+    if not wanted.parallel:
+        return {"replies": [await one(command) for command in wanted.commands]}
+    return {"replies": await asyncio.gather(*map(one, wanted.commands))}

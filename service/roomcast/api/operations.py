@@ -1,0 +1,32 @@
+"""What operators ask of a node."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from roomcast.api.context import context_of
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that the process lives. Redis does not matter here: restarting a node does not bring Redis back."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """Say whether the node can deliver: 200, or 503 with the reason while Redis is away."""
+    reason = context_of(request).node.reason_not_ready()
+    if reason is None:
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "not ready", "reason": reason}, 503)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """The node's counters and gauges in Prometheus's text format."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,85 @@
+"""Publishing for other services: in one channel, or in many."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.api.failures import failure_of
+from roomcast.brokers import Once
+from roomcast.channels import check_channel
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.messages import Kind, Publication
+from roomcast.tags import check_tags
+
+if TYPE_CHECKING:
+    from roomcast.api.context import ApiContext
+    from roomcast.api.requests import BroadcastRequest, PublishRequest
+    from roomcast.survey import JsonObject
+
+
+async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:
+    """Publish to every subscriber of a channel, on every node.
+
+    Answers with the position once Redis has taken it; with nothing in a channel without a history. Delivery: see
+    docs/guarantees.md; after error 100 it may have been published: send it again with the same `idempotency_key`.
+    """
+    return await _publish(context, wanted, wanted.channel, *_payload(context, wanted))
+
+
+async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> JsonObject:
+    """Publish the same to many channels; each is answered by itself, in their order.
+
+    Delivery: as of publish, in each channel; the idempotency key counts for each channel by itself.
+    """
+    kind, data = _payload(context, wanted)
+
+    async def one(channel: str) -> JsonObject:
+        try:
+            return {"result": await _publish(context, wanted, check_channel(channel), kind, data)}
+        except (ClientError, BrokerUnavailable) as exc:
+            return {"error": failure_of(exc).body}
+
+    return {"responses": await asyncio.gather(*map(one, wanted.channels))}
+
+
+async def _publish(
+    context: ApiContext, wanted: PublishRequest | BroadcastRequest, channel: str, kind: Kind, data: bytes
+) -> JsonObject:
+    once = Once(wanted.idempotency_key, wanted.version or None, wanted.version_epoch)
+    publication = Publication(channel, data, kind, tags=check_tags(wanted.tags))
+    published = await context.node.publish(publication, once=once, skip_history=wanted.skip_history)
+    return {} if published.position is None else published.position._asdict()
+
+
+def _payload(context: ApiContext, wanted: PublishRequest | BroadcastRequest) -> tuple[Kind, bytes]:
+    """Return what is published. Raises: ClientError 107 for what cannot be, 106 for too much."""
+    kind, data = _decoded(wanted.b64data) if wanted.b64data else (Kind.TEXT, _encoded(wanted.data))
+    max_bytes = context.settings.max_message_bytes
+    if len(data) > max_bytes:
+        detail = f"data has {len(data)} bytes, at most {max_bytes} are allowed"
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)
+    return kind, data
+
+
+def _encoded(data: object) -> bytes:
+    try:
+        return orjson.dumps(data)
+    except orjson.JSONEncodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"data: {exc}") from None
+
+
+def _decoded(text: str) -> tuple[Kind, bytes]:
+    """Return the bytes, and their kind: JSON stays text, as clients that speak JSON can only be given that."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ClientError(ErrorCode.BAD_REQUEST, "b64data is not base64") from None
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return Kind.BINARY, data
+    return Kind.TEXT, data

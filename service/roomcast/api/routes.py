@@ -1,0 +1,85 @@
+"""The server API's routes: `POST /api/<method>`, and `POST /api` with the method in the body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from roomcast.api.authorization import check_api_key
+from roomcast.api.context import context_of
+from roomcast.api.documentation import documented
+from roomcast.api.failures import FAILURES, failure_of
+from roomcast.api.methods import ABSENT, METHODS, batch, call
+from roomcast.api.requests import BatchRequest, validated
+from roomcast.bodies import read_json
+from roomcast.errors import ClientError, ErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from roomcast.api.context import ApiContext
+    from roomcast.survey import JsonObject
+
+    # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
+    _Answer = Callable[[ApiContext, Any], Awaitable[JsonObject]]
+
+router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
+
+# What a request may hold beside two messages' worth of data, such as a thousand channels of a broadcast.
+_REQUEST_BYTES = 512 * 1024
+_BATCH_BYTES = 4 * 1024 * 1024
+_MODE_HEADERS = ("X-Roomcast-Error-Mode", "X-Centrifugo-Error-Mode")
+
+
+def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint: errors too are 200, unless the request wants them as HTTP statuses."""
+
+    async def endpoint(request: Request) -> Response:
+        context = context_of(request)
+        wanted = await read_json(request, max_bytes or _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
+        try:
+            return _json(200, await answer(context, wanted))
+        except FAILURES as exc:
+            failure = failure_of(exc)
+        if any(request.headers.get(name) == "transport" for name in _MODE_HEADERS):
+            return _json(failure.status, failure.body)
+        return _json(200, {"error": failure.body})
+
+    return endpoint
+
+
+def _of_method(name: str) -> _Answer:
+    async def answer(context: ApiContext, wanted: object) -> JsonObject:
+        return {"result": await call(context, name, wanted)}
+
+    return answer
+
+
+async def _batch(context: ApiContext, wanted: object) -> JsonObject:
+    return await batch(context, validated(BatchRequest, wanted))
+
+
+async def _by_body(context: ApiContext, wanted: object) -> JsonObject:
+    """Take `{"method": "publish", "params": {...}}`, as Centrifugo's older clients send it."""
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("method"), str):
+        raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
+    return {"result": await call(context, wanted["method"], wanted.get("params", {}))}
+
+
+def _json(status: int, content: JsonObject) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+
+
+for _name, _method in METHODS.items():
+    router.post(f"/api/{_name}", response_class=Response, **documented(_name, _method.request, _method.perform))(
+        _endpoint(_of_method(_name))
+    )
+for _name in ABSENT:
+    router.post(f"/api/{_name}", response_class=Response, include_in_schema=False)(_endpoint(_of_method(_name)))
+router.post("/api/batch", response_class=Response, **documented("batch", BatchRequest, batch))(
+    _endpoint(_batch, max_bytes=_BATCH_BYTES)
+)
+router.post("/api", response_class=Response, include_in_schema=False)(_endpoint(_by_body))

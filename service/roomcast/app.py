@@ -1,0 +1,254 @@
+"""The composition root: knows every class, holds no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import Response
+from starlette.websockets import WebSocketDisconnect
+
+from roomcast import __version__, endpoints, polling
+from roomcast.admission import Admission
+from roomcast.api import operations, rooms, routes, tickets
+from roomcast.api.context import ApiContext
+from roomcast.api.failures import failure_of
+from roomcast.auth.tokens import read_verifier
+from roomcast.brokers.client import connect
+from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.registry import NodeRegistry
+from roomcast.brokers.tickets import Tickets
+from roomcast.centrifuge import endpoints as centrifuge_endpoints
+from roomcast.centrifuge.sessions import Sessions
+from roomcast.config import read_namespaces
+from roomcast.control import Control
+from roomcast.deadlines import Deadlines
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.hooks.build import make_hooks
+from roomcast.hooks.collector import HookCollector
+from roomcast.hub import Hub
+from roomcast.node import Node
+from roomcast.pace import Pace
+from roomcast.presence.redis import RedisPresence
+from roomcast.roster import HubRoster
+from roomcast.serving import ClientServer
+from roomcast.setting_types import split_names
+from roomcast.survey import Survey
+from roomcast.tasks import end, run_together
+from roomcast.telemetry import registry_of
+from roomcast.tracker import Tracker
+from roomcast.transports.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from roomcast.auth.tokens import TokenVerifier
+    from roomcast.brokers.client import Client
+    from roomcast.config import Settings
+    from roomcast.hooks.build import NodeHooks
+
+log = structlog.get_logger(__name__)
+
+# Clients refresh their tokens at the last moment.
+_EXPIRY_GRACE_S = 25.0
+_API = (
+    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
+    "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
+)
+
+
+_ROUTERS = (
+    endpoints.router,
+    polling.router,
+    centrifuge_endpoints.router,
+    routes.router,
+    rooms.router,
+    tickets.router,
+    operations.router,
+)
+
+
+class _Parts(NamedTuple):
+    """What a node is put together of."""
+
+    node: Node
+    survey: Survey
+    hooks: NodeHooks
+    verifier: TokenVerifier
+    deadlines: Deadlines
+    sessions: Sessions
+    heartbeat: Heartbeat
+
+    def offer(self, app: FastAPI, client: Client, settings: Settings) -> None:
+        """Let endpoints find what they need."""
+        app.state.clients = ClientServer(self.node, self.heartbeat, settings)
+        app.state.api = ApiContext(self.node, self.survey, settings, self.hooks.application)
+        app.state.sessions = self.sessions
+        app.state.deadlines = self.deadlines
+        app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
+        app.state.metrics = registry_of(self.node)
+        app.state.metrics.register(HookCollector(self.hooks))
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await run_together(
+            node=self.node.run(),
+            heartbeat=self.heartbeat.run(),
+            survey=self.survey.run(),
+            deadlines=self.deadlines.run(),
+            hooks=self.hooks.run(),
+        )
+
+
+def new_node_id() -> str:
+    """Return a name for a node of this host, another one for each start."""
+    return f"{socket.gethostname()}-{secrets.token_hex(3)}"
+
+
+def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], None]) -> FastAPI:
+    """Return the ASGI app of one node.
+
+    Args:
+        on_failure: called when the node's own tasks end in an unexpected exception, after it was logged. It should
+            end the process: a half-dead node is worse than a restart.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
+        parts = _parts(client, settings, node_id)
+        parts.offer(app, client, settings)
+        running = asyncio.create_task(parts.run(), name="node")
+        running.add_done_callback(_on_node_done)
+        yield
+        await parts.node.settle()
+        await parts.sessions.end()
+        await parts.hooks.settle()
+        await end(running)
+        await parts.hooks.aclose()
+        await parts.node.retire()
+        await parts.verifier.aclose()
+        await client.aclose()
+
+    def _on_node_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("node.failed", exc_info=task.exception())
+            on_failure()
+
+    # FastAPI's own page loads its script from a CDN, and is empty where there is none.
+    app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
+    app.state.settings = settings
+    _allow_origins(app, split_names(settings.allowed_origins))
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(ClientError, _refuse_client)
+    app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
+    app.add_exception_handler(WebSocketDisconnect, _let_go)
+    app.add_exception_handler(ClientDisconnect, _give_up)
+    _add_page(app)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    page = files("roomcast").joinpath("web/index.html").read_text()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+
+def _allow_origins(app: FastAPI, origins: list[str]) -> None:
+    """Answer what browsers ask before a page's requests to another origin (Fetch Standard 3.2)."""
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
+        )
+
+
+def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
+    node = _node(client, settings, node_id)
+    survey = Survey(node.broker, node_id)
+    hooks = make_hooks(settings, client)
+    verifier = read_verifier(settings)
+    deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+    sessions = Sessions(
+        node,
+        verifier=verifier,
+        application=hooks.application,
+        deadlines=deadlines,
+        survey=survey,
+        settings=settings,
+    )
+    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
+    survey.handle(sessions.handlers())
+    survey.handle(control.handlers())
+    node.listen(survey.channels, survey.take)
+    heartbeat = Heartbeat(
+        ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
+    )
+    return _Parts(node, survey, hooks, verifier, deadlines, sessions, heartbeat)
+
+
+def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
+    """Return the broker that the settings describe."""
+    return RedisBroker(
+        client,
+        prefix=settings.prefix,
+        node_id=node_id,
+        max_message_bytes=settings.max_message_bytes,
+        timeout_s=settings.redis_timeout_s,
+    )
+
+
+def _node(client: Client, settings: Settings, node_id: str) -> Node:
+    broker = make_broker(client, settings, node_id)
+    loop = asyncio.get_running_loop()
+    pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
+    hub = Hub(schedule=pace.schedule)
+    registry = NodeRegistry(client, prefix=settings.prefix)
+    namespaces = read_namespaces(settings)
+    roster = HubRoster(hub, node_id)
+    return Node(
+        node_id,
+        hub,
+        broker,
+        registry,
+        namespaces=namespaces,
+        tracker=Tracker(broker, hub.broadcast, time.monotonic),
+        presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
+        roster=roster,
+    )
+
+
+# Starlette sends what these return: as the answer to a request, or as the refusal of a WebSocket's handshake.
+
+
+async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
+    failure = failure_of(exc)
+    return JSONResponse({"error": failure.body}, failure.status)
+
+
+async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
+    """The client went while its handshake was being answered: nobody to answer, and no fault of ours."""
+
+
+async def _give_up(_connection: HTTPConnection, _exc: Exception) -> Response:
+    """The client went while its request was being read: no fault of ours either; the answer reaches nobody."""
+    return Response(status_code=400)
+
+
+async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, BrokerUnavailable)  # noqa: S101  (as above)
+    return JSONResponse({"error": failure_of(exc).body}, 503, headers={"Retry-After": "1"})

@@ -1,0 +1,163 @@
+"""What a client may do in a channel: pure, asked before each subscription, publication and look."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.namespaces import PRIVATE, Who
+
+if TYPE_CHECKING:
+    from roomcast.namespaces import Namespace
+
+# What stands after the last one in a channel's name is who may be in it: `dialog:#42,43`.
+_USERS = "#"
+_ANY = "*"
+
+
+class Action(enum.Enum):
+    """What a client does in a channel."""
+
+    SUBSCRIBE = "subscribe"
+    PUBLISH = "publish"
+    HISTORY = "history"
+    PRESENCE = "presence"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Actions that a token allows in all channels whose name fits a pattern.
+
+    In a pattern `*` stands for any run of characters, also none: `room:*`, `draw:team-42-*`. A private channel fits
+    only a pattern that says so itself, by its `$`.
+    """
+
+    pattern: str
+    actions: frozenset[Action]
+
+    def allows(self, action: Action, channel: str) -> bool:
+        """Return whether this is granted, in a time that grows with the lengths of pattern and name alone."""
+        return action in self.actions and _fits(self.pattern, channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks.
+
+    user: "" is nobody known. is_trusted: nobody checks clients here (ROOMCAST_INSECURE), so `$` and `#` keep nobody
+        out; what the namespaces say holds all the same.
+    """
+
+    user: str = ""
+    grants: tuple[Grant, ...] = ()
+    is_trusted: bool = False
+
+
+def may(
+    action: Action, channel: str, namespace: Namespace, client: Client, *, is_subscribed: bool, has_token: bool = False
+) -> None:
+    """Return if the client may do this in the channel.
+
+    Args:
+        namespace: the channel's.
+        is_subscribed: the client is in the channel now.
+        has_token: it brought a subscription token for this channel and this user, which was checked.
+    Raises: ClientError 103 that says what is missing.
+    """
+    if action is Action.SUBSCRIBE:
+        _may_subscribe(channel, namespace, client, has_token=has_token)
+    else:
+        _may_do(action, channel, namespace, client, is_subscribed=is_subscribed)
+
+
+def is_limited(channel: str) -> bool:
+    """Return whether a channel's name says by itself who may be in it."""
+    return channel.startswith(PRIVATE) or users_of(channel) is not None
+
+
+def users_of(channel: str) -> frozenset[str] | None:
+    """Return the users who alone may be in a channel such as `dialog:#42,43`; None where the name limits nobody."""
+    _, separator, names = channel.rpartition(_USERS)
+    return frozenset(names.split(",")) - {""} if separator else None
+
+
+def personal_channel(namespace_name: str, user: str) -> str | None:
+    """Return a user's own channel, such as `user:#42`; None if others would be in it: for a name with `,` or `#`."""
+    channel = f"{namespace_name}:{_USERS}{user}"
+    return channel if user and channel.rpartition(_USERS)[2].split(",") == [user] else None
+
+
+def _may_subscribe(channel: str, namespace: Namespace, client: Client, *, has_token: bool) -> None:
+    is_granted = _is_granted(Action.SUBSCRIBE, channel, client)
+    if channel.startswith(PRIVATE) and not (has_token or is_granted or client.is_trusted):
+        _refuse("a private channel needs a subscription token")
+    if has_token:
+        return
+    users = users_of(channel)
+    if users is not None:
+        if client.user in users:  # "" is in none
+            return
+        if not client.is_trusted:
+            _refuse("this channel is of other users")
+    if is_granted:
+        return
+    who = namespace.may_subscribe
+    if who is Who.NOBODY:
+        _refuse("clients do not subscribe to this channel by themselves")
+    if who is Who.USERS and not client.user:
+        _refuse("clients of this channel must say who they are")
+
+
+def _may_do(action: Action, channel: str, namespace: Namespace, client: Client, *, is_subscribed: bool) -> None:
+    is_granted = _is_granted(action, channel, client)
+    if not (is_subscribed or client.is_trusted):
+        if users_of(channel) is not None:
+            _refuse("only subscribers may, in a channel of certain users")
+        if channel.startswith(PRIVATE) and not is_granted:
+            _refuse("only subscribers may, in a private channel")
+    if is_granted:
+        return
+    who = _who_may(action, namespace)
+    if who is Who.NOBODY:
+        _refuse("clients may not, in this namespace")
+    if who is Who.SUBSCRIBERS and not is_subscribed:
+        _refuse("only subscribers may, in this namespace")
+    if who is Who.USERS and not client.user:
+        _refuse("only clients may whose user is known, in this namespace")
+
+
+def _who_may(action: Action, namespace: Namespace) -> Who:
+    if action is Action.PUBLISH:
+        return namespace.may_publish
+    return namespace.may_read_history if action is Action.HISTORY else namespace.may_see_presence
+
+
+def _fits(pattern: str, channel: str) -> bool:
+    """Return whether a name fits. No regular expression: many `*` in one cost a power of the name's length."""
+    start, star, rest = pattern.partition(_ANY)
+    if not channel.startswith(start):
+        return False
+    if not star:
+        return channel == pattern
+    if not start and channel.startswith(PRIVATE):
+        return False
+    *middle, last = rest.split(_ANY)
+    at, end = len(start), len(channel) - len(last)
+    if at > end or not channel.endswith(last):
+        return False
+    for part in middle:  # the first place of each leaves the most for those after it
+        found = channel.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def _is_granted(action: Action, channel: str, client: Client) -> bool:
+    return any(grant.allows(action, channel) for grant in client.grants)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ClientError(ErrorCode.PERMISSION_DENIED, reason)

@@ -1,0 +1,53 @@
+"""Reading the bodies of requests, and of answers, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from roomcast.errors import ClientError, ErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+_BODY_TIMEOUT_S = 5.0
+
+
+class TooLarge(ValueError):  # noqa: N818  (what it is)
+    """More bytes than are taken."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"more than {max_bytes} bytes")
+
+
+async def read_chunks(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
+    """Return all bytes of a stream. Raises: TooLarge as soon as they are too many."""
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > max_bytes:
+            raise TooLarge(max_bytes)
+    return bytes(body)
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return a request's body. Raises: ClientError 106 for too much, 107 if it does not come within 5 s."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await read_chunks(request.stream(), max_bytes)
+    except TooLarge as exc:
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"the body has {exc}") from None
+    except TimeoutError:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
+
+
+async def read_json(request: Request, max_bytes: int) -> Any:  # Any: JSON
+    """Return what a request's body says. Raises: ClientError 107 if it is no JSON, and as `read_body`."""
+    try:
+        return orjson.loads(await read_body(request, max_bytes))
+    except orjson.JSONDecodeError as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None

@@ -1,0 +1,225 @@
+"""The Redis client: how it connects to each shape of Redis, and what its failures are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import AbstractConnection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
+from redis.backoff import NoBackoff
+from redis.exceptions import ClusterError, InvalidResponse, RedisClusterException, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from roomcast.redis_url import RedisUrl, Shape, parse_redis_url
+
+# A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
+# `scripts.run_pipeline`.
+Client = redis.asyncio.Redis | RedisCluster
+
+# What a lost, silent or refusing server raises; anything else is a fault of ours and ends the process.
+OUTAGES = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    InvalidResponse,
+    ResponseError,
+    ClusterError,
+    RedisClusterException,
+    OSError,
+    TimeoutError,
+)
+
+# A Sentinel answers from memory; one that does not is left for the next one in the list.
+_SENTINEL_TIMEOUT_S = 1.0
+
+
+def connect(url: str, *, timeout_s: float, client_name: str) -> Client:
+    """Return a client whose every wait ends after `timeout_s`; nothing is connected yet.
+
+    No retries: a PUBLISH repeated after a lost reply would be delivered twice.
+    RESP2, because redis-py formats a log line for every pub/sub message on RESP3.
+    """
+    where = parse_redis_url(url)
+    options: dict[str, Any] = {  # Any: redis-py's arguments
+        **where.options,
+        "client_name": client_name,
+        "protocol": 2,
+        "retry": _no_retry(),
+        "socket_connect_timeout": timeout_s,
+        "socket_timeout": timeout_s,
+    }
+    if where.shape is Shape.SENTINEL:
+        return _connect_by_sentinel(where, options, timeout_s=timeout_s)
+    if where.shape is Shape.CLUSTER:
+        return _connect_to_cluster(where, options)
+    for host, port in where.addresses:
+        options |= {"host": host, "port": port}
+    return _client_of(redis.asyncio.ConnectionPool(**options))
+
+
+async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
+    """Return the reply to a command without a key; in a cluster of one node that can be reached.
+
+    Raises: one of OUTAGES.
+    """
+    if not isinstance(client, RedisCluster):
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+    await client.initialize()
+    return await client.execute_command(*command, target_nodes=client.get_default_node())
+
+
+def publish_verb(client: Client) -> str:
+    """Return the command that publishes: in a cluster PUBLISH goes to all of it, SPUBLISH to the topic's shard."""
+    return "SPUBLISH" if isinstance(client, RedisCluster) else "PUBLISH"
+
+
+def describe(client: Client) -> str:
+    """Return in words what a client that has been used is connected to; it says no user and no password."""
+    if isinstance(client, RedisCluster):
+        shards = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
+        return f"a cluster of {len(shards)} shards"
+    pool = client.connection_pool
+    if isinstance(pool, _MasterPool) and pool.master_address:
+        return f"the master {pool.service_name}, by Sentinel at {pool.master_address[0]}:{pool.master_address[1]}"
+    return "a single server"
+
+
+def connect_to_node(node: ClusterNode) -> redis.asyncio.Redis:
+    """Return a client of one node of a cluster."""
+    pool = redis.asyncio.ConnectionPool(
+        connection_class=node.connection_class, **{**node.connection_kwargs, "retry": _no_retry()}
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+async def is_master(client: redis.asyncio.Redis, connection: AbstractConnection) -> bool:
+    """Return whether a connection is to the server to which new ones would be made; without Sentinel it always is.
+
+    Sentinel cuts the clients of a master that it demotes, but not those of one that it cannot reach.
+    """
+    pool = client.connection_pool
+    if not isinstance(pool, _MasterPool):
+        return True
+    try:
+        address = await pool.get_master_address()
+    except OUTAGES:
+        return True  # no Sentinel answers, or there is no master: as long as the connection lives, it is used
+    return bool(address == (connection.host, connection.port))  # type: ignore[attr-defined]  # a TCP connection
+
+
+def outage_reason(exc: BaseException) -> str:
+    """Return what can be told to anyone about a failed Redis call: no address, no user, no password."""
+    if isinstance(exc, ResponseError):
+        return f"Redis refuses a command ({type(exc).__name__})"
+    return f"Redis is away ({type(exc).__name__})"
+
+
+class _Guard(AbstractConnection):
+    """Makes an outage of what uvloop calls an error of ours.
+
+    The pool takes a connection that was reset for a living one (it looks for an end of stream, and a reset is none);
+    writing to it is a RuntimeError on uvloop, and ended the whole node
+    (tests/test_cluster.py::test_a_node_whose_redis_connections_are_reset_lives_on).
+    """
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as exc:
+            raise RedisConnectionError("the connection was reset") from exc
+
+
+class _MasterPool(SentinelConnectionPool):
+    """Connections to the master that Sentinel names; those to a former one end once they are free."""
+
+    async def get_master_address(self) -> tuple[str, int]:
+        """Return where the master is. Raises: redis-py's ConnectionError."""
+        before = self.master_address
+        try:
+            address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]  # redis-py
+        except MasterNotFoundError:  # its text has a page about each Sentinel
+            raise RedisConnectionError(f"no Sentinel that answers knows a living master {self.service_name}") from None
+        if before not in (None, address):
+            await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
+        return address
+
+    async def aclose(self) -> None:
+        """Close the connections to the Sentinels too."""
+        await super().aclose()
+        for sentinel in self.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+class _Cluster(RedisCluster):
+    """Connects when it is first used, as `Redis` does, and not when it is entered."""
+
+    async def __aenter__(self) -> _Cluster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; redis-py would keep them after a failure, until it has found the cluster again."""
+        await super().aclose()
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
+
+
+def _connect_by_sentinel(
+    where: RedisUrl,
+    options: dict[str, Any],  # Any: redis-py's arguments
+    *,
+    timeout_s: float,
+) -> redis.asyncio.Redis:
+    if options.get("connection_class") is SSLConnection:
+        options["connection_class"] = SentinelManagedSSLConnection
+    sentinel_timeout_s = min(timeout_s, _SENTINEL_TIMEOUT_S)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py
+        where.addresses,
+        sentinel_kwargs={
+            **where.sentinel_options,
+            "protocol": 2,
+            "retry": _no_retry(),
+            "socket_connect_timeout": sentinel_timeout_s,
+            "socket_timeout": sentinel_timeout_s,
+        },
+    )
+    pool = _MasterPool(where.master_name, sentinel, **options)  # type: ignore[no-untyped-call]  # redis-py
+    return _client_of(pool)
+
+
+def _client_of(pool: redis.asyncio.ConnectionPool) -> redis.asyncio.Redis:
+    pool.connection_class = _guarded(pool.connection_class)
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _guarded(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return a kind of connection whose every failure is one of OUTAGES."""
+    return type(f"Guarded{kind.__name__}", (_Guard, kind), {})
+
+
+def _connect_to_cluster(where: RedisUrl, options: dict[str, Any]) -> RedisCluster:  # Any: redis-py's arguments
+    if options.pop("connection_class", None) is SSLConnection:
+        options["ssl"] = True
+    cluster = _Cluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in where.addresses],
+        require_full_coverage=False,
+        # Else every fifth MOVED would close all connections, those in use too; `Shards` sees to the topology.
+        reinitialize_steps=0,
+        **options,
+    )
+    # redis-py takes no class for the connections of a cluster: those it has, and those it will make, get ours.
+    for node in cluster.nodes_manager.startup_nodes.values():
+        node.connection_class = _guarded(node.connection_class)  # type: ignore[assignment]  # a subclass of it
+    future = cluster.nodes_manager.connection_kwargs
+    future["connection_class"] = _guarded(future["connection_class"])
+    return cluster
+
+
+def _no_retry() -> Retry:
+    return Retry(NoBackoff(), 0)

@@ -1,0 +1,89 @@
+"""Commands in a cluster: each goes to the node that has its key, and follows the key when its slot moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.cluster import PipelineCommand
+from redis.exceptions import AskError, MovedError, SlotNotCoveredError, TryAgainError
+
+from roomcast.brokers.client import OUTAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from redis.asyncio.cluster import ClusterNode, RedisCluster
+
+    from roomcast.brokers.scripts import Command, Script
+
+# While a slot moves, commands on keys of both sides must wait: usually for milliseconds.
+_ATTEMPTS = 20
+_PAUSE_S = 0.05
+
+
+async def execute(cluster: RedisCluster, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
+    """Return each command's reply, or the exception in its place; those of one key are run in their order.
+
+    A shard that is away fails its own commands only. redis-py's own pipeline would fail all of them, would ask (ASKING)
+    on one connection and send the command on another, and would repeat what may have been carried out.
+    Raises: one of OUTAGES, if no node tells what the cluster looks like.
+    """
+    await cluster.initialize()
+    replies: list[Any] = [None] * len(commands)
+    waiting: Iterable[int] = range(len(commands))
+    for attempt in range(_ATTEMPTS):
+        if attempt > 1:
+            await asyncio.sleep(_PAUSE_S)
+        batches: dict[ClusterNode, list[int]] = defaultdict(list)
+        for number in waiting:
+            try:
+                batches[_node(cluster, commands[number], replies[number])].append(number)
+            except SlotNotCoveredError as exc:
+                replies[number] = exc
+        await asyncio.gather(*[_run(node, numbers, commands, replies) for node, numbers in batches.items()])
+        waiting = [n for n in waiting if isinstance(replies[n], AskError | TryAgainError)]  # MovedError is an AskError
+        for number in waiting:
+            if isinstance(replies[number], MovedError):
+                await cluster.nodes_manager.move_slot(replies[number])
+        if not waiting:
+            break
+    return replies
+
+
+async def load(cluster: RedisCluster, scripts: Sequence[Script]) -> None:
+    """Send the scripts to every primary that can be reached."""
+    commands: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts]
+    numbers = list(range(len(commands)))
+    await asyncio.gather(*[_run(node, numbers, commands, [None] * len(commands)) for node in cluster.get_primaries()])
+
+
+def _node(cluster: RedisCluster, command: Command, before: Any) -> ClusterNode:  # Any: the reply of the last attempt
+    """Return the node for a command. Raises: SlotNotCoveredError."""
+    if isinstance(before, AskError) and not isinstance(before, MovedError):
+        node = cluster.get_node(before.host, before.port)
+        if node is not None:
+            return node
+    node = cluster.get_node_from_key(command[3] if command[0] == "EVALSHA" else command[1])
+    if node is None:
+        raise SlotNotCoveredError
+    return node
+
+
+async def _run(node: ClusterNode, numbers: list[int], commands: Sequence[Command], replies: list[Any]) -> None:
+    """Run commands on a node, in one pipeline; each one's reply, or the exception, is put in its place."""
+    pipeline: list[PipelineCommand] = []
+    sent: list[PipelineCommand] = []
+    for number in numbers:
+        if isinstance(replies[number], AskError) and not isinstance(replies[number], MovedError):
+            pipeline.append(PipelineCommand(len(pipeline), "ASKING"))
+        sent.append(PipelineCommand(len(pipeline), *commands[number]))
+        pipeline.append(sent[-1])
+    try:
+        await node.execute_pipeline(pipeline)
+    except OUTAGES as exc:
+        for command in sent:
+            command.result = exc
+    for number, command in zip(numbers, sent, strict=True):
+        replies[number] = command.result

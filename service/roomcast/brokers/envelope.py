@@ -1,0 +1,170 @@
+"""How a publication is written in a Redis message.
+
+Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What JSON cannot carry
+travels behind a header that no JSON document starts with: byte 0x01, a letter, and a newline.
+
+    t   text            b   binary          t12,5f0c2a91   text, offset 12 in the epoch 5f0c2a91 of the history
+    +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null; or with a fourth
+                            member, the info of the subscription
+    x   the channel's history was removed: nothing follows
+
+What is said about a publication stands before its data, as a JSON object whose length in bytes is the third member of
+the header: `t12,5f0c2a91,31`, without a history `t,,31`. It has `tags`, an object of texts, and `info`, the client that
+published it, written as one of those that joined; either may be missing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.errors import ClientError
+from roomcast.messages import ClientInfo, Heard, Kind, Membership, Position, Publication, Removal
+from roomcast.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LETTERS = {Kind.TEXT: b"t", Kind.BINARY: b"b"}
+KINDS = {letter: kind for kind, letter in LETTERS.items()}
+_MEMBERSHIPS = {b"+": True, b"-": False}
+REMOVAL = b"\x01x\n"
+_MAX_HEADER_BYTES = 64
+_WORDS_BYTES = 1024
+# JSON writes a control character in six bytes.
+_MAX_TAGS_BYTES = 6 * 2 * MAX_TAG_COUNT * MAX_TAG_BYTES
+
+
+class MalformedMessage(ValueError):  # noqa: N818  (not a fault of ours: a message somebody published)
+    """A Redis message that is no publication; the text says why."""
+
+
+def pack(publication: Publication, about: bytes) -> bytes:
+    """Return the Redis message of a publication that is in no history; `about` is what `pack_about` returns."""
+    if about:
+        return b"\x01%b,,%d\n%b%b" % (LETTERS[publication.kind], len(about), about, publication.data)
+    return b"\x01" + LETTERS[publication.kind] + b"\n" + publication.data
+
+
+def pack_about(publication: Publication) -> bytes:
+    """Return what is said about a publication, or nothing if there is nothing to say."""
+    if not publication.tags and publication.info is None:
+        return b""
+    about: dict[str, object] = {}
+    if publication.tags:
+        about["tags"] = dict(publication.tags)
+    if publication.info is not None:
+        about["info"] = _members(publication.info)
+    return orjson.dumps(about)
+
+
+def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Heard:
+    """Return what a Redis message says.
+
+    A message of another service is checked here, its only edge: once per node, never per subscriber.
+    Raises: MalformedMessage for one that is neither JSON nor ours, or larger than `max_message_bytes`.
+    """
+    if message[:1] != b"\x01":
+        check_document(message, max_message_bytes=max_message_bytes)
+        return Publication(channel, message)
+    end = message.find(b"\n", 2, _MAX_HEADER_BYTES)
+    letter = message[1:2]
+    kind = KINDS.get(letter)
+    if kind is None:
+        if letter in _MEMBERSHIPS and end == 2:
+            return Membership(channel, unpack_clients(message[3:]), _MEMBERSHIPS[letter])
+        if message == REMOVAL:
+            return Removal(channel)
+        raise MalformedMessage("unknown header")
+    if end < 0:
+        raise MalformedMessage("header without an end")
+    data = message[end + 1 :]
+    if end == 2:
+        check_payload(kind, data, max_message_bytes=max_message_bytes)
+        return Publication(channel, data, kind)
+    offset, _, epoch = message[2:end].partition(b",")
+    if not epoch.isalnum() or not offset.isdigit():  # what tags cost is paid by those that have some
+        return _unpack_with_about(channel, kind, message[2:end], data, max_message_bytes=max_message_bytes)
+    check_payload(kind, data, max_message_bytes=max_message_bytes)
+    return Publication(channel, data, kind, Position(int(offset), epoch.decode()))
+
+
+def _unpack_with_about(channel: str, kind: Kind, header: bytes, rest: bytes, *, max_message_bytes: int) -> Publication:
+    position, _, size = header.rpartition(b",")
+    offset, _, epoch = position.partition(b",")
+    is_placed = epoch.isalnum() and offset.isdigit()
+    if not (is_placed or position == b",") or not size.isdigit() or int(size) > len(rest):
+        raise MalformedMessage("unknown header")
+    about, data = rest[: int(size)], rest[int(size) :]
+    check_payload(kind, data, max_message_bytes=max_message_bytes)
+    tags, info = unpack_about(about, max_message_bytes=max_message_bytes)
+    return Publication(channel, data, kind, Position(int(offset), epoch.decode()) if is_placed else None, tags, info)
+
+
+def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, str] | None, ClientInfo | None]:
+    """Return the tags and the publishing client that `pack_about` has written. Raises: MalformedMessage."""
+    # The info of a connection and that of a subscription are each no longer than what a client may send.
+    if len(text) > _MAX_TAGS_BYTES + 2 * max_message_bytes + _WORDS_BYTES:
+        raise MalformedMessage(f"{len(text)} bytes about a publication")
+    try:
+        about = orjson.loads(text)
+        if not isinstance(about, dict):
+            raise TypeError("no object")
+        info = about.get("info")
+        return check_tags(about.get("tags")), None if info is None else _client(info)
+    except (ValueError, TypeError):
+        raise MalformedMessage("no object with tags and info") from None
+    except ClientError as exc:
+        raise MalformedMessage(exc.detail) from None
+
+
+def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> None:
+    """Check what somebody may have written in the place of a node. Raises: MalformedMessage."""
+    # A node has checked what its client sent, and may have put a few words in front of it.
+    if len(data) > max_message_bytes + _WORDS_BYTES:
+        raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
+    if kind is Kind.TEXT and not data.isascii():
+        try:
+            data.decode()  # a text frame that is not UTF-8 would make every browser in the room hang up
+        except UnicodeDecodeError:
+            raise MalformedMessage("text is not UTF-8") from None
+
+
+def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:
+    """Return clients as JSON."""
+    return orjson.dumps([_members(each) for each in clients])
+
+
+def _members(info: ClientInfo) -> list[object]:
+    members: list[object] = [info.client, info.user, orjson.Fragment(info.info or b"null")]
+    return [*members, orjson.Fragment(info.channel_info)] if info.channel_info else members
+
+
+def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
+    """Return the clients of a JSON array. Raises: MalformedMessage."""
+    try:
+        return tuple(map(_client, orjson.loads(text)))
+    except (ValueError, TypeError):
+        raise MalformedMessage("no list of clients") from None
+
+
+def _client(members: Iterable[object]) -> ClientInfo:
+    """Return a client of what `_members` has made. Raises: ValueError, TypeError."""
+    client, user, info, *more = members
+    (channel_info,) = more or (None,)
+    return ClientInfo(str(client), str(user), _json_of(info), _json_of(channel_info))
+
+
+def _json_of(info: object) -> bytes:
+    return b"" if info is None else orjson.dumps(info)
+
+
+def check_document(message: bytes, *, max_message_bytes: int) -> None:
+    """Check what another service wants to be published. Raises: MalformedMessage if it is too large, or not JSON."""
+    if len(message) > max_message_bytes:
+        raise MalformedMessage(f"{len(message)} bytes, more than max_message_bytes ({max_message_bytes})")
+    try:
+        orjson.loads(message)
+    except orjson.JSONDecodeError as exc:
+        raise MalformedMessage(f"not JSON: {exc.msg}") from None

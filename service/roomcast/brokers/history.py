@@ -1,0 +1,180 @@
+"""What Redis keeps of channels: the position in a hash, the newest publications in a stream.
+
+A channel's keys have its topic in braces, so that all of them, and the topic itself, are in one slot of a cluster:
+`{<prefix><channel>}:meta`, `:stream`, `:once:<idempotency key>`, `:lease`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from roomcast.brokers import Once, Published, Read
+from roomcast.brokers.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
+from roomcast.brokers.scripts import Command, read_script
+from roomcast.messages import History, Position, Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.namespaces import Namespace
+
+_IDEMPOTENCY_TTL_S = 300.0
+# Longer than a history, so that a client whose channel was silent for an hour need not begin anew.
+_META_TTL_S = 24 * 3600.0
+
+
+class ChannelKeys:
+    """The names of a channel in Redis."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.of_channel = lru_cache(maxsize=4096)(self._of_channel)  # building them costs more than looking them up
+
+    def topic(self, channel: str) -> str:
+        """Return the pub/sub name that carries a channel."""
+        return self._prefix + channel
+
+    def key(self, channel: str, name: str) -> str:
+        """Return the key of something that is kept of a channel."""
+        return f"{{{self._prefix}{channel}}}:{name}"
+
+    def _of_channel(self, channel: str) -> tuple[str, str, str]:
+        """Return the topic, and the keys of the position and of the stream."""
+        return self.topic(channel), self.key(channel, "meta"), self.key(channel, "stream")
+
+
+class HistoryCommands:
+    """Makes the commands that publish with history and read it, and reads their replies.
+
+    Args:
+        publish_command: PUBLISH, or SPUBLISH in a cluster.
+        on_malformed: told of a channel's entry that no node has written, and what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        keys: ChannelKeys,
+        *,
+        publish_command: str,
+        max_message_bytes: int,
+        on_malformed: Callable[[str, str], None],
+    ) -> None:
+        self._keys = keys
+        self._max_message_bytes = max_message_bytes
+        self._publish_command = publish_command
+        self._publish = read_script("roomcast.brokers", "publish")
+        self._read = read_script("roomcast.brokers", "read")
+        self._remove = read_script("roomcast.brokers", "remove")
+        self.scripts = (self._publish, self._read, self._remove)
+        self._on_malformed = on_malformed
+
+    def publish(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        seen: Position | None,
+        once: Once,
+        *,
+        about: bytes = b"",
+        skip_history: bool = False,
+    ) -> Command:
+        """Return the command that publishes, see `Broker.publish`; `about` is what `pack_about` returns."""
+        channel = publication.channel
+        topic, meta, stream = self._keys.of_channel(channel)
+        return self._publish.call(
+            [
+                meta,
+                stream,
+                self._keys.key(channel, f"once:{once.key}") if once.key else meta,
+                self._keys.key(channel, "lease") if once.lease_owner else meta,
+            ],
+            [
+                self._publish_command,
+                topic,
+                LETTERS[publication.kind],
+                publication.data,
+                new_epoch(),
+                0 if skip_history else namespace.history_size,
+                _ms(namespace.history_ttl_s),
+                _meta_ttl_ms(namespace),
+                seen.offset if seen else "",
+                seen.epoch if seen else "",
+                _ms(_IDEMPOTENCY_TTL_S) if once.key else "",
+                "" if once.version is None else once.version,
+                once.version_epoch,
+                once.lease_owner,
+                about,
+            ],
+        )
+
+    def read(self, read: Read) -> Command:
+        """Return the command that reads."""
+        _, meta, stream = self._keys.of_channel(read.channel)
+        seen, since, before = read.seen, read.since, read.before
+        return self._read.call(
+            [meta, stream],
+            [
+                new_epoch(),
+                _meta_ttl_ms(read.namespace),
+                seen.offset if seen else "",
+                seen.epoch if seen else "",
+                since.offset if since else "",
+                since.epoch if since else "",
+                read.limit,
+                "newest" if read.newest else "",
+                before.offset if before else "",
+                before.epoch if before else "",
+            ],
+        )
+
+    def remove(self, channel: str) -> Command:
+        """Return the command that removes what is kept, and tells the nodes."""
+        topic, _, stream = self._keys.of_channel(channel)
+        return self._remove.call([stream], [self._publish_command, topic, REMOVAL])
+
+    @staticmethod
+    def published(reply: Any) -> Published:  # Any: redis-py's reply
+        """Return what the reply to `publish` says."""
+        offset, epoch, receiver_count = reply
+        return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
+
+    def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
+        """Return what the reply to `read` says; entries that somebody else has written are left out, and told."""
+        offset, epoch_bytes, base, entries = reply
+        epoch = epoch_bytes.decode()
+        publications = []
+        for entry_id, fields in entries:
+            try:
+                publications.append(self._publication(channel, entry_id, fields, Position(offset, epoch)))
+            except MalformedMessage as exc:
+                self._on_malformed(channel, f"entry {entry_id!r}: {exc}")
+        publications.sort(key=lambda publication: publication.position or ())
+        return History(Position(offset, epoch), base, publications)
+
+    def _publication(self, channel: str, entry_id: bytes, fields: list[bytes], top: Position) -> Publication:
+        kept = dict(zip(fields[::2], fields[1::2], strict=True))
+        kind, data, about = KINDS.get(kept.get(b"k", b"")), kept.get(b"d"), kept.get(b"m")
+        number, _, serial = entry_id.partition(b"-")
+        if kind is None or data is None or serial != b"0" or int(number) > top.offset:
+            raise MalformedMessage("not written by a node")
+        check_payload(kind, data, max_message_bytes=self._max_message_bytes)
+        tags, info = (
+            unpack_about(about, max_message_bytes=self._max_message_bytes) if about is not None else (None, None)
+        )
+        return Publication(channel, data, kind, Position(int(number), top.epoch), tags, info)
+
+
+def new_epoch() -> str:
+    """Return a name for a numbering that begins: two of one channel must differ, no more than that."""
+    return f"{random.getrandbits(32):08x}"
+
+
+def _meta_ttl_ms(namespace: Namespace) -> int:
+    return _ms(max(_META_TTL_S, 2 * namespace.history_ttl_s))
+
+
+def _ms(seconds: float) -> int:
+    return math.ceil(seconds * 1000)

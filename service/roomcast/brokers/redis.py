@@ -1,0 +1,206 @@
+"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for what is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import ResponseError
+
+from roomcast.brokers import ALWAYS, MAX_CONTROL_BYTES, Once, Published
+from roomcast.brokers.client import OUTAGES, outage_reason, publish_verb
+from roomcast.brokers.envelope import MalformedMessage, pack, pack_about, unpack
+from roomcast.brokers.history import ChannelKeys, HistoryCommands
+from roomcast.brokers.outbox import Outbox
+from roomcast.brokers.scripts import run_pipeline
+from roomcast.brokers.shards import subscriptions
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.tasks import run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roomcast.brokers import Read, Sink, Submission
+    from roomcast.brokers.client import Client
+    from roomcast.brokers.scripts import Command
+    from roomcast.messages import History, Position, Publication
+    from roomcast.namespaces import Namespace
+
+_OUTBOX_BYTES = 8 * 1024 * 1024
+_READS_AT_ONCE = 200
+
+
+class RedisBroker:
+    """Implements `roomcast.brokers.Broker`, and `Listening` for its listener.
+
+    Args:
+        client: from `brokers.client.connect`; one connection listens (in a cluster one for each shard), others publish
+            and read.
+        node_id: names the topic on which the node hears its own canary.
+        timeout_s, quiet_s, linger_s: see `Listener`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str,
+        node_id: str,
+        max_message_bytes: int,
+        timeout_s: float = 5.0,
+        quiet_s: float = 5.0,
+        linger_s: float = 1.0,
+    ) -> None:
+        self._client = client
+        self._max_message_bytes = max_message_bytes
+        self._keys = ChannelKeys(prefix)
+        self._verb = publish_verb(client)
+        self._history = HistoryCommands(
+            self._keys,
+            publish_command=self._verb,
+            max_message_bytes=max_message_bytes,
+            on_malformed=self._on_malformed,
+        )
+        # Eight MiB, or four messages, may wait for Redis before publishing is refused.
+        self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
+        self._listener = subscriptions(
+            client,
+            self,
+            own_topic=f"{prefix}node:{node_id}",
+            topic_of=self._keys.topic,
+            timeout_s=timeout_s,
+            quiet_s=quiet_s,
+            linger_s=linger_s,
+        )
+        self._sink: Sink
+
+    async def run(self, sink: Sink) -> None:
+        """See `Broker.run`."""
+        self._sink = sink
+        await run_together(listen=self._listener.run(), publish=self._outbox.run())
+
+    def reason_not_ready(self) -> str | None:
+        """See `Broker.reason_not_ready`."""
+        return self._listener.reason_not_ready()
+
+    async def subscribe(self, channel: str) -> None:
+        """See `Broker.subscribe`."""
+        await self._listener.subscribe(channel)
+
+    def unsubscribe(self, channel: str) -> None:
+        """See `Broker.unsubscribe`."""
+        self._listener.unsubscribe(channel)
+
+    async def publish(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        *,
+        seen: Position | None = None,
+        once: Once = ALWAYS,
+        skip_history: bool = False,
+    ) -> Published:
+        """See `Broker.publish`."""
+        about = pack_about(publication)
+        command = self._publish_command(publication, namespace, seen, once, about=about, skip_history=skip_history)
+        return _published(await self._outbox.send(command, len(publication.data) + len(about)))
+
+    def submit(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        taken: Callable[[Published | BrokerUnavailable], None],
+        *,
+        seen: Position | None = None,
+    ) -> None:
+        """See `Broker.submit`."""
+        about = pack_about(publication)
+        command = self._publish_command(publication, namespace, seen, ALWAYS, about=about)
+
+        def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
+            taken(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
+
+        self._outbox.submit(command, len(publication.data) + len(about), parse)
+
+    async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
+        """See `Broker.publish_all`."""
+        commands = [
+            self._publish_command(what, namespace, None, once, about=pack_about(what), skip_history=skip_history)
+            for what, namespace, once, skip_history in submissions
+        ]
+        try:
+            replies = await run_pipeline(self._client, commands, self._history.scripts)
+        except OUTAGES as exc:
+            raise BrokerUnavailable(outage_reason(exc)) from exc
+        return [_refusal(reply) if isinstance(reply, Exception) else _published(reply) for reply in replies]
+
+    async def settle(self, *, within_s: float) -> None:
+        """See `Broker.settle`."""
+        await self._outbox.settle(within_s=within_s)
+
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        """See `Broker.read`."""
+        found: list[History | BrokerUnavailable] = []
+        for start in range(0, len(reads), _READS_AT_ONCE):
+            some = reads[start : start + _READS_AT_ONCE]
+            try:
+                replies = await run_pipeline(self._client, map(self._history.read, some), self._history.scripts)
+            except OUTAGES as exc:
+                replies = [exc] * len(some)
+            for read, reply in zip(some, replies, strict=True):
+                if isinstance(reply, Exception):
+                    found.append(BrokerUnavailable(outage_reason(reply)))
+                else:
+                    found.append(self._history.history(read.channel, reply))
+        return found
+
+    async def remove_history(self, channel: str) -> None:
+        """See `Broker.remove_history`."""
+        await self._outbox.send(self._history.remove(channel), 0)
+
+    # What the listener tells.
+
+    def on_message(self, channel: str, message: bytes) -> None:
+        """See `Listening.on_message`."""
+        try:
+            max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
+            event = unpack(channel, message, max_message_bytes=max_bytes)
+        except MalformedMessage as exc:
+            self._on_malformed(channel, str(exc))
+        else:
+            self._sink.on_event(event)
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """See `Listening.on_connected`."""
+        self._sink.on_connected(is_again=is_again)
+
+    def on_disconnected(self) -> None:
+        """See `Listening.on_disconnected`."""
+        self._sink.on_disconnected()
+
+    def _on_malformed(self, channel: str, reason: str) -> None:
+        self._sink.on_malformed(channel, reason)
+
+    def _publish_command(
+        self,
+        publication: Publication,
+        namespace: Namespace,
+        seen: Position | None,
+        once: Once,
+        *,
+        about: bytes,
+        skip_history: bool = False,
+    ) -> Command:
+        if (namespace.history_size and not skip_history) or once != ALWAYS:
+            return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
+        return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
+
+
+def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:
+    # Any other refusal is the server's and may end: out of memory, a replica, no permission.
+    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+        return ClientError(ErrorCode.NOT_AVAILABLE, "the channel's keys in Redis hold something else")
+    return BrokerUnavailable(outage_reason(reply))
+
+
+def _published(reply: Any) -> Published:  # Any: redis-py's reply
+    return Published(None, reply) if isinstance(reply, int) else HistoryCommands.published(reply)

@@ -1,0 +1,110 @@
+"""Commands, replies and pushes of the Centrifuge protocol, whatever bytes carry them.
+
+Their members are named as in the protocol's schema (client.proto). Members of the schema's type `bytes` (data, info,
+conn_info, chan_info) are bytes here too: JSON text in the JSON encoding, anything in the Protobuf encoding. What is
+empty, zero or false is left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from roomcast.messages import ClientInfo, Kind, Publication
+
+# A command's or a result's members by name.
+Members = dict[str, Any]  # Any: what the schema says
+
+METHODS = (
+    "connect",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "presence",
+    "presence_stats",
+    "history",
+    "ping",
+    "send",
+    "rpc",
+    "refresh",
+    "sub_refresh",
+)
+
+
+class Command(NamedTuple):
+    """What a client asks for.
+
+    id: names the reply, from 1 on; 0: none is wanted.
+    method: one of METHODS, "" if there is none of them.
+    """
+
+    id: int
+    method: str
+    params: Members
+
+    @property
+    def is_pong(self) -> bool:
+        """Return whether it is an empty command, which answers a ping."""
+        return not self.id and not self.method
+
+
+class MalformedFrame(ValueError):  # noqa: N818  (not a fault of ours: what a client sent)
+    """What a client sent is no sequence of commands; the text says why."""
+
+
+class Codec(Protocol):
+    """One encoding of the protocol. Stateless; one object serves all connections."""
+
+    kind: Kind  # of the WebSocket frames
+    ping: bytes  # an empty reply
+
+    def commands(self, frame: bytes) -> Iterator[Command]:
+        """Yield the commands of a frame, or of a request's body. Members of the schema have its types.
+
+        Raises: MalformedFrame, once those before it have been yielded.
+        """
+
+    def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
+        """Return the reply to a command that was done."""
+
+    def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
+        """Return the reply to a command that was refused."""
+
+    def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> bytes:
+        """Return a push: `kind` is pub, join, leave, unsubscribe, subscribe, message, refresh or disconnect."""
+
+    def payload(self, publication: Publication) -> bytes:
+        """Return what stands for a publication's payload in the member `data`."""
+
+    def full(self, payload: bytes) -> bytes:
+        """Return the member `data` of a whole payload for a client that gets differences."""
+
+    def patch(self, before: bytes, payload: bytes) -> bytes | None:
+        """Return the member `data` of the difference between two payloads; None if it is not smaller."""
+
+    def join(self, messages: list[bytes]) -> bytes:
+        """Return several replies and pushes as one frame's payload."""
+
+
+def client_members(info: ClientInfo) -> Members:
+    """Return the ClientInfo of the schema."""
+    members: Members = {"user": info.user, "client": info.client}
+    if info.info:
+        members["conn_info"] = info.info
+    if info.channel_info:
+        members["chan_info"] = info.channel_info
+    return members
+
+
+def publication_members(publication: Publication, data: bytes) -> Members:
+    """Return the Publication of the schema, with the given `data`."""
+    members: Members = {"data": data}
+    if publication.position is not None:
+        members["offset"] = publication.position.offset
+    if publication.info is not None:
+        members["info"] = client_members(publication.info)
+    if publication.tags:
+        members["tags"] = publication.tags
+    return members

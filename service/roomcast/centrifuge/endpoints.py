@@ -1,0 +1,115 @@
+"""Where clients of the Centrifuge protocol connect: by WebSocket, or by a response that streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from google.protobuf.message import DecodeError
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from roomcast.bodies import read_body, read_json
+from roomcast.centrifuge.client_pb2 import EmulationRequest
+from roomcast.centrifuge.streams import CommandStreamResponse
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.serving import server_of, websocket_of
+
+if TYPE_CHECKING:
+    from roomcast.centrifuge.sessions import Sessions
+
+router = APIRouter(tags=["Centrifuge protocol"])
+
+_PROTOBUF = "centrifuge-protobuf"
+_PROTOBUF_TYPE = "application/octet-stream"
+# What the body of a request may hold beside a client's message.
+_ENVELOPE_BYTES = 4096
+
+
+def _sessions_of(connection: HTTPConnection) -> Sessions:
+    sessions: Sessions = connection.app.state.sessions
+    return sessions
+
+
+@router.websocket("/connection/websocket")
+async def websocket(socket: WebSocket) -> None:
+    """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
+    server, sessions = server_of(socket), _sessions_of(socket)
+    is_named = _PROTOBUF in socket.scope["subprotocols"]
+    is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
+    wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
+    transport, _ = websocket_of(socket)
+    session = sessions.begin(wire, socket.headers)
+    session.connection = server.connection(transport, wire.encoding, session)
+    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
+
+
+@router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")
+async def http_stream(request: Request) -> Response:
+    """The Centrifuge protocol without WebSockets: the response streams, commands come by `/emulation` on any node.
+
+    The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
+    """
+    server, sessions = server_of(request), _sessions_of(request)
+    server.check_origin(request)
+    is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
+    wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
+    body = await _body(request)
+    return CommandStreamResponse(
+        server, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
+    )
+
+
+@router.get("/connection/sse", response_class=Response, summary="Connect by server-sent events.")
+@router.post("/connection/sse", response_class=Response, summary="Connect by server-sent events.")
+async def sse(request: Request) -> Response:
+    """As `/connection/http_stream`, as server-sent events; the first command is the body, or `?cf_connect=`.
+
+    A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
+    keep it out of theirs, or use http_stream.
+    """
+    server, sessions = server_of(request), _sessions_of(request)
+    server.check_origin(request)
+    first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
+    return CommandStreamResponse(
+        server, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
+    )
+
+
+@router.post("/emulation", response_class=Response, status_code=204, summary="Send commands.")
+async def emulation(request: Request) -> Response:
+    """Take commands of a client whose replies stream from some node: `{"session": "", "node": "", "data": "{...}"}`.
+
+    Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
+    """
+    limit_bytes: int = request.app.state.settings.max_message_bytes
+    is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
+    if is_protobuf:
+        node, session, data = _protobuf_emulation(await read_body(request, limit_bytes + _ENVELOPE_BYTES))
+    else:
+        # Commands in JSON are quoted once more here: each quotation mark and backslash becomes two characters.
+        node, session, data = _json_emulation(await read_json(request, 2 * limit_bytes + _ENVELOPE_BYTES))
+    if len(data) > limit_bytes + _ENVELOPE_BYTES:
+        raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
+    is_found = await _sessions_of(request).emulate(node, session, data)
+    return Response(status_code=204 if is_found else 404)
+
+
+async def _body(request: Request) -> bytes:
+    return await read_body(request, request.app.state.settings.max_message_bytes + _ENVELOPE_BYTES)
+
+
+def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:
+    try:
+        wanted = EmulationRequest.FromString(body)
+    except DecodeError:
+        raise ClientError(ErrorCode.BAD_REQUEST, "the body is no EmulationRequest") from None
+    return wanted.node, wanted.session, wanted.data
+
+
+def _json_emulation(wanted: object) -> tuple[str, str, bytes]:
+    match wanted:
+        case {"node": str(node), "session": str(session), "data": str(data)}:
+            return node, session, data.encode()
+    raise ClientError(ErrorCode.BAD_REQUEST, "the body has no node, session and data")

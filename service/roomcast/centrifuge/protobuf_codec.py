@@ -1,0 +1,98 @@
+"""The Protobuf encoding of the Centrifuge protocol: messages of client.proto, each after its length as a varint."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
+
+from roomcast.centrifuge import client_pb2, fossil
+from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame, Members
+from roomcast.messages import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.message import Message
+
+    from roomcast.messages import Publication
+
+
+class ProtobufCodec:
+    """Implements `Codec`."""
+
+    kind = Kind.BINARY
+    ping = b"\0"
+
+    def commands(self, frame: bytes) -> Iterator[Command]:
+        """See `Codec.commands`. Members that have their type's zero are as if they were not there."""
+        if not frame:
+            raise MalformedFrame("no command")
+        source = io.BytesIO(frame)
+        while source.tell() < len(frame):
+            try:
+                command = parse_length_prefixed(client_pb2.Command, source)
+            # A length that no frame has overflows what can be read.
+            except (DecodeError, ValueError, OverflowError) as exc:
+                raise MalformedFrame(f"no Protobuf message with its length: {exc}") from None
+            yield _command(command)
+
+    def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
+        """See `Codec.reply`."""
+        return _message({"id": command_id, method: result})
+
+    def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
+        """See `Codec.error`."""
+        return _message({"id": command_id, "error": {"code": code, "message": message, "temporary": is_temporary}})
+
+    def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> bytes:
+        """See `Codec.push`."""
+        return _message({"push": {"channel": channel, kind: fields}})
+
+    def payload(self, publication: Publication) -> bytes:
+        """Return the payload as it was published."""
+        return publication.data
+
+    def full(self, payload: bytes) -> bytes:
+        """See `Codec.full`: the payload as it is."""
+        return payload
+
+    def patch(self, before: bytes, payload: bytes) -> bytes | None:
+        """See `Codec.patch`."""
+        patch = fossil.create_delta(before, payload, is_text=False)
+        return patch if len(patch) < len(payload) else None
+
+    def join(self, messages: list[bytes]) -> bytes:
+        """See `Codec.join`."""
+        return b"".join(messages)
+
+
+def _message(members: Members) -> bytes:
+    """Return a Reply of these members, nested ones too, after its length."""
+    output = io.BytesIO()
+    serialize_length_prefixed(client_pb2.Reply(**members), output)
+    return output.getvalue()
+
+
+def _command(command: client_pb2.Command) -> Command:
+    for method in METHODS:
+        if command.HasField(method):
+            return Command(command.id, method, _members(getattr(command, method)))
+    return Command(command.id, "", {})
+
+
+def _members(message: Message) -> Members:
+    return {field.name: _value(field, value) for field, value in message.ListFields()}
+
+
+def _value(field: FieldDescriptor, value: Any) -> Any:  # Any: what the schema says
+    of_what = field.message_type
+    if of_what is None:
+        return list(value) if field.is_repeated else value
+    if of_what.GetOptions().map_entry:
+        has_messages = of_what.fields_by_name["value"].message_type is not None
+        return {key: _members(each) if has_messages else each for key, each in value.items()}
+    return [_members(each) for each in value] if field.is_repeated else _members(value)

@@ -1,0 +1,114 @@
+"""What a channel's events look like to clients of the Centrifuge protocol: encodings of the hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from roomcast.centrifuge.codec import client_members, publication_members
+from roomcast.centrifuge.filters import matches
+from roomcast.connection import Encoding
+from roomcast.messages import Kind, Publication, Resumption
+from roomcast.transports import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.centrifuge.codec import Codec, Members
+    from roomcast.centrifuge.filters import Filter
+    from roomcast.messages import Event, Membership
+
+
+class Wire:
+    """A codec on a transport. One object serves all connections of its kind.
+
+    Args:
+        frame: makes a message of the codec what the transport carries.
+        encoding_name: as applications are told of it: json or protobuf.
+    """
+
+    def __init__(self, encoding_name: str, codec: Codec, frame: Callable[[bytes], bytes]) -> None:
+        self.encoding_name = encoding_name
+        self.codec = codec
+        self.frame = frame
+        self.ping = frame(codec.ping)
+        # Subscriptions that see the same share one encoding, so that the hub encodes once for all of them.
+        self._encodings: WeakValueDictionary[tuple[bool, bool, Filter | None], Encoding] = WeakValueDictionary()
+        self.encoding = self.encoding_of(tells_members=False)
+
+    def encoding_of(self, *, tells_members: bool, is_delta: bool = False, tags: Filter | None = None) -> Encoding:
+        """Return the encoding of a subscription.
+
+        Args:
+            tells_members: the client is told who joins and leaves.
+            is_delta: it gets differences to the publication before.
+            tags: it gets publications with such tags alone.
+        """
+        wanted = (tells_members, is_delta, tags)
+        encoding = self._encodings.get(wanted)
+        if encoding is None:
+            encoding = self._encodings[wanted] = Encoding(
+                f"centrifuge {self.encoding_name}",
+                self._encoder(tells_members=tells_members, is_delta=is_delta, tags=tags),
+                missed=lambda _count: b"",  # the protocol has no way to tell it
+                tells_positions=True,
+                ping=self.ping,
+                difference=self._difference if is_delta else None,
+            )
+        return encoding
+
+    def kind_of(self, data: bytes) -> Kind:
+        """Return what a client's payload is: JSON is text, and in the Protobuf encoding whatever is UTF-8."""
+        return self.codec.kind if self.codec.kind is Kind.TEXT or not frames.is_utf8(data) else Kind.TEXT
+
+    def publications(
+        self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None
+    ) -> list[Members]:
+        """Return publications as they stand in a reply: those with such tags, as differences from the second on."""
+        codec, members = self.codec, []
+        before: bytes | None = None
+        for publication in found:
+            if tags is not None and not matches(tags, publication.tags):
+                continue
+            payload = codec.payload(publication)
+            if is_delta:
+                patch = codec.patch(before, payload) if before is not None else None
+                each = publication_members(publication, codec.full(payload) if patch is None else patch)
+                if patch is not None:
+                    each["delta"] = True
+                before = payload
+            else:
+                each = publication_members(publication, payload)
+            members.append(each)
+        return members
+
+    def _encoder(self, *, tells_members: bool, is_delta: bool, tags: Filter | None) -> Callable[[Event], bytes]:
+        codec, frame = self.codec, self.frame
+
+        def encode(event: Event) -> bytes:
+            if isinstance(event, Publication):
+                if tags is not None and not matches(tags, event.tags):
+                    return b""
+                payload = codec.payload(event)
+                data = codec.full(payload) if is_delta else payload
+                return frame(codec.push(event.channel, "pub", publication_members(event, data)))
+            if isinstance(event, Resumption) or not tells_members:
+                return b""
+            return self._membership(event)
+
+        return encode
+
+    def _membership(self, event: Membership) -> bytes:
+        kind = "join" if event.have_joined else "leave"
+        return b"".join(
+            self.frame(self.codec.push(event.channel, kind, {"info": client_members(info)})) for info in event.clients
+        )
+
+    def _difference(self, before: Publication, publication: Publication) -> bytes | None:
+        codec = self.codec
+        patch = codec.patch(codec.payload(before), codec.payload(publication))
+        if patch is None:
+            return None
+        members = publication_members(publication, patch)
+        members["delta"] = True
+        return self.frame(codec.push(publication.channel, "pub", members))

@@ -1,0 +1,139 @@
+"""`roomcast publish` and `roomcast subscribe`: a channel in a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+from roomcast.app import make_broker, new_node_id
+from roomcast.channels import check_channel
+from roomcast.config import Settings, read_namespaces
+from roomcast.errors import BrokerUnavailable, ClientError
+from roomcast.messages import Heard, Kind, Publication
+from roomcast.tasks import end, run_together
+from roomcast.terminal import Failure, answering_client, settings_of_environment
+
+if TYPE_CHECKING:
+    from roomcast.namespaces import Namespace
+
+
+@click.command("publish")
+@click.argument("channel")
+@click.argument("data")
+def publish_command(channel: str, data: str) -> None:
+    """Publish a JSON value to a channel.
+
+    For example: roomcast publish room:lobby '{"text": "hi"}'
+    """
+    settings = settings_of_environment()
+    if len(data.encode()) > settings.max_message_bytes:
+        raise click.UsageError(f"DATA has more than {settings.max_message_bytes} bytes (ROOMCAST_MAX_MESSAGE_BYTES)")
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise click.UsageError(
+            f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
+        ) from exc
+    publication = Publication(_channel(channel), data.encode())
+    asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
+
+
+@click.command("subscribe")
+@click.argument("channel")
+def subscribe_command(channel: str) -> None:
+    """Print what is published to CHANNEL, a line each, until Ctrl-C."""
+    settings = settings_of_environment()
+    try:
+        asyncio.run(_subscribe(settings, _channel(channel)))
+    except KeyboardInterrupt:
+        click.echo(err=True)
+
+
+def _channel(name: str) -> str:
+    try:
+        return check_channel(name)
+    except ClientError as exc:
+        raise click.UsageError(exc.detail) from exc
+
+
+def _namespace(settings: Settings, channel: str) -> Namespace:
+    try:
+        return read_namespaces(settings).of(channel)
+    except ClientError as exc:
+        hint = "" if ":" in channel else f" (the room {channel} is room:{channel})"
+        raise click.UsageError(f"{exc.detail}{hint}") from exc
+
+
+def _is_unsafe(text: str) -> bool:
+    return sys.stdout.isatty() and not text.isprintable()
+
+
+class _Printer:
+    """The `Sink` of a terminal: publications to stdout, everything else to stderr."""
+
+    def __init__(self) -> None:
+        self._is_unread = asyncio.Event()
+
+    async def until_unread(self) -> None:
+        """Wait until nobody reads what is printed any more, as behind `| head`."""
+        await self._is_unread.wait()
+
+    def on_event(self, event: Heard) -> None:
+        if not isinstance(event, Publication):
+            return
+        publication = event
+        try:
+            if publication.kind is Kind.TEXT:
+                text = publication.data.decode()
+                # What clients sent may hold anything; a terminal must not obey it.
+                click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)
+            else:
+                click.echo(f"(binary, {len(publication.data)} bytes)")
+        except BrokenPipeError:
+            self._is_unread.set()
+
+    def on_malformed(self, channel: str, reason: str) -> None:
+        click.echo(f"dropped a message in {channel}: {reason}", err=True)
+
+    def on_disconnected(self) -> None:
+        click.echo("Redis is away; publications may be missing from here on", err=True)
+
+    def on_connected(self, *, is_again: bool) -> None:
+        if is_again:
+            click.echo("back again", err=True)
+
+
+async def _publish(settings: Settings, publication: Publication, namespace: Namespace) -> None:
+    async with answering_client(settings) as client:
+        broker = make_broker(client, settings, new_node_id())
+        running = asyncio.create_task(broker.run(_Printer()))
+        try:
+            published = await broker.publish(publication, namespace)
+        except BrokerUnavailable as exc:
+            raise Failure(exc.reason) from exc
+        finally:
+            await end(running)
+    count = published.receiver_count
+    nodes = "1 subscribed node" if count == 1 else f"{count} subscribed nodes"
+    where = "" if published.position is None else f" at offset {published.position.offset}"
+    click.echo(f"published to {publication.channel}{where}; {nodes} took it")
+
+
+async def _subscribe(settings: Settings, channel: str) -> None:
+    async with answering_client(settings) as client:
+        broker, printer = make_broker(client, settings, new_node_id()), _Printer()
+        together = run_together(broker=broker.run(printer), printer=printer.until_unread())
+        running = asyncio.create_task(together)
+        try:
+            await broker.subscribe(channel)
+            click.echo(f"subscribed to {channel}", err=True)
+            await running
+        except BrokerUnavailable as exc:
+            raise Failure(exc.reason) from exc
+        finally:
+            await end(running)

@@ -1,0 +1,129 @@
+"""The `roomcast` command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import click
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoPermissionError
+
+from roomcast import __version__, dev
+from roomcast.auth.keys import local_keys
+from roomcast.brokers.client import ask, describe
+from roomcast.channel_command import publish_command, subscribe_command
+from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
+from roomcast.hooks.python import load_functions
+from roomcast.server import listen, serve
+from roomcast.terminal import Failure, answering_client, settings_of_environment
+from roomcast.token_command import token_command
+from roomcast.worker_command import worker_group
+
+_LAST_PORT = 65535
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="roomcast")
+def cli() -> None:
+    """Broadcast to every browser on every node.
+
+    Settings come from the environment (ROOMCAST_...); `roomcast check` shows them.
+    """
+
+
+@cli.command("dev")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port of the first node.")
+@click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
+def dev_command(host: str, port: int, nodes: int) -> None:
+    """Run a whole cluster on this machine."""
+    settings = settings_of_environment()
+    if port + nodes - 1 > _LAST_PORT:
+        raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
+    try:
+        dev.run(settings, host=host, port=port, node_count=nodes)
+    except dev.DevError as exc:
+        raise Failure(str(exc)) from exc
+
+
+@cli.command("node")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+def node_command(host: str, port: int) -> None:
+    """Run one node."""
+    settings = settings_of_environment()
+    _check_handlers(settings)
+    try:
+        require_auth(settings)
+        local_keys(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/auth.md)") from exc
+    try:
+        listener = listen(host, port, settings=settings)
+    except OSError as exc:
+        raise Failure(f"cannot listen on {host} port {port}: {exc.strerror}; choose with --host and --port") from exc
+    sys.exit(serve(listener, settings))
+
+
+@cli.command("check")
+def check_command() -> None:
+    """Print the settings, secrets masked, and whether Redis answers."""
+    settings = settings_of_environment()
+    for name, value in masked(settings).items():
+        click.echo(f"{name}={value}")
+    for name in unknown_variables():
+        click.echo(f"{name} is set, but no setting has this name", err=True)
+    asyncio.run(_check_redis(settings))
+
+
+for _command in (worker_group, publish_command, subscribe_command, token_command):
+    cli.add_command(_command)
+
+
+def run() -> None:
+    """Run the command: exit code 0, 1 for a failure, 2 for wrong use; each error is one line."""
+    try:
+        sys.exit(cli.main(prog_name="roomcast", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message())
+        sys.exit(0)
+    except click.ClickException as exc:
+        hint = ""
+        if isinstance(exc, click.UsageError) and exc.ctx is not None:
+            hint = f" (see: {exc.ctx.command_path} --help)"
+        click.echo(f"roomcast: {exc.format_message()}{hint}", err=True)
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _check_handlers(settings: Settings) -> None:
+    """Import the application's handlers, also from the working directory, as uvicorn does."""
+    sys.path.insert(0, "")
+    try:
+        load_functions(settings)
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/applications.md)") from exc
+
+
+async def _check_redis(settings: Settings) -> None:
+    async with answering_client(settings) as client:
+        started_s = time.perf_counter()
+        await ask(client, "PING")
+        took_ms = (time.perf_counter() - started_s) * 1000
+        try:
+            info = await ask(client, "INFO", "server")
+        except NoPermissionError:
+            info = {"redis_version": "of unknown version: the user may not ask"}
+        mode = info.get("redis_mode") or info.get("server_mode")
+        if mode == "sentinel":
+            raise Failure(
+                "this is a Sentinel; ROOMCAST_REDIS_URL must be redis+sentinel://host:port/name-of-the-master"
+            )
+        if mode == "cluster" and not isinstance(client, RedisCluster):
+            raise Failure("this is a node of a cluster; ROOMCAST_REDIS_URL must be redis+cluster://host:port")
+        what = describe(client)
+    server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+    click.echo(f"Redis answers in {took_ms:.1f} ms ({server}, {what})")

@@ -1,0 +1,136 @@
+"""What a node does for services that ask all nodes: its figures, its channels, and ending connections."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+from roomcast.errors import FORCE_DISCONNECT, Disconnect
+from roomcast.globs import compile_glob
+from roomcast.protocols.room import Chat, Feed, Room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from roomcast.connection import Connection
+    from roomcast.hub import Hub
+    from roomcast.roster import HubRoster
+    from roomcast.survey import Handler, JsonObject
+
+# Channels that are looked at before the loop goes on: about a millisecond.
+_CHANNELS_AT_ONCE = 1000
+# Who is nothing but a subscription to one channel, and cannot be told that it has ended.
+_PLAIN = (Chat, Feed, Room)
+
+
+class Control:
+    """Answers the questions `info`, `channels`, `disconnect` and `unsubscribe` of a `Survey`.
+
+    Connections of every protocol are meant; but who has subscriptions to end one by one ends them by itself.
+    Args:
+        session_id_of: returns the id of a connection's session; "" for a plain one.
+        clock: `time.monotonic`, seconds.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        roster: HubRoster,
+        *,
+        node_id: str,
+        version: str,
+        session_id_of: Callable[[Connection], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = hub
+        self._roster = roster
+        self._node_id = node_id
+        self._version = version
+        self._session_id_of = session_id_of
+        self._clock = clock
+        self._started_at_s = clock()
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # each call tells of the time since the one before
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Return what is done for each question."""
+        return {
+            "info": self.info,
+            "channels": self.channels,
+            "disconnect": self.disconnect,
+            "unsubscribe": self.unsubscribe,
+        }
+
+    async def info(self, _params: JsonObject) -> JsonObject:
+        """Return the node's figures; cpu is the percentage of one core since the last question, rss is in bytes."""
+        connections = self._hub.connections
+        return {
+            "uid": self._node_id,
+            "name": self._node_id,
+            "version": self._version,
+            "num_clients": len(connections),
+            "num_users": self._hub.user_count(),
+            "num_subs": sum(len(connection.subscriptions) for connection in connections),
+            "num_channels": self._hub.channel_count(),
+            "uptime": int(self._clock() - self._started_at_s),
+            "process": {"cpu": self._process.cpu_percent(), "rss": self._process.memory_info().rss},
+        }
+
+    async def channels(self, params: JsonObject) -> JsonObject:
+        """Return a page of the channels with subscribers here, in the order of their names.
+
+        Args:
+            params: `{"pattern": "room:*", "cursor": "room:a", "limit": 100}`; those after `cursor`, `limit` at most.
+        Returns: `{"channels": {"room:b": 2}, "has_more": false}`: the subscribers of each, here.
+        """
+        pattern, cursor, limit = compile_glob(params["pattern"]), params["cursor"], params["limit"]
+        found: list[str] = []
+        for number, channel in enumerate(tuple(self._hub.channels()), 1):
+            if channel > cursor and pattern.match(channel):
+                found.append(channel)
+            if number % _CHANNELS_AT_ONCE == 0:
+                # The page so far: never more than that is sorted at once.
+                found = heapq.nsmallest(limit + 1, found)
+                await asyncio.sleep(0)
+        page = heapq.nsmallest(limit + 1, found)
+        counts = {channel: self._hub.subscriber_count(channel) for channel in page[:limit]}
+        return {"channels": counts, "has_more": len(page) > limit}
+
+    async def disconnect(self, params: JsonObject) -> JsonObject:
+        """End connections of a user.
+
+        Args:
+            params: `{"user": "ada", "client": "n1-7", "whitelist": ["n1-8"], "disconnect": {"code": 4000, "reason":
+                "x"}}`: one client, or all but those of the whitelist.
+        """
+        wanted = params.get("disconnect", {})
+        code, reason = wanted.get("code") or FORCE_DISCONNECT.code, wanted.get("reason") or FORCE_DISCONNECT.reason
+        spared = frozenset(params.get("whitelist", ()))
+        for connection in self._connections_of(params):
+            if self._roster.client_id(connection) not in spared:
+                connection.close(Disconnect(code, reason))
+        return {}
+
+    async def unsubscribe(self, params: JsonObject) -> JsonObject:
+        """End plain connections of a user to a channel: they are nothing but their subscription.
+
+        Args:
+            params: `{"user": "ada", "channel": "room:a", "client": "n1-7"}`.
+        """
+        for connection in self._connections_of(params):
+            if params["channel"] in connection.subscriptions and isinstance(connection.receiver, _PLAIN):
+                connection.close(FORCE_DISCONNECT)
+        return {}
+
+    def _connections_of(self, params: JsonObject) -> list[Connection]:
+        """Return the connections that a service has named: a user's, or the one with this client id, or session id."""
+        session_id = params.get("session", "")
+        return [
+            connection
+            for connection in self._roster.named(params["user"], params.get("client", ""))
+            if session_id in {"", self._session_id_of(connection)}
+        ]

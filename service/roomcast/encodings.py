@@ -1,0 +1,130 @@
+"""What the plain endpoints' clients see: a publication as it was, or in an envelope that also tells where it stands."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.connection import Encoding
+from roomcast.messages import Kind, Membership, Position, Publication, Resumption
+from roomcast.transports import deflate, frames, sse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.messages import ClientInfo, Event
+
+# Below this, deflating costs more bytes and time than it saves.
+_MIN_DEFLATED_BYTES = 128
+
+
+def envelope(event: Event) -> bytes:
+    """Return the JSON text of an event, for clients that asked for `?envelope=1`.
+
+    A publication is `{"offset":1,"epoch":"5f0c2a91","data":...}`: offset and epoch if the channel has a history, and
+    `data` if its payload is JSON, `text` if it is any other text, `base64` if it is binary. Before that, where there is
+    such a thing: `"tags":{"lang":"en"}`, and who published it, `"info":{"client":"n1-7","user":"ada","conn_info":...,
+    "chan_info":...}`, without what is empty.
+    Where a subscription goes on: `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Who came or went:
+    `{"join":[...]}`, `{"leave":[...]}`.
+    """
+    if isinstance(event, Publication):
+        members = _position_members(event.position) + _about_members(event)
+        return b"{%b%b}" % (members, _payload_member(event))
+    if isinstance(event, Resumption):
+        recovered = b"true" if event.is_recovered else b"false"
+        return b'{%b"recovered":%b}' % (_position_members(event.position), recovered)
+    return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
+
+
+def is_json(publication: Publication) -> bool:
+    """Return whether a payload is JSON."""
+    if publication.kind is Kind.BINARY:
+        return False
+    try:
+        orjson.loads(publication.data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def client_members(info: ClientInfo) -> dict[str, object]:
+    """Return what is told of a client, without what is empty: client, user, conn_info, chan_info."""
+    infos = {"conn_info": info.info, "chan_info": info.channel_info}
+    told = {name: orjson.Fragment(text) for name, text in infos.items() if text}
+    return {"client": info.client, "user": info.user, **told}
+
+
+def clients(event: Membership) -> bytes:
+    """Return the JSON array of who came or went."""
+    return orjson.dumps(
+        [{"client": each.client, "user": each.user, "info": _json_or_null(each.info)} for each in event.clients]
+    )
+
+
+def _json_or_null(info: bytes) -> orjson.Fragment:
+    return orjson.Fragment(info or b"null")
+
+
+def _position_members(position: Position | None) -> bytes:
+    return b"" if position is None else b'"offset":%d,"epoch":"%b",' % (position.offset, position.epoch.encode())
+
+
+def _about_members(publication: Publication) -> bytes:
+    members = b""
+    if publication.tags:
+        members += b'"tags":%b,' % orjson.dumps(dict(publication.tags))
+    if publication.info is not None:
+        members += b'"info":%b,' % orjson.dumps(client_members(publication.info))
+    return members
+
+
+def _payload_member(publication: Publication) -> bytes:
+    if publication.kind is Kind.BINARY:
+        return b'"base64":"%b"' % base64.b64encode(publication.data)
+    if is_json(publication):
+        return b'"data":' + publication.data
+    return b'"text":' + orjson.dumps(publication.data.decode())
+
+
+def _plain_frame(event: Event) -> bytes:
+    return frames.message_frame(event.kind, event.data) if isinstance(event, Publication) else b""
+
+
+def _envelope_frame(event: Event) -> bytes:
+    return frames.message_frame(Kind.TEXT, envelope(event))
+
+
+def _deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
+    """Return an encoder whose frames are compressed: once each, for all clients that negotiated it."""
+
+    def deflated_frame(event: Event) -> bytes:
+        frame = frame_of(event)
+        if len(frame) < _MIN_DEFLATED_BYTES:
+            return frame
+        ((opcode, payload),) = frames.split(frame)
+        return frames.frame(opcode, deflate.deflate(payload), is_compressed=True)
+
+    return deflated_frame
+
+
+def _missed_frame(count: int) -> bytes:
+    return frames.frame(frames.TEXT, b'{"missed":%d}' % count)
+
+
+def _sse_event(event: Event) -> bytes:
+    """Return the bytes of a server-sent event; positions are the ids, from which the browser goes on by itself."""
+    if isinstance(event, Publication):
+        return sse.event_id(event.position) + sse.event(event.kind, event.data)
+    if isinstance(event, Resumption):
+        return sse.event_id(event.position) + b"event: position\ndata: " + envelope(event) + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", clients(event))
+
+
+PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
+DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated(_plain_frame), _missed_frame)
+ENVELOPE_WEBSOCKET = Encoding("envelope websocket", _envelope_frame, _missed_frame, tells_positions=True)
+DEFLATED_ENVELOPE = Encoding("deflated envelope", _deflated(_envelope_frame), _missed_frame, tells_positions=True)
+PLAIN_SSE = Encoding("plain sse", _sse_event, sse.missed, tells_positions=True)

@@ -1,0 +1,182 @@
+"""The plain clients' endpoints: which protocol is spoken in which channel."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from roomcast.admission import SUBPROTOCOL, Admission
+from roomcast.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
+from roomcast.deadlines import Deadlines
+from roomcast.encodings import (
+    DEFLATED_ENVELOPE,
+    DEFLATED_WEBSOCKET,
+    ENVELOPE_WEBSOCKET,
+    PLAIN_WEBSOCKET,
+)
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.introduction import Introduction
+from roomcast.messages import Position
+from roomcast.protocols import room
+from roomcast.recovery import position_of
+from roomcast.serving import EventStreamResponse, server_of, websocket_of
+from roomcast.visits import Visit, check_subscription, let_stay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.connection import Encoding, Receiver
+
+router = APIRouter()
+
+# How long a client may take to say who it is.
+_INTRODUCTION_TIMEOUT_S = 10.0
+
+
+def admission_of(connection: HTTPConnection) -> Admission:
+    """Return what says who clients of this app are."""
+    admission: Admission = connection.app.state.admission
+    return admission
+
+
+def deadlines_of(connection: HTTPConnection) -> Deadlines:
+    """Return what ends the connections of this app that may stay no longer."""
+    deadlines: Deadlines = connection.app.state.deadlines
+    return deadlines
+
+
+@router.websocket("/ws")
+async def echo(socket: WebSocket) -> None:
+    """Answer each text `x` with `Message received: x`; no room, no Redis, so nobody is asked who it is."""
+    server = server_of(socket)
+    transport, is_compressed = websocket_of(socket)
+    encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
+    await server.serve(socket, server.connection(transport, encoding, room.Echo()))
+
+
+@router.websocket("/ws/{client_id}")
+async def chat(socket: WebSocket, client_id: str) -> None:
+    """The classic chat, in the room `lobby`: what one says is answered to the sender and told to everyone.
+
+    Delivery: at most once, in one order for all. Everyone hears that a client left, unless its node was killed.
+    """
+    name = check_name(client_id, "client id")
+    node = server_of(socket).node
+    await _serve(socket, LOBBY, lambda may_publish: room.Chat(node, LOBBY, name, may_publish=may_publish), name=name)
+
+
+@router.websocket("/ws/rooms/{name}")
+async def plain_room(socket: WebSocket, name: str) -> None:
+    """A plain room: every frame reaches every client of the room, the sender too, as it was.
+
+    With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
+    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. Who it is its token says (docs/auth.md); where nobody
+    is checked, `?user=ada&info={"color":"red"}` does: user is at most 128 bytes, info JSON of at most 1 KiB.
+    Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
+    """
+    node, channel = server_of(socket).node, room_channel(name)
+    in_envelope, since = _envelope_of(socket), since_of(socket)
+    if since is not None and not in_envelope:
+        raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
+
+    def receiver_of(may_publish: bool) -> room.Room:
+        return room.Room(node, channel, may_publish=may_publish)
+
+    await _serve(socket, channel, receiver_of, in_envelope=in_envelope, since=since)
+
+
+@router.websocket("/dashboard-feed")
+async def dashboard_feed(socket: WebSocket) -> None:
+    """The system's figures: the newest at once, then each as it comes. What the client sends is ignored."""
+    await _serve(socket, SYSTEM_METRICS, lambda _: room.Feed())
+
+
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
+async def plain_room_events(request: Request, name: str) -> Response:
+    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
+
+    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
+    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
+    """
+    return await _events(request, room_channel(name))
+
+
+@router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
+async def dashboard_feed_events(request: Request) -> Response:
+    """The system's figures as server-sent events: the newest at once, then each as it comes."""
+    return await _events(request, SYSTEM_METRICS)
+
+
+async def _events(request: Request, channel: str) -> Response:
+    since = since_of(request)
+    visitor = await admission_of(request).required(request)
+    server = server_of(request)
+    check_subscription(server.node, channel, visitor)
+    return EventStreamResponse(
+        server,
+        channel,
+        partial(let_stay, deadlines_of(request), visitor),
+        since=since,
+        user=visitor.client.user,
+        info=visitor.info,
+    )
+
+
+async def _serve(
+    socket: WebSocket,
+    channel: str,
+    receiver_of: Callable[[bool], Receiver],
+    *,
+    in_envelope: bool = False,
+    since: Position | None = None,
+    name: str = "",
+) -> None:
+    """Serve a client of one channel; who it is its request says, or else its first message.
+
+    Args:
+        receiver_of: makes the receiver of a client that may publish, or may not.
+        name: who it is where nobody is checked.
+    """
+    server, admission, deadlines = server_of(socket), admission_of(socket), deadlines_of(socket)
+    transport, is_compressed = websocket_of(socket)
+    encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
+    visitor = await admission.visitor(socket)
+    visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
+    if visitor is None:
+        connection = introduction.connection = server.connection(transport, encoding, introduction)
+        deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)
+        await server.serve(socket, connection, subprotocol=subprotocol)
+    else:
+        user = visitor.client.user or (name if visitor.client.is_trusted else "")
+        connection = server.connection(transport, encoding, introduction, user=user, info=visitor.info)
+        await server.serve(socket, connection, partial(visit.enter, connection, visitor), subprotocol=subprotocol)
+
+
+def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:
+    if in_envelope:
+        return DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
+    return DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
+
+
+def _envelope_of(connection: HTTPConnection) -> bool:
+    wanted = connection.query_params.get("envelope", "0")
+    if wanted not in {"0", "1"}:
+        raise ClientError(ErrorCode.BAD_REQUEST, "envelope is 0 or 1")
+    return wanted == "1"
+
+
+def since_of(connection: HTTPConnection) -> Position | None:
+    """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
+    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
+    if not colon:
+        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
+        if not epoch and not offset:
+            return None
+    return position_of(offset, epoch)

@@ -1,0 +1,60 @@
+"""What is kept of channels, as whoever asks a node may read it, and remove it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from roomcast.brokers import Read
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.messages import Position
+
+if TYPE_CHECKING:
+    from roomcast.brokers import Broker
+    from roomcast.messages import History
+    from roomcast.namespaces import Namespace, Namespaces
+
+
+class Histories:
+    """The histories of all channels that have one."""
+
+    def __init__(self, broker: Broker, namespaces: Namespaces) -> None:
+        self._broker = broker
+        self._namespaces = namespaces
+
+    async def read(self, channel: str, *, limit: int, since: Position | None, newest: bool) -> History:
+        """Return a channel's position, and up to `limit` of the publications that are kept of it, in their order.
+
+        Args:
+            newest: the newest ones and not the oldest.
+            since: those after it or, of the newest ones, those before it: where a reader goes on; with an empty epoch:
+                of the present one; None: all.
+        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
+        """
+        namespace = self._namespace(channel)
+        if since is not None and not since.epoch:
+            since = Position(since.offset, (await self._ask(Read(channel, namespace))).position.epoch)
+        after, before = (None, since) if newest else (since, None)
+        found = await self._ask(Read(channel, namespace, since=after, before=before, limit=limit, newest=newest))
+        if since is not None and since.epoch != found.position.epoch:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
+        return found
+
+    async def remove(self, channel: str) -> None:
+        """Remove what is kept of a channel; see `Broker.remove_history`.
+
+        Raises: ClientError 108 for a channel without a history; BrokerUnavailable.
+        """
+        self._namespace(channel)
+        await self._broker.remove_history(channel)
+
+    async def _ask(self, read: Read) -> History:
+        (found,) = await self._broker.read([read])
+        if isinstance(found, BrokerUnavailable):
+            raise found
+        return found
+
+    def _namespace(self, channel: str) -> Namespace:
+        namespace = self._namespaces.of(channel)
+        if not namespace.history_size:
+            raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
+        return namespace

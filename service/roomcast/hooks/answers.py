@@ -1,0 +1,144 @@
+"""What an application may answer: checked here, whoever answered, before a client or a channel gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import orjson
+
+from roomcast.channels import check_channel, check_name
+from roomcast.errors import ClientError
+from roomcast.hooks import Caller, ConnectAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.handlers import NoAnswer
+from roomcast.protocols.info import MAX_INFO_BYTES
+
+_MAX_TIME_S = 2**53 - 1
+# A connection's meta is kept for as long as it lives, and sent along with each question over HTTP.
+_MAX_META_BYTES = 16 * 1024
+
+
+class AnswerCheck:
+    """Returns answers that can be used; JSON in them has no line breaks, which part messages on the wire.
+
+    Answers are typed `object`, because nobody has checked what an application's code returns.
+    Each method raises NoAnswer that says what is wrong.
+
+    Args:
+        max_message_bytes: largest `data`.
+    """
+
+    def __init__(self, *, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
+
+    def connect(self, answer: object, caller: Caller) -> ConnectAnswer:
+        """Return an answer to `on_connect`."""
+        if not isinstance(answer, ConnectAnswer):
+            raise _wrong("the answer", answer, "a ConnectAnswer")
+        if answer.user is not None:
+            _check_user(answer.user)
+        if not isinstance(answer.channels, Mapping):
+            raise _wrong("channels", answer.channels, "a mapping")
+        if answer.expire_at_s is not None:
+            _check_time(answer.expire_at_s)
+        return answer._replace(
+            info=None if answer.info is None else _info(answer.info),
+            data=self._data(answer.data, caller),
+            meta=None if answer.meta is None else _json("meta", answer.meta, _MAX_META_BYTES),
+            channels={_channel(name): self.subscribe(one, caller) for name, one in answer.channels.items()},
+        )
+
+    def subscribe(self, answer: object, caller: Caller) -> SubscribeAnswer:
+        """Return an answer to `on_subscribe`."""
+        if not isinstance(answer, SubscribeAnswer):
+            raise _wrong("the answer", answer, "a SubscribeAnswer")
+        _check_time(answer.expire_at_s)
+        if not isinstance(answer.override, Override):
+            raise _wrong("override", answer.override, "an Override")
+        for name, option in asdict(answer.override).items():
+            if not isinstance(option, bool | None):
+                raise _wrong(name, option, "a bool")
+        return answer._replace(info=_info(answer.info), data=self._data(answer.data, caller))
+
+    def publish(self, answer: object, caller: Caller) -> PublishAnswer:
+        """Return an answer to `on_publish`."""
+        if not isinstance(answer, PublishAnswer):
+            raise _wrong("the answer", answer, "a PublishAnswer")
+        if answer.data is None:
+            return answer
+        data = self._data(answer.data, caller)
+        if not data and caller.encoding == "json":
+            raise NoAnswer("data is empty")
+        return answer._replace(data=data)
+
+    def rpc(self, answer: object, caller: Caller) -> bytes:
+        """Return an answer to `on_rpc`."""
+        return self._data(answer, caller)
+
+    def refresh(self, answer: object, _caller: Caller) -> RefreshAnswer:
+        """Return an answer to `on_refresh` or `on_sub_refresh`."""
+        if not isinstance(answer, RefreshAnswer):
+            raise _wrong("the answer", answer, "a RefreshAnswer")
+        _check_time(answer.expire_at_s)
+        return answer._replace(info=None if answer.info is None else _info(answer.info))
+
+    def _data(self, value: object, caller: Caller) -> bytes:
+        if caller.encoding == "json":
+            return _json("data", value, self._max_message_bytes)
+        return _sized("data", value, self._max_message_bytes)
+
+
+def _wrong(name: str, value: object, wanted: str) -> NoAnswer:
+    return NoAnswer(f"{name} is a {type(value).__name__} and not {wanted}")
+
+
+def _sized(name: str, value: object, max_bytes: int) -> bytes:
+    if not isinstance(value, bytes):
+        raise _wrong(name, value, "bytes")
+    if len(value) > max_bytes:
+        raise NoAnswer(f"{name} has {len(value)} bytes, at most {max_bytes} are allowed")
+    return value
+
+
+def _json(name: str, value: object, max_bytes: int) -> bytes:
+    """Return JSON in one line; empty for nothing."""
+    found = _sized(name, value, max_bytes)
+    if not found:
+        return b""
+    try:
+        written = orjson.dumps(orjson.loads(found))
+    except orjson.JSONDecodeError as exc:
+        raise NoAnswer(f"{name} is not JSON: {exc}") from None
+    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+        raise NoAnswer(f"{name} is not JSON that can be written: {exc}") from None
+    return written if b"\n" in found or b"\r" in found else found
+
+
+def _info(value: object) -> bytes:
+    return _json("info", value, MAX_INFO_BYTES)
+
+
+def _check_user(value: object) -> None:
+    if not isinstance(value, str):
+        raise _wrong("user", value, "a str")
+    try:
+        if value:
+            check_name(value, "user")
+    except ClientError as exc:
+        raise NoAnswer(exc.detail) from None
+
+
+def _channel(name: object) -> str:
+    if not isinstance(name, str):
+        raise _wrong("a channel's name", name, "a str")
+    try:
+        return check_channel(name)
+    except ClientError as exc:
+        raise NoAnswer(f"{name!r}: {exc.detail}") from None
+
+
+def _check_time(value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong("expire_at_s", value, "an int")
+    if not 0 <= value <= _MAX_TIME_S:
+        raise NoAnswer(f"expire_at_s is no time in seconds: {value}")

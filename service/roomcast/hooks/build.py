@@ -1,0 +1,110 @@
+"""What settings make of hooks: the application of a node, with all that belongs to it; the webhooks' receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from roomcast.config import ConfigError
+from roomcast.hooks import Hook
+from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.outbox import WebhookOutbox
+from roomcast.hooks.proxy import ProxyHandlers
+from roomcast.hooks.python import PythonHandlers, load_functions
+from roomcast.hooks.stream import WebhookStream
+from roomcast.hooks.webhooks import WebhookReceiver
+from roomcast.setting_types import split_names
+from roomcast.tasks import run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from roomcast.brokers.client import Client
+    from roomcast.config import Settings
+
+_SETTLE_TIMEOUT_S = 1.0
+
+
+class NodeHooks:
+    """The application at one node.
+
+    Attributes:
+        application: what sessions ask and tell.
+        proxy, outbox: None if the settings name none.
+    """
+
+    def __init__(
+        self,
+        application: HookedApplication,
+        python: PythonHandlers,
+        proxy: ProxyHandlers | None,
+        outbox: WebhookOutbox | None,
+    ) -> None:
+        self.application = application
+        self.proxy = proxy
+        self.outbox = outbox
+        self._python = python
+
+    async def run(self) -> None:
+        """Tell what has happened; end only when cancelled."""
+        running: dict[str, Coroutine[Any, Any, None]] = {"application": self.application.run()}  # Any: as in `tasks`
+        if self.outbox is not None:
+            running["outbox"] = self.outbox.run()
+        await run_together(**running)
+
+    async def settle(self) -> None:
+        """Wait until all is told, a second at most; `run` must run."""
+        await asyncio.gather(
+            self.application.settle(within_s=_SETTLE_TIMEOUT_S),
+            *([self.outbox.settle(within_s=_SETTLE_TIMEOUT_S)] if self.outbox is not None else []),
+        )
+
+    async def aclose(self) -> None:
+        """Let threads and connections go, after `run` has ended."""
+        self._python.close()
+        if self.proxy is not None:
+            await self.proxy.aclose()
+
+
+def make_hooks(settings: Settings, client: Client) -> NodeHooks:
+    """Return the application that the settings name: a handler in Python before the proxy, and nobody without either.
+
+    Raises: ConfigError that names the setting whose handler cannot be used.
+    """
+    python = PythonHandlers(
+        load_functions(settings), timeout_s=settings.hook_timeout_s, thread_count=settings.hook_threads
+    )
+    handlers, proxy = python.handlers(), None
+    if settings.proxy_url is not None:
+        proxy = ProxyHandlers(
+            settings.proxy_url,
+            frozenset(Hook(name) for name in split_names(settings.proxy_events)),
+            timeout_s=settings.proxy_timeout_s,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        handlers = handlers.or_else(proxy.handlers())
+    outbox = _outbox(settings, client)
+    application = HookedApplication(
+        handlers,
+        AnswerCheck(max_message_bytes=settings.max_message_bytes),
+        headers=frozenset(name.lower() for name in split_names(settings.hook_headers)),
+        webhooks=outbox,
+    )
+    return NodeHooks(application, python, proxy, outbox)
+
+
+def webhook_receiver(settings: Settings) -> WebhookReceiver:
+    """Return where webhooks are posted. Raises: ConfigError if the settings do not say it."""
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        raise ConfigError("ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET are not set")
+    return WebhookReceiver(settings.webhook_url, settings.webhook_secret.get_secret_value(), clock=time.time)
+
+
+def _outbox(settings: Settings, client: Client) -> WebhookOutbox | None:
+    if settings.webhook_url is None:
+        return None
+    stream = WebhookStream(client, prefix=settings.prefix)
+    return WebhookOutbox(stream, frozenset(split_names(settings.webhook_events)), clock=time.time)

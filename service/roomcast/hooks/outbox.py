@@ -1,0 +1,113 @@
+"""What a node tells the webhook worker: its clients that come and go, through a stream in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import orjson
+import structlog
+
+from roomcast.brokers.client import OUTAGES, outage_reason
+from roomcast.tasks import run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.brokers import StreamCounts
+    from roomcast.hooks import ConnectedEvent, DisconnectEvent
+    from roomcast.hooks.stream import WebhookStream
+
+log = structlog.get_logger(__name__)
+
+_MAX_WAITING = 10_000
+_BATCH_LENGTH = 500
+_RETRY_S = 1.0
+_COUNT_INTERVAL_S = 1.0
+
+
+class WebhookOutbox:
+    """Keeps what has happened until Redis has it.
+
+    Delivery: at least once into the stream, in order; events are lost with a node that is killed before Redis has them
+        (they go at once), and dropped and counted when 10,000 wait or the stream is full. One that Redis may have taken
+        and did not confirm is added again, under its same id.
+
+    Args:
+        events: of "connect" and "disconnect", those that are told.
+        clock: `time.time`, seconds since 1970.
+    Attributes:
+        dropped_count: events that were dropped.
+        counts: of the stream, as of the last second; None while nobody knows.
+    """
+
+    def __init__(self, stream: WebhookStream, events: frozenset[str], *, clock: Callable[[], float]) -> None:
+        self.dropped_count = 0
+        self.counts: StreamCounts | None = None
+        self._stream = stream
+        self._events = events
+        self._clock = clock
+        self._waiting: deque[bytes] = deque()
+        self._has_events = asyncio.Event()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    async def run(self) -> None:
+        """Give Redis what has happened, through every outage; end only when cancelled."""
+        await run_together(tell=self._tell_forever(), count=self._count_forever())
+
+    async def settle(self, *, within_s: float) -> None:
+        """Wait until Redis has everything, `within_s` at most; `run` must run."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._is_empty.wait()
+        except TimeoutError:
+            log.warning("webhooks.untold", count=len(self._waiting))
+
+    def connected(self, event: ConnectedEvent) -> None:
+        """Tell that a client has connected; never waits."""
+        self._add("connect", event.caller.client, user=event.caller.user)
+
+    def disconnected(self, event: DisconnectEvent) -> None:
+        """Tell that a client is gone; never waits."""
+        self._add("disconnect", event.caller.client, user=event.caller.user, code=event.code, reason=event.reason)
+
+    def _add(self, event: str, client: str, **fields: str | int) -> None:
+        if event not in self._events:
+            return
+        if len(self._waiting) >= _MAX_WAITING:
+            self.dropped_count += 1
+            return
+        time_ms = int(self._clock() * 1000)
+        # Each client comes and goes once.
+        document = {"id": f"{client}:{event}", "event": event, "time_ms": time_ms, "client": client, **fields}
+        self._waiting.append(orjson.dumps(document))
+        self._is_empty.clear()
+        self._has_events.set()
+
+    async def _tell_forever(self) -> None:
+        while True:
+            await self._has_events.wait()
+            batch = list(islice(self._waiting, _BATCH_LENGTH))
+            try:
+                taken_count = await self._stream.offer(batch)
+            except OUTAGES as exc:
+                log.debug("webhooks.tell_failed", reason=outage_reason(exc))  # the broker's own log line says it once
+                await asyncio.sleep(_RETRY_S)
+                continue
+            self.dropped_count += len(batch) - taken_count
+            for _ in batch:
+                self._waiting.popleft()
+            if not self._waiting:
+                self._has_events.clear()
+                self._is_empty.set()
+
+    async def _count_forever(self) -> None:
+        while True:
+            try:
+                self.counts = await self._stream.counts()
+            except OUTAGES:
+                self.counts = None
+            await asyncio.sleep(_COUNT_INTERVAL_S)

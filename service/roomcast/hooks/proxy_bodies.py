@@ -1,0 +1,227 @@
+"""What is asked and answered over HTTP: JSON in the shapes of Centrifugo's proxy protocol.
+
+Source: centrifugal/centrifugo internal/proxyproto/proxy.proto, and the "proxy" page of its documentation.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from roomcast.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.hooks import ConnectAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.handlers import NoAnswer
+
+if TYPE_CHECKING:
+    from roomcast.hooks import Caller
+
+M = TypeVar("M", bound="_Model")
+
+
+def question(caller: Caller, **fields: object) -> bytes:
+    """Return the body of a question: who asks, and the fields that are not empty; bytes are taken for a client's data.
+
+    Data that is no JSON travels as `b64data`, in base64.
+    """
+    body: dict[str, object] = {
+        "client": caller.client,
+        "transport": caller.transport,
+        "protocol": caller.encoding,
+        "encoding": "json" if caller.encoding == "json" else "binary",
+    }
+    if caller.user:
+        body["user"] = caller.user
+    if caller.meta:
+        body["meta"] = orjson.Fragment(caller.meta)
+    for name, value in fields.items():
+        if isinstance(value, bytes) and value:
+            body |= _data_field(name, value)
+        elif value:
+            body[name] = value
+    return orjson.dumps(body)
+
+
+def read_reply(reply: bytes, kind: type[M]) -> M:
+    """Return the result in a reply. Raises: ApplicationError, ClientError, Refused as it says; NoAnswer for garbage."""
+    try:
+        envelope = _Envelope.model_validate(orjson.loads(reply))
+        if envelope.error is not None:
+            raise envelope.error.exception()
+        if envelope.disconnect is not None:
+            raise Refused(Disconnect(envelope.disconnect.code, envelope.disconnect.reason))
+        if envelope.result is None:
+            raise NoAnswer("no result, error or disconnect")
+        return kind.model_validate(envelope.result)
+    except orjson.JSONDecodeError as exc:
+        raise NoAnswer(f"not JSON: {exc}") from None
+    except ValidationError as exc:
+        faults = exc.errors(include_url=False, include_input=False, include_context=False)
+        where = [f"{'.'.join(map(str, fault['loc'])) or 'the reply'}: {fault['msg']}" for fault in faults[:5]]
+        raise NoAnswer("; ".join(where)) from None
+    except ValueError as exc:  # of ApplicationError and Refused
+        raise NoAnswer(str(exc)) from None
+
+
+def _data_field(name: str, value: bytes) -> dict[str, object]:
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return {f"b64{name}": base64.b64encode(value).decode()}
+    return {name: orjson.Fragment(value)}
+
+
+def _decode(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("must be text")
+    return base64.b64decode(value, validate=True)
+
+
+_Base64 = Annotated[bytes, BeforeValidator(_decode)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _Error(_Model):
+    code: int
+    message: str = ""
+    temporary: bool = False
+
+    def exception(self) -> ApplicationError | ClientError:
+        """Return what to raise: an error of our own table, or the application's. Raises: ValueError."""
+        known = ErrorCode.of(self.code)
+        if known is not None:
+            return ClientError(known, self.message or "the application says so")
+        return ApplicationError(self.code, self.message, is_temporary=self.temporary)
+
+
+class _Disconnect(_Model):
+    code: int
+    reason: str = ""
+
+
+class _Envelope(_Model):
+    result: dict[str, Any] | None = None  # Any: JSON
+    error: _Error | None = None
+    disconnect: _Disconnect | None = None
+
+
+class _Bool(_Model):
+    value: bool
+
+
+class _Override(_Model):
+    presence: _Bool | None = None
+    join_leave: _Bool | None = None
+    force_recovery: _Bool | None = None
+    force_positioning: _Bool | None = None
+    force_push_join_leave: _Bool | None = None
+
+    def value(self) -> Override:
+        """Return it as the interface has it."""
+        return Override(
+            presence=_value(self.presence),
+            join_leave=_value(self.join_leave),
+            push_join_leave=_value(self.force_push_join_leave),
+            position=_value(self.force_positioning),
+            recover=_value(self.force_recovery),
+        )
+
+
+class SubscribeResult(_Model):
+    """What `/subscribe` answers, and `/connect` for each channel in `subs`."""
+
+    expire_at: int = 0
+    info: Any = None  # Any: JSON, as in all fields of this kind
+    b64info: _Base64 = b""
+    data: Any = None
+    b64data: _Base64 = b""
+    override: _Override = _Override()
+
+    def answer(self) -> SubscribeAnswer:
+        """Return it as the interface has it."""
+        return SubscribeAnswer(
+            info=_payload(self.info, self.b64info) or b"",
+            data=_payload(self.data, self.b64data) or b"",
+            expire_at_s=self.expire_at,
+            override=self.override.value(),
+        )
+
+
+class ConnectResult(_Model):
+    """What `/connect` answers."""
+
+    user: str | None = None
+    expire_at: int | None = None
+    info: Any = None
+    b64info: _Base64 = b""
+    data: Any = None
+    b64data: _Base64 = b""
+    meta: Any = None
+    channels: list[str] = Field(default_factory=list)
+    subs: dict[str, SubscribeResult] = Field(default_factory=dict)
+
+    def answer(self) -> ConnectAnswer:
+        """Return it as the interface has it."""
+        return ConnectAnswer(
+            user=self.user,
+            info=_payload(self.info, self.b64info),
+            data=_payload(self.data, self.b64data) or b"",
+            meta=_payload(self.meta, b""),
+            channels={
+                **dict.fromkeys(self.channels, SubscribeAnswer()),
+                **{channel: options.answer() for channel, options in self.subs.items()},
+            },
+            expire_at_s=self.expire_at,
+        )
+
+
+class PublishResult(_Model):
+    """What `/publish` answers."""
+
+    data: Any = None
+    b64data: _Base64 = b""
+    skip_history: bool = False
+
+    def answer(self) -> PublishAnswer:
+        """Return it as the interface has it."""
+        return PublishAnswer(data=_payload(self.data, self.b64data), skip_history=self.skip_history)
+
+
+class RpcResult(_Model):
+    """What `/rpc` answers."""
+
+    data: Any = None
+    b64data: _Base64 = b""
+
+    def answer(self) -> bytes:
+        """Return it as the interface has it."""
+        return _payload(self.data, self.b64data) or b""
+
+
+class RefreshResult(_Model):
+    """What `/refresh` and `/sub_refresh` answer."""
+
+    expired: bool = False
+    expire_at: int = 0
+    info: Any = None
+    b64info: _Base64 = b""
+
+    def answer(self) -> RefreshAnswer:
+        """Return it as the interface has it."""
+        return RefreshAnswer(
+            expire_at_s=self.expire_at, is_expired=self.expired, info=_payload(self.info, self.b64info)
+        )
+
+
+def _value(option: _Bool | None) -> bool | None:
+    return None if option is None else option.value
+
+
+def _payload(value: Any, decoded: bytes) -> bytes | None:  # Any: JSON
+    """Return a payload as bytes, None if there is none; `null` counts as none, as it does for Centrifugo."""
+    return decoded or (None if value is None else orjson.dumps(value))

@@ -1,0 +1,271 @@
+"""Who is subscribed on this node, and broadcasting to them: encode once, write many. Synchronous, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from roomcast.connection import State
+from roomcast.messages import Publication, Resumption
+from roomcast.namespaces import SlowPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from roomcast.connection import Connection, Encoding, Subscription
+    from roomcast.errors import Disconnect
+    from roomcast.messages import Event
+
+_OPEN = State.OPEN
+
+
+@dataclass(slots=True)
+class _Subscribers:
+    """The subscribers of one channel, grouped by encoding, and what was published since the last flush.
+
+    based: those who have `previous`, the newest publication that was written, and so can be sent differences to it.
+    """
+
+    channel: str
+    policy: SlowPolicy
+    by_encoding: dict[Encoding, set[Connection]] = field(default_factory=dict)
+    pending: list[Event] = field(default_factory=list)
+    based: set[Connection] = field(default_factory=set)
+    previous: Publication | None = None
+
+
+class Hub:
+    """The connections of one node and their subscriptions.
+
+    Broadcasting costs no task, queue or await: publications gather until the reader of Redis has nothing more to
+    read, then each connection gets one write with all of them (measured in tests/bench/README.md).
+
+    Args:
+        schedule: calls a function once, when the code that runs now has given the loop back or later: `Pace.schedule`.
+            The broker's reader does not give it back while it has data, so a flush sees all that one read brought.
+    """
+
+    def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:
+        self._schedule = schedule
+        self._channels: dict[str, _Subscribers] = {}
+        self._dirty: list[_Subscribers] = []
+        self._by_user: dict[str, set[Connection]] = {}
+        self.connections: set[Connection] = set()
+        self.delivery_count = 0
+        self.dropped_count = 0
+
+    def add(self, connection: Connection) -> None:
+        """Take in a connection; it counts until `remove`."""
+        self.connections.add(connection)
+        if connection.user:
+            self._by_user.setdefault(connection.user, set()).add(connection)
+
+    def remove(self, connection: Connection) -> dict[str, Subscription]:
+        """Forget a connection and return the subscriptions that it had."""
+        self.connections.discard(connection)
+        self._forget_user(connection)
+        subscriptions = dict(connection.subscriptions)
+        for channel in subscriptions:
+            self.unsubscribe(connection, channel)
+        return subscriptions
+
+    def identify(self, connection: Connection, user: str) -> None:
+        """Note who a connection is that did not say it at first, if it is still there."""
+        if connection in self.connections:
+            self._forget_user(connection)
+            connection.user = user
+            self.add(connection)
+
+    def of_user(self, user: str) -> tuple[Connection, ...]:
+        """Return the connections of a user on this node; of "" those that are nobody known, found one by one."""
+        if not user:
+            return tuple(connection for connection in self.connections if not connection.user)
+        return tuple(self._by_user.get(user, ()))
+
+    def user_count(self) -> int:
+        """Return how many users have a connection on this node; those that are nobody known are one."""
+        has_nobody = any(not connection.user for connection in self.connections)
+        return len(self._by_user) + has_nobody
+
+    def subscribe(self, connection: Connection, channel: str, subscription: Subscription, policy: SlowPolicy) -> None:
+        """Add a subscription. It also gets what was broadcast and waits for the next flush: see `pending_floor`."""
+        subscribers = self._channels.get(channel)
+        if subscribers is None:
+            subscribers = self._channels[channel] = _Subscribers(channel, policy)
+        subscribers.by_encoding.setdefault(subscription.encoding, set()).add(connection)
+        connection.subscriptions[channel] = subscription
+
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Remove a subscription, if it is there."""
+        subscription = connection.subscriptions.pop(channel, None)
+        if subscription is None:
+            return
+        subscribers = self._channels[channel]
+        subscribers.based.discard(connection)
+        group = subscribers.by_encoding[subscription.encoding]
+        group.discard(connection)
+        if not group:
+            del subscribers.by_encoding[subscription.encoding]
+        if not subscribers.by_encoding:
+            del self._channels[channel]
+
+    def broadcast(self, event: Event) -> None:
+        """Give a publication, or what else there is to tell, to every subscriber of its channel on this node.
+
+        Delivery: at most once per subscriber, in the order of the calls; written at the next flush.
+        """
+        subscribers = self._channels.get(event.channel)
+        if subscribers is None:
+            return
+        if not subscribers.pending:
+            if not self._dirty:
+                self._schedule(self.flush)
+            self._dirty.append(subscribers)
+        subscribers.pending.append(event)
+        if type(event) is Resumption:
+            # At once: where the numbers jump, `pending_floor` would mix those of before with those of after.
+            self._flush_channel(subscribers)
+            if not event.is_recovered:
+                for connection in tuple(self.subscribers(event.channel)):
+                    connection.receiver.on_lost(connection, event.channel)
+
+    def flush(self) -> None:
+        """Write to every connection what was broadcast since the last flush, in one write each."""
+        dirty, self._dirty = self._dirty, []
+        for subscribers in dirty:
+            self._flush_channel(subscribers)
+
+    def pending_floor(self, channel: str, offset: int) -> int:
+        """Return the offset before the first publication that waits for the next flush, or `offset` if none does."""
+        subscribers = self._channels.get(channel)
+        for event in subscribers.pending if subscribers is not None else ():
+            if type(event) is Publication and event.position is not None:
+                return event.position.offset - 1
+        return offset
+
+    def flush_channel(self, channel: str) -> None:
+        """Write what waits in one channel, now."""
+        subscribers = self._channels.get(channel)
+        if subscribers is not None:
+            self._flush_channel(subscribers)
+
+    def close_all(self, disconnect: Disconnect) -> None:
+        """Begin to end every connection of this node."""
+        for connection in tuple(self.connections):
+            connection.close(disconnect)
+
+    def channel_count(self) -> int:
+        """Return how many channels have a subscriber on this node."""
+        return len(self._channels)
+
+    def channels(self) -> Collection[str]:
+        """Return the channels that have a subscriber on this node, as they are at each moment."""
+        return self._channels.keys()
+
+    def subscribers(self, channel: str) -> Iterator[Connection]:
+        """Return the subscribers of a channel on this node; not to be read across a wait."""
+        subscribers = self._channels.get(channel)
+        return chain.from_iterable(subscribers.by_encoding.values() if subscribers is not None else ())
+
+    def subscriber_count(self, channel: str) -> int:
+        """Return how many connections of this node are subscribed to a channel."""
+        subscribers = self._channels.get(channel)
+        return 0 if subscribers is None else sum(map(len, subscribers.by_encoding.values()))
+
+    def _forget_user(self, connection: Connection) -> None:
+        of_user = self._by_user.get(connection.user)
+        if of_user is not None:
+            of_user.discard(connection)
+            if not of_user:
+                del self._by_user[connection.user]
+
+    def _flush_channel(self, subscribers: _Subscribers) -> None:
+        pending, subscribers.pending = subscribers.pending, []
+        if not pending:  # flushed early, by a subscription that came in between
+            return
+        for encoding, connections in subscribers.by_encoding.items():
+            if encoding.difference is not None:
+                self._flush_differences(subscribers, encoding, connections, pending)
+                continue
+            encode = encoding.encode
+            # Plain frames have no way to tell of anything but publications: then there is nothing to write.
+            frames = [frame for event in pending if (frame := encode(event))]
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            if not data:
+                continue
+            # A connection that closes here leaves the set in a later turn of the loop: it cannot change under us.
+            congested = []
+            for connection in connections:
+                if connection.is_congested:
+                    congested.append(connection)
+                elif connection.state is _OPEN:
+                    connection.transport.write(data)  # `send` without its call: 2 % of a delivery
+                else:
+                    connection.send(data)
+            if congested:
+                self._send_congested(subscribers, encoding, congested, pending, frames)
+            self.delivery_count += len(frames) * len(connections)
+        if subscribers.based:
+            subscribers.previous = next(
+                (event for event in reversed(pending) if type(event) is Publication), subscribers.previous
+            )
+
+    def _flush_differences(
+        self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
+    ) -> None:
+        """Write publications whole to who is new, as differences to who has the one before each."""
+        assert encoding.difference is not None  # noqa: S101  (for the type checker)
+        whole: list[bytes] = []
+        differences: list[bytes] = []
+        previous = subscribers.previous
+        for event in pending:
+            frame = encoding.encode(event)
+            if not frame:
+                continue
+            whole.append(frame)
+            difference = None
+            if isinstance(event, Publication):
+                difference = encoding.difference(previous, event) if previous is not None else None
+                previous = event
+            differences.append(difference or frame)
+        if not whole:
+            return
+        has_publication = previous is not subscribers.previous
+        may_drop = subscribers.policy is not SlowPolicy.DISCONNECT
+        congested = []
+        for connection in connections:
+            is_based = connection in subscribers.based
+            if connection.is_congested and may_drop:
+                # What it will miss nobody knows yet: nothing may build on it.
+                subscribers.based.discard(connection)
+                congested.append(connection)
+            else:
+                connection.send(b"".join(differences if is_based else whole))
+                if has_publication:
+                    subscribers.based.add(connection)
+        if congested:
+            self._send_congested(subscribers, encoding, congested, pending, whole)
+        self.delivery_count += len(whole) * len(connections)
+
+    def _send_congested(
+        self,
+        subscribers: _Subscribers,
+        encoding: Encoding,
+        connections: list[Connection],
+        pending: list[Event],
+        frames: list[bytes],
+    ) -> None:
+        """Give what was broadcast to clients that are slow; `frames` are all that `pending` is encoded to."""
+        channel, policy = subscribers.channel, subscribers.policy
+        told: list[bytes] = []
+        if policy is SlowPolicy.LATEST:
+            # The newest publication stands for those before it; for who has come and gone nothing does.
+            events = [(event, frame) for event in pending if (frame := encoding.encode(event))]
+            frames = [frame for event, frame in events if type(event) is Publication]
+            told = [frame for event, frame in events if type(event) is not Publication]
+        for connection in connections:
+            self.dropped_count += connection.send_congested(channel, frames, policy)
+            if told:
+                self.dropped_count += connection.send_congested(channel, told, SlowPolicy.DROP_OLDEST)

@@ -1,0 +1,148 @@
+"""The long poll: a room over plain requests, for networks that let nothing else through."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from roomcast.channels import room_channel
+from roomcast.connection import Encoding
+from roomcast.encodings import envelope
+from roomcast.endpoints import admission_of, since_of
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.messages import Position, Publication, Resumption
+from roomcast.protocols.room import Feed
+from roomcast.serving import server_of, until_gone
+from roomcast.tasks import run_together
+from roomcast.transports.pending import PendingWrites
+from roomcast.visits import check_subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roomcast.errors import Disconnect
+    from roomcast.messages import Event
+
+router = APIRouter()
+
+_WAIT_S = 25.0
+# How an envelope begins in a channel with a history.
+_POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
+_MAX_WAIT_S = 60.0
+
+
+class PollTransport(PendingWrites):
+    """The `Transport` of one poll: what is written waits here for its answer."""
+
+    name = "poll"
+
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`; a poll is never read."""
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`; a poll is never read."""
+
+    def close(self, disconnect: Disconnect) -> None:  # noqa: ARG002  (as in Transport)
+        """Answer with what there is: the client polls again anyway, maybe another node."""
+        self.end()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`."""
+        return 1000
+
+
+def _member(event: Event) -> bytes:
+    """Return a publication behind its length: JSON as deep as can be read could not be, inside of an answer."""
+    if not isinstance(event, Publication):
+        return b""
+    text = envelope(event)
+    return b"%d:%b" % (len(text), text)
+
+
+def _members(found: bytes) -> list[bytes]:
+    """Return the publications that `_member` has written, one after the other."""
+    members, start = [], 0
+    while start < len(found):
+        colon = found.index(b":", start)
+        end = colon + 1 + int(found[start:colon])
+        members.append(found[colon + 1 : end])
+        start = end
+    return members
+
+
+POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
+
+
+@router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"], summary="Poll a room.")
+async def poll(request: Request, name: str) -> Response:
+    """Return what was published in a room after `?since=<offset>&epoch=<epoch>`; wait for it if there is nothing yet.
+
+    Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
+    "data": ...}]}` at once if there is something, or as soon as there is, or after `timeout` seconds (25; at most 60)
+    without any. The offset and epoch are those of the next poll. Without `since` it answers at once where the room is;
+    `recovered: false` says that something is lost in between.
+    Delivery: as of any client that comes back, see docs/guarantees.md.
+    """
+    channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
+    visitor = await admission_of(request).required(request)
+    server = server_of(request)
+    check_subscription(server.node, channel, visitor)
+    transport = PollTransport()
+    connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
+    transport.connection = connection
+    connection.open()
+    greeting: list[Publication | Resumption] = []
+    # A poll comes and goes: nobody should be told each time.
+    namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
+    server.node.enter(connection)
+    try:
+        await server.node.subscribe(connection, channel, namespace=namespace, since=since, greet=greeting.extend)
+        found = b"".join(map(_member, greeting))
+        is_recovered = all(event.is_recovered for event in greeting if isinstance(event, Resumption))
+        if not found and is_recovered:
+            found = await _next(request, transport, wait_s)
+    finally:
+        server.node.leave(connection)
+    return _answer(greeting, found, is_recovered=is_recovered)
+
+
+async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
+    """Return what comes next; nothing if nothing comes in time, or if the client goes."""
+    found: list[bytes] = []
+
+    async def take() -> None:
+        with suppress(TimeoutError):
+            found.append(await transport.take(within_s=wait_s))
+
+    await run_together(take=take(), gone=until_gone(request.receive))
+    return b"".join(found)
+
+
+def _answer(greeting: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
+    publications = _members(found)
+    newest = _POSITION.match(publications[-1]) if publications else None
+    began = next((event.position for event in greeting if isinstance(event, Resumption)), None)
+    position = began if newest is None else Position(int(newest[1]), newest[2].decode())
+    answer = {
+        **({} if position is None else position._asdict()),
+        "recovered": is_recovered,
+        "publications": [orjson.Fragment(each) for each in publications],
+    }
+    return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _wait_of(request: Request) -> float:
+    text = request.query_params.get("timeout", str(_WAIT_S))
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s <= _MAX_WAIT_S:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"timeout is a number of seconds from 0 to {_MAX_WAIT_S:g}")
+    return wait_s

@@ -1,0 +1,128 @@
+"""What is kept of a channel's members, and the commands that write and read it.
+
+Beside a channel's other keys (`brokers.history`): `:members` (a hash: client -> lease, user and entry, see join.lua),
+`:users` (a hash: user -> how many of its clients), `:members:<lease>` (a set of clients), `:nodes` (a set of the leases
+that have a subscriber). They are kept for a minute after the last node with a subscriber has died.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from roomcast.brokers.envelope import MalformedMessage, pack_clients, unpack_clients
+from roomcast.brokers.scripts import Command, read_script
+from roomcast.errors import ClientError, ErrorCode
+from roomcast.presence import Page
+from roomcast.presence.events import EVENTS, occupied, vacated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from roomcast.brokers.history import ChannelKeys
+    from roomcast.messages import ClientInfo
+    from roomcast.namespaces import Namespaces
+
+log = structlog.get_logger(__name__)
+
+# Nodes refresh it every 20 s: all of them must be dead before what they knew vanishes.
+TTL_S = 60
+_TTL_MS = TTL_S * 1000
+# How many members one call of a script joins, takes out by name, or sweeps. 200 are swept in 0.5 ms (docs/presence.md).
+MAX_JOINED = 100
+MAX_LEFT = 100
+_MAX_SWEPT = 200
+_MAX_CURSOR = 2**64 - 1
+# In front of the entry of a member whose coming and going is not told; see join.lua.
+_SILENT = b"!"
+
+
+class PresenceCommands:
+    """Makes the commands of presence, and reads their replies.
+
+    Args:
+        publish_command: PUBLISH, or SPUBLISH in a cluster.
+    """
+
+    def __init__(self, keys: ChannelKeys, namespaces: Namespaces, *, publish_command: str) -> None:
+        self._keys = keys
+        self._namespaces = namespaces
+        self._publish_command = publish_command
+        self._join = read_script("roomcast.presence", "join")
+        self._leave = read_script("roomcast.presence", "leave")
+        self._occupy = read_script("roomcast.presence", "occupy")
+        self.scripts = (self._join, self._leave, self._occupy)
+
+    def join(self, channel: str, lease: str, clients: Sequence[ClientInfo]) -> Command:
+        """Return the command that puts clients, at most MAX_JOINED, into a channel."""
+        args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _TTL_MS]
+        for info in clients:
+            entry = pack_clients((info,))[1:-1]
+            args += (info.client, orjson.dumps(info.user), _SILENT + entry if info.is_silent else entry)
+        return self._join.call(self._member_keys(channel, lease), args)
+
+    def leave(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
+        """Return the command that takes clients, at most MAX_LEFT, out of a channel, under whatever lease they are."""
+        return self._leave_command(channel, lease, clients)
+
+    def sweep(self, channel: str, lease: str) -> Command:
+        """Return the command that takes out whom a lease has in a channel; the reply is how many there still are.
+
+        With the last of them the lease itself stops counting as a subscriber.
+        """
+        return self._leave_command(channel, lease, ())
+
+    def occupy(self, channel: str, lease: str) -> Command:
+        """Return the command that notes that a lease has a subscriber, and keeps the channel's keys alive."""
+        keys = [self._keys.key(channel, "nodes"), *self._member_keys(channel, lease)]
+        return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), occupied(channel)])
+
+    def count(self, channel: str) -> list[Command]:
+        """Return the commands that count a channel's clients and its users."""
+        members, users, _ = self._member_keys(channel, "")
+        return [("HLEN", members), ("HLEN", users)]
+
+    def page(self, channel: str, cursor: str, limit: int) -> Command:
+        """Return the command that reads a page. Raises: ClientError 107 for a cursor that is none."""
+        if cursor and (not cursor.isascii() or not cursor.isdigit() or int(cursor[:21]) > _MAX_CURSOR):
+            raise ClientError(ErrorCode.BAD_REQUEST, "a cursor is the text that came with the page before")
+        return ("HSCAN", self._keys.key(channel, "members"), cursor or "0", "COUNT", limit)
+
+    @staticmethod
+    def read_page(channel: str, reply: Any) -> Page:  # Any: redis-py's reply
+        """Return what the reply to `page` says; members that somebody else has written are left out."""
+        cursor, members = reply
+        clients: list[ClientInfo] = []
+        for member in members.values():
+            try:
+                clients += unpack_clients(b"[%b]" % member.split(b"\n", 2)[-1].removeprefix(_SILENT))
+            except MalformedMessage:
+                log.warning("presence.malformed_member", channel=channel)
+        return Page(clients, str(cursor) if cursor else "")
+
+    def _leave_command(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
+        return self._leave.call(
+            [*self._member_keys(channel, lease), self._keys.key(channel, "nodes")],
+            [
+                self._publish_command,
+                self._topic(channel),
+                lease,
+                _MAX_SWEPT,
+                self._keys.topic(EVENTS),
+                vacated(channel),
+                *clients,
+            ],
+        )
+
+    def _member_keys(self, channel: str, lease: str) -> list[str]:
+        return [self._keys.key(channel, name) for name in ("members", "users", f"members:{lease}")]
+
+    def _topic(self, channel: str) -> str:
+        """Return where it is told who comes and goes; nowhere also for a channel of a namespace that is gone."""
+        try:
+            is_told = self._namespaces.of(channel).join_leave
+        except ClientError:
+            is_told = False
+        return self._keys.topic(channel) if is_told else ""

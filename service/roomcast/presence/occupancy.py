@@ -1,0 +1,35 @@
+"""Which channels have a subscriber, over all nodes: for who has missed what the channel `events` told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from roomcast.brokers.history import ChannelKeys
+from roomcast.brokers.registry import NodeKeys
+from roomcast.brokers.scripts import run_all
+
+if TYPE_CHECKING:
+    from roomcast.brokers.client import Client
+
+_CHANNELS_AT_ONCE = 1000
+
+
+async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
+    """Return the channels that have a subscriber now; one that changes meanwhile may be there or not.
+
+    Raises: redis.RedisError.
+    """
+    keys, channel_keys = NodeKeys(prefix), ChannelKeys(prefix)
+    (leases,) = await run_all(client, [("SMEMBERS", keys.leases)], ())
+    found: set[str] = set()
+    for lease in leases:
+        cursor = 0
+        while True:
+            channels_key = keys.channels(str(lease, "utf-8", "replace"))
+            cursor, batch = await client.sscan(channels_key, cursor, count=_CHANNELS_AT_ONCE)
+            channels = [str(member, "utf-8", "replace") for member in batch]  # type: ignore[arg-type]  # bytes
+            exist = await run_all(client, [("EXISTS", channel_keys.key(channel, "nodes")) for channel in channels], ())
+            found.update(channel for channel, is_there in zip(channels, exist, strict=True) if is_there)
+            if not cursor:
+                break
+    return found

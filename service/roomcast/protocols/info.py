@@ -1,0 +1,22 @@
+"""What a client says of itself, for others to see."""
+
+from __future__ import annotations
+
+import orjson
+
+from roomcast.errors import ClientError, ErrorCode
+
+MAX_INFO_BYTES = 1024
+
+
+def check_info(text: str) -> bytes:
+    """Return a client's info as compact JSON. Raises: ClientError 107 if it is none, 106 if it has too many bytes."""
+    size_bytes = len(text.encode(errors="replace"))
+    if size_bytes > MAX_INFO_BYTES:
+        raise ClientError(
+            ErrorCode.LIMIT_EXCEEDED, f"info has {size_bytes} bytes, at most {MAX_INFO_BYTES} are allowed"
+        )
+    try:
+        return orjson.dumps(orjson.loads(text))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"info is not JSON: {exc}") from None

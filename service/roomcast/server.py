@@ -1,0 +1,123 @@
+"""One node as a process: uvicorn, set up for many long-lived connections."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+
+from roomcast.app import create_app, new_node_id
+from roomcast.telemetry import configure_logging
+from roomcast.transports.http import HttpProtocol
+from roomcast.transports.websocket import WebSocketProtocol
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from roomcast.config import Settings
+
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 4096
+
+
+class NodeServer(uvicorn.Server):
+    """uvicorn's server, which lets the node say goodbye to its clients before it closes them.
+
+    uvicorn runs lifespan shutdown only after every connection is gone, so a drain cannot live there.
+    """
+
+    def __init__(self, config: uvicorn.Config, node_app: FastAPI) -> None:
+        super().__init__(config)
+        self._node_app = node_app
+        self.has_failed = False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain the node, then end it as uvicorn does."""
+        self._node_app.state.clients.node.drain()
+        await super().shutdown(sockets)
+
+    def fail(self) -> None:
+        """End the process soon, with exit code 1."""
+        self.has_failed = True
+        self.should_exit = True
+
+
+def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
+    """Return a listening socket whose connections the kernel gives up when their peer is dead.
+
+    WebSockets have pings of their own; an event stream or a half-sent request has only this.
+    Raises: OSError if the address is taken or not of this machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        give_up_s = settings.ping_interval_s + settings.ping_timeout_s
+        for option, value in {
+            "TCP_KEEPIDLE": max(1, round(settings.ping_interval_s)),
+            "TCP_KEEPALIVE": max(1, round(settings.ping_interval_s)),  # macOS's name for it
+            "TCP_KEEPINTVL": max(1, round(settings.ping_timeout_s / 3)),
+            "TCP_KEEPCNT": 3,
+            "TCP_USER_TIMEOUT": max(1, round(give_up_s * 1000)),  # ms; Linux only
+        }.items():
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _raise_open_files() -> int:
+    """Allow as many open files, one a client, as the system lets this process have; return how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS: "unlimited" is more than it means
+        log.debug("node.open_files_not_raised")
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def serve(listener: socket.socket, settings: Settings) -> int:
+    """Run one node on a listening socket until SIGINT or SIGTERM, and end it cleanly.
+
+    Returns: 1 after a failure of the node itself, 130 after SIGINT. SIGTERM ends the process by the signal once all is
+        cleaned up, as uvicorn does it and supervisors expect (143 in a shell).
+    """
+    node_id = new_node_id()
+    configure_logging(settings, node_id=node_id)
+    app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (server comes next)
+    server = NodeServer(
+        uvicorn.Config(
+            app,
+            http=HttpProtocol,
+            ws=WebSocketProtocol,
+            ws_max_size=settings.max_message_bytes,
+            ws_per_message_deflate=settings.compression,
+            access_log=False,  # it prints query strings
+            log_config=None,
+            backlog=_BACKLOG,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        ),
+        app,
+    )
+    host, port = listener.getsockname()[:2]
+    log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
+    if settings.insecure:
+        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 1 if server.has_failed else 0

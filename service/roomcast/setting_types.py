@@ -1,0 +1,92 @@
+"""What single settings may be: texts that are checked where they are read, each by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, SecretStr, StringConstraints
+
+from roomcast.redis_url import parse_redis_url
+
+# Those that say how a request itself travels; a client's own are none of the application's.
+_UNFORWARDED_HEADERS = frozenset(
+    {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
+    | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in a setting that has them with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_redis_url(value: str) -> str:
+    parse_redis_url(value)
+    return value
+
+
+def _long_enough(length: int) -> Callable[[SecretStr], SecretStr]:
+    def check(value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if len(text) < length or not text.isascii() or not text.isprintable():
+            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
+        return value
+
+    return check
+
+
+def _check_http_url(value: str) -> str:
+    parts = urlsplit(value)
+    is_plain = not parts.fragment and "@" not in parts.netloc and parts.port != 0 and " " not in value
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
+        raise ValueError("must be http://host[:port][/path], or https://, without user and password")
+    return value
+
+
+def _check_base_url(value: str) -> str:
+    if urlsplit(value).query:  # something is put behind it
+        raise ValueError("must be http://host[:port][/path], or https://, without user and password")
+    return _check_http_url(value)
+
+
+def _check_origins(value: str) -> str:
+    for origin in split_names(value):
+        if origin != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", origin):
+            raise ValueError(f"{origin!r} is no origin: https://host[:port], nothing behind it")
+    return value
+
+
+def _check_headers(value: str) -> str:
+    for name in split_names(value):
+        if not re.fullmatch("[A-Za-z0-9-]+", name) or name.lower() in _UNFORWARDED_HEADERS:
+            raise ValueError(f"{name!r} is no header that can be passed on")
+    return value
+
+
+def _some_of(*known: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        for name in split_names(value):
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(known)}")
+        return value
+
+    return check
+
+
+RedisUrlText = Annotated[str, AfterValidator(_check_redis_url)]
+ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(16))]
+Secret = Annotated[SecretStr, AfterValidator(_long_enough(32))]
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
+# A function by its dotted path: `package.module:function`.
+Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+# With commas between.
+Origins = Annotated[str, AfterValidator(_check_origins)]
+HeaderNames = Annotated[str, AfterValidator(_check_headers)]
+ProxyEvents = Annotated[
+    str, AfterValidator(_some_of("connect", "subscribe", "publish", "rpc", "refresh", "sub_refresh"))
+]
+WebhookEvents = Annotated[str, AfterValidator(_some_of("connect", "disconnect", "occupied", "vacated"))]

@@ -1,0 +1,217 @@
+"""Asking the nodes of the cluster, one or all of them; each answers by a handler of its own.
+
+Questions and answers are JSON in channels of the nodes alone, whose names have no colon, so that no client can have
+them: `control` is heard by all nodes, `control.<node id>` by one.
+
+    {"question": 7, "from": "n1", "op": "disconnect", "params": {...}}     {"answer": 7, "from": "n2", "result": {...}}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+
+from roomcast.brokers import MAX_CONTROL_BYTES
+from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.messages import Publication
+from roomcast.namespaces import Namespace
+from roomcast.tasks import end
+
+if TYPE_CHECKING:
+    from roomcast.brokers import Broker, Published
+
+log = structlog.get_logger(__name__)
+
+JsonObject = Mapping[str, Any]  # Any: JSON
+# Does what a question asks for, and returns the answer.
+Handler = Callable[[JsonObject], Awaitable[JsonObject]]
+
+_ALL = "control"
+_WITHOUT_HISTORY = Namespace()
+_MAX_RUNNING = 1000
+_RETRY_S = 1.0
+# Far longer than anybody waits for an answer: it only keeps a handler that hangs from running for ever.
+_HANDLER_TIMEOUT_S = 30.0
+
+
+class UnknownNode(ClientError):  # noqa: N818  (as BrokerUnavailable)
+    """No node of this id is there to be asked."""
+
+    def __init__(self, node_id: str) -> None:
+        super().__init__(ErrorCode.NOT_AVAILABLE, f"no node {node_id}")
+
+
+class Answers(dict[str, JsonObject]):
+    """What nodes have answered, by node id; one whose handler has failed has `{"error": {"code":, "message":}}`.
+
+    missing_count: how many have taken the question and have not answered in time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing_count = 0
+
+
+class _Asked:
+    """A question that waits for its answers; they may come before it is known how many there will be."""
+
+    def __init__(self) -> None:
+        self.answers = Answers()
+        self.expected_count: int | None = None
+        self.is_answered = asyncio.Event()
+
+    def expect(self, count: int) -> None:
+        self.expected_count = count
+        self._check()
+
+    def take(self, node_id: str, result: JsonObject) -> None:
+        self.answers[node_id] = result
+        self._check()
+
+    def _check(self) -> None:
+        if self.expected_count is not None and len(self.answers) >= self.expected_count:
+            self.is_answered.set()
+
+
+class Survey:
+    """Asks other nodes, and answers what they ask."""
+
+    def __init__(self, broker: Broker, node_id: str) -> None:
+        self._broker = broker
+        self._node_id = node_id
+        self._handlers: dict[str, list[Handler]] = defaultdict(list)
+        self.channels = (_ALL, f"{_ALL}.{node_id}")
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, _Asked] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._is_listening = asyncio.Event()
+
+    def handle(self, handlers: Mapping[str, Handler]) -> None:
+        """Answer by these handlers too; an op that has several is done by each in turn, and their answers are joined.
+
+        Args:
+            handlers: by op. They may raise ClientError and BrokerUnavailable, which travel back.
+        """
+        for op, handler in handlers.items():
+            self._handlers[op].append(handler)
+
+    async def run(self) -> None:
+        """Hear what is asked; end only when cancelled, and the handlers that run with it."""
+        try:
+            while not self._is_listening.is_set():
+                try:
+                    # Both at once: what is wanted before the broker connects is subscribed once it is connected.
+                    await asyncio.gather(*map(self._broker.subscribe, self.channels))
+                    self._is_listening.set()
+                except BrokerUnavailable as exc:
+                    log.debug("survey.not_subscribed", reason=exc.reason)  # the broker's own log line says it once
+                    await asyncio.sleep(_RETRY_S)
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await end(*self._running)
+
+    async def ask(self, op: str, params: JsonObject, *, node_id: str | None = None, within_s: float = 3.0) -> Answers:
+        """Ask every node, this one too, or one; return what they have answered once all have, or the time is over.
+
+        Args:
+            params: JSON; the question has at most 1 MiB.
+        Delivery: at most once to each node. Who is cut off from Redis right now is neither asked nor missing.
+        Raises: UnknownNode; ClientError 106 for a question that is too large, 107 for one that is no JSON;
+            BrokerUnavailable if it was not asked.
+        """
+        number = next(self._numbers)
+        try:
+            question = orjson.dumps({"question": number, "from": self._node_id, "op": op, "params": params})
+        except orjson.JSONEncodeError as exc:
+            raise ClientError(ErrorCode.BAD_REQUEST, str(exc)) from None
+        if len(question) > MAX_CONTROL_BYTES:
+            raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_CONTROL_BYTES} bytes for the other nodes")
+        asked = self._asked[number] = _Asked()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._is_listening.wait()
+                asked.expect(await self._send(question, node_id))
+                await asked.is_answered.wait()
+        except TimeoutError:
+            if asked.expected_count is None:
+                raise BrokerUnavailable(f"Redis did not take a question within {within_s:g} s") from None
+            asked.answers.missing_count = asked.expected_count - len(asked.answers)
+            log.warning("survey.unanswered", op=op, missing=asked.answers.missing_count)
+        finally:
+            del self._asked[number]
+        return asked.answers
+
+    def take(self, publication: Publication) -> None:
+        """Take what came in one of `channels`: a question, or an answer to one."""
+        try:
+            message = orjson.loads(publication.data)
+        except orjson.JSONDecodeError:
+            message = None
+        match message:
+            case {"question": int(number), "from": str(asker), "op": str(op), "params": dict(params)}:
+                self._take_question(asker, number, op, params)
+            case {"answer": int(number), "from": str(node_id), "result": dict(result)}:
+                asked = self._asked.get(number)
+                if asked is not None:  # else it comes too late
+                    asked.take(node_id, result)
+            case _:
+                log.warning("survey.malformed", channel=publication.channel)
+
+    async def _send(self, question: bytes, node_id: str | None) -> int:
+        """Publish a question; return how many nodes will answer it. Raises: UnknownNode, BrokerUnavailable."""
+        channel = _ALL if node_id is None else f"{_ALL}.{node_id}"
+        published = await self._broker.publish(Publication(channel, question), _WITHOUT_HISTORY)
+        if published.receiver_count > 0:
+            # A node that has just connected anew may be counted twice for a moment.
+            return published.receiver_count if node_id is None else 1
+        if node_id is None:
+            raise BrokerUnavailable("no node hears the others")
+        raise UnknownNode(node_id)
+
+    def _take_question(self, asker: str, number: int, op: str, params: JsonObject) -> None:
+        if len(self._running) >= _MAX_RUNNING:
+            self._answer(asker, number, _failed(ErrorCode.TOO_MANY_REQUESTS, f"{_MAX_RUNNING} questions at once"))
+            return
+        task = asyncio.create_task(self._handle(asker, number, op, params), name=f"survey {op}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _handle(self, asker: str, number: int, op: str, params: JsonObject) -> None:
+        result: dict[str, Any] = {}
+        try:
+            if op not in self._handlers:
+                raise ClientError(ErrorCode.METHOD_NOT_FOUND, f"this node knows no {op}")
+            async with asyncio.timeout(_HANDLER_TIMEOUT_S):
+                for handler in self._handlers[op]:
+                    result |= await handler(params)
+            self._answer(asker, number, result)
+        except ClientError as exc:
+            self._answer(asker, number, _failed(exc.error, exc.detail))
+        except BrokerUnavailable as exc:
+            self._answer(asker, number, _failed(ErrorCode.INTERNAL, exc.reason))
+        except Exception:
+            # As in a request's handler: the asker is told by number, and the node lives on.
+            log.exception("survey.handler_failed", op=op)
+            self._answer(asker, number, _failed(ErrorCode.INTERNAL, "see the node's log"))
+
+    def _answer(self, asker: str, number: int, result: JsonObject) -> None:
+        answer = orjson.dumps({"answer": number, "from": self._node_id, "result": result})
+        if len(answer) > MAX_CONTROL_BYTES:
+            raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"an answer of {len(answer)} bytes")
+        publication = Publication(f"{_ALL}.{asker}", answer)
+        self._broker.submit(publication, _WITHOUT_HISTORY, _answered)
+
+
+def _failed(error: ErrorCode, detail: str) -> JsonObject:
+    return {"error": {"code": error.code, "message": f"{error.message}: {detail}"}}
+
+
+def _answered(result: Published | BrokerUnavailable) -> None:
+    if isinstance(result, BrokerUnavailable):
+        log.warning("survey.answer_lost", reason=result.reason)

@@ -1,0 +1,247 @@
+"""Keeps a node in step with its channels' histories: finds gaps, and repairs them from Redis before clients notice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from roomcast.brokers import Read
+from roomcast.errors import BrokerUnavailable
+from roomcast.messages import Publication
+from roomcast.recovery import Track, Window
+from roomcast.tasks import run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from roomcast.brokers import Broker
+    from roomcast.messages import Event, Position
+    from roomcast.namespaces import Namespace
+
+log = structlog.get_logger(__name__)
+
+_CHECK_INTERVAL_S = 5.0
+# What Redis has and the node has not may still be on its way to it for so long.
+_GRACE_S = 0.5
+_RETRY_S = 0.1
+_WINDOW_ATTEMPTS = 3
+# Clients that come back come in herds: so long after the last one the window is kept.
+_WINDOW_TTL_S = 5.0
+
+
+class Tracker:
+    """The tracks of all channels with history that have a subscriber here.
+
+    Args:
+        broadcast: gives an event to the channel's subscribers on this node.
+        clock: `time.monotonic`, seconds.
+    """
+
+    def __init__(self, broker: Broker, broadcast: Callable[[Event], None], clock: Callable[[], float]) -> None:
+        self._broker = broker
+        self._broadcast = broadcast
+        self._clock = clock
+        self._tracks: dict[str, Track] = {}
+        self._namespaces: dict[str, Namespace] = {}
+        self._asked: dict[str, None] = {}  # channels to be settled, in the order of asking
+        self._has_asked = asyncio.Event()
+        self._is_connected = asyncio.Event()
+        self._settled: dict[str, asyncio.Event] = {}  # who waits for a channel to be settled
+        self._windows: dict[str, asyncio.Task[None]] = {}  # what is being read
+        self.repaired_count = 0
+        self.unrecovered_count = 0
+
+    async def run(self) -> None:
+        """Repair what is asked for, and look for gaps that nothing has told of; end only when cancelled."""
+        await run_together(repair=self._repair_forever(), check=self._check_forever())
+
+    def open(self, channel: str, namespace: Namespace) -> None:
+        """Track a channel from now on."""
+        self._tracks[channel] = Track(channel)
+        self._namespaces[channel] = namespace
+        self._ask(channel)
+
+    def close(self, channel: str) -> None:
+        """Track a channel no longer."""
+        self._tracks.pop(channel, None)
+        self._namespaces.pop(channel, None)
+        self._asked.pop(channel, None)
+        waiting = self._settled.pop(channel, None)
+        if waiting is not None:
+            waiting.set()
+
+    def position(self, channel: str) -> Position | None:
+        """Return the newest position of a channel that was broadcast here."""
+        track = self._tracks.get(channel)
+        return None if track is None else track.position
+
+    def is_tracked(self, channel: str) -> bool:
+        """Return whether positions are known of a channel."""
+        return channel in self._tracks
+
+    def take(self, publication: Publication) -> None:
+        """Broadcast a live publication if it is the next one; keep it back if one before it is missing."""
+        track = self._tracks.get(publication.channel)
+        if track is None or publication.position is None or track.take(publication):
+            self._broadcast(publication)
+        elif not track.is_settled:
+            self._ask(publication.channel)
+
+    def removed(self, channel: str) -> None:
+        """Serve nothing more of what was kept of a channel: its history was removed."""
+        track = self._tracks.get(channel)
+        if track is not None:
+            track.window = None
+
+    def disconnected(self) -> None:
+        """Trust nothing that comes until `connected`."""
+        self._is_connected.clear()
+        for track in self._tracks.values():
+            track.doubt()
+
+    def connected(self) -> None:
+        """Read what was missed."""
+        for track in self._tracks.values():
+            track.window = None  # the history may have been removed meanwhile
+            self._doubt(track)
+        self._is_connected.set()
+
+    async def settle(self, channel: str) -> None:
+        """Return once the node knows where it is in an open channel. Raises: BrokerUnavailable after 5 s."""
+        track = self._tracks.get(channel)
+        if track is None or track.is_settled:
+            return
+        try:
+            async with asyncio.timeout(_CHECK_INTERVAL_S):
+                await self._settled.setdefault(channel, asyncio.Event()).wait()
+        except TimeoutError:
+            raise BrokerUnavailable("the channel's position is not known") from None
+
+    async def window(self, channel: str, since: Position | None = None) -> Window | None:
+        """Return the newest publications of an open channel, up to where the node is; None if they are not to be had.
+
+        Where the node is, is at least `since`, what a client has, if Redis has that much: a node that is behind would
+        tell the client of a loss that is none, and then give it again what it has.
+        A herd of clients that come back shares one read. Whoever gets it uses it before the loop goes on.
+        Raises: BrokerUnavailable.
+        """
+        for attempt in range(_WINDOW_ATTEMPTS):
+            await self.settle(channel)
+            track = self._tracks.get(channel)
+            if track is None:
+                return None
+            position = track.position
+            is_ahead = (
+                since is not None and position is not None and (since.epoch != position.epoch or since > position)
+            )
+            # A read that was under way may be older than what the client has: so twice.
+            if attempt < _WINDOW_ATTEMPTS - 1 and is_ahead:
+                self._doubt(track)
+                continue
+            if channel in self._windows or track.window is None:
+                reading = self._windows.get(channel)
+                if reading is None:
+                    reading = self._windows[channel] = asyncio.create_task(
+                        self._read_window(track), name="tracker.window"
+                    )
+                    reading.add_done_callback(lambda _: self._windows.pop(channel))
+                await asyncio.shield(reading)
+            if track.window is not None:
+                track.window.used_at_s = self._clock()
+                return track.window
+        return None
+
+    async def _read_window(self, track: Track) -> None:
+        namespace, position = self._namespaces[track.channel], track.position
+        assert position is not None  # noqa: S101  (for the type checker: it is settled)
+        # It gathers what comes while the older ones are read.
+        window = track.window = Window(position.offset, max_length=namespace.window_size, now_s=self._clock())
+        (history,) = await self._broker.read([Read(track.channel, namespace, limit=namespace.window_size, newest=True)])
+        if isinstance(history, BrokerUnavailable):
+            track.window = None
+            raise history
+        if track.window is not window:
+            return
+        if history.position.epoch == position.epoch:
+            window.extend_back(history.publications)
+        else:  # the epoch has ended: the track must go on in the new one first
+            track.window = None
+            self._doubt(track)
+
+    def _doubt(self, track: Track) -> None:
+        track.doubt()
+        self._ask(track.channel)
+
+    def _ask(self, channel: str) -> None:
+        self._asked[channel] = None
+        self._has_asked.set()
+
+    async def _repair_forever(self) -> None:
+        while True:
+            await self._has_asked.wait()
+            await self._is_connected.wait()
+            asked, self._asked = self._asked, {}
+            self._has_asked.clear()
+            tracks = [track for channel in asked if (track := self._tracks.get(channel)) is not None]
+            if not await self._repair(tracks):
+                await asyncio.sleep(_RETRY_S)
+
+    async def _repair(self, tracks: list[Track]) -> bool:
+        """Settle tracks from what Redis keeps; those that cannot be are asked for again, and the answer is False."""
+        reads = []
+        for track in tracks:
+            namespace = self._namespaces[track.channel]
+            # Before it knows where it begins a track needs no publications.
+            limit = namespace.history_size if track.position else 0
+            reads.append(Read(track.channel, namespace, seen=track.seen, since=track.position, limit=limit))
+        is_done = True
+        for track, history in zip(tracks, await self._broker.read(reads), strict=True):
+            if self._tracks.get(track.channel) is not track:
+                continue
+            if isinstance(history, BrokerUnavailable):
+                is_done = False
+                self._ask(track.channel)
+                continue
+            for event in track.settle(history):
+                if isinstance(event, Publication):
+                    self.repaired_count += 1
+                else:
+                    self.unrecovered_count += 1
+                    log.warning("tracker.unrecovered", channel=track.channel, position=event.position)
+                self._broadcast(event)
+            if not track.is_settled:
+                self._ask(track.channel)
+            elif (waiting := self._settled.pop(track.channel, None)) is not None:
+                waiting.set()
+        return is_done
+
+    async def _check_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+            self._forget_windows()
+            await self._is_connected.wait()
+            await self._check()
+
+    async def _check(self) -> None:
+        """Compare the tops in Redis with what was broadcast: a message can be lost without any other sign."""
+        before = [track for track in self._tracks.values() if track.is_settled]
+        reads = [Read(track.channel, self._namespaces[track.channel], seen=track.position) for track in before]
+        histories = await self._broker.read(reads)
+        await asyncio.sleep(_GRACE_S)
+        for track, history in zip(before, histories, strict=True):
+            if self._tracks.get(track.channel) is not track or isinstance(history, BrokerUnavailable):
+                continue
+            position = track.position
+            if (
+                position is None
+                or position.epoch != history.position.epoch
+                or position.offset < history.position.offset
+            ):
+                self._doubt(track)
+
+    def _forget_windows(self) -> None:
+        for track in self._tracks.values():
+            if track.window is not None and self._clock() - track.window.used_at_s > _WINDOW_TTL_S:
+                track.window = None

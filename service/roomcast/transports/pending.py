@@ -1,0 +1,65 @@
+"""Writes that wait for a task to take them: the part that transports on plain ASGI share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roomcast.connection import Connection
+
+# Above the high mark a client counts as congested, until its unsent bytes are below the low one.
+HIGH_WATER_BYTES = 64 * 1024
+LOW_WATER_BYTES = 16 * 1024
+
+
+class PendingWrites:
+    """Implements the writing side of `Transport` for a task that calls `take`.
+
+    `connection` is set by the owner: it is told of congestion.
+    """
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self._chunks: list[bytes] = []
+        self._unsent_bytes = 0
+        self._changed = asyncio.Event()
+        self._is_congested = False
+        self.is_ending = False
+
+    def write(self, data: bytes) -> None:
+        """See `Transport.write`."""
+        if self.is_ending:
+            return
+        self._chunks.append(data)
+        self._unsent_bytes += len(data)
+        self._changed.set()
+        if self._unsent_bytes > HIGH_WATER_BYTES and not self._is_congested and self.connection is not None:
+            self._is_congested = True
+            self.connection.congested()
+
+    def unsent_bytes(self) -> int:
+        """See `Transport.unsent_bytes`; what the task has under way counts until it asks for more."""
+        return self._unsent_bytes
+
+    def end(self) -> None:
+        """Take nothing more; `take` returns what is left, then the end."""
+        self.is_ending = True
+        self._changed.set()
+
+    async def take(self, *, within_s: float | None = None) -> bytes:
+        """Return all that was written since the last call, as soon as there is something; empty at the end.
+
+        Calling again says that the previous bytes are sent.
+        Raises: TimeoutError if nothing was written `within_s`.
+        """
+        self._unsent_bytes = sum(map(len, self._chunks))
+        if self._is_congested and self._unsent_bytes <= LOW_WATER_BYTES and self.connection is not None:
+            self._is_congested = False
+            self.connection.relieved()
+        if not self._chunks and not self.is_ending:
+            self._changed.clear()
+            async with asyncio.timeout(within_s):
+                await self._changed.wait()
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)

@@ -1,0 +1,78 @@
+"""Server-sent events, for where WebSockets do not get through: the same streams, one way."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.messages import Kind
+from roomcast.transports.pending import PendingWrites
+
+if TYPE_CHECKING:
+    from roomcast.errors import Disconnect
+    from roomcast.messages import Position
+
+_HEARTBEAT = b": ping\n\n"
+_GOING_AWAY = 1001
+
+
+def event(kind: Kind, payload: bytes) -> bytes:
+    """Return one event (HTML Standard 9.2.5): text as it is, binary as base64 in an event named `binary`."""
+    if kind is Kind.BINARY:
+        return b"event: binary\ndata: " + base64.b64encode(payload) + b"\n\n"
+    if b"\n" not in payload and b"\r" not in payload:
+        return b"data: " + payload + b"\n\n"
+    # Every line end of the format becomes a new data line; the browser joins them with \n.
+    lines = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
+
+
+def event_id(position: Position | None) -> bytes:
+    """Return the line that makes a position the event's id, which browsers send when they come back."""
+    return b"" if position is None else b"id: %b:%d\n" % (position.epoch.encode(), position.offset)
+
+
+def missed(count: int) -> bytes:
+    """Return the event that tells a client how many publications it was too slow for."""
+    return b"event: missed\ndata: %d\n\n" % count
+
+
+class EventStream(PendingWrites):
+    """The `Transport` of one event stream: what is written waits here until the response takes it.
+
+    Args:
+        ping_interval_s: a comment is sent after this much silence, so that proxies keep the stream open.
+    """
+
+    name = "sse"
+
+    def __init__(self, *, ping_interval_s: float) -> None:
+        super().__init__()
+        self._ping_interval_s = ping_interval_s
+        self._close_code = _GOING_AWAY
+
+    def pause_reading(self) -> None:
+        """See `Transport.pause_reading`; a stream is never read."""
+
+    def resume_reading(self) -> None:
+        """See `Transport.resume_reading`; a stream is never read."""
+
+    def close(self, disconnect: Disconnect) -> None:
+        """Say the code and reason in a last event named `disconnect`, then end the stream."""
+        reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
+        self.write(b"event: disconnect\ndata: " + reason + b"\n\n")
+        self._close_code = disconnect.code
+        self.end()
+
+    def close_code(self) -> int:
+        """See `Transport.close_code`; a stream has no close frame, so a client that goes is always 1001."""
+        return self._close_code
+
+    async def read(self) -> bytes:
+        """Return what `take` returns, or a comment after `ping_interval_s` of silence."""
+        try:
+            return await self.take(within_s=self._ping_interval_s)
+        except TimeoutError:
+            return _HEARTBEAT

@@ -1,0 +1,111 @@
+"""How plain clients come into their channel: who may, what is told them first, and how long they may stay."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+import orjson
+
+from roomcast.auth.permissions import Action, may
+from roomcast.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.errors import EXPIRED, ClientError
+from roomcast.messages import Publication
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from roomcast.admission import Admission, Visitor
+    from roomcast.connection import Connection, Receiver
+    from roomcast.deadlines import Deadlines
+    from roomcast.messages import Position, Resumption
+    from roomcast.node import Node
+
+
+class Stay:
+    """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
+
+    def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
+        self._connection = weakref.ref(connection, lambda _: deadlines.forget(self))
+
+    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
+        """End the connection: it may come back with a new token."""
+        connection = self._connection()
+        if connection is not None:
+            connection.close(EXPIRED)
+
+
+class Visit:
+    """A WebSocket's way into its one channel: before its handshake is answered, or by its first message.
+
+    Args:
+        receiver_of: makes the receiver of a client that may publish, or may not.
+        since: what the client has of the channel.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        admission: Admission,
+        deadlines: Deadlines,
+        *,
+        channel: str,
+        receiver_of: Callable[[bool], Receiver],
+        since: Position | None,
+    ) -> None:
+        self._node = node
+        self._admission = admission
+        self._deadlines = deadlines
+        self._channel = channel
+        self._receiver_of = receiver_of
+        self._since = since
+
+    async def enter(
+        self,
+        connection: Connection,
+        visitor: Visitor,
+        greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
+    ) -> None:
+        """Subscribe a visitor. Raises: ClientError, BrokerUnavailable."""
+        check_subscription(self._node, self._channel, visitor)
+        await self._node.subscribe(connection, self._channel, since=self._since, greet=greet)
+        connection.receiver = self._receiver_of(self._may_publish(visitor))
+        let_stay(self._deadlines, visitor, connection)
+
+    async def introduce(self, connection: Connection, token: str) -> None:
+        """Subscribe whom a token names, and tell it so first. Raises: ClientError, BrokerUnavailable."""
+        visitor = await self._admission.by_token(token)
+        connection.info = visitor.info
+        self._node.hub.identify(connection, visitor.client.user)
+
+        def greet(greeting: Sequence[Publication | Resumption]) -> None:
+            connection.send(self._welcome(connection))
+            for event in greeting:
+                connection.send(connection.encoding.encode(event))
+
+        await self.enter(connection, visitor, greet)
+
+    def _may_publish(self, visitor: Visitor) -> bool:
+        namespace = self._node.namespaces.of(self._channel)
+        try:
+            may(Action.PUBLISH, self._channel, namespace, visitor.client, is_subscribed=True)
+        except ClientError:
+            return False
+        return True
+
+    def _welcome(self, connection: Connection) -> bytes:
+        """Return what tells a client that it was let in by its first message: from then on it hears the channel."""
+        client = orjson.dumps({"client": self._node.roster.client_id(connection)})
+        is_deflated = connection.encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
+        return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
+
+
+def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
+    """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
+    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
+
+
+def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+    """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
+    if visitor.expire_at_s:
+        deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)

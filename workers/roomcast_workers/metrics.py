@@ -1,0 +1,173 @@
+"""The metrics worker: the live dashboard's figures, in the channel `metrics:system`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+import psutil
+import structlog
+from redis.asyncio.cluster import RedisCluster
+
+from roomcast.brokers import Once
+from roomcast.brokers.history import ChannelKeys
+from roomcast.channels import SYSTEM_METRICS
+from roomcast.messages import Heard, Publication
+from roomcast.namespaces import Namespace
+from roomcast.presence.events import EVENTS, occupied
+from roomcast.tasks import run_together
+from roomcast_workers.lease import Lease
+from roomcast_workers.runner import Health, work_through_outages
+
+if TYPE_CHECKING:
+    from roomcast.brokers import Broker, Registry
+    from roomcast.brokers.client import Client
+    from roomcast.namespaces import Namespaces
+
+log = structlog.get_logger(__name__)
+
+NAME = "metrics"
+
+# The lease ends one interval after its holder died, the others ask for it four times an interval, and whoever gets it
+# samples at once: another worker goes on 1.25 intervals after the last sample at the latest.
+_TICKS_PER_INTERVAL = 4
+_LEASE_INTERVALS = 1.0
+_HEALTH_INTERVALS = 3.0
+
+
+class MetricsWorker:
+    """Samples the system once an interval and publishes it, if it holds the lease and somebody watches.
+
+    A sample: cpu_usage and memory_usage (percent, of this worker's machine), active_users (clients connected to all
+    nodes), response_time (ms, a publication's way through Redis and back), time (ms since 1970), worker (its name).
+    The first one follows at once when somebody begins to watch.
+    Delivery: at most once, in order; by exactly one worker at a time. The newest is kept for who comes later.
+    Implements `roomcast_workers.runner.Worker` and `roomcast.brokers.Sink`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        broker: Broker,
+        registry: Registry,
+        namespaces: Namespaces,
+        *,
+        prefix: str,
+        name: str,
+        interval_s: float,
+    ) -> None:
+        self._client = client
+        self._broker = broker
+        self._registry = registry
+        self._name = name
+        self._interval_s = interval_s
+        self._namespace = namespaces.of(SYSTEM_METRICS)
+        self._keys = ChannelKeys(prefix)
+        self._lease = Lease(client, self._keys.key(SYSTEM_METRICS, "lease"), ttl_s=_LEASE_INTERVALS * interval_s)
+        self._health = Health(client, prefix=prefix, worker=NAME, name=name)
+        self._probe_channel = f"probe:{self._lease.owner}"
+        self._probe_returned = asyncio.Event()
+        self._probe = b""
+        self._occupied = asyncio.Event()
+        self._sample_at_s = 0.0
+        self._sample_count = 0
+
+    async def run(self) -> None:
+        """See `Worker.run`."""
+        psutil.cpu_percent(None)  # the first call only starts the measurement
+        work = work_through_outages(self._step, worker=NAME, pause_s=self._interval_s / _TICKS_PER_INTERVAL)
+        await run_together(broker=self._broker.run(self), work=work)
+
+    async def finish(self) -> None:
+        """See `Worker.finish`."""
+        await self._lease.release()
+
+    def on_event(self, event: Heard) -> None:
+        """Note that the probe is back, or that somebody begins to watch."""
+        if not isinstance(event, Publication):
+            return
+        if event.channel == EVENTS and event.data == occupied(SYSTEM_METRICS):
+            self._occupied.set()
+        elif event.data == self._probe:
+            self._probe_returned.set()
+
+    def on_malformed(self, channel: str, reason: str) -> None:
+        """Ignore what somebody else put into the worker's channels."""
+
+    def on_disconnected(self) -> None:
+        """Nothing to repair: a probe that was lost is measured again, and who watches is looked up each tick."""
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """See `on_disconnected`."""
+
+    async def _step(self) -> None:
+        self._occupied.clear()
+        await self._broker.subscribe(EVENTS)
+        holds_lease = await self._lease.take()
+        if not holds_lease:
+            self._sample_at_s = 0.0
+        elif time.monotonic() >= self._sample_at_s and await self._is_watched():
+            self._sample_at_s = time.monotonic() + self._interval_s
+            await self._publish(await self._sample())
+        await self._record_health(is_holder=holds_lease)
+        await self._next_tick()
+
+    async def _next_tick(self) -> None:
+        try:
+            async with asyncio.timeout(self._interval_s / _TICKS_PER_INTERVAL):
+                await self._occupied.wait()
+        except TimeoutError:
+            return
+
+    async def _is_watched(self) -> bool:
+        """Return whether a node has a subscriber, or somebody who is no node listens. Raises: redis.RedisError."""
+        if await self._client.scard(self._keys.key(SYSTEM_METRICS, "nodes")):
+            return True
+        if isinstance(self._client, RedisCluster):
+            return False  # who listens there without a node is known to one shard alone
+        ((_, listener_count),) = await self._client.pubsub_numsub(self._keys.topic(SYSTEM_METRICS))
+        return bool(listener_count)
+
+    async def _sample(self) -> bytes:
+        counts = await self._registry.connection_counts()
+        return orjson.dumps(
+            {
+                "cpu_usage": psutil.cpu_percent(None),
+                "memory_usage": psutil.virtual_memory().percent,
+                "active_users": sum(counts.values()),
+                "nodes": len(counts),
+                "response_time": await self._measure_response_time_ms(),
+                "time": time.time_ns() // 1_000_000,
+                "worker": self._name,
+            }
+        )
+
+    async def _measure_response_time_ms(self) -> float:
+        """Publish a probe and wait until it is heard. Raises: BrokerUnavailable, TimeoutError after an interval."""
+        await self._broker.subscribe(self._probe_channel)
+        self._probe_returned.clear()
+        started_s = time.perf_counter()
+        self._probe = str(time.monotonic_ns()).encode()
+        async with asyncio.timeout(self._interval_s):
+            await self._broker.publish(Publication(self._probe_channel, self._probe), Namespace())
+            await self._probe_returned.wait()
+        return round((time.perf_counter() - started_s) * 1000, 3)
+
+    async def _publish(self, sample: bytes) -> None:
+        # A worker that slept through the end of its lease cannot publish any more, whatever it believes: the lease is
+        # checked in the same step in Redis.
+        once = Once(lease_owner=self._lease.owner)
+        published = await self._broker.publish(Publication(SYSTEM_METRICS, sample), self._namespace, once=once)
+        if published.receiver_count >= 0:
+            self._sample_count += 1
+            log.debug("metrics.sampled", receivers=published.receiver_count)
+
+    async def _record_health(self, *, is_holder: bool) -> None:
+        facts: dict[str, object] = {
+            "holds_lease": is_holder,
+            "samples": self._sample_count,
+            "time": time.time_ns() // 1_000_000,
+        }
+        await self._health.record(facts, ttl_s=_HEALTH_INTERVALS * self._interval_s)
