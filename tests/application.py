@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from roomcast.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.hooks import (
     ConnectAnswer,
     ConnectEvent,
@@ -23,6 +22,7 @@ from roomcast.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
+from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 
 NO_FUNCTION = 1
 release = threading.Event()

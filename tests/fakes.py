@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from roomcast.brokers import ALWAYS, Published, StreamCounts
 from roomcast.connection import Connection, Encoding
-from roomcast.errors import BrokerUnavailable, ClientError, Disconnect
 from roomcast.hub import Hub
-from roomcast.messages import ClientInfo, History, Position, Publication
-from roomcast.namespaces import Namespaces
+from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
+from roomcast.model.namespaces import Namespaces
+from roomcast.model.publications import ClientInfo, History, Position, Publication
 from roomcast.node import Node
 from roomcast.presence import Counts, Page
 from roomcast.protocols.room import Feed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Once, Read, Sink, Submission
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
 
 RAW = Encoding(
     "raw",

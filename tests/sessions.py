@@ -15,7 +15,6 @@ from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import Settings
 from roomcast.connection import Connection
 from roomcast.deadlines import Deadlines
-from roomcast.errors import BrokerUnavailable
 from roomcast.hooks import (
     ConnectAnswer,
     ConnectedEvent,
@@ -32,8 +31,9 @@ from roomcast.hooks import (
     SubscribeEvent,
 )
 from roomcast.hub import Hub
-from roomcast.messages import Kind, Position, Publication
-from roomcast.namespaces import Namespace, Namespaces, Recovery, Who
+from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
+from roomcast.model.publications import Kind, Position, Publication
 from roomcast.survey import Survey
 from roomcast.tasks import end
 from tests.fakes import FakeBroker, RecordingTransport, Schedule

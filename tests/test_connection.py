@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from roomcast.connection import State
-from roomcast.errors import SHUTDOWN, SLOW
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.errors import SHUTDOWN, SLOW
+from roomcast.model.namespaces import SlowPolicy
 from tests.fakes import connection
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from roomcast.connection import Connection, Subscription
 from roomcast.control import Control
-from roomcast.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.hub import Hub
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
+from roomcast.model.namespaces import SlowPolicy
 from roomcast.protocols.room import Echo
 from roomcast.roster import HubRoster
 from tests.fakes import RAW, RecordingTransport, Schedule, connection

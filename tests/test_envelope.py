@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.brokers.envelope import MalformedMessage, pack, pack_about, pack_clients, unpack, unpack_about
-from roomcast.messages import ClientInfo, Kind, Membership, Position, Publication, Removal
+from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Removal
 
 SHORT_TEXTS = st.text(max_size=32)  # 128 bytes at most
 JSON = st.recursive(

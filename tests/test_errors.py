@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.errors import DISCONNECTS, SHUTDOWN, ApplicationError, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.model.errors import DISCONNECTS, SHUTDOWN, ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 
 
 def test_error_codes_and_messages_are_unique() -> None:

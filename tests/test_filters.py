@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.centrifuge.filters import MAX_CHARACTERS, MAX_DEPTH, MAX_NODES, MAX_VALUES, matches, parse
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 Node = dict[str, Any]
 TAGS = {"team": "red", "price": "12.50", "empty": ""}

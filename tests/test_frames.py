@@ -15,7 +15,7 @@ from websockets.protocol import OPEN, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from roomcast.messages import Kind
+from roomcast.model.publications import Kind
 from roomcast.transports.frames import (
     BINARY,
     CLOSE,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.errors import ClientError
-from roomcast.globs import MAX_PATTERN_LENGTH, compile_glob
+from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH, compile_glob
+from roomcast.model.errors import ClientError
 
 
 @pytest.mark.parametrize(

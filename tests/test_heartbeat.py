@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.errors import NO_PONG, SLOW, Disconnect
+from roomcast.model.errors import NO_PONG, SLOW, Disconnect
 from roomcast.transports.heartbeat import Heartbeat
 
 

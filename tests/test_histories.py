@@ -18,8 +18,8 @@ from roomcast.brokers import ALWAYS
 from roomcast.brokers.envelope import pack_about
 from roomcast.brokers.history import ChannelKeys, HistoryCommands
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.messages import ClientInfo, Publication
-from roomcast.namespaces import DEFAULTS
+from roomcast.model.namespaces import DEFAULTS
+from roomcast.model.publications import ClientInfo, Publication
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 

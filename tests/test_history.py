@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from roomcast.brokers import Read
-from roomcast.errors import ClientError, ErrorCode
 from roomcast.history import Histories
-from roomcast.messages import Position
-from roomcast.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.model.publications import Position
 from tests.fakes import FakeBroker
 
 pytestmark = pytest.mark.anyio

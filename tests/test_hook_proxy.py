@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.hooks import (
     Caller,
     ConnectAnswer,
@@ -35,6 +34,7 @@ from roomcast.hooks.circuit import CircuitState
 from roomcast.hooks.handlers import NoAnswer
 from roomcast.hooks.proxy import ProxyHandlers
 from roomcast.hooks.proxy_bodies import ConnectResult, read_reply
+from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from tests.backend import Asked, Backend, hang, json_response
 from tests.cluster import DEADLINE_S
 from tests.fakes import Clock

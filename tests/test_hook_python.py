@@ -11,7 +11,6 @@ import pytest
 import structlog
 
 from roomcast.config import ConfigError, Settings
-from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.hooks import (
     Caller,
     ConnectEvent,
@@ -26,6 +25,7 @@ from roomcast.hooks import (
 from roomcast.hooks.answers import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.hooks.python import PythonHandlers, load_functions
+from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from tests import application
 from tests.cluster import eventually
 

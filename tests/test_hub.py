@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from roomcast.connection import Encoding, Subscription
-from roomcast.errors import SHUTDOWN
 from roomcast.hub import Hub
-from roomcast.messages import Event, Position, Publication, Resumption
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.errors import SHUTDOWN
+from roomcast.model.namespaces import SlowPolicy
+from roomcast.model.publications import Event, Position, Publication, Resumption
 from tests.fakes import RAW, Schedule, connection
 
 

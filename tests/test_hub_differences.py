@@ -8,8 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from roomcast.connection import Connection, Encoding, Subscription
 from roomcast.hub import Hub
-from roomcast.messages import ClientInfo, Event, Membership, Publication
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.namespaces import SlowPolicy
+from roomcast.model.publications import ClientInfo, Event, Membership, Publication
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 CHANNEL = "room:a"

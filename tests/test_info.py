@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.protocols.info import check_info
+from roomcast.model.client_info import check_info
+from roomcast.model.errors import ClientError, ErrorCode
 
 
 @pytest.mark.parametrize(

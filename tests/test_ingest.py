@@ -19,9 +19,9 @@ from roomcast.brokers.client import Client, connect
 from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.ingest import IngestStream
 from roomcast.brokers.redis import RedisBroker
-from roomcast.errors import BrokerUnavailable, ClientError
-from roomcast.messages import History
-from roomcast.namespaces import DEFAULTS, Namespaces
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.namespaces import DEFAULTS, Namespaces
+from roomcast.model.publications import History
 from roomcast.tasks import end
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.runner import Health

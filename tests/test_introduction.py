@@ -14,9 +14,9 @@ from websockets.exceptions import ConnectionClosed
 
 from roomcast import endpoints
 from roomcast.connection import Connection
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.introduction import Introduction
-from roomcast.messages import Kind
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.publications import Kind
 from roomcast.protocols.room import Feed
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.fakes import RecordingTransport, connection

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
 from roomcast.centrifuge.json_codec import JsonCodec
-from roomcast.messages import Kind, Publication
+from roomcast.model.publications import Kind, Publication
 
 CODEC = JsonCodec()
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from roomcast.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.hooks import ConnectAnswer, Hook, RefreshAnswer, SubscribeAnswer
+from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from tests.sessions import Bench, Client, turns, until
 
 pytestmark = pytest.mark.anyio

@@ -10,17 +10,23 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-VALUES = {"roomcast.errors", "roomcast.messages", "roomcast.channels", "roomcast.namespaces", "roomcast.tags"}
+VALUES = {
+    "roomcast.model.errors",
+    "roomcast.model.publications",
+    "roomcast.model.channels",
+    "roomcast.model.namespaces",
+    "roomcast.model.tags",
+}
 TYPING = {"typing", "__future__", "collections"}
 
 # For each module or package: the modules of ours that it may import, and the outside libraries.
 # A package's rule holds for every module in it; the longest name decides.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "roomcast.errors": (set(), set()),
-    "roomcast.messages": (set(), set()),
-    "roomcast.channels": (VALUES, set()),
-    "roomcast.namespaces": (VALUES, set()),
-    "roomcast.tags": (VALUES, set()),
+    "roomcast.model.errors": (set(), set()),
+    "roomcast.model.publications": (set(), set()),
+    "roomcast.model.channels": (VALUES, set()),
+    "roomcast.model.namespaces": (VALUES, set()),
+    "roomcast.model.tags": (VALUES, set()),
     "roomcast.recovery": (VALUES, set()),
     "roomcast.protocols": (VALUES | {"roomcast.connection"}, {"orjson"}),
     "roomcast.backlog": (set(), set()),
@@ -51,7 +57,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"annotated_types", "pydantic", "pydantic_settings"},
     ),
     "roomcast.auth": (
-        VALUES | {"roomcast.auth", "roomcast.bodies", "roomcast.config", "roomcast.protocols.info", "roomcast.tasks"},
+        VALUES
+        | {"roomcast.auth", "roomcast.bodies", "roomcast.config", "roomcast.model.client_info", "roomcast.tasks"},
         {"annotated_types", "cryptography", "httpx", "jwt", "orjson", "pydantic", "structlog"},
     ),
     "roomcast.auth.permissions": (VALUES, set()),
@@ -78,7 +85,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.hooks": (
         VALUES
         | {"roomcast.auth", "roomcast.bodies", "roomcast.brokers", "roomcast.config", "roomcast.hooks"}
-        | {"roomcast.protocols.info", "roomcast.setting_types", "roomcast.tasks"},
+        | {"roomcast.model.client_info", "roomcast.setting_types", "roomcast.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "roomcast.transports": (
@@ -118,12 +125,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.introduction": (VALUES | {"roomcast.connection"}, {"orjson"}),
     "roomcast.deadlines": (set(), set()),
     "roomcast.bodies": (VALUES, {"orjson", "starlette"}),
-    "roomcast.globs": (VALUES, set()),
+    "roomcast.model.channel_patterns": (VALUES, set()),
     "roomcast.control": (
         VALUES
         | {
             "roomcast.connection",
-            "roomcast.globs",
+            "roomcast.model.channel_patterns",
             "roomcast.hub",
             "roomcast.protocols",
             "roomcast.roster",
@@ -139,10 +146,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.brokers",
             "roomcast.config",
             "roomcast.encodings",
-            "roomcast.globs",
+            "roomcast.model.channel_patterns",
         }
         | {"roomcast.hooks", "roomcast.node"}
-        | {"roomcast.presence", "roomcast.recovery", "roomcast.survey", "roomcast.tags"}
+        | {"roomcast.presence", "roomcast.recovery", "roomcast.survey", "roomcast.model.tags"}
         | {"roomcast.auth", "roomcast.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
@@ -175,11 +182,11 @@ ROOTS = {
 }
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.
 NO_ASYNCIO = {
-    "roomcast.errors",
-    "roomcast.messages",
-    "roomcast.channels",
-    "roomcast.namespaces",
-    "roomcast.tags",
+    "roomcast.model.errors",
+    "roomcast.model.publications",
+    "roomcast.model.channels",
+    "roomcast.model.namespaces",
+    "roomcast.model.tags",
     "roomcast.recovery",
     "roomcast.encodings",
     "roomcast.connection",

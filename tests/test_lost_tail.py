@@ -12,8 +12,8 @@ from roomcast.brokers import ALWAYS, Published, Read
 from roomcast.brokers.client import connect
 from roomcast.brokers.history import ChannelKeys, HistoryCommands
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.messages import History, Publication
-from roomcast.namespaces import DEFAULTS
+from roomcast.model.namespaces import DEFAULTS
+from roomcast.model.publications import History, Publication
 from tests.cluster import DEADLINE_S
 from tests.redis_servers import HOST, Server, free_ports
 

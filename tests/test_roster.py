@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from roomcast.connection import Subscription
 from roomcast.hub import Hub
-from roomcast.messages import ClientInfo
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.namespaces import SlowPolicy
+from roomcast.model.publications import ClientInfo
 from roomcast.roster import HubRoster
 from tests.fakes import Schedule, connection
 

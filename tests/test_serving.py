@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 
 from roomcast.config import Settings
 from roomcast.connection import State
-from roomcast.errors import ClientError
+from roomcast.model.errors import ClientError
 from roomcast.serving import ClientServer
 from roomcast.transports.heartbeat import Heartbeat
 from tests.fakes import RecordingTransport

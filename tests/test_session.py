@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from roomcast.centrifuge.codec import METHODS
-from roomcast.errors import (
-    SHUTDOWN,
-)
-from roomcast.messages import History, Kind, Position, Publication
+from roomcast.model.errors import SHUTDOWN
+from roomcast.model.publications import History, Kind, Position, Publication
 from tests.cluster import eventually
 from tests.sessions import ADA, Bench, ids, subscribe, turns, until
 from tests.tokens import signed

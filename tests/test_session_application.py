@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from roomcast.errors import (
+from roomcast.hooks import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
+from roomcast.model.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
     ApplicationError,
@@ -16,7 +17,6 @@ from roomcast.errors import (
     ErrorCode,
     Refused,
 )
-from roomcast.hooks import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
 from tests.fakes import FakePresence
 from tests.sessions import ADA, Bench, subscribe, turns, until
 from tests.tokens import signed

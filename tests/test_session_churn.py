@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from roomcast.errors import BrokerUnavailable, ClientError
-from roomcast.messages import Resumption
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.publications import Resumption
 from tests.fakes import FakePresence
 from tests.sessions import Bench, Client, turns
 from tests.tokens import signed

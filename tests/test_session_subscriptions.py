@@ -10,13 +10,9 @@ import pytest
 
 from roomcast.centrifuge import client_pb2
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.errors import (
-    ApplicationError,
-    ClientError,
-    ErrorCode,
-)
 from roomcast.hooks import Hook, PublishAnswer
-from roomcast.messages import History, Kind, Position, Publication, Resumption
+from roomcast.model.errors import ApplicationError, ClientError, ErrorCode
+from roomcast.model.publications import History, Kind, Position, Publication, Resumption
 from tests.sessions import ADA, Bench, subscribe, turns, until
 from tests.tokens import signed
 

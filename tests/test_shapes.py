@@ -23,9 +23,9 @@ from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.registry import NodeRegistry
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.errors import BrokerUnavailable
-from roomcast.messages import History, Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import History, Publication
 from roomcast.tasks import end
 from roomcast_workers.lease import Lease
 from tests.cluster import API_KEY, Cluster, bare_environment, eventually, http_client, receive

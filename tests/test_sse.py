@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from roomcast.errors import SHUTDOWN
-from roomcast.messages import Kind
+from roomcast.model.errors import SHUTDOWN
+from roomcast.model.publications import Kind
 from roomcast.transports.sse import EventStream, event
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from roomcast.connection import Connection
-from roomcast.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
+from roomcast.model.namespaces import SlowPolicy
 from roomcast.protocols.room import Feed
 from roomcast.transports.stream import CommandStream
 from tests.fakes import RAW

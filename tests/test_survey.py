@@ -11,12 +11,11 @@ import orjson
 import pytest
 
 from roomcast import survey as survey_module
-from roomcast.brokers import MAX_CONTROL_BYTES
 from roomcast.brokers.client import Client
 from roomcast.brokers.redis import RedisBroker
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.messages import Heard, Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import MAX_CONTROL_BYTES, Heard, Publication
 from roomcast.survey import Handler, Survey, UnknownNode
 from roomcast.tasks import end, run_together
 from tests.cluster import eventually

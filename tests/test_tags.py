@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from roomcast.errors import ClientError
-from roomcast.tags import check_tags
+from roomcast.model.errors import ClientError
+from roomcast.model.tags import check_tags
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from roomcast.auth.claims import connection_claims
 from roomcast.brokers.client import Client, connect
 from roomcast.brokers.tickets import TICKET_TTL_S, Tickets
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from roomcast.brokers import Read
-from roomcast.errors import BrokerUnavailable
-from roomcast.messages import Event, History, Position, Publication, Resumption
-from roomcast.namespaces import DEFAULTS
+from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.namespaces import DEFAULTS
+from roomcast.model.publications import Event, History, Position, Publication, Resumption
 from roomcast.tasks import end
 from roomcast.tracker import Tracker
 from tests.cluster import eventually

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from roomcast.connection import State
-from roomcast.messages import Publication
+from roomcast.model.publications import Publication
 from roomcast.transports.websocket import WebSocketProtocol
 from tests.cluster import eventually, receive
 from tests.fakes import FakeBroker

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from websockets.asyncio.client import connect
 
-from roomcast.messages import Publication
+from roomcast.model.publications import Publication
 from tests.cluster import eventually, receive
 from tests.test_frames import masked
 from tests.websocket_server import LIMIT, converse, handshake, open_socket, serving, until_empty

@@ -13,9 +13,9 @@ import structlog
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable
 from roomcast.auth.claims import connection_claims
 from roomcast.auth.permissions import Client
-from roomcast.channels import check_name
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.protocols.info import check_info
+from roomcast.model.channels import check_name
+from roomcast.model.client_info import check_info
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -34,10 +34,10 @@ from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import read_namespaces
 from roomcast.control import Control
 from roomcast.deadlines import Deadlines
-from roomcast.errors import BrokerUnavailable, ClientError
 from roomcast.hooks.build import make_hooks
 from roomcast.hooks.collector import HookCollector
 from roomcast.hub import Hub
+from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node import Node
 from roomcast.pace import Pace
 from roomcast.presence.redis import RedisPresence

@@ -11,15 +11,15 @@ import click
 import orjson
 
 from roomcast.app import make_broker, new_node_id
-from roomcast.channels import check_channel
 from roomcast.config import Settings, read_namespaces
-from roomcast.errors import BrokerUnavailable, ClientError
-from roomcast.messages import Heard, Kind, Publication
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.publications import Heard, Kind, Publication
 from roomcast.tasks import end, run_together
 from roomcast.terminal import Failure, answering_client, settings_of_environment
 
 if TYPE_CHECKING:
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
 
 
 @click.command("publish")

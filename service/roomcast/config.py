@@ -13,7 +13,7 @@ from annotated_types import Len
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from roomcast.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.redis_url import masked_url
 from roomcast.setting_types import (
     ApiKey,

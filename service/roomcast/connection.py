@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from roomcast.backlog import Backlog
-from roomcast.errors import SLOW, Disconnect
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.errors import SLOW, Disconnect
+from roomcast.model.namespaces import SlowPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roomcast.messages import Event, Kind, Publication
+    from roomcast.model.publications import Event, Kind, Publication
     from roomcast.transports import Transport
 
 

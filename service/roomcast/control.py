@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from roomcast.errors import FORCE_DISCONNECT, Disconnect
-from roomcast.globs import compile_glob
+from roomcast.model.channel_patterns import compile_glob
+from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.protocols.room import Chat, Feed, Room
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from roomcast.connection import Connection
     from roomcast.hub import Hub
+    from roomcast.model.json import JsonObject
     from roomcast.roster import HubRoster
-    from roomcast.survey import Handler, JsonObject
+    from roomcast.survey import Handler
 
 # Channels that are looked at before the loop goes on: about a millisecond.
 _CHANNELS_AT_ONCE = 1000

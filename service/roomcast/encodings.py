@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from roomcast.connection import Encoding
-from roomcast.messages import Kind, Membership, Position, Publication, Resumption
+from roomcast.model.publications import Kind, Membership, Position, Publication, Resumption
 from roomcast.transports import deflate, frames, sse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.messages import ClientInfo, Event
+    from roomcast.model.publications import ClientInfo, Event
 
 # Below this, deflating costs more bytes and time than it saves.
 _MIN_DEFLATED_BYTES = 128

@@ -11,7 +11,6 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from roomcast.admission import SUBPROTOCOL, Admission
-from roomcast.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from roomcast.deadlines import Deadlines
 from roomcast.encodings import (
     DEFLATED_ENVELOPE,
@@ -19,11 +18,12 @@ from roomcast.encodings import (
     ENVELOPE_WEBSOCKET,
     PLAIN_WEBSOCKET,
 )
-from roomcast.errors import ClientError, ErrorCode
 from roomcast.introduction import Introduction
-from roomcast.messages import Position
+from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.positions import position_of
+from roomcast.model.publications import Position
 from roomcast.protocols import room
-from roomcast.recovery import position_of
 from roomcast.serving import EventStreamResponse, server_of, websocket_of
 from roomcast.visits import Visit, check_subscription, let_stay
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from roomcast.brokers import Read
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.messages import Position
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.publications import Position
 
 if TYPE_CHECKING:
     from roomcast.brokers import Broker
-    from roomcast.messages import History
-    from roomcast.namespaces import Namespace, Namespaces
+    from roomcast.model.namespaces import Namespace, Namespaces
+    from roomcast.model.publications import History
 
 
 class Histories:

@@ -8,15 +8,15 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from roomcast.connection import State
-from roomcast.messages import Publication, Resumption
-from roomcast.namespaces import SlowPolicy
+from roomcast.model.namespaces import SlowPolicy
+from roomcast.model.publications import Publication, Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from roomcast.connection import Connection, Encoding, Subscription
-    from roomcast.errors import Disconnect
-    from roomcast.messages import Event
+    from roomcast.model.errors import Disconnect
+    from roomcast.model.publications import Event
 
 _OPEN = State.OPEN
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from roomcast.errors import (
+from roomcast.model.errors import (
     BAD_REQUEST,
     EXPIRED,
     INVALID_TOKEN,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from roomcast.connection import Connection
-    from roomcast.messages import Kind
+    from roomcast.model.publications import Kind
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
 

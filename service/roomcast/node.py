@@ -11,10 +11,10 @@ import structlog
 
 from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.connection import Pause, State, Subscription
-from roomcast.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.history import Histories
-from roomcast.messages import Position, Publication, Removal, Resumption
-from roomcast.namespaces import Recovery
+from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import Recovery
+from roomcast.model.publications import Position, Publication, Removal, Resumption
 from roomcast.recovery import catch_up_cache, catch_up_stream
 from roomcast.tasks import run_together
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from roomcast.brokers import Broker, Registry, StreamCounts
     from roomcast.connection import Connection, Encoding
     from roomcast.hub import Hub
-    from roomcast.messages import Heard
-    from roomcast.namespaces import Namespace, Namespaces, SlowPolicy
+    from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
+    from roomcast.model.publications import Heard
     from roomcast.presence import Presence
     from roomcast.recovery import Window
     from roomcast.roster import HubRoster

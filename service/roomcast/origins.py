@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.setting_types import split_names
 
 if TYPE_CHECKING:

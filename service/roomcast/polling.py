@@ -11,12 +11,12 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from roomcast.channels import room_channel
 from roomcast.connection import Encoding
 from roomcast.encodings import envelope
 from roomcast.endpoints import admission_of, since_of
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.messages import Position, Publication, Resumption
+from roomcast.model.channels import room_channel
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.publications import Position, Publication, Resumption
 from roomcast.protocols.room import Feed
 from roomcast.serving import server_of, until_gone
 from roomcast.tasks import run_together
@@ -26,8 +26,8 @@ from roomcast.visits import check_subscription
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roomcast.errors import Disconnect
-    from roomcast.messages import Event
+    from roomcast.model.errors import Disconnect
+    from roomcast.model.publications import Event
 
 router = APIRouter()
 

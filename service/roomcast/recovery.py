@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.messages import Position, Publication, Resumption
+from roomcast.model.publications import Position, Publication, Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from roomcast.messages import History
+    from roomcast.model.publications import History
 
 # While a gap is being repaired so many live publications wait at most; what gives way is read from the stream again.
 _MAX_WAITING = 1000
-# What a JSON number holds exactly in every language.
-MAX_OFFSET = 2**53 - 1
-_MAX_EPOCH_BYTES = 32
-
-
-def position_of(offset: str, epoch: str) -> Position:
-    """Return the position that a client names. Raises: ClientError 107 if it is none."""
-    if not offset.isascii() or not offset.isdigit() or len(offset) > 16 or int(offset) > MAX_OFFSET:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {MAX_OFFSET}")
-    if not 1 <= len(epoch) <= _MAX_EPOCH_BYTES or not epoch.isascii() or not epoch.isalnum():
-        raise ClientError(ErrorCode.BAD_REQUEST, "an epoch is the text that came with the offset")
-    return Position(int(offset), epoch)
 
 
 class Window:

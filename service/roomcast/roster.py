@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.messages import ClientInfo
+from roomcast.model.publications import ClientInfo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

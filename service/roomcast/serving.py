@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from roomcast.connection import Connection, Encoding
 from roomcast.encodings import PLAIN_SSE
-from roomcast.errors import SLOW
+from roomcast.model.errors import SLOW
 from roomcast.origins import allowed_origins, check_origin
 from roomcast.protocols.room import Feed
 from roomcast.tasks import run_together
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from roomcast.config import Settings
     from roomcast.connection import Receiver
-    from roomcast.messages import Position
+    from roomcast.model.publications import Position
     from roomcast.node import Node
     from roomcast.transports import Transport
     from roomcast.transports.heartbeat import Heartbeat

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from roomcast.brokers import MAX_CONTROL_BYTES
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.messages import Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.json import JsonObject
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import MAX_CONTROL_BYTES, Publication
 from roomcast.tasks import end
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-JsonObject = Mapping[str, Any]  # Any: JSON
 # Does what a question asks for, and returns the answer.
 Handler = Callable[[JsonObject], Awaitable[JsonObject]]
 

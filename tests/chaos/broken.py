@@ -7,7 +7,7 @@ import os
 
 from roomcast.__main__ import main
 from roomcast.hub import Hub
-from roomcast.messages import Event, History, Publication, Resumption
+from roomcast.model.publications import Event, History, Publication, Resumption
 from roomcast.recovery import Track
 
 SKIP_REPAIR = "skip-repair"  # what was missed is not broadcast after a gap, and nothing is said

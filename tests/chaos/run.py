@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from roomcast.brokers.history import ChannelKeys
-from roomcast.namespaces import MAX_RECOVERED
+from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.tasks import end
 from tests.chaos.checker import Verdict, check
 from tests.chaos.faults import Faults

@@ -12,10 +12,10 @@ import structlog
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once, Published, Submission
 from roomcast.brokers.envelope import MalformedMessage, check_document
 from roomcast.brokers.ingest import IngestStream
-from roomcast.channels import check_channel
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.messages import Publication
-from roomcast.tags import check_tags
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.publications import Publication
+from roomcast.model.tags import check_tags
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, work_through_outages
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from roomcast.brokers import Broker
     from roomcast.brokers.client import Client
     from roomcast.brokers.ingest import Entry
-    from roomcast.namespaces import Namespaces
+    from roomcast.model.namespaces import Namespaces
 
 log = structlog.get_logger(__name__)
 

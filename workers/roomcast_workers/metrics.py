@@ -13,9 +13,9 @@ from redis.asyncio.cluster import RedisCluster
 
 from roomcast.brokers import Once
 from roomcast.brokers.history import ChannelKeys
-from roomcast.channels import SYSTEM_METRICS
-from roomcast.messages import Heard, Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.channels import SYSTEM_METRICS
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Heard, Publication
 from roomcast.presence.events import EVENTS, occupied
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
@@ -24,7 +24,7 @@ from roomcast_workers.runner import Health, work_through_outages
 if TYPE_CHECKING:
     from roomcast.brokers import Broker, Registry
     from roomcast.brokers.client import Client
-    from roomcast.namespaces import Namespaces
+    from roomcast.model.namespaces import Namespaces
 
 log = structlog.get_logger(__name__)
 

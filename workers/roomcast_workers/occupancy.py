@@ -14,7 +14,7 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 
 from roomcast.brokers.scripts import read_script, run_all
-from roomcast.messages import Publication
+from roomcast.model.publications import Publication
 from roomcast.presence.events import EVENTS
 from roomcast.presence.occupancy import occupied_channels
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from roomcast.brokers.client import Client
     from roomcast.hooks.stream import WebhookStream
-    from roomcast.messages import Heard
+    from roomcast.model.publications import Heard
     from roomcast_workers.lease import Lease
 
 log = structlog.get_logger(__name__)

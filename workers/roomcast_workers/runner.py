@@ -11,7 +11,7 @@ import orjson
 import structlog
 
 from roomcast.brokers.client import OUTAGES
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

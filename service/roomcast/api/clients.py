@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
-from roomcast.globs import compile_glob
 from roomcast.hooks import Caller, Hook, RpcEvent
+from roomcast.model.channel_patterns import compile_glob
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
 from roomcast.presence import MAX_PAGE_LENGTH
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         SubscribeRequest,
         UnsubscribeRequest,
     )
-    from roomcast.survey import Answers, JsonObject
+    from roomcast.model.json import JsonObject
+    from roomcast.survey import Answers
 
 # Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
 MAX_CHANNELS = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from roomcast.errors import ApplicationError, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, ErrorCode
 
 # What a method of the server API may raise.
 FAILURES = (ClientError, BrokerUnavailable, ApplicationError)

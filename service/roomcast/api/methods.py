@@ -26,11 +26,11 @@ from roomcast.api.requests import (
     UnsubscribeRequest,
     validated,
 )
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext
-    from roomcast.survey import JsonObject
+    from roomcast.model.json import JsonObject
 
 # So many commands of a parallel batch are under way at once.
 _CONCURRENCY = 64

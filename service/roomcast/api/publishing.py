@@ -10,15 +10,15 @@ import orjson
 
 from roomcast.api.failures import failure_of
 from roomcast.brokers import Once
-from roomcast.channels import check_channel
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.messages import Kind, Publication
-from roomcast.tags import check_tags
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.publications import Kind, Publication
+from roomcast.model.tags import check_tags
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext
     from roomcast.api.requests import BroadcastRequest, PublishRequest
-    from roomcast.survey import JsonObject
+    from roomcast.model.json import JsonObject
 
 
 async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:

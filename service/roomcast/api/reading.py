@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from roomcast.encodings import client_members, envelope, is_json
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.messages import Position
-from roomcast.namespaces import MAX_RECOVERED
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import MAX_RECOVERED
+from roomcast.model.publications import Position
 from roomcast.presence import MAX_PAGE_LENGTH
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from roomcast.api.context import ApiContext
     from roomcast.api.requests import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
-    from roomcast.messages import ClientInfo, Publication
-    from roomcast.survey import JsonObject
+    from roomcast.model.json import JsonObject
+    from roomcast.model.publications import ClientInfo, Publication
 
 # Whoever wants more asks for pages: an answer is made in memory.
 MAX_PRESENT = 10_000

@@ -8,12 +8,12 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
-from roomcast.channels import check_channel
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.globs import MAX_PATTERN_LENGTH
-from roomcast.namespaces import MAX_RECOVERED
+from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import MAX_RECOVERED
+from roomcast.model.positions import MAX_OFFSET
 from roomcast.presence import MAX_PAGE_LENGTH
-from roomcast.recovery import MAX_OFFSET
 
 MAX_BROADCAST = 1000
 MAX_BATCH = 1000

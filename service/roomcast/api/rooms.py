@@ -12,12 +12,12 @@ from roomcast.api.context import context_of
 from roomcast.api.reading import history, presence_page
 from roomcast.api.requests import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may
-from roomcast.channels import room_channel
 from roomcast.endpoints import admission_of
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.channels import room_channel
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
-    from roomcast.survey import JsonObject
+    from roomcast.model.json import JsonObject
 
 router = APIRouter(tags=["rooms"])
 

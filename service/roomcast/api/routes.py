@@ -15,13 +15,13 @@ from roomcast.api.failures import FAILURES, failure_of
 from roomcast.api.methods import ABSENT, METHODS, batch, call
 from roomcast.api.requests import BatchRequest, validated
 from roomcast.bodies import read_json
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from roomcast.api.context import ApiContext
-    from roomcast.survey import JsonObject
+    from roomcast.model.json import JsonObject
 
     # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
     _Answer = Callable[[ApiContext, Any], Awaitable[JsonObject]]

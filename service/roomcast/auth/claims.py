@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, Stri
 
 from roomcast.auth import ConnectionClaims, InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
 from roomcast.auth.permissions import Action, Grant
-from roomcast.channels import MAX_CHANNEL_BYTES, check_channel, check_name
-from roomcast.errors import ClientError
-from roomcast.protocols.info import MAX_INFO_BYTES
+from roomcast.model.channels import MAX_CHANNEL_BYTES, check_channel, check_name
+from roomcast.model.client_info import MAX_INFO_BYTES
+from roomcast.model.errors import ClientError
 
 # Each is tried for each action in a channel.
 MAX_GRANTS = 64

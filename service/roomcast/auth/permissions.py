@@ -6,11 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.namespaces import PRIVATE, Who
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import PRIVATE, Who
 
 if TYPE_CHECKING:
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
 
 # What stands after the last one in a channel's name is who may be in it: `dialog:#42,43`.
 _USERS = "#"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from roomcast.messages import Position, Publication
-from roomcast.namespaces import Namespace
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Position, Publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roomcast.errors import BrokerUnavailable, ClientError
-    from roomcast.messages import Heard, History
+    from roomcast.model.errors import BrokerUnavailable, ClientError
+    from roomcast.model.publications import Heard, History
 
 __all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", "StreamCounts", "Submission"]
 
@@ -19,8 +19,6 @@ __all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", 
 MAX_KEY_LENGTH = 128
 MAX_VERSION = 2**53 - 1
 MAX_VERSION_EPOCH_LENGTH = 64
-# A message in a channel without a namespace: nodes speak to each other there, not clients.
-MAX_CONTROL_BYTES = 1024 * 1024
 
 
 class Once(NamedTuple):

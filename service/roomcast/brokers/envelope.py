@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from roomcast.errors import ClientError
-from roomcast.messages import ClientInfo, Heard, Kind, Membership, Position, Publication, Removal
-from roomcast.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
+from roomcast.model.errors import ClientError
+from roomcast.model.publications import ClientInfo, Heard, Kind, Membership, Position, Publication, Removal
+from roomcast.model.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

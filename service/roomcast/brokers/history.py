@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from roomcast.brokers import Once, Published, Read
 from roomcast.brokers.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
 from roomcast.brokers.scripts import Command, read_script
-from roomcast.messages import History, Position, Publication
+from roomcast.model.publications import History, Position, Publication
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
 
 _IDEMPOTENCY_TTL_S = 300.0
 # Longer than a history, so that a client whose channel was silent for an hour need not begin anew.

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError
 
 from roomcast.brokers.client import OUTAGES, is_master, outage_reason
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:

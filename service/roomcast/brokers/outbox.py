@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roomcast.brokers.client import OUTAGES, outage_reason
 from roomcast.brokers.scripts import Command, Script, run_pipeline
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

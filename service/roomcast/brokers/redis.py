@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from roomcast.brokers import ALWAYS, MAX_CONTROL_BYTES, Once, Published
+from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.brokers.client import OUTAGES, outage_reason, publish_verb
 from roomcast.brokers.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.brokers.history import ChannelKeys, HistoryCommands
 from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.scripts import run_pipeline
 from roomcast.brokers.shards import subscriptions
-from roomcast.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.publications import MAX_CONTROL_BYTES
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from roomcast.brokers import Read, Sink, Submission
     from roomcast.brokers.client import Client
     from roomcast.brokers.scripts import Command
-    from roomcast.messages import History, Position, Publication
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
+    from roomcast.model.publications import History, Position, Publication
 
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from roomcast.brokers.client import OUTAGES, outage_reason
 from roomcast.brokers.ingest import IngestStream
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from roomcast.brokers import StreamCounts

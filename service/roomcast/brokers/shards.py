@@ -12,7 +12,7 @@ from redis.exceptions import SlotNotCoveredError
 
 from roomcast.brokers.client import OUTAGES, connect_to_node, outage_reason
 from roomcast.brokers.listener import ChannelMoved, Listener
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.tasks import end
 
 if TYPE_CHECKING:

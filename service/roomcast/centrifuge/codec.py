@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from roomcast.messages import ClientInfo, Kind, Publication
+    from roomcast.model.publications import ClientInfo, Kind, Publication
 
 # A command's or a result's members by name.
 Members = dict[str, Any]  # Any: what the schema says

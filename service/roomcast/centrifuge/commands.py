@@ -9,11 +9,11 @@ from roomcast.brokers import Published
 from roomcast.centrifuge import connecting, subscribing
 from roomcast.centrifuge.codec import client_members
 from roomcast.centrifuge.positions import since_of
-from roomcast.channels import check_channel
-from roomcast.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.hooks import Hook, PublishEvent, RpcEvent
-from roomcast.messages import Publication
-from roomcast.namespaces import MAX_RECOVERED
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import MAX_RECOVERED
+from roomcast.model.publications import Publication
 from roomcast.presence import MAX_PAGE_LENGTH
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from roomcast import __version__
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribing
-from roomcast.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
+from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
 from roomcast.centrifuge.streams import CommandStreamResponse
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.serving import server_of, websocket_of
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import orjson
 
 from roomcast.centrifuge import fossil
 from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame, Members
-from roomcast.messages import Kind
+from roomcast.model.publications import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from roomcast.messages import Publication
+    from roomcast.model.publications import Publication
 
 _UNSIGNED_32, _UNSIGNED_64 = range(2**32), range(2**64)
 _SIGNED_32, _SIGNED_64 = range(-(2**31), 2**31), range(-(2**63), 2**63)

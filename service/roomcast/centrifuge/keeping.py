@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.errors import (
+from roomcast.hooks import RefreshEvent, SubRefreshEvent
+from roomcast.model.errors import (
     EXPIRED,
     SUBSCRIPTION_EXPIRED,
     UNSUBSCRIBED_EXPIRED,
@@ -12,7 +13,6 @@ from roomcast.errors import (
     ClientError,
     Refused,
 )
-from roomcast.hooks import RefreshEvent, SubRefreshEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.errors import ClientError, ErrorCode
-from roomcast.messages import Position
-from roomcast.recovery import MAX_OFFSET
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.positions import MAX_OFFSET
+from roomcast.model.publications import Position
 
 if TYPE_CHECKING:
     from roomcast.centrifuge.codec import Members

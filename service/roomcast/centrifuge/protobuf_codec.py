@@ -10,7 +10,7 @@ from google.protobuf.proto import parse_length_prefixed, serialize_length_prefix
 
 from roomcast.centrifuge import client_pb2, fossil
 from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame, Members
-from roomcast.messages import Kind
+from roomcast.model.publications import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import FieldDescriptor
     from google.protobuf.message import Message
 
-    from roomcast.messages import Publication
+    from roomcast.model.publications import Publication
 
 
 class ProtobufCodec:

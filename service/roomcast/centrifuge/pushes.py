@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from roomcast.centrifuge.codec import client_members, publication_members
 from roomcast.centrifuge.filters import matches
 from roomcast.connection import Encoding
-from roomcast.messages import Kind, Publication, Resumption
+from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.transports import frames
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from roomcast.centrifuge.codec import Codec, Members
     from roomcast.centrifuge.filters import Filter
-    from roomcast.messages import Event, Membership
+    from roomcast.model.publications import Event, Membership
 
 
 class Wire:

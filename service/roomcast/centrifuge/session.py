@@ -16,7 +16,8 @@ from roomcast.centrifuge.codec import MalformedFrame
 from roomcast.centrifuge.commands import HANDLERS
 from roomcast.centrifuge.requests import RequestOrder
 from roomcast.connection import Pause, State
-from roomcast.errors import (
+from roomcast.hooks import Caller, DisconnectEvent
+from roomcast.model.errors import (
     BAD_REQUEST,
     INSUFFICIENT_STATE,
     SERVER_ERROR,
@@ -30,7 +31,6 @@ from roomcast.errors import (
     ErrorCode,
     Refused,
 )
-from roomcast.hooks import Caller, DisconnectEvent
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from roomcast.centrifuge.pushes import Wire
     from roomcast.centrifuge.sessions import Sessions
     from roomcast.connection import Connection
-    from roomcast.errors import Disconnect, Unsubscribe
-    from roomcast.messages import Kind
+    from roomcast.model.errors import Disconnect, Unsubscribe
+    from roomcast.model.publications import Kind
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,8 @@ from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.centrifuge.pushes import Wire
 from roomcast.centrifuge.session import Session
-from roomcast.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
-from roomcast.messages import Kind
+from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.publications import Kind
 from roomcast.node import Overtaken
 from roomcast.survey import UnknownNode
 from roomcast.tasks import end
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from roomcast.connection import Connection
     from roomcast.deadlines import Deadlines
     from roomcast.hooks import Application
+    from roomcast.model.json import JsonObject
     from roomcast.node import Node
-    from roomcast.survey import Handler, JsonObject, Survey
+    from roomcast.survey import Handler, Survey
 
 log = structlog.get_logger(__name__)
 

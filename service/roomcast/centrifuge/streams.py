@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from roomcast.centrifuge.pushes import Wire
     from roomcast.centrifuge.sessions import Sessions
-    from roomcast.errors import Disconnect
+    from roomcast.model.errors import Disconnect
     from roomcast.serving import ClientServer
 
 _CONTENT_TYPES = {"sse": "text/event-stream", "json": "application/json", "protobuf": "application/octet-stream"}

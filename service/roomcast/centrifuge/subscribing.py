@@ -10,11 +10,11 @@ from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.held import Held
 from roomcast.centrifuge.positions import since_of
-from roomcast.channels import check_channel
-from roomcast.errors import ClientError, ErrorCode
 from roomcast.hooks import Hook, SubRefreshEvent, SubscribeEvent
-from roomcast.messages import Publication, Resumption
-from roomcast.namespaces import Recovery
+from roomcast.model.channels import check_channel
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import Recovery
+from roomcast.model.publications import Publication, Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from roomcast.centrifuge.filters import Filter
     from roomcast.centrifuge.session import Session
     from roomcast.hooks import SubscribeAnswer
-    from roomcast.messages import Position
-    from roomcast.namespaces import Namespace
+    from roomcast.model.namespaces import Namespace
+    from roomcast.model.publications import Position
 
 _DELTA = "fossil"
 # Bits of the member `flag`.

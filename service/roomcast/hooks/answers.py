@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import orjson
 
-from roomcast.channels import check_channel, check_name
-from roomcast.errors import ClientError
 from roomcast.hooks import Caller, ConnectAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.hooks.handlers import NoAnswer
-from roomcast.protocols.info import MAX_INFO_BYTES
+from roomcast.model.channels import check_channel, check_name
+from roomcast.model.client_info import MAX_INFO_BYTES
+from roomcast.model.errors import ClientError
 
 _MAX_TIME_S = 2**53 - 1
 # A connection's meta is kept for as long as it lives, and sent along with each question over HTTP.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.hooks import Hook
 from roomcast.hooks.answers import AnswerCheck
 from roomcast.hooks.handlers import NoAnswer
+from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:

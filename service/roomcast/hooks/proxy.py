@@ -13,7 +13,6 @@ import httpx
 import structlog
 
 from roomcast.bodies import TooLarge, read_chunks
-from roomcast.errors import ClientError, ErrorCode
 from roomcast.hooks import Hook
 from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
 from roomcast.hooks.handlers import Handlers, NoAnswer
@@ -26,6 +25,7 @@ from roomcast.hooks.proxy_bodies import (
     question,
     read_reply,
 )
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

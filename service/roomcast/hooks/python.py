@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from roomcast.config import ENV_PREFIX, ConfigError
-from roomcast.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.hooks import Hook
 from roomcast.hooks.handlers import Handlers, NoAnswer
+from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

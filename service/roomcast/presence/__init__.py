@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from roomcast.messages import ClientInfo
+    from roomcast.model.publications import ClientInfo
 
 __all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Roster"]
 

@@ -14,7 +14,7 @@ import structlog
 
 from roomcast.brokers.envelope import MalformedMessage, pack_clients, unpack_clients
 from roomcast.brokers.scripts import Command, read_script
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.presence import Page
 from roomcast.presence.events import EVENTS, occupied, vacated
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from roomcast.brokers.history import ChannelKeys
-    from roomcast.messages import ClientInfo
-    from roomcast.namespaces import Namespaces
+    from roomcast.model.namespaces import Namespaces
+    from roomcast.model.publications import ClientInfo
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from roomcast.brokers.client import OUTAGES, outage_reason, publish_verb
 from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.registry import NodeKeys
 from roomcast.brokers.scripts import Command, run_all, run_pipeline
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence import Counts, Page
 from roomcast.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
 from roomcast.presence.sweeper import Sweeper
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from roomcast.brokers import Registry
     from roomcast.brokers.client import Client
-    from roomcast.messages import ClientInfo
-    from roomcast.namespaces import Namespaces
+    from roomcast.model.namespaces import Namespaces
+    from roomcast.model.publications import ClientInfo
     from roomcast.presence import Roster
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ import structlog
 
 from roomcast.brokers.client import OUTAGES, outage_reason
 from roomcast.brokers.scripts import run_pipeline
-from roomcast.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

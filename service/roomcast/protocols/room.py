@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from roomcast.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
-from roomcast.messages import Kind, Publication
+from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
+from roomcast.model.publications import Kind, Publication
 
 if TYPE_CHECKING:
     from roomcast.connection import Connection

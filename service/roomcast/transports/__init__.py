@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from roomcast.errors import Disconnect
+    from roomcast.model.errors import Disconnect
 
 __all__ = ["Transport"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from roomcast.errors import SHUTDOWN
+from roomcast.model.errors import SHUTDOWN
 from roomcast.transports import frames
 from roomcast.transports.framed import FramedSocket
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from roomcast.connection import Connection
-    from roomcast.errors import Disconnect
-    from roomcast.messages import Kind
+    from roomcast.model.errors import Disconnect
+    from roomcast.model.publications import Kind
     from roomcast.transports.heartbeat import Heartbeat
 
 

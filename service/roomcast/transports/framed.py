@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from roomcast.errors import Disconnect
-from roomcast.messages import Kind
+from roomcast.model.errors import Disconnect
+from roomcast.model.publications import Kind
 from roomcast.transports import deflate, frames
 from roomcast.transports.pending import HIGH_WATER_BYTES
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from roomcast.messages import Kind
+from roomcast.model.publications import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,12 +6,12 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from roomcast.errors import NO_PONG, SLOW
+from roomcast.model.errors import NO_PONG, SLOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.errors import Disconnect
+    from roomcast.model.errors import Disconnect
 
 # The ping interval is cut into so many ticks at least, so that pings of a storm of connections do not stay together in
 # one, and into ticks of a second at most, so that no deadline comes later than that.

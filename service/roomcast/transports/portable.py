@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketDisconnect
 
-from roomcast.errors import SLOW, Disconnect
-from roomcast.messages import Kind
+from roomcast.model.errors import SLOW, Disconnect
+from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
 from roomcast.transports import frames
 from roomcast.transports.pending import PendingWrites

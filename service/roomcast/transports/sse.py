@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from roomcast.messages import Kind
+from roomcast.model.publications import Kind
 from roomcast.transports.pending import PendingWrites
 
 if TYPE_CHECKING:
-    from roomcast.errors import Disconnect
-    from roomcast.messages import Position
+    from roomcast.model.errors import Disconnect
+    from roomcast.model.publications import Position
 
 _HEARTBEAT = b": ping\n\n"
 _GOING_AWAY = 1001

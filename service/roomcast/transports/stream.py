@@ -9,7 +9,7 @@ from roomcast.transports.pending import PendingWrites
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.errors import Disconnect
+    from roomcast.model.errors import Disconnect
 
 
 class CommandStream(PendingWrites):

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 
-from roomcast.errors import SHUTDOWN, Disconnect
-from roomcast.messages import Kind
+from roomcast.model.errors import SHUTDOWN, Disconnect
+from roomcast.model.publications import Kind
 from roomcast.transports import deflate, frames, handshake
 from roomcast.transports.detached import DetachedWebSocket
 from roomcast.transports.framed import FramedSocket

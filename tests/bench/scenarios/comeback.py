@@ -14,8 +14,8 @@ from statistics import median
 
 from roomcast.brokers.client import connect
 from roomcast.brokers.redis import RedisBroker
-from roomcast.messages import Position, Publication
-from roomcast.namespaces import DEFAULTS
+from roomcast.model.namespaces import DEFAULTS
+from roomcast.model.publications import Position, Publication
 from roomcast.tasks import end
 from tests.bench import subscribers
 from tests.bench.companions import Companion, companion

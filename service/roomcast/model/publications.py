@@ -104,3 +104,7 @@ class Removal(NamedTuple):
 Event = Publication | Resumption | Membership
 # What a broker brings.
 Heard = Publication | Membership | Removal
+
+
+# A message in a channel without a namespace: nodes speak to each other there, not clients.
+MAX_CONTROL_BYTES = 1024 * 1024

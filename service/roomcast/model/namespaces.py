@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 # In front of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
 PRIVATE = "$"

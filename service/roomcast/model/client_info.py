@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 MAX_INFO_BYTES = 1024
 

@@ -7,7 +7,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

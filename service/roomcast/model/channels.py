@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from roomcast.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 # str.isprintable() would refuse U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")

@@ -1,0 +1,1 @@
+"""The values that travel through a node: frozen, no I/O."""
