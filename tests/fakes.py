@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from roomcast.brokers import ALWAYS, Published, StreamCounts
+from roomcast.brokers import ALWAYS, Published
 from roomcast.connection import Connection, Encoding
 from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
@@ -14,6 +14,7 @@ from roomcast.model.publications import ClientInfo, History, Position, Publicati
 from roomcast.node import Node
 from roomcast.presence import Counts, Page
 from roomcast.protocols.room import Feed
+from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.roster import HubRoster
 from roomcast.tracker import Tracker
 

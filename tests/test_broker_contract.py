@@ -13,15 +13,15 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
-from roomcast.brokers.client import Client, connect
-from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.listener import longest_backoff_s
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.brokers.shards import Shards
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
+from roomcast.redis_access.client import Client, connect
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 

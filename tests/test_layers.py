@@ -50,10 +50,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "roomcast.roster": (VALUES | {"roomcast.connection", "roomcast.hub"}, set()),
     "roomcast.encodings": (VALUES | {"roomcast.connection", "roomcast.transports"}, {"orjson"}),
-    "roomcast.redis_url": (set(), {"redis"}),
-    "roomcast.setting_types": ({"roomcast.redis_url"}, {"pydantic"}),
+    "roomcast.redis_access.url": (set(), {"redis"}),
+    "roomcast.setting_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
     "roomcast.config": (
-        VALUES | {"roomcast.redis_url", "roomcast.setting_types"},
+        VALUES | {"roomcast.redis_access.url", "roomcast.setting_types"},
         {"annotated_types", "pydantic", "pydantic_settings"},
     ),
     "roomcast.auth": (
@@ -63,7 +63,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "roomcast.auth.permissions": (VALUES, set()),
     "roomcast.brokers": (
-        VALUES | {"roomcast.brokers", "roomcast.redis_url", "roomcast.tasks"},
+        VALUES | {"roomcast.brokers", "roomcast.redis_access.url", "roomcast.tasks"},
         {"orjson", "redis", "structlog"},
     ),
     "roomcast.centrifuge": (
@@ -154,14 +154,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "roomcast.terminal": (
-        {"roomcast.brokers.client", "roomcast.config", "roomcast.telemetry"},
+        {"roomcast.redis_access.client", "roomcast.config", "roomcast.telemetry"},
         {"click", "redis"},
     ),
     "roomcast.token_command": (
         VALUES | {"roomcast.auth", "roomcast.config", "roomcast.terminal"},
         {"click", "jwt", "orjson"},
     ),
-    "roomcast.dev": ({"roomcast.config", "roomcast.redis_url"}, set()),
+    "roomcast.dev": ({"roomcast.config", "roomcast.redis_access.url"}, set()),
     "roomcast_workers": (
         VALUES
         | {"roomcast.brokers", "roomcast.hooks.stream", "roomcast.hooks.webhooks", "roomcast.presence.events"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers.client import connect
+from roomcast.redis_access.client import connect
 from roomcast_workers.lease import Lease
 from tests.cluster import eventually
 

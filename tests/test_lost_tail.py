@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from roomcast.brokers import ALWAYS, Published, Read
-from roomcast.brokers.client import connect
-from roomcast.brokers.history import ChannelKeys, HistoryCommands
-from roomcast.brokers.scripts import run_pipeline
+from roomcast.brokers.history import HistoryCommands
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import History, Publication
+from roomcast.redis_access.client import connect
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from tests.cluster import DEADLINE_S
 from tests.redis_servers import HOST, Server, free_ports
 

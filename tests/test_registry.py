@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers import StreamCounts
-from roomcast.brokers.client import connect
-from roomcast.brokers.ingest import IngestStream
 from roomcast.brokers.registry import NodeRegistry
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import connect
+from roomcast.redis_access.work_queue import IngestStream, StreamCounts
 from tests.cluster import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]

@@ -18,14 +18,14 @@ from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
 
 from roomcast.brokers import Once, Read
-from roomcast.brokers.client import OUTAGES, ask, connect
-from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.registry import NodeRegistry
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import History, Publication
+from roomcast.redis_access.client import OUTAGES, ask, connect
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from roomcast_workers.lease import Lease
 from tests.cluster import API_KEY, Cluster, bare_environment, eventually, http_client, receive

@@ -11,11 +11,11 @@ import orjson
 import pytest
 
 from roomcast import survey as survey_module
-from roomcast.brokers.client import Client
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, Heard, Publication
+from roomcast.redis_access.client import Client
 from roomcast.survey import Handler, Survey, UnknownNode
 from roomcast.tasks import end, run_together
 from tests.cluster import eventually

@@ -13,12 +13,12 @@ import pytest
 from redis.asyncio import Redis
 from starlette.responses import Response
 
-from roomcast.brokers import StreamCounts
-from roomcast.brokers.client import Client, connect
 from roomcast.brokers.redis import RedisBroker
 from roomcast.hooks.stream import WebhookStream
 from roomcast.hooks.webhooks import WebhookReceiver
 from roomcast.presence.events import EVENTS
+from roomcast.redis_access.client import Client, connect
+from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.tasks import end
 from roomcast_workers.runner import Health
 from roomcast_workers.webhooks import WebhookWorker

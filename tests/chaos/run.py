@@ -14,8 +14,8 @@ from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
-from roomcast.brokers.history import ChannelKeys
 from roomcast.model.namespaces import MAX_RECOVERED
+from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import end
 from tests.chaos.checker import Verdict, check
 from tests.chaos.faults import Faults

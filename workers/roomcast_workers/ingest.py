@@ -10,12 +10,12 @@ import orjson
 import structlog
 
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once, Published, Submission
-from roomcast.brokers.envelope import MalformedMessage, check_document
-from roomcast.brokers.ingest import IngestStream
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Publication
 from roomcast.model.tags import check_tags
+from roomcast.redis_access.envelope import MalformedMessage, check_document
+from roomcast.redis_access.work_queue import IngestStream
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, work_through_outages
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from roomcast.brokers import Broker
-    from roomcast.brokers.client import Client
-    from roomcast.brokers.ingest import Entry
     from roomcast.model.namespaces import Namespaces
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.work_queue import Entry
 
 log = structlog.get_logger(__name__)
 

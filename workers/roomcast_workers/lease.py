@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from roomcast.brokers.client import OUTAGES
+from roomcast.redis_access.client import OUTAGES
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

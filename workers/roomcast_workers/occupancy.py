@@ -13,17 +13,18 @@ import orjson
 import structlog
 from redis.asyncio.cluster import RedisCluster
 
-from roomcast.brokers.scripts import read_script, run_all
 from roomcast.model.publications import Publication
 from roomcast.presence.events import EVENTS
 from roomcast.presence.occupancy import occupied_channels
+from roomcast.redis_access.pipeline import run_all
+from roomcast.redis_access.scripts import read_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from roomcast.brokers.client import Client
     from roomcast.hooks.stream import WebhookStream
     from roomcast.model.publications import Heard
+    from roomcast.redis_access.client import Client
     from roomcast_workers.lease import Lease
 
 log = structlog.get_logger(__name__)

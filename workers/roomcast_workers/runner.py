@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 import structlog
 
-from roomcast.brokers.client import OUTAGES
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Broker
-    from roomcast.brokers.client import Client
-    from roomcast.brokers.ingest import Entry
     from roomcast.hooks.webhooks import WebhookReceiver
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.work_queue import Entry
 
 log = structlog.get_logger(__name__)
 

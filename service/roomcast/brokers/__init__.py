@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
     from roomcast.model.errors import BrokerUnavailable, ClientError
     from roomcast.model.publications import Heard, History
+    from roomcast.redis_access.work_queue import StreamCounts
 
-__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", "StreamCounts", "Submission"]
+__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", "Submission"]
 
 # What may come from outside in a `Once`.
 MAX_KEY_LENGTH = 128
@@ -75,16 +76,6 @@ class Read(NamedTuple):
     limit: int = 0
     newest: bool = False
     before: Position | None = None
-
-
-class StreamCounts(NamedTuple):
-    """What is in a stream that a worker empties.
-
-    lag: entries that are not done yet. dead: entries that cannot be, and were moved away.
-    """
-
-    lag: int
-    dead: int
 
 
 class Sink(Protocol):

@@ -8,42 +8,22 @@ from __future__ import annotations
 
 import math
 import random
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from roomcast.brokers import Once, Published, Read
-from roomcast.brokers.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
-from roomcast.brokers.scripts import Command, read_script
 from roomcast.model.publications import History, Position, Publication
+from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
+from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from roomcast.model.namespaces import Namespace
+    from roomcast.redis_access.keys import ChannelKeys
 
 _IDEMPOTENCY_TTL_S = 300.0
 # Longer than a history, so that a client whose channel was silent for an hour need not begin anew.
 _META_TTL_S = 24 * 3600.0
-
-
-class ChannelKeys:
-    """The names of a channel in Redis."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.of_channel = lru_cache(maxsize=4096)(self._of_channel)  # building them costs more than looking them up
-
-    def topic(self, channel: str) -> str:
-        """Return the pub/sub name that carries a channel."""
-        return self._prefix + channel
-
-    def key(self, channel: str, name: str) -> str:
-        """Return the key of something that is kept of a channel."""
-        return f"{{{self._prefix}{channel}}}:{name}"
-
-    def _of_channel(self, channel: str) -> tuple[str, str, str]:
-        """Return the topic, and the keys of the position and of the stream."""
-        return self.topic(channel), self.key(channel, "meta"), self.key(channel, "stream")
 
 
 class HistoryCommands:

@@ -19,8 +19,8 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError
 
-from roomcast.brokers.client import OUTAGES, is_master, outage_reason
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, is_master, outage_reason
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:

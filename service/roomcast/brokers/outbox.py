@@ -7,14 +7,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from roomcast.brokers.client import OUTAGES, outage_reason
-from roomcast.brokers.scripts import Command, Script, run_pipeline
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.scripts import Command, Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 _PIPELINE_LENGTH = 1000
 # What Python keeps for a command that waits, beside its payload (measured: 480 for a PUBLISH).

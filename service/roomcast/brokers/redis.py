@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from roomcast.brokers import ALWAYS, Once, Published
-from roomcast.brokers.client import OUTAGES, outage_reason, publish_verb
-from roomcast.brokers.envelope import MalformedMessage, pack, pack_about, unpack
-from roomcast.brokers.history import ChannelKeys, HistoryCommands
+from roomcast.brokers.history import HistoryCommands
 from roomcast.brokers.outbox import Outbox
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.brokers.shards import subscriptions
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import MAX_CONTROL_BYTES
+from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
+from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Read, Sink, Submission
-    from roomcast.brokers.client import Client
-    from roomcast.brokers.scripts import Command
     from roomcast.model.namespaces import Namespace
     from roomcast.model.publications import History, Position, Publication
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.scripts import Command
 
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
 
-from roomcast.brokers.client import OUTAGES, outage_reason
-from roomcast.brokers.ingest import IngestStream
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.work_queue import IngestStream
 
 if TYPE_CHECKING:
-    from roomcast.brokers import StreamCounts
-    from roomcast.brokers.client import Client
-    from roomcast.brokers.scripts import Command
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.scripts import Command
+    from roomcast.redis_access.work_queue import StreamCounts
 
 
 class NodeKeys:

@@ -10,9 +10,9 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import SlotNotCoveredError
 
-from roomcast.brokers.client import OUTAGES, connect_to_node, outage_reason
 from roomcast.brokers.listener import ChannelMoved, Listener
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, connect_to_node, outage_reason
 from roomcast.tasks import end
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import redis.asyncio
     from redis.asyncio.cluster import ClusterNode
 
-    from roomcast.brokers.client import Client
     from roomcast.brokers.listener import Listening, Subscriptions
+    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

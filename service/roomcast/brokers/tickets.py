@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from roomcast.brokers.client import OUTAGES, outage_reason
-from roomcast.brokers.scripts import run_all
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.pipeline import run_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 # Between the page's request for a ticket and its connection. A URL may end up in logs; by then it opens nothing.
 TICKET_TTL_S = 30

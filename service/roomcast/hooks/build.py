@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from roomcast.brokers.client import Client
     from roomcast.config import Settings
+    from roomcast.redis_access.client import Client
 
 _SETTLE_TIMEOUT_S = 1.0
 

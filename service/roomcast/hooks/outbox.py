@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from roomcast.brokers.client import OUTAGES, outage_reason
+from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.brokers import StreamCounts
     from roomcast.hooks import ConnectedEvent, DisconnectEvent
     from roomcast.hooks.stream import WebhookStream
+    from roomcast.redis_access.work_queue import StreamCounts
 
 log = structlog.get_logger(__name__)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.brokers.history import ChannelKeys
-from roomcast.brokers.ingest import IngestStream
-from roomcast.brokers.scripts import read_script, run_all
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_all
+from roomcast.redis_access.scripts import read_script
+from roomcast.redis_access.work_queue import IngestStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roomcast.brokers import StreamCounts
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.work_queue import StreamCounts
 
 # A few minutes of many clients: 30 MB of Redis's memory.
 _MAX_LENGTH = 100_000

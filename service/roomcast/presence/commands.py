@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from roomcast.brokers.envelope import MalformedMessage, pack_clients, unpack_clients
-from roomcast.brokers.scripts import Command, read_script
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.presence import Page
 from roomcast.presence.events import EVENTS, occupied, vacated
+from roomcast.redis_access.envelope import MalformedMessage, pack_clients, unpack_clients
+from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roomcast.brokers.history import ChannelKeys
     from roomcast.model.namespaces import Namespaces
     from roomcast.model.publications import ClientInfo
+    from roomcast.redis_access.keys import ChannelKeys
 
 log = structlog.get_logger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.brokers.history import ChannelKeys
 from roomcast.brokers.registry import NodeKeys
-from roomcast.brokers.scripts import run_all
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_all
 
 if TYPE_CHECKING:
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 _CHANNELS_AT_ONCE = 1000
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from roomcast.brokers.client import OUTAGES, outage_reason
-from roomcast.brokers.scripts import run_pipeline
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.pipeline import run_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Registry
-    from roomcast.brokers.client import Client
     from roomcast.brokers.registry import NodeKeys
     from roomcast.presence.commands import PresenceCommands
+    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

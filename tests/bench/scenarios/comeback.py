@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from roomcast.brokers.client import connect
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import Position, Publication
+from roomcast.redis_access.client import connect
 from roomcast.tasks import end
 from tests.bench import subscribers
 from tests.bench.companions import Companion, companion

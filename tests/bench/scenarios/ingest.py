@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import redis
 
-from roomcast.brokers.history import ChannelKeys
+from roomcast.redis_access.keys import ChannelKeys
 from tests.bench.contenders import Contender
 from tests.bench.errors import BenchError
 from tests.bench.figures import Column, Figures, Row

@@ -15,7 +15,7 @@ from redis.exceptions import ClusterError, InvalidResponse, RedisClusterExceptio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from roomcast.redis_url import RedisUrl, Shape, parse_redis_url
+from roomcast.redis_access.url import RedisUrl, Shape, parse_redis_url
 
 # A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
 # `scripts.run_pipeline`.

@@ -7,23 +7,26 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import PipelineCommand
-from redis.exceptions import AskError, MovedError, SlotNotCoveredError, TryAgainError
+from redis.exceptions import AskError, MovedError, NoScriptError, SlotNotCoveredError, TryAgainError
 
-from roomcast.brokers.client import OUTAGES
+from roomcast.redis_access.client import OUTAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from redis.asyncio.cluster import ClusterNode, RedisCluster
 
-    from roomcast.brokers.scripts import Command, Script
+    from roomcast.redis_access.client import Client
+    from roomcast.redis_access.scripts import Command, Script
 
 # While a slot moves, commands on keys of both sides must wait: usually for milliseconds.
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
 
 
-async def execute(cluster: RedisCluster, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
+async def _execute_in_cluster(
+    cluster: RedisCluster, commands: Sequence[Command]
+) -> list[Any]:  # Any: redis-py's replies
     """Return each command's reply, or the exception in its place; those of one key are run in their order.
 
     A shard that is away fails its own commands only. redis-py's own pipeline would fail all of them, would ask (ASKING)
@@ -52,7 +55,7 @@ async def execute(cluster: RedisCluster, commands: Sequence[Command]) -> list[An
     return replies
 
 
-async def load(cluster: RedisCluster, scripts: Sequence[Script]) -> None:
+async def _load_in_cluster(cluster: RedisCluster, scripts: Sequence[Script]) -> None:
     """Send the scripts to every primary that can be reached."""
     commands: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts]
     numbers = list(range(len(commands)))
@@ -87,3 +90,44 @@ async def _run(node: ClusterNode, numbers: list[int], commands: Sequence[Command
             command.result = exc
     for number, command in zip(numbers, sent, strict=True):
         replies[number] = command.result
+
+
+async def run_pipeline(
+    client: Client, commands: Iterable[Command], scripts: Sequence[Script]
+) -> list[Any]:  # Any: redis-py's replies
+    """Return each command's reply, or the exception in its place; the commands are run in their order.
+
+    In a cluster those of one key are: the first argument, or the first key of a script.
+    Raises: one of OUTAGES; then nobody knows which were run.
+    """
+    commands = list(commands)
+    replies = await _execute(client, commands)
+    missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if missing:  # the server is new, or has forgotten: either way it has run none of them
+        if isinstance(client, RedisCluster):
+            await _load_in_cluster(client, scripts)
+        else:
+            await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
+        for number, reply in zip(missing, await _execute(client, [commands[n] for n in missing]), strict=True):
+            replies[number] = reply
+    return replies
+
+
+async def run_all(
+    client: Client, commands: Iterable[Command], scripts: Sequence[Script]
+) -> list[Any]:  # Any: redis-py's replies
+    """Return each command's reply; see `run_pipeline`. Raises: the first exception in the place of a reply, too."""
+    replies = await run_pipeline(client, commands, scripts)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+async def _execute(client: Client, commands: Sequence[Command]) -> list[Any]:  # Any: as above
+    if isinstance(client, RedisCluster):
+        return await _execute_in_cluster(client, commands)
+    async with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from roomcast.brokers import StreamCounts
-from roomcast.brokers.history import ChannelKeys
-from roomcast.brokers.scripts import Command, read_script, run_all
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_all
+from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from roomcast.brokers.client import Client
+    from roomcast.redis_access.client import Client
 
 _MAX_DEAD_LETTERS = 10_000
 # Half of them are names. Redis's Lua passes 8,000 on at the most.
@@ -46,7 +46,7 @@ class IngestStream:
         self.dead_key = keys.key(name, "dead")
         self.lease_key = keys.key(name, "lease")
         self._client = client
-        self._bury = read_script("roomcast.brokers", "bury")
+        self._bury = read_script("roomcast.redis_access", "bury")
 
     async def read(self, *, count: int, within_s: float) -> list[Entry]:
         """Return the oldest entries, `count` at most; if there are none, wait for one."""
@@ -71,3 +71,13 @@ class IngestStream:
     async def counts(self) -> StreamCounts:
         """Return how many entries wait to be published, and how many dead letters there are."""
         return StreamCounts(*await run_all(self._client, [("XLEN", self.key), ("XLEN", self.dead_key)], ()))
+
+
+class StreamCounts(NamedTuple):
+    """What is in a stream that a worker empties.
+
+    lag: entries that are not done yet. dead: entries that cannot be, and were moved away.
+    """
+
+    lag: int
+    dead: int

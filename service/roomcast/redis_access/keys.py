@@ -1,0 +1,25 @@
+"""The names of what is kept in Redis."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+
+class ChannelKeys:
+    """The names of a channel in Redis."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.of_channel = lru_cache(maxsize=4096)(self._of_channel)  # building them costs more than looking them up
+
+    def topic(self, channel: str) -> str:
+        """Return the pub/sub name that carries a channel."""
+        return self._prefix + channel
+
+    def key(self, channel: str, name: str) -> str:
+        """Return the key of something that is kept of a channel."""
+        return f"{{{self._prefix}{channel}}}:{name}"
+
+    def _of_channel(self, channel: str) -> tuple[str, str, str]:
+        """Return the topic, and the keys of the position and of the stream."""
+        return self.topic(channel), self.key(channel, "meta"), self.key(channel, "stream")

@@ -1,0 +1,31 @@
+"""Lua scripts on a server: called by their hash, many to a round trip, loaded where they are missing."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+# One command with its arguments, as redis-py takes them.
+Command = tuple[Any, ...]  # Any: bytes, str, int or float, in any order
+
+
+class Script(NamedTuple):
+    """A script and its hash."""
+
+    text: str
+    sha: str
+
+    def call(self, keys: Sequence[str], args: Sequence[str | bytes | int | float]) -> Command:
+        """Return the command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+def read_script(package: str, name: str) -> Script:
+    """Return the script of a file that lies in a package."""
+    text = files(package).joinpath(f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
