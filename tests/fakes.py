@@ -6,7 +6,8 @@ import itertools
 from typing import TYPE_CHECKING
 
 from roomcast.brokers import ALWAYS, Published
-from roomcast.connection import Connection, Encoding
+from roomcast.connections.connection import Connection
+from roomcast.connections.encoding import Encoding
 from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
 from roomcast.model.namespaces import Namespaces

@@ -13,7 +13,7 @@ from roomcast.auth.tokens import read_verifier
 from roomcast.centrifuge.session import Session
 from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import Settings
-from roomcast.connection import Connection
+from roomcast.connections.connection import Connection
 from roomcast.deadlines import Deadlines
 from roomcast.hooks import (
     ConnectAnswer,

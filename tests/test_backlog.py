@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.backlog import Backlog
+from roomcast.connections.backlog import Backlog
 
 
 def test_what_waits_comes_back_in_order() -> None:

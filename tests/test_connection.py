@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.connection import State
+from roomcast.connections.connection import State
 from roomcast.model.errors import SHUTDOWN, SLOW
 from roomcast.model.namespaces import SlowPolicy
 from tests.fakes import connection

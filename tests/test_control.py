@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.connection import Connection, Subscription
+from roomcast.connections.connection import Connection, Subscription
 from roomcast.control import Control
 from roomcast.hub import Hub
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from roomcast.connection import Encoding, Subscription
+from roomcast.connections.connection import Subscription
+from roomcast.connections.encoding import Encoding
 from roomcast.hub import Hub
 from roomcast.model.errors import SHUTDOWN
 from roomcast.model.namespaces import SlowPolicy

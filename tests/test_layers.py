@@ -28,16 +28,22 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.model.namespaces": (VALUES, set()),
     "roomcast.model.tags": (VALUES, set()),
     "roomcast.recovery": (VALUES, set()),
-    "roomcast.protocols": (VALUES | {"roomcast.connection"}, {"orjson"}),
-    "roomcast.backlog": (set(), set()),
-    "roomcast.connection": (VALUES | {"roomcast.backlog", "roomcast.transports"}, set()),
-    "roomcast.hub": (VALUES | {"roomcast.connection"}, set()),
+    "roomcast.protocols": (VALUES | {"roomcast.connections.connection"}, {"orjson"}),
+    "roomcast.connections.backlog": (set(), set()),
+    "roomcast.connections.connection": (VALUES | {"roomcast.connections.backlog", "roomcast.transports"}, set()),
+    "roomcast.hub": (VALUES | {"roomcast.connections.connection"}, set()),
     "roomcast.pace": (set(), set()),
     "roomcast.tasks": (set(), set()),
     "roomcast.history": (VALUES | {"roomcast.brokers"}, set()),
     "roomcast.node": (
         VALUES
-        | {"roomcast.brokers", "roomcast.connection", "roomcast.history", "roomcast.hub", "roomcast.recovery"}
+        | {
+            "roomcast.brokers",
+            "roomcast.connections.connection",
+            "roomcast.history",
+            "roomcast.hub",
+            "roomcast.recovery",
+        }
         | {"roomcast.tasks"}
         | {"roomcast.presence", "roomcast.roster", "roomcast.tracker"},
         {"structlog"},
@@ -48,8 +54,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"roomcast.brokers", "roomcast.presence", "roomcast.tasks"},
         {"orjson", "redis", "structlog"},
     ),
-    "roomcast.roster": (VALUES | {"roomcast.connection", "roomcast.hub"}, set()),
-    "roomcast.encodings": (VALUES | {"roomcast.connection", "roomcast.transports"}, {"orjson"}),
+    "roomcast.roster": (VALUES | {"roomcast.connections.connection", "roomcast.hub"}, set()),
+    "roomcast.encodings": (VALUES | {"roomcast.connections.connection", "roomcast.transports"}, {"orjson"}),
     "roomcast.redis_access.url": (set(), {"redis"}),
     "roomcast.setting_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
     "roomcast.config": (
@@ -69,7 +75,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.centrifuge": (
         VALUES
         | {"roomcast.__version__", "roomcast.auth", "roomcast.bodies", "roomcast.brokers", "roomcast.centrifuge"}
-        | {"roomcast.config", "roomcast.connection", "roomcast.deadlines", "roomcast.hooks", "roomcast.node"}
+        | {
+            "roomcast.config",
+            "roomcast.connections.connection",
+            "roomcast.deadlines",
+            "roomcast.hooks",
+            "roomcast.node",
+        }
         | {"roomcast.presence", "roomcast.recovery", "roomcast.serving", "roomcast.survey", "roomcast.tasks"}
         | {"roomcast.transports"},
         {"fastapi", "google", "orjson", "starlette", "structlog"},
@@ -89,31 +101,49 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "roomcast.transports": (
-        VALUES | {"roomcast.connection", "roomcast.tasks", "roomcast.transports"},
+        VALUES | {"roomcast.connections.connection", "roomcast.tasks", "roomcast.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
     ),
     "roomcast.telemetry": (VALUES | {"roomcast.config", "roomcast.node"}, {"prometheus_client", "structlog"}),
     "roomcast.serving": (
         VALUES
-        | {"roomcast.config", "roomcast.connection", "roomcast.encodings", "roomcast.node", "roomcast.protocols"}
+        | {
+            "roomcast.config",
+            "roomcast.connections.connection",
+            "roomcast.encodings",
+            "roomcast.node",
+            "roomcast.protocols",
+        }
         | {"roomcast.origins", "roomcast.setting_types", "roomcast.tasks", "roomcast.transports"},
         {"fastapi", "starlette"},
     ),
     "roomcast.endpoints": (
         VALUES
-        | {"roomcast.admission", "roomcast.connection", "roomcast.deadlines", "roomcast.encodings"}
+        | {"roomcast.admission", "roomcast.connections.connection", "roomcast.deadlines", "roomcast.encodings"}
         | {"roomcast.introduction", "roomcast.protocols", "roomcast.recovery", "roomcast.serving", "roomcast.visits"},
         {"fastapi", "starlette"},
     ),
     "roomcast.visits": (
         VALUES
-        | {"roomcast.admission", "roomcast.auth", "roomcast.connection", "roomcast.deadlines", "roomcast.encodings"}
+        | {
+            "roomcast.admission",
+            "roomcast.auth",
+            "roomcast.connections.connection",
+            "roomcast.deadlines",
+            "roomcast.encodings",
+        }
         | {"roomcast.node"},
         {"orjson"},
     ),
     "roomcast.polling": (
         VALUES
-        | {"roomcast.connection", "roomcast.encodings", "roomcast.endpoints", "roomcast.protocols", "roomcast.serving"}
+        | {
+            "roomcast.connections.connection",
+            "roomcast.encodings",
+            "roomcast.endpoints",
+            "roomcast.protocols",
+            "roomcast.serving",
+        }
         | {"roomcast.tasks", "roomcast.transports", "roomcast.visits"},
         {"fastapi", "orjson"},
     ),
@@ -122,14 +152,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"starlette", "structlog"},
     ),
     "roomcast.origins": (VALUES | {"roomcast.config", "roomcast.setting_types"}, {"starlette"}),
-    "roomcast.introduction": (VALUES | {"roomcast.connection"}, {"orjson"}),
+    "roomcast.introduction": (VALUES | {"roomcast.connections.connection"}, {"orjson"}),
     "roomcast.deadlines": (set(), set()),
     "roomcast.bodies": (VALUES, {"orjson", "starlette"}),
     "roomcast.model.channel_patterns": (VALUES, set()),
     "roomcast.control": (
         VALUES
         | {
-            "roomcast.connection",
+            "roomcast.connections.connection",
             "roomcast.model.channel_patterns",
             "roomcast.hub",
             "roomcast.protocols",
@@ -189,7 +219,7 @@ NO_ASYNCIO = {
     "roomcast.model.tags",
     "roomcast.recovery",
     "roomcast.encodings",
-    "roomcast.connection",
+    "roomcast.connections.connection",
     "roomcast.hub",
     "roomcast.pace",
     "roomcast.roster",

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from roomcast.brokers import Read
-from roomcast.connection import Connection, Encoding, State
+from roomcast.connections.connection import Connection, State
+from roomcast.connections.encoding import Encoding
 from roomcast.hub import Hub
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery

@@ -19,7 +19,7 @@ from roomcast.centrifuge.filters import parse
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.centrifuge.pushes import Wire
-from roomcast.connection import Subscription
+from roomcast.connections.connection import Subscription
 from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Resumption

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.connection import Connection
+from roomcast.connections.connection import Connection
 from roomcast.model.errors import UNSUPPORTED_DATA
 from roomcast.model.publications import Kind, Publication
 from roomcast.protocols.room import Chat, Echo, Feed, Room

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.connection import Subscription
+from roomcast.connections.connection import Subscription
 from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo

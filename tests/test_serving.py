@@ -10,7 +10,7 @@ import pytest
 from starlette.websockets import WebSocket
 
 from roomcast.config import Settings
-from roomcast.connection import State
+from roomcast.connections.connection import State
 from roomcast.model.errors import ClientError
 from roomcast.serving import ClientServer
 from roomcast.transports.heartbeat import Heartbeat

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from roomcast.connection import Connection
+from roomcast.connections.connection import Connection
 from roomcast.model.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.protocols.room import Feed

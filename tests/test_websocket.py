@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from roomcast.connection import State
+from roomcast.connections.connection import State
 from roomcast.model.publications import Publication
 from roomcast.transports.websocket import WebSocketProtocol
 from tests.cluster import eventually, receive

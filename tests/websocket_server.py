@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from roomcast.config import Settings
-from roomcast.connection import Connection, Receiver
+from roomcast.connections.connection import Connection, Receiver
 from roomcast.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.hub import Hub
 from roomcast.protocols.room import Echo, Feed

@@ -16,7 +16,7 @@ from roomcast.protocols.room import Chat, Feed, Room
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.hub import Hub
     from roomcast.model.json import JsonObject
     from roomcast.roster import HubRoster

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from roomcast.connection import Encoding
+from roomcast.connections.encoding import Encoding
 from roomcast.model.publications import Kind, Membership, Position, Publication, Resumption
 from roomcast.transports import deflate, frames, sse
 

@@ -30,7 +30,8 @@ from roomcast.visits import Visit, check_subscription, let_stay
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from roomcast.connection import Encoding, Receiver
+    from roomcast.connections.connection import Receiver
+    from roomcast.connections.encoding import Encoding
 
 router = APIRouter()
 

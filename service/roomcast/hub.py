@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from roomcast.connection import State
+from roomcast.connections.connection import State
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import Publication, Resumption
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from roomcast.connection import Connection, Encoding, Subscription
+    from roomcast.connections.connection import Connection, Subscription
+    from roomcast.connections.encoding import Encoding
     from roomcast.model.errors import Disconnect
     from roomcast.model.publications import Event
 

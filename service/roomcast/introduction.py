@@ -21,7 +21,7 @@ from roomcast.model.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.model.publications import Kind
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from roomcast.brokers import ALWAYS, Once, Published
-from roomcast.connection import Pause, State, Subscription
+from roomcast.connections.connection import Pause, State, Subscription
 from roomcast.history import Histories
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Recovery
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Broker, Registry
-    from roomcast.connection import Connection, Encoding
+    from roomcast.connections.connection import Connection
+    from roomcast.connections.encoding import Encoding
     from roomcast.hub import Hub
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
     from roomcast.model.publications import Heard

@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from roomcast.connection import Encoding
+from roomcast.connections.encoding import Encoding
 from roomcast.encodings import envelope
 from roomcast.endpoints import admission_of, since_of
 from roomcast.model.channels import room_channel

@@ -9,7 +9,7 @@ from roomcast.model.publications import ClientInfo
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.hub import Hub
 
 

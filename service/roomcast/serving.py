@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
-from roomcast.connection import Connection, Encoding
+from roomcast.connections.connection import Connection
+from roomcast.connections.encoding import Encoding
 from roomcast.encodings import PLAIN_SSE
 from roomcast.model.errors import SLOW
 from roomcast.origins import allowed_origins, check_origin
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from roomcast.config import Settings
-    from roomcast.connection import Receiver
+    from roomcast.connections.connection import Receiver
+    from roomcast.connections.transport import Transport
     from roomcast.model.publications import Position
     from roomcast.node import Node
-    from roomcast.transports import Transport
     from roomcast.transports.heartbeat import Heartbeat
 
 # A stream whose client takes nothing for this long is given up; less than a node that ends waits for (10 s).

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.admission import Admission, Visitor
-    from roomcast.connection import Connection, Receiver
+    from roomcast.connections.connection import Connection, Receiver
     from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Position, Resumption
     from roomcast.node import Node

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from roomcast.centrifuge.codec import client_members, publication_members
 from roomcast.centrifuge.filters import matches
-from roomcast.connection import Encoding
+from roomcast.connections.encoding import Encoding
 from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.transports import frames
 

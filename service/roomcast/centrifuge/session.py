@@ -15,7 +15,7 @@ from roomcast.centrifuge import keeping
 from roomcast.centrifuge.codec import MalformedFrame
 from roomcast.centrifuge.commands import HANDLERS
 from roomcast.centrifuge.requests import RequestOrder
-from roomcast.connection import Pause, State
+from roomcast.connections.connection import Pause, State
 from roomcast.hooks import Caller, DisconnectEvent
 from roomcast.model.errors import (
     BAD_REQUEST,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from roomcast.centrifuge.held import Held
     from roomcast.centrifuge.pushes import Wire
     from roomcast.centrifuge.sessions import Sessions
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.model.errors import Disconnect, Unsubscribe
     from roomcast.model.publications import Kind
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from roomcast.auth.tokens import TokenVerifier
     from roomcast.centrifuge.codec import Members
     from roomcast.config import Settings
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.deadlines import Deadlines
     from roomcast.hooks import Application
     from roomcast.model.json import JsonObject

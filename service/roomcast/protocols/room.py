@@ -8,7 +8,7 @@ from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
 from roomcast.model.publications import Kind, Publication
 
 if TYPE_CHECKING:
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
 
 
 class Publisher(Protocol):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.model.errors import Disconnect
     from roomcast.model.publications import Kind
     from roomcast.transports.heartbeat import Heartbeat

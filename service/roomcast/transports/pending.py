@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from roomcast.connection import Connection
+from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
 
-# Above the high mark a client counts as congested, until its unsent bytes are below the low one.
-HIGH_WATER_BYTES = 64 * 1024
-LOW_WATER_BYTES = 16 * 1024
+if TYPE_CHECKING:
+    from roomcast.connections.connection import Connection
 
 
 class PendingWrites:

@@ -16,7 +16,7 @@ from roomcast.transports.pending import PendingWrites
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.transports.heartbeat import Heartbeat
 
 _WRITE_TIMEOUT_S = 10.0

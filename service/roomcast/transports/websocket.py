@@ -15,12 +15,12 @@ from urllib.parse import unquote
 
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 
+from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
 from roomcast.model.errors import SHUTDOWN, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.transports import deflate, frames, handshake
 from roomcast.transports.detached import DetachedWebSocket
 from roomcast.transports.framed import FramedSocket
-from roomcast.transports.pending import HIGH_WATER_BYTES, LOW_WATER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
-    from roomcast.connection import Connection
+    from roomcast.connections.connection import Connection
     from roomcast.transports.heartbeat import Heartbeat
 
 # The key in scope["extensions"] under which a connection offers its transport to the endpoint.

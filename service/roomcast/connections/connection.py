@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import enum
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from roomcast.backlog import Backlog
+from roomcast.connections.backlog import Backlog
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from roomcast.model.publications import Event, Kind, Publication
-    from roomcast.transports import Transport
+    from roomcast.connections.encoding import Encoding
+    from roomcast.connections.transport import Transport
+    from roomcast.model.publications import Kind
 
 
 class State(enum.Enum):
@@ -32,29 +32,6 @@ class Pause(enum.Flag):
 
     UNPUBLISHED = enum.auto()
     COMMANDS = enum.auto()
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Encoding:
-    """How a publication becomes bytes on a kind of connection: wire protocol and transport framing in one call.
-
-    The hub encodes once per Encoding and writes the same bytes to each of its connections, so there is one object
-    per combination, made once, never one per connection.
-
-    encode: returns nothing for an event that this encoding cannot tell of.
-    missed: the bytes that tell a client how many publications it was too slow for.
-    tells_positions: clients of this encoding know where they are in a history, and can go on from there.
-    difference: the bytes of a publication for clients that have the one before, given first; None if it has to be sent
-        whole. A client begins with whole ones, of `encode`.
-    ping: the bytes that ask a client whether it lives; nothing: the transport has a way of its own.
-    """
-
-    name: str
-    encode: Callable[[Event], bytes]
-    missed: Callable[[int], bytes]
-    tells_positions: bool = False
-    difference: Callable[[Publication, Publication], bytes | None] | None = None
-    ping: bytes = b""
 
 
 class Subscription(NamedTuple):
