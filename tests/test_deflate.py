@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.transports.deflate import InflateError, deflate, inflate
+from roomcast.transports.websocket.deflate import InflateError, deflate, inflate
 
 
 @given(st.binary(max_size=2000))

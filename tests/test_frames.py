@@ -16,7 +16,7 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from roomcast.model.publications import Kind
-from roomcast.transports.frames import (
+from roomcast.transports.websocket.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

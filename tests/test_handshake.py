@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.transports.handshake import offers_deflate, parse
+from roomcast.transports.websocket.handshake import offers_deflate, parse
 
 
 @pytest.mark.parametrize(

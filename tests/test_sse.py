@@ -6,7 +6,7 @@ import pytest
 
 from roomcast.model.errors import SHUTDOWN
 from roomcast.model.publications import Kind
-from roomcast.transports.sse import EventStream, event
+from roomcast.transports.event_stream import EventStream, event
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from roomcast.connections.connection import Connection
 from roomcast.model.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.protocols.room import Feed
-from roomcast.transports.stream import CommandStream
+from roomcast.transports.command_stream import CommandStream
 from tests.fakes import RAW
 
 pytestmark = pytest.mark.anyio

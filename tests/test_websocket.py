@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from roomcast.connections.connection import State
 from roomcast.model.publications import Publication
-from roomcast.transports.websocket import WebSocketProtocol
+from roomcast.transports.websocket.asgi import WebSocketProtocol
 from tests.cluster import eventually, receive
 from tests.fakes import FakeBroker
 from tests.test_frames import masked
@@ -219,7 +219,7 @@ def numbers(data: bytes) -> list[int]:
 async def test_disconnect_a_stalled_client_is_closed_with_3008_past_its_bound(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roomcast.transports.portable._WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.transports.websocket.portable._WRITE_TIMEOUT_S", 0.2)
     with await stalled_client(server, "/feed/room:a"):
         (connection,) = server.hub.connections
 

@@ -163,7 +163,7 @@ async def test_trailers_without_end_are_refused() -> None:
 
 @pytest.mark.parametrize("rest", [b"\r\n", b"x", b"GE"])
 async def test_a_byte_behind_an_answered_request_holds_no_socket(rest: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.transports.http._REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.transports.http_protocol._REQUEST_TIMEOUT_S", 0.2)
     async with serving() as server, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         length = b"Content-Length: 10\r\n" if rest == b"x" else b""
@@ -175,7 +175,7 @@ async def test_a_byte_behind_an_answered_request_holds_no_socket(rest: bytes, mo
 
 
 async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.transports.http._REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.transports.http_protocol._REQUEST_TIMEOUT_S", 0.2)
     async with serving() as server:
         for half in (b"", b"G", handshake("/echo")[:-2], handshake("/echo")[:40]):
             answer = await converse(server, half)

@@ -26,8 +26,8 @@ from roomcast.protocols.room import Echo, Feed
 from roomcast.serving import ClientServer, EventStreamResponse, websocket_of
 from roomcast.tasks import end
 from roomcast.transports.heartbeat import Heartbeat
-from roomcast.transports.http import HttpProtocol
-from roomcast.transports.websocket import WebSocketProtocol
+from roomcast.transports.http_protocol import HttpProtocol
+from roomcast.transports.websocket.asgi import WebSocketProtocol
 from tests.cluster import eventually, receive
 from tests.fakes import FakeBroker
 from tests.fakes import node as fake_node

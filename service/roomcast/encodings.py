@@ -9,7 +9,8 @@ import orjson
 
 from roomcast.connections.encoding import Encoding
 from roomcast.model.publications import Kind, Membership, Position, Publication, Resumption
-from roomcast.transports import deflate, frames, sse
+from roomcast.transports import event_stream
+from roomcast.transports.websocket import deflate, frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,9 +118,9 @@ def _missed_frame(count: int) -> bytes:
 def _sse_event(event: Event) -> bytes:
     """Return the bytes of a server-sent event; positions are the ids, from which the browser goes on by itself."""
     if isinstance(event, Publication):
-        return sse.event_id(event.position) + sse.event(event.kind, event.data)
+        return event_stream.event_id(event.position) + event_stream.event(event.kind, event.data)
     if isinstance(event, Resumption):
-        return sse.event_id(event.position) + b"event: position\ndata: " + envelope(event) + b"\n\n"
+        return event_stream.event_id(event.position) + b"event: position\ndata: " + envelope(event) + b"\n\n"
     return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", clients(event))
 
 
@@ -127,4 +128,4 @@ PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
 DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated(_plain_frame), _missed_frame)
 ENVELOPE_WEBSOCKET = Encoding("envelope websocket", _envelope_frame, _missed_frame, tells_positions=True)
 DEFLATED_ENVELOPE = Encoding("deflated envelope", _deflated(_envelope_frame), _missed_frame, tells_positions=True)
-PLAIN_SSE = Encoding("plain sse", _sse_event, sse.missed, tells_positions=True)
+PLAIN_SSE = Encoding("plain sse", _sse_event, event_stream.missed, tells_positions=True)

@@ -20,13 +20,12 @@ from roomcast.model.publications import Position, Publication, Resumption
 from roomcast.protocols.room import Feed
 from roomcast.serving import server_of, until_gone
 from roomcast.tasks import run_together
-from roomcast.transports.pending import PendingWrites
+from roomcast.transports.poll import PollTransport
 from roomcast.visits import check_subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from roomcast.model.errors import Disconnect
     from roomcast.model.publications import Event
 
 router = APIRouter()
@@ -35,26 +34,6 @@ _WAIT_S = 25.0
 # How an envelope begins in a channel with a history.
 _POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
 _MAX_WAIT_S = 60.0
-
-
-class PollTransport(PendingWrites):
-    """The `Transport` of one poll: what is written waits here for its answer."""
-
-    name = "poll"
-
-    def pause_reading(self) -> None:
-        """See `Transport.pause_reading`; a poll is never read."""
-
-    def resume_reading(self) -> None:
-        """See `Transport.resume_reading`; a poll is never read."""
-
-    def close(self, disconnect: Disconnect) -> None:  # noqa: ARG002  (as in Transport)
-        """Answer with what there is: the client polls again anyway, maybe another node."""
-        self.end()
-
-    def close_code(self) -> int:
-        """See `Transport.close_code`."""
-        return 1000
 
 
 def _member(event: Event) -> bytes:

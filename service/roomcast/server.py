@@ -12,8 +12,8 @@ import uvicorn
 
 from roomcast.app import create_app, new_node_id
 from roomcast.telemetry import configure_logging
-from roomcast.transports.http import HttpProtocol
-from roomcast.transports.websocket import WebSocketProtocol
+from roomcast.transports.http_protocol import HttpProtocol
+from roomcast.transports.websocket.asgi import WebSocketProtocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -15,10 +15,10 @@ from roomcast.model.errors import SLOW
 from roomcast.origins import allowed_origins, check_origin
 from roomcast.protocols.room import Feed
 from roomcast.tasks import run_together
-from roomcast.transports import websocket
-from roomcast.transports.http import ABORT
-from roomcast.transports.portable import PortableWebSocket
-from roomcast.transports.sse import EventStream
+from roomcast.transports.event_stream import EventStream
+from roomcast.transports.http_protocol import ABORT
+from roomcast.transports.websocket import asgi
+from roomcast.transports.websocket.portable import PortableWebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,7 +74,7 @@ class ClientServer:
             if prepare is not None:
                 await prepare()
             await socket.accept(subprotocol)
-            protocol = websocket.transport_of(socket.scope)
+            protocol = asgi.transport_of(socket.scope)
             if protocol is not None:
                 connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
                 is_detached = True
@@ -112,7 +112,7 @@ def server_of(connection: HTTPConnection) -> ClientServer:
 
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
     """Return the transport of a handshake, and whether messages on it may be compressed."""
-    protocol = websocket.transport_of(socket.scope)
+    protocol = asgi.transport_of(socket.scope)
     return (PortableWebSocket(socket), False) if protocol is None else (protocol, protocol.is_compressed)
 
 

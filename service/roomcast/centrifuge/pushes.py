@@ -9,7 +9,7 @@ from roomcast.centrifuge.codec import client_members, publication_members
 from roomcast.centrifuge.filters import matches
 from roomcast.connections.encoding import Encoding
 from roomcast.model.publications import Kind, Publication, Resumption
-from roomcast.transports import frames
+from roomcast.transports.websocket import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable

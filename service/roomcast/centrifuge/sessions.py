@@ -22,8 +22,8 @@ from roomcast.model.publications import Kind
 from roomcast.node import Overtaken
 from roomcast.survey import UnknownNode
 from roomcast.tasks import end
-from roomcast.transports import frames
-from roomcast.transports.stream import CommandStream
+from roomcast.transports.command_stream import CommandStream
+from roomcast.transports.websocket import frames
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from roomcast.serving import STREAM_HEADERS, pump
-from roomcast.transports.stream import CommandStream
+from roomcast.transports.command_stream import CommandStream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

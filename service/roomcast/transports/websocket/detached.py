@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from roomcast.model.errors import SHUTDOWN
-from roomcast.transports import frames
-from roomcast.transports.framed import FramedSocket
+from roomcast.transports.websocket import frames
+from roomcast.transports.websocket.base import FramedSocket
 
 # How long a client may take to answer the goodbye of a node that ends.
 _SHUTDOWN_TIMEOUT_S = 3.0

@@ -7,7 +7,7 @@ import asyncio
 from roomcast.connections.transport import HIGH_WATER_BYTES
 from roomcast.model.errors import Disconnect
 from roomcast.model.publications import Kind
-from roomcast.transports import deflate, frames
+from roomcast.transports.websocket import deflate, frames
 
 _CLOSE_TIMEOUT_S = 10.0
 # A read of uvloop brings up to 256,000 bytes, 42,000 frames: without a pause nobody else would be served for a second.

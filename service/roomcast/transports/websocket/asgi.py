@@ -18,9 +18,9 @@ from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remo
 from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
 from roomcast.model.errors import SHUTDOWN, Disconnect
 from roomcast.model.publications import Kind
-from roomcast.transports import deflate, frames, handshake
-from roomcast.transports.detached import DetachedWebSocket
-from roomcast.transports.framed import FramedSocket
+from roomcast.transports.websocket import deflate, frames, handshake
+from roomcast.transports.websocket.base import FramedSocket
+from roomcast.transports.websocket.detached import DetachedWebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from roomcast.model.publications import Kind
-from roomcast.transports.pending import PendingWrites
+from roomcast.transports.write_buffer import PendingWrites
 
 if TYPE_CHECKING:
     from roomcast.model.errors import Disconnect

@@ -10,8 +10,8 @@ from starlette.websockets import WebSocketDisconnect
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
-from roomcast.transports import frames
-from roomcast.transports.pending import PendingWrites
+from roomcast.transports.websocket import frames
+from roomcast.transports.write_buffer import PendingWrites
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.transports.pending import PendingWrites
+from roomcast.transports.write_buffer import PendingWrites
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""WebSocket: bytes, handshake, and the two stages of a connection (ASGI, detached)."""
