@@ -15,7 +15,7 @@ from redis.asyncio.cluster import RedisCluster
 from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
 from roomcast.brokers.listener import longest_backoff_s
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.shards import Shards
+from roomcast.brokers.sharded_listener import Shards
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal

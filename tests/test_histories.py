@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from roomcast.brokers import ALWAYS
-from roomcast.brokers.history import HistoryCommands
+from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import ClientInfo, Publication
 from roomcast.redis_access.envelope import pack_about

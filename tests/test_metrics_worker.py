@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.registry import NodeRegistry
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespaces
 from roomcast.presence.commands import PresenceCommands
+from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end

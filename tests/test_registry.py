@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers.registry import NodeRegistry
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.client import connect
 from roomcast.redis_access.work_queue import IngestStream, StreamCounts
 from tests.cluster import eventually

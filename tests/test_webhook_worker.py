@@ -16,7 +16,7 @@ from starlette.responses import Response
 from roomcast.brokers.redis import RedisBroker
 from roomcast.hooks.stream import WebhookStream
 from roomcast.hooks.webhooks import WebhookReceiver
-from roomcast.presence.events import EVENTS
+from roomcast.presence.occupancy import EVENTS
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.tasks import end

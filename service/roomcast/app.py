@@ -26,7 +26,6 @@ from roomcast.api.context import ApiContext
 from roomcast.api.failures import failure_of
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.registry import NodeRegistry
 from roomcast.brokers.tickets import Tickets
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
 from roomcast.centrifuge.sessions import Sessions
@@ -39,6 +38,7 @@ from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node import Node
 from roomcast.pace import Pace
+from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.roster import HubRoster

@@ -21,13 +21,13 @@ from roomcast.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roomcast.brokers import Broker, Registry
+    from roomcast.brokers import Broker
     from roomcast.connections.connection import Connection
     from roomcast.connections.encoding import Encoding
     from roomcast.hub import Hub
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
     from roomcast.model.publications import Heard
-    from roomcast.presence import Presence
+    from roomcast.presence import Presence, Registry
     from roomcast.recovery import Window
     from roomcast.redis_access.work_queue import StreamCounts
     from roomcast.roster import HubRoster

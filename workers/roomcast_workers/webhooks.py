@@ -12,7 +12,7 @@ import structlog
 
 from roomcast.hooks.stream import WebhookStream
 from roomcast.hooks.webhooks import NotDelivered
-from roomcast.presence.events import EVENTS
+from roomcast.presence.occupancy import EVENTS
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
 from roomcast_workers.occupancy import Occupancy

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
     from roomcast.model.errors import BrokerUnavailable, ClientError
     from roomcast.model.publications import Heard, History
-    from roomcast.redis_access.work_queue import StreamCounts
 
-__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Registry", "Sink", "Submission"]
+__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Sink", "Submission"]
 
 # What may come from outside in a `Once`.
 MAX_KEY_LENGTH = 128
@@ -167,27 +166,3 @@ class Broker(Protocol):
         told so.
         Raises: BrokerUnavailable; they may have been removed all the same.
         """
-
-
-class Registry(Protocol):
-    """Knows the living nodes of the cluster, each by the lease under which it works (see `roomcast.presence`)."""
-
-    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
-        """Say that a node lives, for at most `ttl_s`, and how many clients it holds.
-
-        Returns: whether the lease holds. One that is not new and has ended does not begin again: others may have swept
-            it.
-        Raises: BrokerUnavailable.
-        """
-
-    async def retire(self, lease: str) -> None:
-        """Say that a node ends. Raises: BrokerUnavailable."""
-
-    async def connection_counts(self) -> dict[str, int]:
-        """Return the connection count of every living node, by lease. Raises: BrokerUnavailable."""
-
-    async def dead(self) -> set[str]:
-        """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
-
-    async def ingest_counts(self) -> StreamCounts:
-        """Return what is in the ingest stream. Raises: BrokerUnavailable."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ResponseError
 
 from roomcast.brokers import ALWAYS, Once, Published
-from roomcast.brokers.history import HistoryCommands
+from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.brokers.outbox import Outbox
-from roomcast.brokers.shards import subscriptions
+from roomcast.brokers.sharded_listener import subscriptions
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import MAX_CONTROL_BYTES
 from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from roomcast.model.publications import ClientInfo
+    from roomcast.redis_access.work_queue import StreamCounts
 
 __all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Roster"]
 
@@ -91,3 +92,27 @@ class Presence(Protocol):
 
     async def count(self, channel: str) -> Counts:
         """Return how many are in a channel, in constant time. Raises: BrokerUnavailable."""
+
+
+class Registry(Protocol):
+    """Knows the living nodes of the cluster, each by the lease under which it works (see `roomcast.presence`)."""
+
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+        """Say that a node lives, for at most `ttl_s`, and how many clients it holds.
+
+        Returns: whether the lease holds. One that is not new and has ended does not begin again: others may have swept
+            it.
+        Raises: BrokerUnavailable.
+        """
+
+    async def retire(self, lease: str) -> None:
+        """Say that a node ends. Raises: BrokerUnavailable."""
+
+    async def connection_counts(self) -> dict[str, int]:
+        """Return the connection count of every living node, by lease. Raises: BrokerUnavailable."""
+
+    async def dead(self) -> set[str]:
+        """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
+
+    async def ingest_counts(self) -> StreamCounts:
+        """Return what is in the ingest stream. Raises: BrokerUnavailable."""

@@ -14,7 +14,7 @@ import structlog
 
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.presence import Page
-from roomcast.presence.events import EVENTS, occupied, vacated
+from roomcast.presence.occupancy import EVENTS, occupied, vacated
 from roomcast.redis_access.envelope import MalformedMessage, pack_clients, unpack_clients
 from roomcast.redis_access.scripts import Command, read_script
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.brokers.registry import NodeKeys
+import orjson
+
+from roomcast.presence.node_leases import NodeKeys
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 
@@ -33,3 +35,16 @@ async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
             if not cursor:
                 break
     return found
+
+
+EVENTS = "events"
+
+
+def occupied(channel: str) -> bytes:
+    """Return what is told when a channel gets its first subscriber: `{"event":"occupied","channel":"room:lobby"}`."""
+    return orjson.dumps({"event": "occupied", "channel": channel})
+
+
+def vacated(channel: str) -> bytes:
+    """Return what is told when a channel has lost its last subscriber."""
+    return orjson.dumps({"event": "vacated", "channel": channel})

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
-from roomcast.brokers.registry import NodeKeys
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence import Counts, Page
 from roomcast.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
+from roomcast.presence.node_leases import NodeKeys
 from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
 from roomcast.redis_access.keys import ChannelKeys
@@ -24,10 +24,9 @@ from roomcast.tasks import run_together
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from roomcast.brokers import Registry
     from roomcast.model.namespaces import Namespaces
     from roomcast.model.publications import ClientInfo
-    from roomcast.presence import Roster
+    from roomcast.presence import Registry, Roster
     from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)

@@ -15,9 +15,9 @@ from roomcast.redis_access.pipeline import run_pipeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from roomcast.brokers import Registry
-    from roomcast.brokers.registry import NodeKeys
+    from roomcast.presence import Registry
     from roomcast.presence.commands import PresenceCommands
+    from roomcast.presence.node_leases import NodeKeys
     from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
