@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from roomcast.brokers import ALWAYS, Published
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
-from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import ClientInfo, History, Position, Publication
-from roomcast.node import Node
+from roomcast.node.hub import Hub
+from roomcast.node.node import Node
+from roomcast.node.roster import HubRoster
+from roomcast.node.tracker import Tracker
 from roomcast.presence import Counts, Page
 from roomcast.protocols.room import Feed
 from roomcast.redis_access.work_queue import StreamCounts
-from roomcast.roster import HubRoster
-from roomcast.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -30,11 +30,11 @@ from roomcast.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
 from roomcast.model.publications import Kind, Position, Publication
-from roomcast.survey import Survey
+from roomcast.node.hub import Hub
+from roomcast.node.survey import Survey
 from roomcast.tasks import end
 from tests.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.fakes import node as fake_node

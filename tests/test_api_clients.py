@@ -19,11 +19,11 @@ from roomcast.hooks import RpcEvent
 from roomcast.hooks.answers import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.hooks.handlers import Handlers
-from roomcast.hub import Hub
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import Position, Publication
-from roomcast.survey import Survey
+from roomcast.node.hub import Hub
+from roomcast.node.survey import Survey
 from roomcast.tasks import end
 from tests.cluster import API_KEY
 from tests.fakes import FakeBroker, Schedule

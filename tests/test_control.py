@@ -6,11 +6,11 @@ import pytest
 
 from roomcast.connections.connection import Connection, Subscription
 from roomcast.control import Control
-from roomcast.hub import Hub
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.model.namespaces import SlowPolicy
+from roomcast.node.hub import Hub
+from roomcast.node.roster import HubRoster
 from roomcast.protocols.room import Echo
-from roomcast.roster import HubRoster
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 pytestmark = pytest.mark.anyio

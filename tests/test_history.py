@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from roomcast.brokers import Read
-from roomcast.history import Histories
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.model.publications import Position
+from roomcast.node.histories import Histories
 from tests.fakes import FakeBroker
 
 pytestmark = pytest.mark.anyio

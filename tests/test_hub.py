@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from roomcast.connections.connection import Subscription
 from roomcast.connections.encoding import Encoding
-from roomcast.hub import Hub
 from roomcast.model.errors import SHUTDOWN
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import Event, Position, Publication, Resumption
+from roomcast.node.hub import Hub
 from tests.fakes import RAW, Schedule, connection
 
 

@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from roomcast.connections.connection import Connection, Subscription
 from roomcast.connections.encoding import Encoding
-from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo, Event, Membership, Publication
+from roomcast.node.hub import Hub
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 CHANNEL = "room:a"

@@ -27,34 +27,34 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.model.channels": (VALUES, set()),
     "roomcast.model.namespaces": (VALUES, set()),
     "roomcast.model.tags": (VALUES, set()),
-    "roomcast.recovery": (VALUES, set()),
+    "roomcast.node.recovery": (VALUES, set()),
     "roomcast.protocols": (VALUES | {"roomcast.connections.connection"}, {"orjson"}),
     "roomcast.connections.backlog": (set(), set()),
     "roomcast.connections.connection": (VALUES | {"roomcast.connections.backlog", "roomcast.transports"}, set()),
-    "roomcast.hub": (VALUES | {"roomcast.connections.connection"}, set()),
-    "roomcast.pace": (set(), set()),
+    "roomcast.node.hub": (VALUES | {"roomcast.connections.connection"}, set()),
+    "roomcast.node.flush_pace": (set(), set()),
     "roomcast.tasks": (set(), set()),
-    "roomcast.history": (VALUES | {"roomcast.brokers"}, set()),
-    "roomcast.node": (
+    "roomcast.node.histories": (VALUES | {"roomcast.brokers"}, set()),
+    "roomcast.node.node": (
         VALUES
         | {
             "roomcast.brokers",
             "roomcast.connections.connection",
-            "roomcast.history",
-            "roomcast.hub",
-            "roomcast.recovery",
+            "roomcast.node.histories",
+            "roomcast.node.hub",
+            "roomcast.node.recovery",
         }
         | {"roomcast.tasks"}
-        | {"roomcast.presence", "roomcast.roster", "roomcast.tracker"},
+        | {"roomcast.presence", "roomcast.node.roster", "roomcast.node.tracker"},
         {"structlog"},
     ),
-    "roomcast.survey": (VALUES | {"roomcast.brokers", "roomcast.tasks"}, {"orjson", "structlog"}),
-    "roomcast.tracker": (VALUES | {"roomcast.brokers", "roomcast.recovery", "roomcast.tasks"}, {"structlog"}),
+    "roomcast.node.survey": (VALUES | {"roomcast.brokers", "roomcast.tasks"}, {"orjson", "structlog"}),
+    "roomcast.node.tracker": (VALUES | {"roomcast.brokers", "roomcast.node.recovery", "roomcast.tasks"}, {"structlog"}),
     "roomcast.presence": (
         VALUES | {"roomcast.brokers", "roomcast.presence", "roomcast.tasks"},
         {"orjson", "redis", "structlog"},
     ),
-    "roomcast.roster": (VALUES | {"roomcast.connections.connection", "roomcast.hub"}, set()),
+    "roomcast.node.roster": (VALUES | {"roomcast.connections.connection", "roomcast.node.hub"}, set()),
     "roomcast.encodings": (VALUES | {"roomcast.connections.connection", "roomcast.transports"}, {"orjson"}),
     "roomcast.redis_access.url": (set(), {"redis"}),
     "roomcast.setting_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
@@ -80,16 +80,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.connections.connection",
             "roomcast.deadlines",
             "roomcast.hooks",
-            "roomcast.node",
+            "roomcast.node.node",
         }
-        | {"roomcast.presence", "roomcast.recovery", "roomcast.serving", "roomcast.survey", "roomcast.tasks"}
+        | {"roomcast.presence", "roomcast.node.recovery", "roomcast.serving", "roomcast.node.survey", "roomcast.tasks"}
         | {"roomcast.transports"},
         {"fastapi", "google", "orjson", "starlette", "structlog"},
     ),
     "roomcast.centrifuge.codec": (VALUES, set()),
     "roomcast.centrifuge.json_codec": (VALUES | {"roomcast.centrifuge"}, {"orjson"}),
     "roomcast.centrifuge.held": (set(), set()),
-    "roomcast.centrifuge.positions": (VALUES | {"roomcast.centrifuge.codec", "roomcast.recovery"}, set()),
+    "roomcast.centrifuge.positions": (VALUES | {"roomcast.centrifuge.codec", "roomcast.node.recovery"}, set()),
     "roomcast.centrifuge.fossil": (set(), set()),
     "roomcast.centrifuge.filters": (VALUES, set()),
     "roomcast.centrifuge.protobuf_codec": (VALUES | {"roomcast.centrifuge"}, {"google"}),
@@ -104,14 +104,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"roomcast.connections.connection", "roomcast.tasks", "roomcast.transports"},
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
     ),
-    "roomcast.telemetry": (VALUES | {"roomcast.config", "roomcast.node"}, {"prometheus_client", "structlog"}),
+    "roomcast.telemetry": (VALUES | {"roomcast.config", "roomcast.node.node"}, {"prometheus_client", "structlog"}),
     "roomcast.serving": (
         VALUES
         | {
             "roomcast.config",
             "roomcast.connections.connection",
             "roomcast.encodings",
-            "roomcast.node",
+            "roomcast.node.node",
             "roomcast.protocols",
         }
         | {"roomcast.origins", "roomcast.setting_types", "roomcast.tasks", "roomcast.transports"},
@@ -120,7 +120,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.endpoints": (
         VALUES
         | {"roomcast.admission", "roomcast.connections.connection", "roomcast.deadlines", "roomcast.encodings"}
-        | {"roomcast.introduction", "roomcast.protocols", "roomcast.recovery", "roomcast.serving", "roomcast.visits"},
+        | {
+            "roomcast.introduction",
+            "roomcast.protocols",
+            "roomcast.node.recovery",
+            "roomcast.serving",
+            "roomcast.visits",
+        },
         {"fastapi", "starlette"},
     ),
     "roomcast.visits": (
@@ -132,7 +138,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.deadlines",
             "roomcast.encodings",
         }
-        | {"roomcast.node"},
+        | {"roomcast.node.node"},
         {"orjson"},
     ),
     "roomcast.polling": (
@@ -161,10 +167,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {
             "roomcast.connections.connection",
             "roomcast.model.channel_patterns",
-            "roomcast.hub",
+            "roomcast.node.hub",
             "roomcast.protocols",
-            "roomcast.roster",
-            "roomcast.survey",
+            "roomcast.node.roster",
+            "roomcast.node.survey",
         },
         {"psutil"},
     ),
@@ -178,8 +184,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.encodings",
             "roomcast.model.channel_patterns",
         }
-        | {"roomcast.hooks", "roomcast.node"}
-        | {"roomcast.presence", "roomcast.recovery", "roomcast.survey", "roomcast.model.tags"}
+        | {"roomcast.hooks", "roomcast.node.node"}
+        | {"roomcast.presence", "roomcast.node.recovery", "roomcast.node.survey", "roomcast.model.tags"}
         | {"roomcast.auth", "roomcast.endpoints"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
@@ -217,12 +223,12 @@ NO_ASYNCIO = {
     "roomcast.model.channels",
     "roomcast.model.namespaces",
     "roomcast.model.tags",
-    "roomcast.recovery",
+    "roomcast.node.recovery",
     "roomcast.encodings",
     "roomcast.connections.connection",
-    "roomcast.hub",
-    "roomcast.pace",
-    "roomcast.roster",
+    "roomcast.node.hub",
+    "roomcast.node.flush_pace",
+    "roomcast.node.roster",
     "roomcast.centrifuge.fossil",
     "roomcast.centrifuge.filters",
     "roomcast.auth.permissions",
@@ -293,7 +299,7 @@ def test_the_check_finds_what_is_forbidden(tmp_path: Path) -> None:
     found = imports(bad)
 
     assert found == {"redis.asyncio", "roomcast.brokers.redis.RedisBroker"}
-    assert not any(is_in(name, ALLOWED["roomcast.hub"][0] | ALLOWED["roomcast.hub"][1]) for name in found)
+    assert not any(is_in(name, ALLOWED["roomcast.node.hub"][0] | ALLOWED["roomcast.node.hub"][1]) for name in found)
 
 
 def test_nothing_is_made_at_import() -> None:

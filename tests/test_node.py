@@ -9,13 +9,13 @@ import pytest
 from roomcast.brokers import Read
 from roomcast.connections.connection import Connection, State
 from roomcast.connections.encoding import Encoding
-from roomcast.hub import Hub
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery
 from roomcast.model.publications import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
-from roomcast.node import Node, Overtaken
+from roomcast.node.hub import Hub
+from roomcast.node.node import Node, Overtaken
+from roomcast.node.tracker import Tracker
 from roomcast.tasks import end
-from roomcast.tracker import Tracker
 from tests.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.fakes import node as fake_node
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from roomcast.pace import Pace
+from roomcast.node.flush_pace import Pace
 
 
 class Loop:

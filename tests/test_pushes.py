@@ -20,9 +20,9 @@ from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.centrifuge.pushes import Wire
 from roomcast.connections.connection import Subscription
-from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Resumption
+from roomcast.node.hub import Hub
 from tests.fakes import Schedule, connection
 
 CHANNEL = "room:a"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from roomcast.model.errors import ClientError
 from roomcast.model.positions import position_of
 from roomcast.model.publications import History, Position, Publication, Resumption
-from roomcast.recovery import Track, Window, catch_up_cache, catch_up_stream
+from roomcast.node.recovery import Track, Window, catch_up_cache, catch_up_stream
 
 
 def pub(offset: int, epoch: str = "e") -> Publication:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from roomcast.connections.connection import Subscription
-from roomcast.hub import Hub
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo
-from roomcast.roster import HubRoster
+from roomcast.node.hub import Hub
+from roomcast.node.roster import HubRoster
 from tests.fakes import Schedule, connection
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from roomcast import survey as survey_module
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, Heard, Publication
+from roomcast.node import survey as survey_module
+from roomcast.node.survey import Handler, Survey, UnknownNode
 from roomcast.redis_access.client import Client
-from roomcast.survey import Handler, Survey, UnknownNode
 from roomcast.tasks import end, run_together
 from tests.cluster import eventually
 from tests.fakes import FakeBroker

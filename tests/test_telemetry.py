@@ -5,7 +5,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
-from roomcast.hub import Hub
+from roomcast.node.hub import Hub
 from roomcast.telemetry import registry_of
 from tests.cluster import Cluster, NodeProcess, eventually, http_client
 from tests.fakes import FakeBroker, Schedule, connection

@@ -10,8 +10,8 @@ from roomcast.brokers import Read
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import Event, History, Position, Publication, Resumption
+from roomcast.node.tracker import Tracker
 from roomcast.tasks import end
-from roomcast.tracker import Tracker
 from tests.cluster import eventually
 from tests.fakes import FakeBroker
 
@@ -112,8 +112,8 @@ async def test_what_is_lost_for_good_is_told_and_counted() -> None:
 
 
 async def test_a_loss_without_any_sign_is_found_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.tracker._CHECK_INTERVAL_S", 0.05)
-    monkeypatch.setattr("roomcast.tracker._GRACE_S", 0.01)
+    monkeypatch.setattr("roomcast.node.tracker._CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr("roomcast.node.tracker._GRACE_S", 0.01)
     async with tracking() as tracked:
         tracked.broker.histories["room:a"] = history(6, 6)
         await tracked.until_heard(pub(6))
@@ -142,7 +142,7 @@ async def test_a_herd_shares_one_read_of_the_window_and_what_comes_meanwhile_is_
 
 
 async def test_a_window_that_nobody_wants_any_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.tracker._CHECK_INTERVAL_S", 0.02)
+    monkeypatch.setattr("roomcast.node.tracker._CHECK_INTERVAL_S", 0.02)
     async with tracking() as tracked:
         assert await tracked.tracker.window("room:a") is not None
         tracked.now_s += 60

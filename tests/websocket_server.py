@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.hub import Hub
+from roomcast.node.hub import Hub
 from roomcast.protocols.room import Echo, Feed
 from roomcast.serving import ClientServer, EventStreamResponse, websocket_of
 from roomcast.tasks import end

@@ -34,20 +34,20 @@ from roomcast.control import Control
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import make_hooks
 from roomcast.hooks.collector import HookCollector
-from roomcast.hub import Hub
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.node import Node
-from roomcast.pace import Pace
+from roomcast.node.flush_pace import Pace
+from roomcast.node.hub import Hub
+from roomcast.node.node import Node
+from roomcast.node.roster import HubRoster
+from roomcast.node.survey import Survey
+from roomcast.node.tracker import Tracker
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
-from roomcast.roster import HubRoster
 from roomcast.serving import ClientServer
 from roomcast.setting_types import split_names
-from roomcast.survey import Survey
 from roomcast.tasks import end, run_together
 from roomcast.telemetry import registry_of
-from roomcast.tracker import Tracker
 from roomcast.transports.heartbeat import Heartbeat
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from roomcast.connections.connection import Connection
-    from roomcast.hub import Hub
     from roomcast.model.json import JsonObject
-    from roomcast.roster import HubRoster
-    from roomcast.survey import Handler
+    from roomcast.node.hub import Hub
+    from roomcast.node.roster import HubRoster
+    from roomcast.node.survey import Handler
 
 # Channels that are looked at before the loop goes on: about a millisecond.
 _CHANNELS_AT_ONCE = 1000

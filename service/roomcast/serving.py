@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from roomcast.connections.connection import Receiver
     from roomcast.connections.transport import Transport
     from roomcast.model.publications import Position
-    from roomcast.node import Node
+    from roomcast.node.node import Node
     from roomcast.transports.heartbeat import Heartbeat
 
 # A stream whose client takes nothing for this long is given up; less than a node that ends waits for (10 s).

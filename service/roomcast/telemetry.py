@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from roomcast.config import Settings
-    from roomcast.node import Node
+    from roomcast.node.node import Node
 
 _COUNTERS = {
     "received": "Publications read from Redis for channels of this node.",

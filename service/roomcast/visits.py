@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from roomcast.connections.connection import Connection, Receiver
     from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Position, Resumption
-    from roomcast.node import Node
+    from roomcast.node.node import Node
 
 
 class Stay:

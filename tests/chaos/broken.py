@@ -6,9 +6,9 @@ import itertools
 import os
 
 from roomcast.__main__ import main
-from roomcast.hub import Hub
 from roomcast.model.publications import Event, History, Publication, Resumption
-from roomcast.recovery import Track
+from roomcast.node.hub import Hub
+from roomcast.node.recovery import Track
 
 SKIP_REPAIR = "skip-repair"  # what was missed is not broadcast after a gap, and nothing is said
 DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsubscribeRequest,
     )
     from roomcast.model.json import JsonObject
-    from roomcast.survey import Answers
+    from roomcast.node.survey import Answers
 
 # Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
 MAX_CHANNELS = 10_000

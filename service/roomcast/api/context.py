@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from roomcast.config import Settings
     from roomcast.hooks import Application
-    from roomcast.node import Node
-    from roomcast.survey import Survey
+    from roomcast.node.node import Node
+    from roomcast.node.survey import Survey
 
 
 class ApiContext(NamedTuple):

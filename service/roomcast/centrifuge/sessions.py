@@ -19,8 +19,8 @@ from roomcast.centrifuge.pushes import Wire
 from roomcast.centrifuge.session import Session
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
-from roomcast.node import Overtaken
-from roomcast.survey import UnknownNode
+from roomcast.node.node import Overtaken
+from roomcast.node.survey import UnknownNode
 from roomcast.tasks import end
 from roomcast.transports.command_stream import CommandStream
 from roomcast.transports.websocket import frames
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from roomcast.deadlines import Deadlines
     from roomcast.hooks import Application
     from roomcast.model.json import JsonObject
-    from roomcast.node import Node
-    from roomcast.survey import Handler, Survey
+    from roomcast.node.node import Node
+    from roomcast.node.survey import Handler, Survey
 
 log = structlog.get_logger(__name__)
 

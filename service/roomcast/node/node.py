@@ -11,11 +11,11 @@ import structlog
 
 from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.connections.connection import Pause, State, Subscription
-from roomcast.history import Histories
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Recovery
 from roomcast.model.publications import Position, Publication, Removal, Resumption
-from roomcast.recovery import catch_up_cache, catch_up_stream
+from roomcast.node.histories import Histories
+from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from roomcast.brokers import Broker
     from roomcast.connections.connection import Connection
     from roomcast.connections.encoding import Encoding
-    from roomcast.hub import Hub
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
     from roomcast.model.publications import Heard
+    from roomcast.node.hub import Hub
+    from roomcast.node.recovery import Window
+    from roomcast.node.roster import HubRoster
+    from roomcast.node.tracker import Tracker
     from roomcast.presence import Presence, Registry
-    from roomcast.recovery import Window
     from roomcast.redis_access.work_queue import StreamCounts
-    from roomcast.roster import HubRoster
-    from roomcast.tracker import Tracker
 
 log = structlog.get_logger(__name__)
 

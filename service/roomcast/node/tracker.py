@@ -10,7 +10,7 @@ import structlog
 from roomcast.brokers import Read
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.publications import Publication
-from roomcast.recovery import Track, Window
+from roomcast.node.recovery import Track, Window
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:

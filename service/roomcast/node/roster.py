@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from roomcast.connections.connection import Connection
-    from roomcast.hub import Hub
+    from roomcast.node.hub import Hub
 
 
 class HubRoster:
