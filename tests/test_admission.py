@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from roomcast.brokers.tickets import Tickets
+from roomcast.auth.tickets import Tickets
 from tests.cluster import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.speaker import Json, call_api, on
 from tests.tokens import SECRET, signed

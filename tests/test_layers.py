@@ -57,9 +57,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.node.roster": (VALUES | {"roomcast.connections.connection", "roomcast.node.hub"}, set()),
     "roomcast.encodings": (VALUES | {"roomcast.connections.connection", "roomcast.transports"}, {"orjson"}),
     "roomcast.redis_access.url": (set(), {"redis"}),
-    "roomcast.setting_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
+    "roomcast.config_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
     "roomcast.config": (
-        VALUES | {"roomcast.redis_access.url", "roomcast.setting_types"},
+        VALUES | {"roomcast.redis_access.url", "roomcast.config_types"},
         {"annotated_types", "pydantic", "pydantic_settings"},
     ),
     "roomcast.auth": (
@@ -97,7 +97,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.hooks": (
         VALUES
         | {"roomcast.auth", "roomcast.bodies", "roomcast.brokers", "roomcast.config", "roomcast.hooks"}
-        | {"roomcast.model.client_info", "roomcast.setting_types", "roomcast.tasks"},
+        | {"roomcast.model.client_info", "roomcast.config_types", "roomcast.tasks"},
         {"httpx", "orjson", "prometheus_client", "pydantic", "structlog"},
     ),
     "roomcast.transports": (
@@ -114,7 +114,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.node.node",
             "roomcast.protocols",
         }
-        | {"roomcast.origins", "roomcast.setting_types", "roomcast.tasks", "roomcast.transports"},
+        | {"roomcast.origins", "roomcast.config_types", "roomcast.tasks", "roomcast.transports"},
         {"fastapi", "starlette"},
     ),
     "roomcast.endpoints": (
@@ -157,7 +157,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"roomcast.auth", "roomcast.brokers", "roomcast.config", "roomcast.protocols"},
         {"starlette", "structlog"},
     ),
-    "roomcast.origins": (VALUES | {"roomcast.config", "roomcast.setting_types"}, {"starlette"}),
+    "roomcast.origins": (VALUES | {"roomcast.config", "roomcast.config_types"}, {"starlette"}),
     "roomcast.introduction": (VALUES | {"roomcast.connections.connection"}, {"orjson"}),
     "roomcast.deadlines": (set(), set()),
     "roomcast.bodies": (VALUES, {"orjson", "starlette"}),

@@ -9,7 +9,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
 from roomcast.auth.claims import connection_claims
-from roomcast.brokers.tickets import TICKET_TTL_S, Tickets
+from roomcast.auth.tickets import TICKET_TTL_S, Tickets
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import Client, connect
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import HTTPConnection
 
+    from roomcast.auth.tickets import Tickets
     from roomcast.auth.tokens import TokenVerifier
-    from roomcast.brokers.tickets import Tickets
     from roomcast.config import Settings
 
 log = structlog.get_logger(__name__)

@@ -24,12 +24,13 @@ from roomcast.admission import Admission
 from roomcast.api import operations, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.api.failures import failure_of
+from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.tickets import Tickets
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
 from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import read_namespaces
+from roomcast.config_types import split_names
 from roomcast.control import Control
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import make_hooks
@@ -45,7 +46,6 @@ from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.serving import ClientServer
-from roomcast.setting_types import split_names
 from roomcast.tasks import end, run_together
 from roomcast.telemetry import registry_of
 from roomcast.transports.heartbeat import Heartbeat

@@ -13,9 +13,7 @@ from annotated_types import Len
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
-from roomcast.redis_access.url import masked_url
-from roomcast.setting_types import (
+from roomcast.config_types import (
     ApiKey,
     BaseUrl,
     Handler,
@@ -28,6 +26,8 @@ from roomcast.setting_types import (
     WebhookEvents,
     split_names,
 )
+from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.redis_access.url import masked_url
 
 ENV_PREFIX = "ROOMCAST_"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from roomcast.config_types import split_names
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.setting_types import split_names
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -9,10 +9,10 @@ import click
 
 from roomcast.app import make_broker, new_node_id
 from roomcast.config import Settings, read_namespaces
+from roomcast.config_types import split_names
 from roomcast.hooks.build import webhook_receiver
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.client import connect
-from roomcast.setting_types import split_names
 from roomcast.telemetry import configure_logging
 from roomcast.terminal import Failure, answering_client, settings_of_environment
 from roomcast_workers import ingest, metrics, webhooks

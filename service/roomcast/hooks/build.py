@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from roomcast.config import ConfigError
+from roomcast.config_types import split_names
 from roomcast.hooks import Hook
 from roomcast.hooks.answers import AnswerCheck
 from roomcast.hooks.application import HookedApplication
@@ -15,7 +16,6 @@ from roomcast.hooks.proxy import ProxyHandlers
 from roomcast.hooks.python import PythonHandlers, load_functions
 from roomcast.hooks.stream import WebhookStream
 from roomcast.hooks.webhooks import WebhookReceiver
-from roomcast.setting_types import split_names
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
