@@ -82,7 +82,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.hooks",
             "roomcast.node.node",
         }
-        | {"roomcast.presence", "roomcast.node.recovery", "roomcast.serving", "roomcast.node.survey", "roomcast.tasks"}
+        | {
+            "roomcast.presence",
+            "roomcast.node.recovery",
+            "roomcast.web.sockets",
+            "roomcast.node.survey",
+            "roomcast.tasks",
+        }
         | {"roomcast.transports"},
         {"fastapi", "google", "orjson", "starlette", "structlog"},
     ),
@@ -105,7 +111,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"httptools", "orjson", "starlette", "uvicorn", "websockets"},
     ),
     "roomcast.telemetry": (VALUES | {"roomcast.config", "roomcast.node.node"}, {"prometheus_client", "structlog"}),
-    "roomcast.serving": (
+    "roomcast.web.sockets": (
         VALUES
         | {
             "roomcast.config",
@@ -114,7 +120,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.node.node",
             "roomcast.protocols",
         }
-        | {"roomcast.origins", "roomcast.config_types", "roomcast.tasks", "roomcast.transports"},
+        | {"roomcast.web.origins", "roomcast.config_types", "roomcast.tasks", "roomcast.transports"},
         {"fastapi", "starlette"},
     ),
     "roomcast.endpoints": (
@@ -124,7 +130,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.introduction",
             "roomcast.protocols",
             "roomcast.node.recovery",
-            "roomcast.serving",
+            "roomcast.web.sockets",
             "roomcast.visits",
         },
         {"fastapi", "starlette"},
@@ -148,7 +154,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.encodings",
             "roomcast.endpoints",
             "roomcast.protocols",
-            "roomcast.serving",
+            "roomcast.web.sockets",
         }
         | {"roomcast.tasks", "roomcast.transports", "roomcast.visits"},
         {"fastapi", "orjson"},
@@ -157,7 +163,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"roomcast.auth", "roomcast.brokers", "roomcast.config", "roomcast.protocols"},
         {"starlette", "structlog"},
     ),
-    "roomcast.origins": (VALUES | {"roomcast.config", "roomcast.config_types"}, {"starlette"}),
+    "roomcast.web.origins": (VALUES | {"roomcast.config", "roomcast.config_types"}, {"starlette"}),
     "roomcast.introduction": (VALUES | {"roomcast.connections.connection"}, {"orjson"}),
     "roomcast.deadlines": (set(), set()),
     "roomcast.bodies": (VALUES, {"orjson", "starlette"}),

@@ -15,8 +15,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from roomcast.model.errors import ClientError
-from roomcast.serving import ClientServer
 from roomcast.transports.heartbeat import Heartbeat
+from roomcast.web.sockets import ClientServer
 from tests.cluster import Cluster, NodeProcess, http_client
 from tests.sessions import Bench
 

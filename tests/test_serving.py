@@ -12,8 +12,8 @@ from starlette.websockets import WebSocket
 from roomcast.config import Settings
 from roomcast.connections.connection import State
 from roomcast.model.errors import ClientError
-from roomcast.serving import ClientServer
 from roomcast.transports.heartbeat import Heartbeat
+from roomcast.web.sockets import ClientServer
 from tests.fakes import RecordingTransport
 from tests.sessions import Bench
 

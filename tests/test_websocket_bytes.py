@@ -127,7 +127,7 @@ async def test_an_endpoint_that_only_sends_ends_with_its_client(end: bytes | Non
 
 
 async def test_an_event_stream_that_nobody_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roomcast.serving._WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("roomcast.web.streaming._WRITE_TIMEOUT_S", 0.2)
     async with serving() as server:
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -23,11 +23,12 @@ from roomcast.connections.connection import Connection, Receiver
 from roomcast.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.node.hub import Hub
 from roomcast.protocols.room import Echo, Feed
-from roomcast.serving import ClientServer, EventStreamResponse, websocket_of
+from roomcast.rooms.events import EventStreamResponse
 from roomcast.tasks import end
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.asgi import WebSocketProtocol
+from roomcast.web.sockets import ClientServer, websocket_of
 from tests.cluster import eventually, receive
 from tests.fakes import FakeBroker
 from tests.fakes import node as fake_node

@@ -23,7 +23,6 @@ from roomcast import __version__, endpoints, polling
 from roomcast.admission import Admission
 from roomcast.api import operations, rooms, routes, tickets
 from roomcast.api.context import ApiContext
-from roomcast.api.failures import failure_of
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
@@ -45,10 +44,11 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
-from roomcast.serving import ClientServer
 from roomcast.tasks import end, run_together
 from roomcast.telemetry import registry_of
 from roomcast.transports.heartbeat import Heartbeat
+from roomcast.web.failures import failure_of
+from roomcast.web.sockets import ClientServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -10,8 +10,7 @@ from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from roomcast.admission import SUBPROTOCOL, Admission
-from roomcast.deadlines import Deadlines
+from roomcast.admission import SUBPROTOCOL
 from roomcast.encodings import (
     DEFLATED_ENVELOPE,
     DEFLATED_WEBSOCKET,
@@ -24,8 +23,10 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import position_of
 from roomcast.model.publications import Position
 from roomcast.protocols import room
-from roomcast.serving import EventStreamResponse, server_of, websocket_of
+from roomcast.rooms.events import EventStreamResponse
 from roomcast.visits import Visit, check_subscription, let_stay
+from roomcast.web.sockets import server_of, websocket_of
+from roomcast.web.state import admission_of, deadlines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,18 +38,6 @@ router = APIRouter()
 
 # How long a client may take to say who it is.
 _INTRODUCTION_TIMEOUT_S = 10.0
-
-
-def admission_of(connection: HTTPConnection) -> Admission:
-    """Return what says who clients of this app are."""
-    admission: Admission = connection.app.state.admission
-    return admission
-
-
-def deadlines_of(connection: HTTPConnection) -> Deadlines:
-    """Return what ends the connections of this app that may stay no longer."""
-    deadlines: Deadlines = connection.app.state.deadlines
-    return deadlines
 
 
 @router.websocket("/ws")

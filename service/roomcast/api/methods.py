@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roomcast.api import clients, publishing, reading
-from roomcast.api.failures import FAILURES, failure_of
 from roomcast.api.requests import (
     ApiRequest,
     BatchRequest,
@@ -27,6 +26,7 @@ from roomcast.api.requests import (
     validated,
 )
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.web.failures import FAILURES, failure_of
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from roomcast.api.failures import failure_of
 from roomcast.brokers import Once
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
+from roomcast.web.failures import failure_of
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext

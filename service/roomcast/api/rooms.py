@@ -12,9 +12,9 @@ from roomcast.api.context import context_of
 from roomcast.api.reading import history, presence_page
 from roomcast.api.requests import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may
-from roomcast.endpoints import admission_of
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.web.state import admission_of
 
 if TYPE_CHECKING:
     from roomcast.model.json import JsonObject

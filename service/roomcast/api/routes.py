@@ -11,11 +11,11 @@ from fastapi.responses import Response
 from roomcast.api.authorization import check_api_key
 from roomcast.api.context import context_of
 from roomcast.api.documentation import documented
-from roomcast.api.failures import FAILURES, failure_of
 from roomcast.api.methods import ABSENT, METHODS, batch, call
 from roomcast.api.requests import BatchRequest, validated
 from roomcast.bodies import read_json
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.web.failures import FAILURES, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

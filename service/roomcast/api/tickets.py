@@ -13,7 +13,7 @@ from roomcast.api.authorization import check_api_key
 from roomcast.api.context import context_of
 from roomcast.api.requests import ApiRequest, example, validated
 from roomcast.bodies import read_json
-from roomcast.endpoints import admission_of
+from roomcast.web.state import admission_of
 
 router = APIRouter(tags=["rooms"])
 

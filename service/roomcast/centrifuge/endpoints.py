@@ -14,7 +14,7 @@ from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
 from roomcast.centrifuge.streams import CommandStreamResponse
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.serving import server_of, websocket_of
+from roomcast.web.sockets import server_of, websocket_of
 
 if TYPE_CHECKING:
     from roomcast.centrifuge.sessions import Sessions

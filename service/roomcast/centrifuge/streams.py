@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
-from roomcast.serving import STREAM_HEADERS, pump
 from roomcast.transports.command_stream import CommandStream
+from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from roomcast.centrifuge.pushes import Wire
     from roomcast.centrifuge.sessions import Sessions
     from roomcast.model.errors import Disconnect
-    from roomcast.serving import ClientServer
+    from roomcast.web.sockets import ClientServer
 
 _CONTENT_TYPES = {"sse": "text/event-stream", "json": "application/json", "protobuf": "application/octet-stream"}
 

@@ -1,0 +1,1 @@
+"""Plain rooms: WebSocket, server-sent events and polls without a client library."""

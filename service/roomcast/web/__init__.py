@@ -1,0 +1,1 @@
+"""What every endpoint shares: sockets, origins, errors as HTTP answers, streaming."""
