@@ -16,8 +16,8 @@ from roomcast.node.node import Node
 from roomcast.node.roster import HubRoster
 from roomcast.node.tracker import Tracker
 from roomcast.presence import Counts, Page
-from roomcast.protocols.room import Feed
 from roomcast.redis_access.work_queue import StreamCounts
+from roomcast.rooms.receivers import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

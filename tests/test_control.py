@@ -10,7 +10,7 @@ from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.node.hub import Hub
 from roomcast.node.roster import HubRoster
-from roomcast.protocols.room import Echo
+from roomcast.rooms.receivers import Echo
 from tests.fakes import RAW, RecordingTransport, Schedule, connection
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from roomcast.deadlines import Deadlines
-from roomcast.visits import Stay
+from roomcast.rooms.entry import Stay
 from tests.cluster import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.fakes import connection
 

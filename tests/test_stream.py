@@ -9,7 +9,7 @@ import pytest
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import NO_PONG, SHUTDOWN, SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.protocols.room import Feed
+from roomcast.rooms.receivers import Feed
 from roomcast.transports.command_stream import CommandStream
 from tests.fakes import RAW
 

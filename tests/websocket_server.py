@@ -20,10 +20,10 @@ from websockets.exceptions import ConnectionClosed
 
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
-from roomcast.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.node.hub import Hub
-from roomcast.protocols.room import Echo, Feed
+from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.events import EventStreamResponse
+from roomcast.rooms.receivers import Echo, Feed
 from roomcast.tasks import end
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.http_protocol import HttpProtocol

@@ -19,8 +19,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from roomcast import __version__, endpoints, polling
-from roomcast.admission import Admission
+from roomcast import __version__
 from roomcast.api import operations, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.auth.tickets import Tickets
@@ -44,6 +43,8 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
+from roomcast.rooms import poll, websockets
+from roomcast.rooms.authentication import Admission
 from roomcast.tasks import end, run_together
 from roomcast.telemetry import registry_of
 from roomcast.transports.heartbeat import Heartbeat
@@ -69,8 +70,8 @@ _API = (
 
 
 _ROUTERS = (
-    endpoints.router,
-    polling.router,
+    websockets.router,
+    poll.router,
     centrifuge_endpoints.router,
     routes.router,
     rooms.router,

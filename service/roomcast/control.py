@@ -11,7 +11,7 @@ import psutil
 
 from roomcast.model.channel_patterns import compile_glob
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
-from roomcast.protocols.room import Chat, Feed, Room
+from roomcast.rooms.receivers import Chat, Feed, Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from roomcast.encodings import client_members, envelope, is_json
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.publications import Position
 from roomcast.presence import MAX_PAGE_LENGTH
+from roomcast.rooms.encodings import client_members, envelope, is_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

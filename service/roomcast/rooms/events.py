@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from fastapi import Request
 from fastapi.responses import Response
 
 from roomcast.connections.connection import Connection
-from roomcast.encodings import PLAIN_SSE
-from roomcast.protocols.room import Feed
+from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.rooms.encodings import PLAIN_SSE
+from roomcast.rooms.entry import check_subscription, let_stay, since_of
+from roomcast.rooms.receivers import Feed
+from roomcast.rooms.websockets import router
 from roomcast.transports.event_stream import EventStream
+from roomcast.web.sockets import server_of
+from roomcast.web.state import admission_of, deadlines_of
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
@@ -65,3 +72,34 @@ class EventStreamResponse(Response):
             await pump(connection, stream.read, scope, receive, send)
         finally:
             self._server.node.leave(connection)
+
+
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a receivers.")
+async def plain_room_events(request: Request, name: str) -> Response:
+    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
+
+    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
+    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
+    """
+    return await _events(request, room_channel(name))
+
+
+@router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
+async def dashboard_feed_events(request: Request) -> Response:
+    """The system's figures as server-sent events: the newest at once, then each as it comes."""
+    return await _events(request, SYSTEM_METRICS)
+
+
+async def _events(request: Request, channel: str) -> Response:
+    since = since_of(request)
+    visitor = await admission_of(request).required(request)
+    server = server_of(request)
+    check_subscription(server.node, channel, visitor)
+    return EventStreamResponse(
+        server,
+        channel,
+        partial(let_stay, deadlines_of(request), visitor),
+        since=since,
+        user=visitor.client.user,
+        info=visitor.info,
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.requests import HTTPConnection
 
-from roomcast.admission import Admission
 from roomcast.deadlines import Deadlines
+from roomcast.rooms.authentication import Admission
 
 
 def admission_of(connection: HTTPConnection) -> Admission:

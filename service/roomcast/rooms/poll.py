@@ -12,15 +12,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from roomcast.connections.encoding import Encoding
-from roomcast.encodings import envelope
-from roomcast.endpoints import since_of
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position, Publication, Resumption
-from roomcast.protocols.room import Feed
+from roomcast.rooms.encodings import envelope
+from roomcast.rooms.entry import check_subscription, since_of
+from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.visits import check_subscription
 from roomcast.web.sockets import server_of
 from roomcast.web.state import admission_of
 from roomcast.web.streaming import until_gone

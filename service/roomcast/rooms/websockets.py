@@ -5,26 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi import APIRouter
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
-from roomcast.admission import SUBPROTOCOL
-from roomcast.encodings import (
-    DEFLATED_ENVELOPE,
-    DEFLATED_WEBSOCKET,
-    ENVELOPE_WEBSOCKET,
-    PLAIN_WEBSOCKET,
-)
-from roomcast.introduction import Introduction
 from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.positions import position_of
 from roomcast.model.publications import Position
-from roomcast.protocols import room
-from roomcast.rooms.events import EventStreamResponse
-from roomcast.visits import Visit, check_subscription, let_stay
+from roomcast.rooms import receivers
+from roomcast.rooms.authentication import SUBPROTOCOL
+from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.rooms.entry import Introduction, Visit, since_of
 from roomcast.web.sockets import server_of, websocket_of
 from roomcast.web.state import admission_of, deadlines_of
 
@@ -46,7 +37,7 @@ async def echo(socket: WebSocket) -> None:
     server = server_of(socket)
     transport, is_compressed = websocket_of(socket)
     encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
-    await server.serve(socket, server.connection(transport, encoding, room.Echo()))
+    await server.serve(socket, server.connection(transport, encoding, receivers.Echo()))
 
 
 @router.websocket("/ws/{client_id}")
@@ -57,7 +48,9 @@ async def chat(socket: WebSocket, client_id: str) -> None:
     """
     name = check_name(client_id, "client id")
     node = server_of(socket).node
-    await _serve(socket, LOBBY, lambda may_publish: room.Chat(node, LOBBY, name, may_publish=may_publish), name=name)
+    await _serve(
+        socket, LOBBY, lambda may_publish: receivers.Chat(node, LOBBY, name, may_publish=may_publish), name=name
+    )
 
 
 @router.websocket("/ws/rooms/{name}")
@@ -74,8 +67,8 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
 
-    def receiver_of(may_publish: bool) -> room.Room:
-        return room.Room(node, channel, may_publish=may_publish)
+    def receiver_of(may_publish: bool) -> receivers.Room:
+        return receivers.Room(node, channel, may_publish=may_publish)
 
     await _serve(socket, channel, receiver_of, in_envelope=in_envelope, since=since)
 
@@ -83,38 +76,7 @@ async def plain_room(socket: WebSocket, name: str) -> None:
 @router.websocket("/dashboard-feed")
 async def dashboard_feed(socket: WebSocket) -> None:
     """The system's figures: the newest at once, then each as it comes. What the client sends is ignored."""
-    await _serve(socket, SYSTEM_METRICS, lambda _: room.Feed())
-
-
-@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
-async def plain_room_events(request: Request, name: str) -> Response:
-    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
-
-    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
-    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
-    """
-    return await _events(request, room_channel(name))
-
-
-@router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
-async def dashboard_feed_events(request: Request) -> Response:
-    """The system's figures as server-sent events: the newest at once, then each as it comes."""
-    return await _events(request, SYSTEM_METRICS)
-
-
-async def _events(request: Request, channel: str) -> Response:
-    since = since_of(request)
-    visitor = await admission_of(request).required(request)
-    server = server_of(request)
-    check_subscription(server.node, channel, visitor)
-    return EventStreamResponse(
-        server,
-        channel,
-        partial(let_stay, deadlines_of(request), visitor),
-        since=since,
-        user=visitor.client.user,
-        info=visitor.info,
-    )
+    await _serve(socket, SYSTEM_METRICS, lambda _: receivers.Feed())
 
 
 async def _serve(
@@ -160,13 +122,3 @@ def _envelope_of(connection: HTTPConnection) -> bool:
     if wanted not in {"0", "1"}:
         raise ClientError(ErrorCode.BAD_REQUEST, "envelope is 0 or 1")
     return wanted == "1"
-
-
-def since_of(connection: HTTPConnection) -> Position | None:
-    """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
-    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
-    if not colon:
-        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
-        if not epoch and not offset:
-            return None
-    return position_of(offset, epoch)

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.requests import HTTPConnection
 
 from roomcast.auth.permissions import Action, may
-from roomcast.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.model.errors import EXPIRED, ClientError
+from roomcast.model.errors import (
+    BAD_REQUEST,
+    EXPIRED,
+    INVALID_TOKEN,
+    PERMISSION_DENIED,
+    SERVER_ERROR,
+    STALE,
+    BrokerUnavailable,
+    ClientError,
+    ErrorCode,
+)
+from roomcast.model.positions import position_of
 from roomcast.model.publications import Publication
+from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-    from roomcast.admission import Admission, Visitor
     from roomcast.connections.connection import Connection, Receiver
     from roomcast.deadlines import Deadlines
-    from roomcast.model.publications import Position, Resumption
+    from roomcast.model.publications import Kind, Position, Resumption
     from roomcast.node.node import Node
+    from roomcast.rooms.authentication import Admission, Visitor
 
 
 class Stay:
@@ -109,3 +121,72 @@ def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> 
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
         deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)
+
+
+_DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
+
+
+class Introduction:
+    """Implements `Receiver` until the client is let in: `{"token": "..."}` is all that it may send.
+
+    Args:
+        spawn: runs what has to wait, until the node ends.
+        admit: lets in whom a token names, and gives the connection another receiver.
+            Raises: ClientError, BrokerUnavailable.
+    """
+
+    connection: Connection
+
+    def __init__(
+        self, spawn: Callable[[Coroutine[Any, Any, None]], object], admit: Callable[[Connection, str], Awaitable[None]]
+    ) -> None:
+        self._spawn = spawn
+        self._admit = admit
+        self._has_introduced_itself = False
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:  # noqa: ARG002  (as in Receiver)
+        """Take the token; anything else, or anything more, ends the connection."""
+        token = _token_in(data)
+        if token is None or self._has_introduced_itself:
+            connection.close(BAD_REQUEST)
+            return
+        self._has_introduced_itself = True
+        self._spawn(self._let_in(connection, token))
+
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """It is subscribed to nothing yet."""
+
+    def on_closed(self, connection: Connection) -> None:
+        """Nobody is told."""
+
+    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
+        """End a connection that has said nothing."""
+        if self.connection.receiver is self:
+            self.connection.close(STALE)
+
+    async def _let_in(self, connection: Connection, token: str) -> None:
+        try:
+            await self._admit(connection, token)
+        except ClientError as exc:
+            connection.close(_DISCONNECTS.get(exc.error, PERMISSION_DENIED))
+        except BrokerUnavailable:
+            connection.close(SERVER_ERROR)
+
+
+def _token_in(data: bytes) -> str | None:
+    try:
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    token = message.get("token") if type(message) is dict else None
+    return token if type(token) is str else None
+
+
+def since_of(connection: HTTPConnection) -> Position | None:
+    """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
+    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
+    if not colon:
+        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
+        if not epoch and not offset:
+            return None
+    return position_of(offset, epoch)
