@@ -15,10 +15,9 @@ from roomcast.api import routes
 from roomcast.api.context import ApiContext
 from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.config import Settings
-from roomcast.hooks import RpcEvent
-from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks import Handlers, RpcEvent
+from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
-from roomcast.hooks.handlers import Handlers
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import Position, Publication

@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from roomcast.hooks.webhooks import sign
+from roomcast.hooks.webhook_receiver import sign
 from tests.cluster import Cluster, NodeProcess, eventually, receive
 from tests.conftest import missing
 from tests.redis_servers import free_ports

@@ -7,13 +7,13 @@ import pytest
 from roomcast.hooks import (
     Caller,
     ConnectAnswer,
+    NoAnswer,
     Override,
     PublishAnswer,
     RefreshAnswer,
     SubscribeAnswer,
 )
-from roomcast.hooks.answers import AnswerCheck
-from roomcast.hooks.handlers import NoAnswer
+from roomcast.hooks.answer_check import AnswerCheck
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")

@@ -18,6 +18,7 @@ from roomcast.hooks import (
     ConnectAnswer,
     ConnectEvent,
     Hook,
+    NoAnswer,
     Override,
     PublishAnswer,
     PublishEvent,
@@ -28,12 +29,11 @@ from roomcast.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.hooks.circuit import CircuitState
-from roomcast.hooks.handlers import NoAnswer
 from roomcast.hooks.proxy import ProxyHandlers
-from roomcast.hooks.proxy_bodies import ConnectResult, read_reply
+from roomcast.hooks.proxy_messages import ConnectResult, read_reply
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from tests.backend import Asked, Backend, hang, json_response
 from tests.cluster import DEADLINE_S

@@ -22,7 +22,7 @@ from roomcast.hooks import (
     SubRefreshEvent,
     SubscribeEvent,
 )
-from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.hooks.python import PythonHandlers, load_functions
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused

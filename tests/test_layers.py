@@ -211,7 +211,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.dev": ({"roomcast.config", "roomcast.redis_access.url"}, set()),
     "roomcast_workers": (
         VALUES
-        | {"roomcast.brokers", "roomcast.hooks.stream", "roomcast.hooks.webhooks", "roomcast.presence.events"}
+        | {
+            "roomcast.brokers",
+            "roomcast.hooks.webhook_stream",
+            "roomcast.hooks.webhook_receiver",
+            "roomcast.presence.events",
+        }
         | {"roomcast.presence.occupancy"}
         | {"roomcast.tasks", "roomcast_workers"},
         {"orjson", "psutil", "redis", "structlog"},

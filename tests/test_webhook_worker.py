@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from starlette.responses import Response
 
 from roomcast.brokers.redis import RedisBroker
-from roomcast.hooks.stream import WebhookStream
-from roomcast.hooks.webhooks import WebhookReceiver
+from roomcast.hooks.webhook_receiver import WebhookReceiver
+from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.work_queue import StreamCounts

@@ -21,7 +21,7 @@ from roomcast.redis_access.scripts import read_script
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from roomcast.hooks.stream import WebhookStream
+    from roomcast.hooks.webhook_stream import WebhookStream
     from roomcast.model.publications import Heard
     from roomcast.redis_access.client import Client
     from roomcast_workers.lease import Lease

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
-from roomcast.hooks.stream import WebhookStream
-from roomcast.hooks.webhooks import NotDelivered
+from roomcast.hooks.webhook_receiver import NotDelivered
+from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.brokers import Broker
-    from roomcast.hooks.webhooks import WebhookReceiver
+    from roomcast.hooks.webhook_receiver import WebhookReceiver
     from roomcast.redis_access.client import Client
     from roomcast.redis_access.work_queue import Entry
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from roomcast.hooks import Hook
-from roomcast.hooks.answers import AnswerCheck
-from roomcast.hooks.handlers import NoAnswer
+from roomcast.hooks import Hook, NoAnswer
+from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.tasks import run_together
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         ConnectedEvent,
         ConnectEvent,
         DisconnectEvent,
+        Handlers,
         PublishAnswer,
         PublishEvent,
         RefreshAnswer,
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
         SubscribeAnswer,
         SubscribeEvent,
     )
-    from roomcast.hooks.handlers import Handlers
-    from roomcast.hooks.outbox import WebhookOutbox
+    from roomcast.hooks.webhook_stream import WebhookOutbox
 
 log = structlog.get_logger(__name__)
 

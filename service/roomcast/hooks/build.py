@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from roomcast.config import ConfigError
 from roomcast.config_types import split_names
 from roomcast.hooks import Hook
-from roomcast.hooks.answers import AnswerCheck
+from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
-from roomcast.hooks.outbox import WebhookOutbox
 from roomcast.hooks.proxy import ProxyHandlers
 from roomcast.hooks.python import PythonHandlers, load_functions
-from roomcast.hooks.stream import WebhookStream
-from roomcast.hooks.webhooks import WebhookReceiver
+from roomcast.hooks.webhook_receiver import WebhookReceiver
+from roomcast.hooks.webhook_stream import WebhookOutbox, WebhookStream
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ import httpx
 import structlog
 
 from roomcast.bodies import TooLarge, read_chunks
-from roomcast.hooks import Hook
+from roomcast.hooks import Handlers, Hook, NoAnswer
 from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
-from roomcast.hooks.handlers import Handlers, NoAnswer
-from roomcast.hooks.proxy_bodies import (
+from roomcast.hooks.proxy_messages import (
     ConnectResult,
     PublishResult,
     RefreshResult,

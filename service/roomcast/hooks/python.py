@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from roomcast.config import ENV_PREFIX, ConfigError
-from roomcast.hooks import Hook
-from roomcast.hooks.handlers import Handlers, NoAnswer
+from roomcast.hooks import Handlers, Hook, NoAnswer
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 import orjson
 
-from roomcast.hooks import Caller, ConnectAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
-from roomcast.hooks.handlers import NoAnswer
+from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.channels import check_channel, check_name
 from roomcast.model.client_info import MAX_INFO_BYTES
 from roomcast.model.errors import ClientError

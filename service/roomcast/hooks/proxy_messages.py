@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from roomcast.hooks import ConnectAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
-from roomcast.hooks.handlers import NoAnswer
+from roomcast.hooks import ConnectAnswer, NoAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 
 if TYPE_CHECKING:
