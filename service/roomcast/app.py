@@ -32,7 +32,6 @@ from roomcast.config_types import split_names
 from roomcast.control import Control
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import make_hooks
-from roomcast.hooks.collector import HookCollector
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
@@ -46,7 +45,7 @@ from roomcast.redis_access.client import connect
 from roomcast.rooms import poll, websockets
 from roomcast.rooms.authentication import Admission
 from roomcast.tasks import end, run_together
-from roomcast.telemetry import registry_of
+from roomcast.telemetry.metrics import HookCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.web.failures import failure_of
 from roomcast.web.sockets import ClientServer

@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 
 from roomcast.app import create_app, new_node_id
-from roomcast.telemetry import configure_logging
+from roomcast.telemetry.logs import configure_logging
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.asgi import WebSocketProtocol
 

@@ -10,7 +10,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 
 from roomcast.config import ConfigError, Settings, read_namespaces, read_settings
 from roomcast.redis_access.client import OUTAGES, ask, connect
-from roomcast.telemetry import configure_logging
+from roomcast.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

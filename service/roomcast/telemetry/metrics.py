@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from typing import TYPE_CHECKING
 
-import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from roomcast.hooks.circuit import CircuitState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.metrics_core import Metric
 
-    from roomcast.config import Settings
+    from roomcast.hooks.build import NodeHooks
     from roomcast.node.node import Node
 
 _COUNTERS = {
@@ -86,44 +85,38 @@ def registry_of(node: Node) -> CollectorRegistry:
     return registry
 
 
-def configure_logging(settings: Settings, *, node_id: str) -> None:
-    """Send every log line of the process, uvicorn's and redis-py's too, to stderr: JSON or for people."""
-    shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(timestamp_key="time", colors=sys.stderr.isatty())
-    )
+class HookCollector(Collector):
+    """Reads what became of questions and webhooks at this node."""
 
-    def add_node(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        event["node"] = node_id
-        return event
+    def __init__(self, hooks: NodeHooks) -> None:
+        self._hooks = hooks
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                add_node,
-                *([structlog.processors.format_exc_info] if settings.log_format == "json" else []),
-                renderer,
-            ],
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of what the settings name, as they are now."""
+        calls = CounterMetricFamily(
+            "roomcast_hook_calls",
+            "What the application was asked or told, by what became of it: answered, refused, failed, dropped.",
+            labels=["hook", "outcome"],
         )
-    )
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # uvicorn logs each accepted WebSocket with its whole URL at INFO.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # httpx logs each request with its whole URL at INFO.
-    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # A stream given up as slow ends like this; the node counts it by its code, nobody need be woken.
-    logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
-    structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
+        for (hook, outcome), count in sorted(self._hooks.application.counts.items()):
+            calls.add_metric([hook, outcome], count)
+        yield calls
+        if self._hooks.proxy is not None:
+            circuits = GaugeMetricFamily(
+                "roomcast_proxy_circuit_open",
+                "1 while the proxy is left alone because it has failed again and again.",
+                labels=["hook"],
+            )
+            for hook, circuit in self._hooks.proxy.circuits.items():
+                circuits.add_metric([hook], circuit.state is not CircuitState.CLOSED)
+            yield circuits
+        outbox = self._hooks.outbox
+        if outbox is not None:
+            yield CounterMetricFamily(
+                "roomcast_webhooks_dropped", "Webhook events of this node that found no room.", outbox.dropped_count
+            )
+            if outbox.counts is not None:  # of the cluster, the same on every node
+                yield GaugeMetricFamily("roomcast_webhooks_lag", "Webhook events not posted yet.", outbox.counts.lag)
+                yield GaugeMetricFamily(
+                    "roomcast_webhooks_dead", "Webhook events that nobody took for five minutes.", outbox.counts.dead
+                )
