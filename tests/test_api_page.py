@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI
 
 from roomcast.api import routes
-from roomcast.api.documentation import RESULTS
 from roomcast.api.methods import ABSENT, METHODS
-from roomcast.api.requests import BatchRequest, validated
+from roomcast.api.openapi import RESULTS
+from roomcast.api.request_models import BatchRequest, validated
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from roomcast.api.node_side import Control
 from roomcast.connections.connection import Connection, Subscription
-from roomcast.control import Control
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.node.hub import Hub

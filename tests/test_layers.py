@@ -173,7 +173,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "roomcast.deadlines": (set(), set()),
     "roomcast.bodies": (VALUES, {"orjson", "starlette"}),
     "roomcast.model.channel_patterns": (VALUES, set()),
-    "roomcast.control": (
+    "roomcast.api.node_side": (
         VALUES
         | {
             "roomcast.connections.connection",

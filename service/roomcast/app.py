@@ -20,8 +20,9 @@ from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from roomcast import __version__
-from roomcast.api import operations, rooms, routes, tickets
+from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
+from roomcast.api.node_side import Control
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
@@ -29,7 +30,6 @@ from roomcast.centrifuge import endpoints as centrifuge_endpoints
 from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import read_namespaces
 from roomcast.config_types import split_names
-from roomcast.control import Control
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import make_hooks
 from roomcast.model.errors import BrokerUnavailable, ClientError
@@ -75,7 +75,7 @@ _ROUTERS = (
     routes.router,
     rooms.router,
     tickets.router,
-    operations.router,
+    health.router,
 )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from roomcast.api.context import ApiContext
-    from roomcast.api.requests import (
+    from roomcast.api.request_models import (
         ApiRequest,
         ChannelsRequest,
         DisconnectRequest,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from roomcast.api import clients, publishing, reading
-from roomcast.api.requests import (
+from roomcast.api.request_models import (
     ApiRequest,
     BatchRequest,
     BroadcastRequest,

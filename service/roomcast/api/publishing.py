@@ -17,7 +17,7 @@ from roomcast.web.failures import failure_of
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext
-    from roomcast.api.requests import BroadcastRequest, PublishRequest
+    from roomcast.api.request_models import BroadcastRequest, PublishRequest
     from roomcast.model.json import JsonObject
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from roomcast.api.context import ApiContext
-    from roomcast.api.requests import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
+    from roomcast.api.request_models import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
     from roomcast.model.json import JsonObject
     from roomcast.model.publications import ClientInfo, Publication
 

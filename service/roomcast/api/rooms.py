@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from roomcast.api.context import context_of
 from roomcast.api.reading import history, presence_page
-from roomcast.api.requests import HistoryRequest, PresenceRequest, validated
+from roomcast.api.request_models import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode

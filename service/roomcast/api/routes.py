@@ -8,11 +8,11 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from roomcast.api.authorization import check_api_key
+from roomcast.api.api_key import check_api_key
 from roomcast.api.context import context_of
-from roomcast.api.documentation import documented
 from roomcast.api.methods import ABSENT, METHODS, batch, call
-from roomcast.api.requests import BatchRequest, validated
+from roomcast.api.openapi import documented
+from roomcast.api.request_models import BatchRequest, validated
 from roomcast.bodies import read_json
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.web.failures import FAILURES, failure_of

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from roomcast.api.authorization import check_api_key
+from roomcast.api.api_key import check_api_key
 from roomcast.api.context import context_of
-from roomcast.api.requests import ApiRequest, example, validated
+from roomcast.api.request_models import ApiRequest, example, validated
 from roomcast.bodies import read_json
 from roomcast.web.state import admission_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from roomcast.api.requests import ApiRequest
+    from roomcast.api.request_models import ApiRequest
 
 _POSITION = {"offset": 1, "epoch": "5f0c2a91"}
 _ERROR = {"code": 102, "message": "unknown channel: no namespace 'x'"}
