@@ -13,7 +13,7 @@ from tests.cluster import bare_environment
 
 _TIMEOUT_S = 30.0
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["__main__", "roomcast.command"])
+_FORKS.set_forkserver_preload(["__main__", "roomcast.cli.main"])
 
 
 def roomcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], exit_code: int, *p
 
 
 def _run(arguments: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
-    from roomcast.command import run
+    from roomcast.cli.main import run
 
     os.environ.clear()
     os.environ.update(environment)

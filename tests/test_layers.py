@@ -200,15 +200,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         | {"roomcast.auth", "roomcast.rooms.websockets"},
         {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette"},
     ),
-    "roomcast.terminal": (
+    "roomcast.cli.terminal": (
         {"roomcast.redis_access.client", "roomcast.config", "roomcast.telemetry"},
         {"click", "redis"},
     ),
-    "roomcast.token_command": (
-        VALUES | {"roomcast.auth", "roomcast.config", "roomcast.terminal"},
+    "roomcast.cli.token": (
+        VALUES | {"roomcast.auth", "roomcast.config", "roomcast.cli.terminal"},
         {"click", "jwt", "orjson"},
     ),
-    "roomcast.dev": ({"roomcast.config", "roomcast.redis_access.url"}, set()),
+    "roomcast.cli.dev": ({"roomcast.config", "roomcast.redis_access.url"}, set()),
     "roomcast_workers": (
         VALUES
         | {
@@ -227,9 +227,9 @@ ROOTS = {
     "roomcast.app",
     "roomcast.server",
     "roomcast.__main__",
-    "roomcast.channel_command",
-    "roomcast.command",
-    "roomcast.worker_command",
+    "roomcast.cli.channel",
+    "roomcast.cli.main",
+    "roomcast.cli.worker",
     "roomcast",
 }
 # Pure: what runs here runs to its end. `time` is a clock, not a wait.

@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command; see `roomcast.command.run`."""
+    """Run the command; see `roomcast.cli.main.run`."""
     try:
-        from roomcast.command import run  # noqa: PLC0415  (so that a Ctrl-C meanwhile is caught)
+        from roomcast.cli.main import run  # noqa: PLC0415  (so that a Ctrl-C meanwhile is caught)
     except KeyboardInterrupt:
         sys.exit(130)
     run()

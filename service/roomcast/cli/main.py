@@ -10,16 +10,17 @@ import click
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoPermissionError
 
-from roomcast import __version__, dev
+from roomcast import __version__
 from roomcast.auth.keys import local_keys
-from roomcast.channel_command import publish_command, subscribe_command
+from roomcast.cli import dev
+from roomcast.cli.channel import publish_command, subscribe_command
+from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
+from roomcast.cli.token import token_command
+from roomcast.cli.worker import worker_group
 from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
 from roomcast.hooks.python import load_functions
 from roomcast.redis_access.client import ask, describe
 from roomcast.server import listen, serve
-from roomcast.terminal import Failure, answering_client, settings_of_environment
-from roomcast.token_command import token_command
-from roomcast.worker_command import worker_group
 
 _LAST_PORT = 65535
 

@@ -17,8 +17,8 @@ import orjson
 from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable
 from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.tokens import MAX_TOKEN_BYTES, read_verifier
+from roomcast.cli.terminal import configure_cli_logging
 from roomcast.config import ENV_PREFIX, ConfigError, read_settings, require_auth
-from roomcast.terminal import configure_cli_logging
 
 if TYPE_CHECKING:
     from roomcast.auth import ConnectionClaims, SubscriptionClaims

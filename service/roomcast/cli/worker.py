@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from roomcast.app import make_broker, new_node_id
+from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.hooks.build import webhook_receiver
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.client import connect
 from roomcast.telemetry.logs import configure_logging
-from roomcast.terminal import Failure, answering_client, settings_of_environment
 from roomcast_workers import ingest, metrics, webhooks
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.metrics import MetricsWorker

@@ -11,12 +11,12 @@ import click
 import orjson
 
 from roomcast.app import make_broker, new_node_id
+from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.publications import Heard, Kind, Publication
 from roomcast.tasks import end, run_together
-from roomcast.terminal import Failure, answering_client, settings_of_environment
 
 if TYPE_CHECKING:
     from roomcast.model.namespaces import Namespace
