@@ -18,7 +18,7 @@ from roomcast.centrifuge.codec import Codec
 from roomcast.centrifuge.filters import parse
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.centrifuge.pushes import Wire
+from roomcast.centrifuge.wire import Wire
 from roomcast.connections.connection import Subscription
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Resumption

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.centrifuge.json_codec import JsonCodec
-from roomcast.centrifuge.requests import MAX_EARLY, RequestOrder
+from roomcast.centrifuge.request_order import MAX_EARLY, RequestOrder
 
 CODEC = JsonCodec()
 PONG = b"{}"

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.positions import MAX_OFFSET
+from roomcast.model.publications import Position
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -108,3 +112,11 @@ def publication_members(publication: Publication, data: bytes) -> Members:
     if publication.tags:
         members["tags"] = publication.tags
     return members
+
+
+def since_of(members: Members) -> Position:
+    """Return the position of a command; an empty epoch is the present one. Raises: ClientError 107 if it is none."""
+    offset = members.get("offset", 0)
+    if not 0 <= offset <= MAX_OFFSET:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {MAX_OFFSET}")
+    return Position(offset, members.get("epoch", ""))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from roomcast.auth.permissions import Action, may
 from roomcast.brokers import Published
-from roomcast.centrifuge import connecting, subscribing
-from roomcast.centrifuge.codec import client_members
-from roomcast.centrifuge.positions import since_of
+from roomcast.centrifuge import connect, subscribe
+from roomcast.centrifuge.codec import client_members, since_of
 from roomcast.hooks import Hook, PublishEvent, RpcEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
@@ -158,11 +157,11 @@ def ping(session: Session, command: Command) -> None:
 
 
 HANDLERS: dict[str, Handler] = {
-    "connect": connecting.connect,
-    "refresh": connecting.refresh,
-    "subscribe": subscribing.subscribe,
-    "unsubscribe": subscribing.unsubscribe,
-    "sub_refresh": subscribing.refresh,
+    "connect": connect.connect,
+    "refresh": connect.refresh,
+    "subscribe": subscribe.subscribe,
+    "unsubscribe": subscribe.unsubscribe,
+    "sub_refresh": subscribe.refresh,
     "publish": publish,
     "presence": presence,
     "presence_stats": presence_stats,

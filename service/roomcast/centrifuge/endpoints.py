@@ -12,12 +12,20 @@ from starlette.websockets import WebSocket
 
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
-from roomcast.centrifuge.streams import CommandStreamResponse
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.transports.command_stream import CommandStream
 from roomcast.web.sockets import server_of, websocket_of
+from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
     from roomcast.centrifuge.sessions import Sessions
+    from roomcast.centrifuge.wire import Wire
+    from roomcast.model.errors import Disconnect
+    from roomcast.web.sockets import ClientServer
 
 router = APIRouter(tags=["Centrifuge protocol"])
 
@@ -113,3 +121,57 @@ def _json_emulation(wanted: object) -> tuple[str, str, bytes]:
         case {"node": str(node), "session": str(session), "data": str(data)}:
             return node, session, data.encode()
     raise ClientError(ErrorCode.BAD_REQUEST, "the body has no node, session and data")
+
+
+_CONTENT_TYPES = {"sse": "text/event-stream", "json": "application/json", "protobuf": "application/octet-stream"}
+
+
+class CommandStreamResponse(Response):
+    """Runs a session whose first commands are given, until it ends or the client is gone.
+
+    Args:
+        transport_name: http_stream or sse.
+        headers: of the request.
+    """
+
+    def __init__(
+        self,
+        server: ClientServer,
+        sessions: Sessions,
+        wire: Wire,
+        *,
+        transport_name: str,
+        first: bytes,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.media_type = _CONTENT_TYPES["sse" if transport_name == "sse" else wire.encoding_name]
+        super().__init__(headers=STREAM_HEADERS)
+        del self.headers["content-length"]
+        self._server = server
+        self._first = first
+        codec = wire.codec
+
+        def goodbye(disconnect: Disconnect) -> bytes:
+            fields = {"code": disconnect.code, "reason": disconnect.reason}
+            return wire.frame(codec.push("", "disconnect", fields))
+
+        self._stream = CommandStream(transport_name, ping=wire.ping, goodbye=goodbye)
+        self._session = sessions.begin(wire, headers)
+        self._session.connection = server.connection(self._stream, wire.encoding, self._session)
+        self._stream.connection = self._session.connection
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one client."""
+        connection, stream = self._session.connection, self._stream
+        self._server.node.enter(connection)
+        stream.heartbeat_slot = self._server.heartbeat.add(stream)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if stream.name == "sse":
+                # Browsers tell the page that it is open with the first bytes.
+                await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+            self._session.on_request(self._first)
+            await pump(connection, stream.take, scope, receive, send)
+        finally:
+            self._server.heartbeat.remove(stream)
+            self._server.node.leave(connection)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from roomcast.auth.permissions import Client
-from roomcast.centrifuge import keeping
+from roomcast.centrifuge import expiry
 from roomcast.centrifuge.codec import MalformedFrame
 from roomcast.centrifuge.commands import HANDLERS
-from roomcast.centrifuge.requests import RequestOrder
+from roomcast.centrifuge.request_order import RequestOrder
 from roomcast.connections.connection import Pause, State
 from roomcast.hooks import Caller, DisconnectEvent
 from roomcast.model.errors import (
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from roomcast.centrifuge.codec import Command, Members
     from roomcast.centrifuge.held import Held
-    from roomcast.centrifuge.pushes import Wire
     from roomcast.centrifuge.sessions import Sessions
+    from roomcast.centrifuge.wire import Wire
     from roomcast.connections.connection import Connection
     from roomcast.model.errors import Disconnect, Unsubscribe
     from roomcast.model.publications import Kind
@@ -239,7 +239,7 @@ class Session:
     def on_deadline(self, now_s: float, grace_s: float) -> None:
         """End a client that has not said who it is, or what has been left to expire."""
         if self.is_connected:
-            keeping.end_expired(self, now_s, grace_s)
+            expiry.end_expired(self, now_s, grace_s)
         elif self._task is None:
             self.disconnect(STALE)
         else:  # it has said who it is, and we are the ones who take so long

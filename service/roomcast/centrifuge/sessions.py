@@ -12,11 +12,11 @@ import structlog
 
 from roomcast.auth import InvalidToken, SubscriptionOptions
 from roomcast.auth.claims import subscription_options
-from roomcast.centrifuge import subscribing
+from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.centrifuge.pushes import Wire
 from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.wire import Wire
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
 from roomcast.node.node import Overtaken
@@ -180,7 +180,7 @@ class Sessions:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
             with suppress(Overtaken):
-                await subscribing.subscribe_by_server(
+                await subscribe.subscribe_by_server(
                     session,
                     channel,
                     options,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
+from roomcast.centrifuge.codec import since_of
 from roomcast.centrifuge.held import Held
-from roomcast.centrifuge.positions import since_of
 from roomcast.hooks import Hook, SubRefreshEvent, SubscribeEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode

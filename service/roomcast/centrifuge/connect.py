@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from roomcast import __version__
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
-from roomcast.centrifuge import subscribing
+from roomcast.centrifuge import subscribe
 from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 
@@ -121,7 +121,7 @@ def _event(session: Session, claims: ConnectionClaims, params: Members) -> Conne
 
 def _answered(claims: ConnectionClaims, answer: ConnectAnswer) -> ConnectionClaims:
     """Return what holds after the application has had its say."""
-    subs = {channel: subscribing.options_of(each) for channel, each in answer.channels.items()}
+    subs = {channel: subscribe.options_of(each) for channel, each in answer.channels.items()}
     return ConnectionClaims(
         user=claims.user if answer.user is None else answer.user,
         expire_at_s=claims.expire_at_s if answer.expire_at_s is None else answer.expire_at_s or None,
@@ -151,7 +151,7 @@ async def _subscribe_all(
     subs: Members = {}
     try:
         for channel, each in options.items():
-            subs[channel] = await subscribing.subscribe_by_server(session, channel, each, recovering.get(channel))
+            subs[channel] = await subscribe.subscribe_by_server(session, channel, each, recovering.get(channel))
     except (ClientError, BrokerUnavailable):
         for channel in subs:
             session.drop(channel)
