@@ -1,3 +1,44 @@
-"""Roomcast: a horizontally scalable broadcast service on FastAPI and Redis."""
+"""Roomcast: a horizontally scalable broadcast service on FastAPI and Redis.
 
-__version__ = "0.1.0"
+An application's handlers (docs/applications.md) import what they need from here. Everything else is private.
+"""
+
+from __future__ import annotations
+
+from roomcast.hooks import (
+    Caller,
+    ConnectAnswer,
+    ConnectEvent,
+    DisconnectEvent,
+    Override,
+    PublishAnswer,
+    PublishEvent,
+    RefreshAnswer,
+    RefreshEvent,
+    RpcEvent,
+    SubRefreshEvent,
+    SubscribeAnswer,
+    SubscribeEvent,
+)
+from roomcast.model.errors import ApplicationError, Disconnect, Refused
+from roomcast.version import __version__
+
+__all__ = [
+    "ApplicationError",
+    "Caller",
+    "ConnectAnswer",
+    "ConnectEvent",
+    "Disconnect",
+    "DisconnectEvent",
+    "Override",
+    "PublishAnswer",
+    "PublishEvent",
+    "RefreshAnswer",
+    "RefreshEvent",
+    "Refused",
+    "RpcEvent",
+    "SubRefreshEvent",
+    "SubscribeAnswer",
+    "SubscribeEvent",
+    "__version__",
+]

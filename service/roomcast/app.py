@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from roomcast import __version__
 from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.api.node_side import Control
@@ -42,11 +41,12 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
-from roomcast.rooms import poll, websockets
+from roomcast.rooms import events, poll, websockets
 from roomcast.rooms.authentication import Admission
 from roomcast.tasks import end, run_together
 from roomcast.telemetry.metrics import HookCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
+from roomcast.version import __version__
 from roomcast.web.failures import failure_of
 from roomcast.web.sockets import ClientServer
 
@@ -70,6 +70,7 @@ _API = (
 
 _ROUTERS = (
     websockets.router,
+    events.router,
     poll.router,
     centrifuge_endpoints.router,
     routes.router,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from roomcast import __version__
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,6 @@ import click
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoPermissionError
 
-from roomcast import __version__
 from roomcast.auth.keys import local_keys
 from roomcast.cli import dev
 from roomcast.cli.channel import publish_command, subscribe_command
@@ -21,6 +20,7 @@ from roomcast.config import ConfigError, Settings, masked, require_auth, unknown
 from roomcast.hooks.python import load_functions
 from roomcast.redis_access.client import ask, describe
 from roomcast.server import listen, serve
+from roomcast.version import __version__
 
 _LAST_PORT = 65535
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio.cluster import PipelineCommand
+from redis.asyncio.cluster import PipelineCommand, RedisCluster
 from redis.exceptions import AskError, MovedError, NoScriptError, SlotNotCoveredError, TryAgainError
 
 from roomcast.redis_access.client import OUTAGES
@@ -14,7 +14,7 @@ from roomcast.redis_access.client import OUTAGES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from redis.asyncio.cluster import ClusterNode, RedisCluster
+    from redis.asyncio.cluster import ClusterNode
 
     from roomcast.redis_access.client import Client
     from roomcast.redis_access.scripts import Command, Script

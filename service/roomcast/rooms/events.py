@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from roomcast.connections.connection import Connection
@@ -13,7 +13,6 @@ from roomcast.model.channels import SYSTEM_METRICS, room_channel
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, let_stay, since_of
 from roomcast.rooms.receivers import Feed
-from roomcast.rooms.websockets import router
 from roomcast.transports.event_stream import EventStream
 from roomcast.web.sockets import server_of
 from roomcast.web.state import admission_of, deadlines_of
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     from roomcast.model.publications import Position
     from roomcast.web.sockets import ClientServer
+
+router = APIRouter()
 
 
 class EventStreamResponse(Response):
