@@ -41,10 +41,10 @@ def frame(*commands: dict[str, Any]) -> bytes:
 def test_the_generated_files_are_those_of_the_schema(tmp_path: Path) -> None:
     """If not: client.proto says on top how they are made."""
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
-    subprocess.run([*command, "service/roomcast/centrifuge/client.proto"], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([*command, "roomcast/centrifuge/client.proto"], cwd=ROOT / "service", check=True, timeout=60)
 
-    for name in ("service/roomcast/centrifuge/client_pb2.py", "service/roomcast/centrifuge/client_pb2.pyi"):
-        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), f"{name} is not of this schema"
+    for name in ("roomcast/centrifuge/client_pb2.py", "roomcast/centrifuge/client_pb2.pyi"):
+        assert (tmp_path / name).read_text() == (ROOT / "service" / name).read_text(), f"{name} is not of this schema"
 
 
 def fields(descriptor: Descriptor) -> dict[str, tuple[int, int, bool]]:
