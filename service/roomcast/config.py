@@ -43,145 +43,151 @@ class Settings(BaseSettings):
 
     redis_url: Annotated[
         RedisUrlText,
-        Field(description="Redis or Valkey: redis://[[user]:password@]host[:port][/db], and others (docs/redis.md)"),
+        Field(description="URL of Redis or Valkey: redis://[[user]:password@]host[:port][/db]; more in docs/redis.md"),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[
         str,
         Len(max_length=64),
-        Field(description="in front of every Redis key and topic, so that deployments can share a server"),
+        Field(description="prefix of every Redis key and topic, so that several deployments can share one server"),
     ] = "roomcast:"
     api_key: Annotated[
         ApiKey | None,
-        Field(description="X-API-Key of the server API, at least 16 characters; the API is off without one"),
+        Field(description="key that services send as X-API-Key, at least 16 characters; without it the API is off"),
     ] = None
 
     secret: Annotated[
         Secret | None,
-        Field(description="key that clients' tokens are signed with (HMAC), at least 32 characters"),
+        Field(description="secret that signs clients' tokens (HMAC), at least 32 characters"),
     ] = None
     previous_secret: Annotated[
         Secret | None,
-        Field(description="the secret before this one: tokens that it signed are taken while clients get new ones"),
+        Field(description="the old secret during a rotation: tokens that it signed stay valid"),
     ] = None
     public_key_file: Annotated[
         Path | None,
-        Field(description="PEM file with the public key (RSA, EC, Ed25519) of who signs tokens"),
+        Field(description="PEM file with the token issuer's public key (RSA, EC, Ed25519)"),
     ] = None
     jwks_url: Annotated[
         HttpUrl | None,
         Len(max_length=2048),
-        Field(description="URL of the public keys (JWKS) of who signs tokens, such as an identity provider"),
+        Field(description="URL of the token issuer's public keys (JWKS), for example of an identity provider"),
     ] = None
     token_audience: Annotated[
-        str | None, Len(max_length=256), Field(description="what a token must name as `aud`; without it, none may")
+        str | None,
+        Len(max_length=256),
+        Field(description="required `aud` claim; unset: a token that has one is rejected"),
     ] = None
     token_issuer: Annotated[
-        str | None, Len(max_length=256), Field(description="what a token must name as `iss`; without it, it may be any")
+        str | None, Len(max_length=256), Field(description="required `iss` claim; unset: any issuer")
     ] = None
     token_leeway_s: Annotated[
-        float, Field(ge=0, le=300, description="how far the clock of who signs tokens may be from ours")
+        float, Field(ge=0, le=300, description="tolerated clock difference to the token issuer")
     ] = 5.0
     anonymous: Annotated[
-        bool, Field(description="let clients without a token in, as nobody: what ANYONE may, they may")
+        bool, Field(description="accept clients without a token as anonymous; they may do what ANYONE may")
     ] = False
     insecure: Annotated[
-        bool, Field(description="check no client at all: each is who it says, and needs no token; for trying")
+        bool, Field(description="development only: no client is authenticated, each chooses its own user")
     ] = False
     allowed_origins: Annotated[
         Origins,
-        Field(description="sites whose pages may connect: https://app.example.com,https://b.example.com; empty: all"),
+        Field(description="origins whose pages may connect: https://app.example.com,https://b.example.com; empty: any"),
     ] = ""
     channel_limit: Annotated[
-        int, Field(ge=1, le=10_000, description="how many channels one connection may be subscribed to")
+        int, Field(ge=1, le=10_000, description="maximum number of channels to which one connection may be subscribed")
     ] = 128
 
     max_message_bytes: Annotated[
-        int, Field(ge=1, le=16 * 1024 * 1024, description="largest message of a client or of another service")
+        int, Field(ge=1, le=16 * 1024 * 1024, description="maximum size of a message of a client or a service")
     ] = 64 * 1024
     max_unsent_bytes: Annotated[
         int,
-        Field(ge=16 * 1024, description="how far a client may fall behind before it is closed as slow (3008)"),
+        Field(ge=16 * 1024, description="maximum number of unsent bytes before a slow client is closed (3008)"),
     ] = 1024 * 1024
 
     flush_interval_ms: Annotated[
         float,
-        Field(ge=0, le=1000, description="longest pause between two writes under load, to join more; 0: nothing waits"),
+        Field(
+            ge=0, le=1000, description="longest pause between two writes under load, so that one carries more; 0: none"
+        ),
     ] = 10.0
     compression: Annotated[
         bool,
-        Field(description="offer permessage-deflate: a message is deflated once for all, without a context per client"),
+        Field(description="offer permessage-deflate without context takeover: a message is compressed once for all"),
     ] = False
 
     ping_interval_s: Annotated[
-        float, Field(gt=0, le=3600, description="how often a connection is asked whether it lives")
+        float, Field(gt=0, le=3600, description="interval between two pings of a connection")
     ] = 25.0
     ping_timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="how long the answer may take before the connection is closed")
+        float, Field(gt=0, le=3600, description="timeout for the reply to a ping; then the connection is closed")
     ] = 10.0
     redis_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="longest wait for one answer of Redis, or to connect to it")
+        float, Field(gt=0, le=60, description="timeout for one reply from Redis, and for connecting to it")
     ] = 5.0
     shutdown_timeout_s: Annotated[
-        int, Field(ge=1, le=600, description="how long a node that ends waits for its clients to be gone")
+        int, Field(ge=1, le=600, description="how long a node that shuts down waits for its clients to disconnect")
     ] = 10
 
     namespaces_file: Annotated[
         Path | None,
-        Field(description="TOML file with namespaces beside or instead of the default ones (docs/namespaces.md)"),
+        Field(description="TOML file with more namespaces, or replacements of default ones (docs/namespaces.md)"),
     ] = None
 
     metrics_interval_s: Annotated[
-        float, Field(ge=0.1, le=3600, description="one sample of the metrics worker each so many seconds")
+        float, Field(ge=0.1, le=3600, description="interval between two samples of the metrics worker")
     ] = 2.0
     worker_name: Annotated[
         str,
         Len(min_length=1, max_length=128),
-        Field(description="names a worker's health key; two workers on one host want two names"),
+        Field(description="name in a worker's health key; give two workers on one host different names"),
     ] = Field(default_factory=socket.gethostname)
 
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="least level that is logged")
+        Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"
     log_format: Annotated[
-        Literal["json", "console"], Field(description="json: one object a line; console: for people")
+        Literal["json", "console"], Field(description="json: one object per line; console: readable text")
     ] = "json"
 
-    # How the application takes part: docs/applications.md.
-    on_connect: Annotated[Handler, Field(description="handler in Python: who may connect, and as whom")] = None
-    on_subscribe: Annotated[Handler, Field(description="handler in Python: who may subscribe")] = None
-    on_publish: Annotated[Handler, Field(description="handler in Python: who may publish, and what")] = None
-    on_rpc: Annotated[Handler, Field(description="handler in Python: clients' procedure calls")] = None
-    on_refresh: Annotated[Handler, Field(description="handler in Python: connections that expire")] = None
-    on_sub_refresh: Annotated[Handler, Field(description="handler in Python: subscriptions that expire")] = None
-    on_disconnect: Annotated[Handler, Field(description="handler in Python: told of clients that are gone")] = None
+    # Handlers, HTTP proxy and webhooks: docs/applications.md.
+    on_connect: Annotated[Handler, Field(description="Python handler: accepts or rejects connecting clients")] = None
+    on_subscribe: Annotated[Handler, Field(description="Python handler: accepts or rejects subscriptions")] = None
+    on_publish: Annotated[Handler, Field(description="Python handler: accepts, changes or rejects publications")] = None
+    on_rpc: Annotated[Handler, Field(description="Python handler: answers clients' remote procedure calls")] = None
+    on_refresh: Annotated[Handler, Field(description="Python handler: refreshes connections that expire")] = None
+    on_sub_refresh: Annotated[Handler, Field(description="Python handler: refreshes subscriptions that expire")] = None
+    on_disconnect: Annotated[Handler, Field(description="Python handler: notified of disconnected clients")] = None
     hook_timeout_s: Annotated[
-        float, Field(gt=0, le=300, description="longest wait for a handler in Python; the client then gets error 100")
+        float, Field(gt=0, le=300, description="timeout for a Python handler; the client then gets error 100")
     ] = 5.0
     hook_threads: Annotated[
-        int, Field(ge=1, le=1000, description="how many handlers that are not asynchronous run at once")
+        int, Field(ge=1, le=1000, description="maximum number of synchronous handlers that run at once")
     ] = 16
     hook_headers: Annotated[
         HeaderNames,
-        Field(description="headers of clients' handshakes that handlers and the proxy get: Cookie,X-Real-Ip"),
+        Field(description="handshake headers that handlers and the proxy receive: Cookie,X-Real-Ip"),
     ] = ""
     proxy_url: Annotated[
-        BaseUrl | None, Field(description="the application's base URL: <proxy_url>/connect, /subscribe ... are asked")
+        BaseUrl | None,
+        Field(description="base URL of the application's proxy endpoints: <proxy_url>/connect, /subscribe ..."),
     ] = None
     proxy_events: Annotated[
         ProxyEvents,
-        Field(description="what is asked there, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
+        Field(description="events sent to the proxy, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
     ] = ""
     proxy_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="longest wait for the proxy; the client then gets error 100")
+        float, Field(gt=0, le=60, description="timeout for a reply of the proxy; the client then gets error 100")
     ] = 1.0
     webhook_url: Annotated[
-        HttpUrl | None, Field(description="what has happened is posted here, by `roomcast worker webhooks`")
+        HttpUrl | None, Field(description="URL to which `roomcast worker webhooks` posts events")
     ] = None
     webhook_secret: Annotated[
-        Secret | None, Field(description="signs webhooks, at least 32 characters; needed with a webhook_url")
+        Secret | None,
+        Field(description="secret that signs webhooks, at least 32 characters; needed with a webhook_url"),
     ] = None
     webhook_events: Annotated[
-        WebhookEvents, Field(description="what is posted there, of: connect,disconnect,occupied,vacated")
+        WebhookEvents, Field(description="events that are posted, of: connect,disconnect,occupied,vacated")
     ] = "connect,disconnect,occupied,vacated"
 
     @model_validator(mode="after")
