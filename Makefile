@@ -28,10 +28,11 @@ run: setup  ## run two nodes, an embedded Redis-compatible server and the metric
 test: setup check  ## run every test, and the checks of `make check`
 	@$(BIN)/python -m pytest
 
-check: setup  ## run the linter, the format check and the type checker
+check: setup  ## run the linter, the format check, the type checker and the check of the words
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m tests.english
 
 format: setup  ## format the code
 	@$(BIN)/ruff check --quiet --fix .
