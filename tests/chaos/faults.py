@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tests.chaos.fleet import Fleet, Slot
 from tests.chaos.subscriber import Subscriber
-from tests.redis_servers import RedisError, Server
-from tests.redis_shapes import Servers
+from tests.support.redis_servers import RedisError, Server
+from tests.support.redis_shapes import Servers
 
 # Long enough to be found out (a silent connection after 5 s and a timeout), short enough for the window of a client.
 _LONGEST_FAULT_S = 9.0

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.chaos.proxy import Proxy
-from tests.cluster import NodeProcess
+from tests.support.processes import NodeProcess
 
 
 class Slot:

@@ -9,7 +9,7 @@ import httpx
 
 from tests.chaos.fleet import Fleet
 from tests.chaos.journal import Acknowledged, Name, Place, payload
-from tests.cluster import API_KEY
+from tests.support.processes import API_KEY
 
 _TIMEOUT_S = 5.0
 _BACKOFF_BASE_S = 0.1

@@ -23,8 +23,8 @@ from tests.chaos.fleet import running_fleet
 from tests.chaos.journal import Acknowledged, Log, Name, Place, read_payload
 from tests.chaos.publisher import Publisher
 from tests.chaos.subscriber import Subscriber, Way
-from tests.cluster import API_KEY
-from tests.redis_shapes import SHAPES, Servers
+from tests.support.processes import API_KEY
+from tests.support.redis_shapes import SHAPES, Servers
 
 # All that a run publishes is kept, so that every log can be held against it; a client gets no more of it than always.
 _NAMESPACES = """\

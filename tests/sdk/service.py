@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.cluster import API_KEY
+from tests.support.processes import API_KEY
 
 
 class Service:

@@ -8,13 +8,13 @@ import pytest
 from websockets.asyncio.client import connect
 
 from roomcast.centrifuge import client_pb2
-from tests.balancer import Balancer
-from tests.cluster import receive
 from tests.sdk import Client
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
 from tests.sdk.service import Service
-from tests.tokens import token
+from tests.support.balancer import Balancer
+from tests.support.processes import receive
+from tests.support.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.cluster import Cluster
 from tests.sdk import Client
 from tests.sdk.service import Service
+from tests.support.processes import Cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

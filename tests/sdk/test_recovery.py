@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.balancer import Balancer
-from tests.cluster import Cluster
 from tests.sdk import Client
 from tests.sdk.service import Service
-from tests.tokens import token
+from tests.support.balancer import Balancer
+from tests.support.processes import Cluster
+from tests.support.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

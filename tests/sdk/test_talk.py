@@ -6,10 +6,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.balancer import Balancer
-from tests.cluster import Cluster, eventually
 from tests.sdk import Client, SdkError
-from tests.tokens import token
+from tests.support.balancer import Balancer
+from tests.support.processes import Cluster, eventually
+from tests.support.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

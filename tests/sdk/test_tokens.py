@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.sdk import Client, SdkError
-from tests.tokens import token
+from tests.support.tokens import token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

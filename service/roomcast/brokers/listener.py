@@ -1,8 +1,8 @@
 """Listening: one connection to a Redis server, subscribed to what is wanted, made anew whenever it fails.
 
 Source: redis-py's own PubSub resubscribes silently after a lost connection, so that a gap shows nowhere
-(tests/test_cluster.py::test_redis_killed_and_restarted_delivers_again). Here a connection is used until it fails,
-then a new one is made and told the whole set of wanted channels, and both are events.
+(tests/failures/test_processes.py::test_redis_killed_and_restarted_delivers_again). Here a connection is used until it
+fails, then a new one is made and told the whole set of wanted channels, and both are events.
 """
 
 from __future__ import annotations

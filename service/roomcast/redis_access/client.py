@@ -123,7 +123,7 @@ class _Guard(AbstractConnection):
 
     The pool takes a connection that was reset for a living one (it looks for an end of stream, and a reset is none);
     writing to it is a RuntimeError on uvloop, and ended the whole node
-    (tests/test_cluster.py::test_a_node_whose_redis_connections_are_reset_lives_on).
+    (tests/failures/test_processes.py::test_a_node_whose_redis_connections_are_reset_lives_on).
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:

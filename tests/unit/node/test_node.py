@@ -1,0 +1,476 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from roomcast.brokers import Read
+from roomcast.connections.connection import Connection, State
+from roomcast.connections.encoding import Encoding
+from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import Namespace, Namespaces, Recovery
+from roomcast.model.publications import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
+from roomcast.node.hub import Hub
+from roomcast.node.node import Node, Overtaken
+from roomcast.node.tracker import Tracker
+from roomcast.tasks import end
+from tests.support.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
+from tests.support.fakes import node as fake_node
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def entered(node: Node, connection: Connection) -> Iterator[None]:
+    node.enter(connection)
+    try:
+        yield
+    finally:
+        node.leave(connection)
+
+
+def make_node() -> tuple[Node, FakeBroker, Schedule]:
+    broker, turn = FakeBroker(), Schedule()
+    return fake_node(Hub(turn), broker), broker, turn
+
+
+async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> None:
+    node, broker, turn = make_node()
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        await node.subscribe(ada, "room:a")
+        node.on_event(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert broker.subscribed == ["room:a"]
+    assert to_ada.written == [b"hi;"]
+
+
+async def test_what_comes_in_a_channel_of_the_nodes_alone_goes_to_its_listener() -> None:
+    node, _, _ = make_node()
+    heard: list[bytes] = []
+    node.listen(["control"], lambda publication: heard.append(publication.data))
+
+    node.on_event(Publication("control", b"question"))
+
+    assert heard == [b"question"]
+    assert node.counts["received"] == 0, "it is no publication of a client's"
+
+
+async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_one() -> None:
+    node, broker, _ = make_node()
+    ada, _ = connection()
+    bob, _ = connection()
+
+    with entered(node, bob):
+        await node.subscribe(bob, "room:a")
+        with pytest.raises(RuntimeError, match="client vanished"), entered(node, ada):
+            await node.subscribe(ada, "room:a")
+            await node.subscribe(ada, "room:b")
+            raise RuntimeError("client vanished")
+
+        assert broker.unsubscribed == ["room:b"]
+        assert ada.state is State.CLOSED
+
+    assert broker.unsubscribed == ["room:b", "room:a"]
+    assert node.hub.connections == set()
+    assert node.hub.channel_count() == 0
+
+
+async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
+    node, broker, _ = make_node()
+    broker.away = "Redis is away"
+    ada, _ = connection()
+
+    with entered(node, ada):
+        with pytest.raises(BrokerUnavailable, match="Redis is away"):
+            await node.subscribe(ada, "room:a")
+
+        assert node.hub.channel_count() == 0
+        assert broker.unsubscribed == ["room:a"]
+
+
+async def test_a_publication_that_redis_does_not_take_is_counted_and_said() -> None:
+    node, broker, _ = make_node()
+
+    await node.publish(Publication("room:a", b"1"))
+    broker.away = "Redis is away"
+    with pytest.raises(BrokerUnavailable):
+        await node.publish(Publication("room:a", b"2"))
+
+    assert node.counts == {"published": 1, "publish_failures": 1}
+
+
+async def test_a_client_that_sends_nothing_but_empty_messages_is_held_back_too() -> None:
+    node, broker, _ = make_node()
+    ada, to_ada = connection()
+    broker.is_slow = True
+
+    with entered(node, ada):
+        for _ in range(300):
+            node.publish_for(ada, Publication("room:a", b""))
+        assert not to_ada.is_reading
+        broker.take()
+        assert to_ada.is_reading
+
+
+async def test_a_handshake_that_was_refused_is_no_connection_that_closed() -> None:
+    node, _, _ = make_node()
+    ada, _ = connection(is_open=False)
+
+    with entered(node, ada):
+        node.drain()
+
+    assert node.close_codes == {}
+    assert node.hub.connections == set()
+
+
+async def test_malformed_messages_and_gaps_are_counted() -> None:
+    node, _, _ = make_node()
+
+    node.on_malformed("room:a", "not JSON")
+    node.on_connected(is_again=True)
+
+    assert node.counts == {"malformed": 1, "gaps": 1}
+
+
+async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
+    node, _, _ = make_node()
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        node.drain()
+
+    assert to_ada.closed_with == [SHUTDOWN]
+    assert node.close_codes == {3001: 1}
+
+
+async def test_who_subscribes_is_present_until_it_leaves_where_the_namespace_has_presence() -> None:
+    node, _, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    ada, _ = connection()
+    ada.user, ada.info = "ada", b"1"
+    bob, _ = connection()
+
+    with entered(node, bob):
+        with entered(node, ada):
+            for channel in ("room:a", "room:b", "notify:a"):
+                await node.subscribe(ada, channel)
+            await node.subscribe(bob, "room:a")
+            assert node.presence.members["room:a"] == {
+                f"n1-{ada.id}": ClientInfo(f"n1-{ada.id}", "ada", b"1"),
+                f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", ""),
+            }
+            assert set(node.presence.members) == {"room:a", "room:b"}
+            assert node.presence.occupied == {"room:a", "room:b", "notify:a"}
+            node.unsubscribe(ada, "room:b")
+            assert node.presence.members["room:b"] == {}
+
+        assert set(node.presence.members["room:a"]) == {f"n1-{bob.id}"}
+        assert node.presence.occupied == {"room:a"}
+
+    assert node.presence.members["room:a"] == {}
+    assert node.presence.occupied == set()
+
+
+async def test_a_subscription_that_was_none_is_not_present() -> None:
+    node, broker, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    broker.away = "Redis is away"
+    ada, _ = connection()
+
+    with entered(node, ada), pytest.raises(BrokerUnavailable):
+        await node.subscribe(ada, "room:a")
+
+    assert (node.presence.members, node.presence.occupied) == ({}, set())
+
+
+async def test_after_a_gap_presence_is_told_anew() -> None:
+    node, _, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+
+    node.on_connected(is_again=False)
+    assert node.presence.doubt_count == 0
+    node.on_connected(is_again=True)
+    assert node.presence.doubt_count == 1
+
+
+async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> None:
+    node, _, turn = make_node()
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        await node.subscribe(ada, "room:a")
+        node.on_event(Removal("room:a"))
+        node.on_event(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert to_ada.written == [b"hi;"]
+
+
+TOLD = Encoding("told", RAW.encode, RAW.missed, tells_positions=True)
+Greeting = Sequence[Publication | Resumption]
+
+
+class Gate(FakeBroker):
+    """A broker whose subscriptions wait until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = asyncio.Event()
+
+    async def subscribe(self, channel: str) -> None:
+        await super().subscribe(channel)
+        await self.opened.wait()
+
+
+@asynccontextmanager
+async def tracking(node: Node) -> AsyncIterator[None]:
+    node.tracker.connected()
+    task = asyncio.create_task(node.tracker.run())
+    try:
+        yield
+    finally:
+        await end(task)
+
+
+def numbered(*offsets: int) -> list[Publication]:
+    return [Publication("room:a", b"%d" % offset, position=Position(offset, "e")) for offset in offsets]
+
+
+async def test_a_newcomer_is_told_where_it_is_and_hears_what_comes_after_it() -> None:
+    node, broker, turn = make_node()
+    broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
+    ada, to_ada = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada):
+            await node.subscribe(ada, "room:a", wants_missed=False, greet=greetings.append)
+            node.on_event(numbered(3)[0])
+            turn.run()
+
+    assert greetings == [[Resumption("room:a", Position(2, "e"), is_recovered=False)]]
+    assert to_ada.written == [b"3;"], "the greeting was taken, so nothing of it is sent"
+
+
+@pytest.mark.parametrize("epoch", ["e", ""])
+async def test_who_comes_back_is_greeted_with_what_it_missed(epoch: str) -> None:
+    node, broker, _ = make_node()
+    broker.histories["room:a"] = History(Position(3, "e"), 0, numbered(1, 2, 3))
+    ada, to_ada = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada):
+            await node.subscribe(ada, "room:a", since=Position(1, epoch), greet=greetings.append)
+
+    assert greetings == [[Resumption("room:a", Position(1, "e"), is_recovered=True), *numbered(2, 3)]]
+    assert to_ada.written == []
+
+
+async def test_where_only_the_newest_counts_everyone_is_greeted_with_it_who_wants_it() -> None:
+    node, broker, _ = make_node()
+    newest = Publication("metrics:a", b"7", position=Position(7, "e"))
+    broker.histories["metrics:a"] = History(Position(7, "e"), 0, [newest])
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        for wants_missed in (True, False):
+            ada, _ = connection(encoding=TOLD)
+            with entered(node, ada):
+                await node.subscribe(ada, "metrics:a", wants_missed=wants_missed, greet=greetings.append)
+
+    assert greetings == [
+        [Resumption("metrics:a", Position(6, "e"), is_recovered=True), newest],
+        [Resumption("metrics:a", Position(7, "e"), is_recovered=False)],
+    ]
+
+
+async def test_without_recovery_the_greeting_is_empty() -> None:
+    node, _, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, _ = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    with entered(node, ada):
+        await node.subscribe(ada, "room:a", greet=greetings.append)
+
+    assert greetings == [()]
+
+
+async def test_the_greeting_and_what_is_broadcast_fit_together_also_while_something_waits_to_be_written() -> None:
+    node, broker, turn = make_node()
+    broker.histories["room:a"] = History(Position(0, "e"), 0, [])
+    ada, _ = connection(encoding=TOLD)
+    bob, to_bob = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+
+    async with tracking(node):
+        with entered(node, ada), entered(node, bob):
+            await node.subscribe(ada, "room:a")
+            for publication in numbered(1, 2):
+                node.on_event(publication)
+            await node.subscribe(bob, "room:a", wants_missed=False, greet=greetings.append)
+            turn.run()
+
+    ((resumption,),) = greetings
+    assert isinstance(resumption, Resumption)
+    assert resumption.position == Position(0, "e")
+    assert to_bob.written == [b"1;2;"]
+
+
+async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
+    node, broker, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, _ = connection()
+
+    def refuse(_: Greeting) -> None:
+        raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "too long ago")
+
+    with entered(node, ada):
+        with pytest.raises(ClientError):
+            await node.subscribe(ada, "room:a", greet=refuse)
+
+        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert broker.unsubscribed == ["room:a"]
+
+
+async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves_nothing() -> None:
+    broker = Gate()
+    node = fake_node(Hub(Schedule()), broker)
+    node.namespaces = Namespaces({"room": Namespace(presence=True)})
+    ada, _ = connection()
+    greetings: list[Greeting] = []
+
+    with entered(node, ada):
+        subscribing = asyncio.create_task(node.subscribe(ada, "room:a", greet=greetings.append))
+        await asyncio.sleep(0)
+    broker.opened.set()
+    with pytest.raises(Overtaken):
+        await subscribing
+
+    assert isinstance(node.presence, FakePresence)
+    assert (greetings, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
+    assert broker.unsubscribed == ["room:a"]
+
+
+async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
+    broker, turn = Gate(), Schedule()
+    node = fake_node(Hub(turn), broker)
+    node.namespaces = Namespaces({"room": Namespace()})
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        both = [
+            asyncio.create_task(node.subscribe(ada, "room:a", encoding=encoding))
+            for encoding in (RAW, Encoding("other", RAW.encode, RAW.missed))
+        ]
+        await asyncio.sleep(0)
+        broker.opened.set()
+        first, second = await asyncio.gather(*both, return_exceptions=True)
+        node.on_event(Publication("room:a", b"hi"))
+        turn.run()
+
+    assert first is None
+    assert isinstance(second, Overtaken)
+    assert to_ada.written == [b"hi;"]
+    assert broker.unsubscribed == ["room:a"], "after the last one, and then only"
+
+
+class Leaving:
+    """A receiver that leaves the channel in which something was lost."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.lost: list[str] = []
+
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        raise NotImplementedError
+
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        self.lost.append(channel)
+        self._node.unsubscribe(connection, channel)
+
+    def on_closed(self, connection: Connection) -> None:
+        pass
+
+
+async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
+    node, broker, _ = make_node()
+    node.namespaces = Namespaces({"room": Namespace()})
+    receivers = []
+
+    for channel in ("room:a", "room:b"):
+        for _ in range(2):
+            ada, _ = connection()
+            node.enter(ada)
+            ada.receiver = receiver = Leaving(node)
+            receivers.append(receiver)
+            await node.subscribe(ada, channel)
+    node.on_connected(is_again=True)
+
+    assert [receiver.lost for receiver in receivers] == [["room:a"], ["room:a"], ["room:b"], ["room:b"]]
+    assert broker.unsubscribed == ["room:a", "room:b"]
+    assert node.hub.channel_count() == 0
+
+
+async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
+    node, broker, _ = make_node()
+    assert isinstance(node.presence, FakePresence)
+    broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
+    ada, _ = connection(encoding=TOLD)
+    bob, _ = connection(encoding=TOLD)
+    greetings: list[Greeting] = []
+    plain = Namespace(history_size=10, history_ttl_s=10.0)
+
+    async with tracking(node):
+        with entered(node, ada), entered(node, bob):
+            await node.subscribe(ada, "room:a", namespace=plain, info=b"1", greet=greetings.append)
+            await node.subscribe(bob, "room:a", info=b"2", wants_missed=False, greet=greetings.append)
+
+            assert plain.recovery is not Recovery.STREAM
+            assert [len(greeting) for greeting in greetings] == [0, 1]
+            assert node.presence.members["room:a"] == {f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", "", b"", b"2")}
+
+
+class SlowHistories(FakeBroker):
+    """A broker that answers reads only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return await super().read(reads)
+
+
+async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
+    """What was published after its handshake was dropped: a read that came late had it, and told no more of it."""
+    broker, turn = SlowHistories(), Schedule()
+    node = fake_node(Hub(turn), broker)
+    node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)
+    node.tracker.connected()
+    repairing = asyncio.create_task(node.tracker.run())
+    ada, to_ada = connection()
+
+    with entered(node, ada):
+        subscribing = asyncio.create_task(node.subscribe(ada, "room:a"))
+        await broker.is_asked.wait()
+        done, _ = await asyncio.wait({subscribing}, timeout=0.05)
+        assert not done, "a publication now would be the first that it has a right to"
+
+        broker.histories["room:a"] = History(Position(1, "e"), 0, [])
+        broker.may_answer.set()
+        await subscribing
+        node.on_event(Publication("room:a", b"late", position=Position(1, "e")))
+        node.on_event(Publication("room:a", b"next", position=Position(2, "e")))
+        turn.run()
+
+    assert to_ada.written == [b"next;"]
+    await end(repairing)

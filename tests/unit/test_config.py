@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from roomcast.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in unknown_variables():
+        monkeypatch.delenv(name)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"ROOMCAST_{name.upper()}", raising=False)
+
+
+def test_without_any_variable_the_defaults_hold() -> None:
+    settings = read_settings()
+
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert settings.prefix == "roomcast:"
+    assert settings.max_message_bytes == 65536
+    assert settings.api_key is None
+
+
+def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_PING_INTERVAL_S", "2.5")
+    monkeypatch.setenv("ROOMCAST_PREFIX", "")  # empty counts as not set, as compose passes it
+
+    assert read_settings().ping_interval_s == 2.5
+    assert read_settings().prefix == "roomcast:"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ROOMCAST_REDIS_URL", "localhost:6379"),
+        ("ROOMCAST_REDIS_URL", "http://localhost"),
+        ("ROOMCAST_REDIS_URL", "redis://"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1:99999/0"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1/0?socket_timeout=abc"),
+        ("ROOMCAST_REDIS_URL", "redis://127.0.0.1/0?password=TOPSECRET"),
+        ("ROOMCAST_PREFIX", "x" * 65),
+        ("ROOMCAST_API_KEY", "short"),
+        ("ROOMCAST_SECRET", "x" * 31),
+        ("ROOMCAST_SECRET", "ß" * 32),
+        ("ROOMCAST_SECRET", "x" * 32 + "\n"),
+        ("ROOMCAST_PREVIOUS_SECRET", "x" * 31),
+        ("ROOMCAST_JWKS_URL", "id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "ftp://id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "https:///keys"),
+        ("ROOMCAST_JWKS_URL", "https://user:password@id.example/keys"),
+        ("ROOMCAST_JWKS_URL", "https://id.example/a key"),
+        ("ROOMCAST_TOKEN_LEEWAY_S", "-1"),
+        ("ROOMCAST_TOKEN_LEEWAY_S", "301"),
+        ("ROOMCAST_CHANNEL_LIMIT", "0"),
+        ("ROOMCAST_ANONYMOUS", "perhaps"),
+        ("ROOMCAST_INSECURE", "perhaps"),
+        ("ROOMCAST_MAX_MESSAGE_BYTES", "0"),
+        ("ROOMCAST_MAX_MESSAGE_BYTES", "many"),
+        ("ROOMCAST_MAX_UNSENT_BYTES", "1"),
+        ("ROOMCAST_PING_INTERVAL_S", "-1"),
+        ("ROOMCAST_PING_TIMEOUT_S", "nan"),
+        ("ROOMCAST_REDIS_TIMEOUT_S", "61"),
+        ("ROOMCAST_SHUTDOWN_TIMEOUT_S", "0"),
+        ("ROOMCAST_METRICS_INTERVAL_S", "0"),
+        ("ROOMCAST_ON_RPC", "no colon"),
+        ("ROOMCAST_ON_RPC", "module:"),
+        ("ROOMCAST_HOOK_TIMEOUT_S", "0"),
+        ("ROOMCAST_HOOK_THREADS", "0"),
+        ("ROOMCAST_HOOK_HEADERS", "Cookie,Host"),
+        ("ROOMCAST_HOOK_HEADERS", "Cookie X-Id"),
+        ("ROOMCAST_PROXY_URL", "localhost:3000"),
+        ("ROOMCAST_PROXY_URL", "http://user:TOPSECRET@localhost/"),
+        ("ROOMCAST_PROXY_URL", "http://localhost:99999/"),
+        ("ROOMCAST_PROXY_URL", "http://localhost/?a=b"),
+        ("ROOMCAST_PROXY_EVENTS", "connect,disconnect"),
+        ("ROOMCAST_PROXY_TIMEOUT_S", "0"),
+        ("ROOMCAST_WEBHOOK_URL", "ftp://localhost/"),
+        ("ROOMCAST_WEBHOOK_SECRET", "TOPSECRET"),
+        ("ROOMCAST_WEBHOOK_EVENTS", "joined"),
+        ("ROOMCAST_LOG_LEVEL", "loud"),
+        ("ROOMCAST_LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        read_settings()
+
+
+def test_a_client_may_fall_behind_by_two_messages_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_MAX_MESSAGE_BYTES", "2000000")
+
+    with pytest.raises(ConfigError, match="ROOMCAST_MAX_UNSENT_BYTES must be at least twice"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("secret", "x" * 32),
+        ("public_key_file", "key.pem"),
+        ("jwks_url", "https://id.example/keys"),
+    ],
+)
+def test_clients_are_checked_or_not_and_not_both(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"ROOMCAST_{name.upper()}", value)
+    require_auth(read_settings())
+
+    monkeypatch.setenv("ROOMCAST_INSECURE", "true")
+
+    with pytest.raises(ConfigError, match=f"ROOMCAST_{name.upper()} is for checking clients"):
+        read_settings()
+
+
+def test_a_node_that_could_check_nobody_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="openssl rand -hex 32"):
+        require_auth(read_settings())
+
+    monkeypatch.setenv("ROOMCAST_INSECURE", "true")
+    require_auth(read_settings())
+
+
+def test_a_previous_secret_needs_the_one_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_PREVIOUS_SECRET", "x" * 32)
+    with pytest.raises(ConfigError, match="ROOMCAST_PREVIOUS_SECRET needs ROOMCAST_SECRET"):
+        read_settings()
+
+    monkeypatch.setenv("ROOMCAST_SECRET", "y" * 32)
+    require_auth(read_settings())
+
+
+def test_every_bad_value_is_named_and_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_API_KEY", "hunter2")
+    monkeypatch.setenv("ROOMCAST_SECRET", "hunter22")
+    monkeypatch.setenv("ROOMCAST_LOG_LEVEL", "loud")
+
+    with pytest.raises(ConfigError) as caught:
+        read_settings()
+
+    assert "ROOMCAST_API_KEY" in str(caught.value)
+    assert "ROOMCAST_LOG_LEVEL" in str(caught.value)
+    assert "ROOMCAST_SECRET" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_shown_settings_mask_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("ROOMCAST_SECRET", "0123456789abcdef" * 2)
+    monkeypatch.setenv("ROOMCAST_REDIS_URL", "rediss://app:s3cret@redis.internal:6380/2")
+
+    shown = masked(read_settings())
+
+    assert shown["ROOMCAST_REDIS_URL"] == "rediss://app:**********@redis.internal:6380/2"
+    assert "0123456789abcdef" not in str(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "missing"),
+    [
+        ("ROOMCAST_PROXY_URL", "http://localhost:3000/", "ROOMCAST_PROXY_EVENTS"),
+        ("ROOMCAST_PROXY_EVENTS", "rpc", "ROOMCAST_PROXY_URL"),
+        ("ROOMCAST_WEBHOOK_URL", "http://localhost:3000/", "ROOMCAST_WEBHOOK_SECRET"),
+    ],
+)
+def test_what_belongs_together_is_set_together(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, missing: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=missing):
+        read_settings()
+
+
+def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
+
+    assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+
+
+def test_the_docs_name_every_setting_with_its_default() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text()
+
+    for name, field in Settings.model_fields.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| `ROOMCAST_{name.upper()}` |"))
+        if field.default_factory is None and field.default not in (None, ""):
+            shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            assert row.split(" | ")[1].strip("`") == shown
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings().prefix = "other:"
