@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench chaos lock clean
+.PHONY: help setup run test unit check format bench chaos lock clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ run: setup  ## run two nodes, an embedded Redis-compatible server and the metric
 
 test: setup check  ## run every test, and the checks of `make check`
 	@$(BIN)/python -m pytest
+
+unit: setup  ## run the tests that need no socket and no Redis
+	@$(BIN)/python -m pytest -q tests/unit
 
 check: setup  ## run the linter, the format check, the type checker and the check of the words
 	@$(BIN)/ruff check --quiet .
