@@ -192,9 +192,9 @@ def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
         settings=settings,
     )
     control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
-    survey.handle(sessions.handlers())
-    survey.handle(control.handlers())
-    node.listen(survey.channels, survey.take)
+    survey.register(sessions.handlers())
+    survey.register(control.handlers())
+    node.listen(survey.channels, survey.on_publication)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )

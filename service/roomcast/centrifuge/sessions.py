@@ -19,7 +19,7 @@ from roomcast.centrifuge.session import Session
 from roomcast.centrifuge.wire import Wire
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
-from roomcast.node.node import Overtaken
+from roomcast.node.node import SubscribeSuperseded
 from roomcast.node.survey import UnknownNode
 from roomcast.tasks import end
 from roomcast.transports.command_stream import CommandStream
@@ -179,7 +179,7 @@ class Sessions:
             if len(session.subscriptions) >= self.settings.channel_limit:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
-            with suppress(Overtaken):
+            with suppress(SubscribeSuperseded):
                 await subscribe.subscribe_by_server(
                     session,
                     channel,

@@ -45,7 +45,7 @@ _SETTLE_TIMEOUT_S = 1.0
 _REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
 
 
-class Overtaken(ClientError):  # noqa: N818  (as BrokerUnavailable)
+class SubscribeSuperseded(ClientError):  # noqa: N818  (as BrokerUnavailable)
     """While a subscription was being made its client was gone, or was subscribed in another way."""
 
     def __init__(self, channel: str) -> None:
@@ -99,7 +99,7 @@ class Node:
         """Let a connection go that has ended; nothing of it is left behind."""
         for channel, subscription in self.hub.remove(connection).items():
             self._subscription_ended(connection, channel, subscription)
-        connection.closed()
+        connection.on_closed()
         connection.receiver.on_closed(connection)
         if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
             log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
@@ -146,7 +146,7 @@ class Node:
             wants_missed: False: it is told where it is, no more.
             greet: takes what the client is told first, when it hears everything from then on; None: it is sent.
         Delivery: see docs/guarantees.md.
-        Raises: ClientError, Overtaken among them; BrokerUnavailable; then this has not subscribed the connection.
+        Raises: ClientError, SubscribeSuperseded; BrokerUnavailable; then this has not subscribed the connection.
         """
         namespace = namespace or self.namespaces.of(channel)
         encoding = encoding or connection.encoding
@@ -161,10 +161,10 @@ class Node:
             if is_told and wants_missed and (is_cache or since is not None):
                 window = await self.tracker.window(channel, since)
             else:
-                # Also who is not told: until it is settled, what comes may be taken for what was there before.
-                await self.tracker.settle(channel)
+                # Also who is not told: until it is resolved, what comes may be taken for what was there before.
+                await self.tracker.wait_resolved(channel)
             if connection.state is State.CLOSED or channel in connection.subscriptions:
-                raise Overtaken(channel)
+                raise SubscribeSuperseded(channel)
             # Nothing waits from here on: what is missed ends where what is broadcast begins.
             greeting = self._greeting(channel, namespace, since, window) if is_told else ()
             if greet is not None:
@@ -275,7 +275,7 @@ class Node:
                 listener(event)
                 return
             self.counts["received"] += 1
-            self.tracker.take(event)
+            self.tracker.accept(event)
         elif isinstance(event, Removal):
             self.tracker.removed(event.channel)
         else:
@@ -304,7 +304,7 @@ class Node:
 
     async def _present(self, channel: str, since: Position) -> Position | None:
         """Return a position in the present epoch of an open channel. Raises: BrokerUnavailable."""
-        await self.tracker.settle(channel)
+        await self.tracker.wait_resolved(channel)
         position = self.tracker.position(channel)
         return None if position is None else Position(since.offset, position.epoch)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from roomcast.rooms.authentication import Admission, Visitor
 
 
-class Stay:
+class TokenDeadline:
     """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
 
     def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
@@ -47,7 +47,7 @@ class Stay:
             connection.close(EXPIRED)
 
 
-class Visit:
+class RoomEntry:
     """A WebSocket's way into its one channel: before its handshake is answered, or by its first message.
 
     Args:
@@ -82,7 +82,7 @@ class Visit:
         check_subscription(self._node, self._channel, visitor)
         await self._node.subscribe(connection, self._channel, since=self._since, greet=greet)
         connection.receiver = self._receiver_of(self._may_publish(visitor))
-        let_stay(self._deadlines, visitor, connection)
+        expire_with_token(self._deadlines, visitor, connection)
 
     async def introduce(self, connection: Connection, token: str) -> None:
         """Subscribe whom a token names, and tell it so first. Raises: ClientError, BrokerUnavailable."""
@@ -117,16 +117,16 @@ def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
     may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
 
 
-def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+def expire_with_token(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
-        deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)
+        deadlines.add(visitor.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
 
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
 
 
-class Introduction:
+class FirstMessageAuth:
     """Implements `Receiver` until the client is let in: `{"token": "..."}` is all that it may send.
 
     Args:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from roomcast.connections.connection import Connection
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
 from roomcast.rooms.encodings import PLAIN_SSE
-from roomcast.rooms.entry import check_subscription, let_stay, since_of
+from roomcast.rooms.entry import check_subscription, expire_with_token, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import EventStream
 from roomcast.web.sockets import server_of
@@ -99,7 +99,7 @@ async def _events(request: Request, channel: str) -> Response:
     return EventStreamResponse(
         server,
         channel,
-        partial(let_stay, deadlines_of(request), visitor),
+        partial(expire_with_token, deadlines_of(request), visitor),
         since=since,
         user=visitor.client.user,
         info=visitor.info,

@@ -15,7 +15,7 @@ from roomcast.model.publications import Position
 from roomcast.rooms import receivers
 from roomcast.rooms.authentication import SUBPROTOCOL
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.rooms.entry import Introduction, Visit, since_of
+from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
 from roomcast.web.sockets import server_of, websocket_of
 from roomcast.web.state import admission_of, deadlines_of
 
@@ -99,8 +99,8 @@ async def _serve(
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
     visitor = await admission.visitor(socket)
-    visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
-    introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
+    visit = RoomEntry(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    introduction = FirstMessageAuth(socket.app.state.sessions.spawn, visit.introduce)
     if visitor is None:
         connection = introduction.connection = server.connection(transport, encoding, introduction)
         deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)

@@ -64,7 +64,7 @@ class LoopBroker(FakeBroker):
     def _bring(self, publication: Publication) -> int:
         hearing = [survey for survey in self.surveys if publication.channel in survey.channels]
         for survey in hearing:
-            survey.take(publication)
+            survey.on_publication(publication)
         return len(hearing)
 
 
@@ -84,7 +84,7 @@ class Cluster:
                 raise refuse_with
             return {}
 
-        self.surveys[node_id].handle({op: handler})
+        self.surveys[node_id].register({op: handler})
 
     def app(self, on_rpc: Callable[[RpcEvent], Awaitable[bytes]] | None = None) -> httpx.AsyncClient:
         settings = Settings(api_key=API_KEY)  # type: ignore[arg-type]  # pydantic makes a secret of it

@@ -13,7 +13,7 @@ from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, Erro
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery
 from roomcast.model.publications import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
 from roomcast.node.hub import Hub
-from roomcast.node.node import Node, Overtaken
+from roomcast.node.node import Node, SubscribeSuperseded
 from roomcast.node.tracker import Tracker
 from roomcast.tasks import end
 from tests.support.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
@@ -350,7 +350,7 @@ async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves
         subscribing = asyncio.create_task(node.subscribe(ada, "room:a", greet=greetings.append))
         await asyncio.sleep(0)
     broker.opened.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(SubscribeSuperseded):
         await subscribing
 
     assert isinstance(node.presence, FakePresence)
@@ -376,7 +376,7 @@ async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
         turn.run()
 
     assert first is None
-    assert isinstance(second, Overtaken)
+    assert isinstance(second, SubscribeSuperseded)
     assert to_ada.written == [b"hi;"]
     assert broker.unsubscribed == ["room:a"], "after the last one, and then only"
 
