@@ -35,6 +35,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
+from roomcast.node.report import NodeReport
 from roomcast.node.roster import HubRoster
 from roomcast.node.survey import Survey
 from roomcast.node.tracker import Tracker
@@ -62,6 +63,7 @@ log = structlog.get_logger(__name__)
 
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
+_SETTLE_TIMEOUT_S = 1.0
 _API = (
     "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
@@ -84,6 +86,7 @@ class _Parts(NamedTuple):
     """What a node is put together of."""
 
     node: Node
+    report: NodeReport
     survey: Survey
     hooks: NodeHooks
     verifier: TokenVerifier
@@ -98,13 +101,14 @@ class _Parts(NamedTuple):
         app.state.sessions = self.sessions
         app.state.deadlines = self.deadlines
         app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
-        app.state.metrics = registry_of(self.node)
+        app.state.metrics = registry_of(self.node, self.report)
         app.state.metrics.register(HookCollector(self.hooks))
 
     async def run(self) -> None:
         """Run until cancelled."""
         await run_together(
             node=self.node.run(),
+            report=self.report.run(),
             heartbeat=self.heartbeat.run(),
             survey=self.survey.run(),
             deadlines=self.deadlines.run(),
@@ -133,12 +137,12 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         running = asyncio.create_task(parts.run(), name="node")
         running.add_done_callback(_on_node_done)
         yield
-        await parts.node.settle()
+        await parts.node.broker.settle(within_s=_SETTLE_TIMEOUT_S)
         await parts.sessions.end()
         await parts.hooks.settle()
         await end(running)
         await parts.hooks.aclose()
-        await parts.node.retire()
+        await parts.report.retire()
         await parts.verifier.aclose()
         await client.aclose()
 
@@ -178,7 +182,9 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
 
 
 def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
-    node = _node(client, settings, node_id)
+    registry = NodeRegistry(client, prefix=settings.prefix)
+    node = _node(client, registry, settings, node_id)
+    report = NodeReport(node.hub, node.presence, registry)
     survey = Survey(node.broker, node_id)
     hooks = make_hooks(settings, client)
     verifier = read_verifier(settings)
@@ -198,7 +204,7 @@ def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
-    return _Parts(node, survey, hooks, verifier, deadlines, sessions, heartbeat)
+    return _Parts(node, report, survey, hooks, verifier, deadlines, sessions, heartbeat)
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
@@ -212,19 +218,17 @@ def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker
     )
 
 
-def _node(client: Client, settings: Settings, node_id: str) -> Node:
+def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: str) -> Node:
     broker = make_broker(client, settings, node_id)
     loop = asyncio.get_running_loop()
     pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
     hub = Hub(schedule=pace.schedule)
-    registry = NodeRegistry(client, prefix=settings.prefix)
     namespaces = read_namespaces(settings)
     roster = HubRoster(hub, node_id)
     return Node(
         node_id,
         hub,
         broker,
-        registry,
         namespaces=namespaces,
         tracker=Tracker(broker, hub.broadcast, time.monotonic),
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),

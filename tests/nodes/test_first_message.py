@@ -121,7 +121,7 @@ async def test_who_has_said_nothing_in_time_is_stale_and_who_is_in_is_not() -> N
 
 
 async def test_there_are_ten_seconds_for_it() -> None:
-    assert websockets._INTRODUCTION_TIMEOUT_S == 10.0
+    assert websockets._FIRST_MESSAGE_TIMEOUT_S == 10.0
 
 
 # On real nodes.

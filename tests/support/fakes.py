@@ -266,7 +266,6 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> 
         "n1",
         hub,
         broker,
-        FakeRegistry(),
         namespaces=namespaces or Namespaces(),
         tracker=tracker,
         presence=FakePresence(),

@@ -221,7 +221,7 @@ class Client:
         )
         self.session.connection = self.connection
         self._is_there = True
-        bench.node.enter(self.connection)
+        bench.node.hub.add(self.connection)
 
     def send(self, *commands: Command) -> None:
         """Send commands in one frame."""

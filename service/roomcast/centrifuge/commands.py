@@ -52,7 +52,7 @@ def publish(session: Session, command: Command) -> Outcome:
         else:
             session.reply(command, {})
 
-    session.sessions.node.publish_for(session.connection, publication, taken)
+    session.sessions.node.client_publisher.publish_for(session.connection, publication, taken)
     return None
 
 

@@ -163,15 +163,14 @@ class CommandStreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
         connection, stream = self._session.connection, self._stream
-        self._server.node.enter(connection)
-        stream.heartbeat_slot = self._server.heartbeat.add(stream)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if stream.name == "sse":
-                # Browsers tell the page that it is open with the first bytes.
-                await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-            self._session.on_request(self._first)
-            await pump(connection, stream.take, scope, receive, send)
-        finally:
-            self._server.heartbeat.remove(stream)
-            self._server.node.leave(connection)
+        with self._server.node.connected(connection):
+            stream.heartbeat_slot = self._server.heartbeat.add(stream)
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                if stream.name == "sse":
+                    # Browsers tell the page that it is open with the first bytes.
+                    await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+                self._session.on_request(self._first)
+                await pump(connection, stream.take, scope, receive, send)
+            finally:
+                self._server.heartbeat.remove(stream)

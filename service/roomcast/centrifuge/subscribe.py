@@ -125,10 +125,17 @@ async def _subscribe(
     encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
 
     is_recovering = wanted.since is not None and namespace.recovery is not None
-
-    def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result = _beginning(greeting, wanted, is_recovering=is_recovering)
-        found = [event for event in greeting if isinstance(event, Publication)] if is_recovering else []
+    async with session.sessions.node.subscribing(
+        session.connection,
+        channel,
+        namespace=namespace,
+        encoding=encoding,
+        info=options.info,
+        since=wanted.since,
+        wants_missed=wanted.since is not None,
+    ) as start:
+        result = _beginning(start, wanted, is_recovering=is_recovering)
+        found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
         count = _count_in_reply(found) if session.is_connected else len(found)
         if is_recovering:
             missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
@@ -140,17 +147,6 @@ async def _subscribe(
         greet(result)
         if rest := found[count:]:
             session.connection.send(b"".join(map(encoding.encode, rest)))
-
-    await session.sessions.node.subscribe(
-        session.connection,
-        channel,
-        namespace=namespace,
-        encoding=encoding,
-        info=options.info,
-        since=wanted.since,
-        wants_missed=wanted.since is not None,
-        greet=take,
-    )
 
 
 def unsubscribe(session: Session, command: Command) -> None:

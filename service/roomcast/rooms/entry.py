@@ -72,30 +72,26 @@ class RoomEntry:
         self._receiver_of = receiver_of
         self._since = since
 
-    async def enter(
-        self,
-        connection: Connection,
-        visitor: Visitor,
-        greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
-    ) -> None:
-        """Subscribe a visitor. Raises: ClientError, BrokerUnavailable."""
+    async def enter(self, connection: Connection, visitor: Visitor, *, welcome: bytes = b"") -> None:
+        """Subscribe a visitor, and send it the start. Raises: ClientError, BrokerUnavailable.
+
+        Args:
+            welcome: sent before the start.
+        """
         check_subscription(self._node, self._channel, visitor)
-        await self._node.subscribe(connection, self._channel, since=self._since, greet=greet)
+        async with self._node.subscribing(connection, self._channel, since=self._since) as start:
+            if welcome:
+                connection.send(welcome)
+            send_start(connection, start)
         connection.receiver = self._receiver_of(self._may_publish(visitor))
         expire_with_token(self._deadlines, visitor, connection)
 
-    async def introduce(self, connection: Connection, token: str) -> None:
-        """Subscribe whom a token names, and tell it so first. Raises: ClientError, BrokerUnavailable."""
+    async def enter_by_token(self, connection: Connection, token: str) -> None:
+        """Subscribe a client that sent its token as a message. Raises: ClientError, BrokerUnavailable."""
         visitor = await self._admission.by_token(token)
         connection.info = visitor.info
         self._node.hub.identify(connection, visitor.client.user)
-
-        def greet(greeting: Sequence[Publication | Resumption]) -> None:
-            connection.send(self._welcome(connection))
-            for event in greeting:
-                connection.send(connection.encoding.encode(event))
-
-        await self.enter(connection, visitor, greet)
+        await self.enter(connection, visitor, welcome=self._welcome(connection))
 
     def _may_publish(self, visitor: Visitor) -> bool:
         namespace = self._node.namespaces.of(self._channel)
@@ -110,6 +106,12 @@ class RoomEntry:
         client = orjson.dumps({"client": self._node.roster.client_id(connection)})
         is_deflated = connection.encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
+
+
+def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
+    """Send what a new subscriber is sent first."""
+    for event in start:
+        connection.send(connection.encoding.encode(event))
 
 
 def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
