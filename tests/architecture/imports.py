@@ -91,6 +91,22 @@ def folder_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
     return graph
 
 
+def room_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
+    """Return for each room the others that it imports from."""
+    graph: dict[str, set[str]] = {module.room: set() for module in modules.values()}
+    for name, targets in import_graph(modules).items():
+        graph[room_of(name)] |= {room_of(target) for target in targets} - {room_of(name)}
+    return graph
+
+
+def reduced(graph: Graph) -> dict[str, set[str]]:
+    """Return the graph without the arrows that others imply: a -> c where a -> b -> c. It has no circle."""
+    return {
+        start: {end for end in ends if not any(end in _reachable(graph, other) for other in ends)}
+        for start, ends in graph.items()
+    }
+
+
 def circles(graph: Graph) -> set[frozenset[str]]:
     """Return the groups whose members all reach each other."""
     reached = {start: _reachable(graph, start) for start in graph}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from tests.architecture.checks import (
     unknown_rooms,
     upward_imports,
 )
-from tests.architecture.imports import Module, circles, folder_graph, import_graph, imported_names, read_modules
+from tests.architecture.imports import circles, folder_graph, import_graph, imported_names, read_modules
 from tests.architecture.rules import (
     GENERATED,
     KNOWN_CIRCLES,
@@ -26,15 +25,9 @@ from tests.architecture.rules import (
     PURE,
 )
 from tests.support.paths import ROOT
+from tests.support.planted import planted
 
 MODULES = read_modules(ROOT)
-
-
-def planted(*sources: tuple[str, str]) -> dict[str, Module]:
-    """Return modules with this text. Args: a name and a text for each."""
-    return {
-        name: Module(name, Path(*name.split(".")).with_suffix(".py"), text, ast.parse(text)) for name, text in sources
-    }
 
 
 def test_every_room_has_a_rule() -> None:
