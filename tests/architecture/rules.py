@@ -97,16 +97,12 @@ KNOWN_CIRCLES: set[frozenset[str]] = {
         f"roomcast.centrifuge.{name}" for name in ("commands", "connect", "expiry", "session", "sessions", "subscribe")
     ),
 }
-KNOWN_ROOM_CIRCLES: set[frozenset[str]] = {frozenset({"roomcast.rooms", "roomcast.web"})}
-KNOWN_UPWARD = {"roomcast.web.state imports roomcast.rooms.authentication"}
+KNOWN_ROOM_CIRCLES: set[frozenset[str]] = set()
+KNOWN_UPWARD: set[str] = set()
 KNOWN_OVERSIZED = {
-    "roomcast.app.create_app",
     "roomcast.brokers.listener",
     "roomcast.centrifuge.session.Session",
     "roomcast.node.hub.Hub",
-    "roomcast.node.node",
-    "roomcast.node.node.Node",
-    "roomcast.node.node.Node.subscribe",
     "roomcast.telemetry.logs.configure_logging",
     "roomcast.telemetry.metrics.NodeCollector.collect",
     "roomcast.transports.websocket.frames.FrameParser.feed",

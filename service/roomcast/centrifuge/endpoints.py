@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.protobuf.message import DecodeError
-from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
+from roomcast.centrifuge.sessions import Sessions
+from roomcast.config import Settings
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.transports.command_stream import CommandStream
-from roomcast.web.sockets import server_of, websocket_of
+from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from roomcast.centrifuge.sessions import Sessions
     from roomcast.centrifuge.wire import Wire
     from roomcast.model.errors import Disconnect
-    from roomcast.web.sockets import ClientServer
 
 router = APIRouter(tags=["Centrifuge protocol"])
 
@@ -35,15 +35,10 @@ _PROTOBUF_TYPE = "application/octet-stream"
 _ENVELOPE_BYTES = 4096
 
 
-def _sessions_of(connection: HTTPConnection) -> Sessions:
-    sessions: Sessions = connection.app.state.sessions
-    return sessions
-
-
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
-    server, sessions = server_of(socket), _sessions_of(socket)
+    server, sessions = find(socket, ClientServer), find(socket, Sessions)
     is_named = _PROTOBUF in socket.scope["subprotocols"]
     is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
@@ -59,7 +54,7 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    server, sessions = server_of(request), _sessions_of(request)
+    server, sessions = find(request, ClientServer), find(request, Sessions)
     server.check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
@@ -77,7 +72,7 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    server, sessions = server_of(request), _sessions_of(request)
+    server, sessions = find(request, ClientServer), find(request, Sessions)
     server.check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(
@@ -91,7 +86,7 @@ async def emulation(request: Request) -> Response:
 
     Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
     """
-    limit_bytes: int = request.app.state.settings.max_message_bytes
+    limit_bytes = find(request, Settings).max_message_bytes
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     if is_protobuf:
         node, session, data = _protobuf_emulation(await read_body(request, limit_bytes + _ENVELOPE_BYTES))
@@ -100,12 +95,12 @@ async def emulation(request: Request) -> Response:
         node, session, data = _json_emulation(await read_json(request, 2 * limit_bytes + _ENVELOPE_BYTES))
     if len(data) > limit_bytes + _ENVELOPE_BYTES:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
-    is_found = await _sessions_of(request).emulate(node, session, data)
+    is_found = await find(request, Sessions).emulate(node, session, data)
     return Response(status_code=204 if is_found else 404)
 
 
 async def _body(request: Request) -> bytes:
-    return await read_body(request, request.app.state.settings.max_message_bytes + _ENVELOPE_BYTES)
+    return await read_body(request, find(request, Settings).max_message_bytes + _ENVELOPE_BYTES)
 
 
 def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:

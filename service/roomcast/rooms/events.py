@@ -7,22 +7,21 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.rooms.authentication import Admission, Visitor
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import EventStream
-from roomcast.web.sockets import server_of
-from roomcast.web.state import admission_of, deadlines_of
+from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Position
-    from roomcast.rooms.authentication import Visitor
-    from roomcast.web.sockets import ClientServer
 
 router = APIRouter()
 
@@ -86,7 +85,7 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
-    visitor = await admission_of(request).required(request)
-    server = server_of(request)
+    visitor = await find(request, Admission).required(request)
+    server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
-    return EventStreamResponse(server, deadlines_of(request), channel, visitor, since=since)
+    return EventStreamResponse(server, find(request, Deadlines), channel, visitor, since=since)

@@ -15,13 +15,14 @@ from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position, Publication, Resumption
+from roomcast.rooms.authentication import Admission
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.web.sockets import server_of
-from roomcast.web.state import admission_of
+from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ async def poll(request: Request, name: str) -> Response:
     Delivery: as of any client that comes back, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    visitor = await admission_of(request).required(request)
-    server = server_of(request)
+    visitor = await find(request, Admission).required(request)
+    server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)

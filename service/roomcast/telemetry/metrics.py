@@ -81,10 +81,11 @@ class NodeCollector(Collector):
         yield closed
 
 
-def registry_of(node: Node, report: NodeReport) -> CollectorRegistry:
+def registry_of(*collectors: Collector) -> CollectorRegistry:
     """Return a Prometheus registry of this node alone."""
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node, report))
+    for collector in collectors:
+        registry.register(collector)
     return registry
 
 

@@ -82,13 +82,6 @@ class ClientServer:
         )
 
 
-def server_of(connection: HTTPConnection) -> ClientServer:
-    """Return what serves the clients of this app."""
-    # A plain call: as a FastAPI dependency it would be a twentieth of what a connection costs.
-    server: ClientServer = connection.app.state.clients
-    return server
-
-
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
     """Return the transport of a handshake, and whether messages on it may be compressed."""
     protocol = asgi.transport_of(socket.scope)
