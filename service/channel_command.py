@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from service.channels import check_channel
 from service.config import Settings, read_namespaces
 from service.errors import BrokerUnavailable, ClientError
 from service.messages import Heard, Kind, Publication
-from service.tasks import end, run_together
+from service.tasks import end, run_together, run_until_signal
 from service.terminal import Failure, answering_client, settings_of_environment
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def publish_command(channel: str, data: str) -> None:
 def subscribe_command(channel: str) -> None:
     """Print what is published to CHANNEL, a line each, until Ctrl-C."""
     settings = settings_of_environment()
-    try:
-        asyncio.run(_subscribe(settings, _channel(channel)))
-    except KeyboardInterrupt:
+    subscribing = _subscribe(settings, _channel(channel))
+    if asyncio.run(run_until_signal(subscribing, signal.SIGINT)):
         click.echo(err=True)
 
 
