@@ -8,12 +8,11 @@ import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -50,6 +49,7 @@ from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.failures import failure_of
+from roomcast.web.page import add_page
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import offer
 
@@ -144,16 +144,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _let_go)
     app.add_exception_handler(ClientDisconnect, _give_up)
-    _add_page(app)
+    add_page(app)
     return app
-
-
-def _add_page(app: FastAPI) -> None:
-    page = files("roomcast").joinpath("web/index.html").read_text()
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page)
 
 
 def _allow_origins(app: FastAPI, origins: list[str]) -> None:
