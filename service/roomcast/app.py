@@ -26,7 +26,8 @@ from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
-from roomcast.centrifuge.sessions import Sessions
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations, session_id_of
 from roomcast.config import read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
@@ -88,7 +89,8 @@ class _Parts(NamedTuple):
     hooks: NodeHooks
     verifier: TokenVerifier
     deadlines: Deadlines
-    sessions: Sessions
+    sessions: SessionContext
+    session_operations: SessionOperations
     heartbeat: Heartbeat
 
     def offer(self, app: FastAPI, client: Client, settings: Settings) -> None:
@@ -96,6 +98,7 @@ class _Parts(NamedTuple):
         app.state.clients = ClientServer(self.node, self.heartbeat, settings)
         app.state.api = ApiContext(self.node, self.survey, settings, self.hooks.application)
         app.state.sessions = self.sessions
+        app.state.session_operations = self.session_operations
         app.state.deadlines = self.deadlines
         app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
         app.state.metrics = registry_of(self.node)
@@ -134,7 +137,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         running.add_done_callback(_on_node_done)
         yield
         await parts.node.settle()
-        await parts.sessions.end()
+        await parts.sessions.tasks.end()
         await parts.hooks.settle()
         await end(running)
         await parts.hooks.aclose()
@@ -183,22 +186,18 @@ def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
     hooks = make_hooks(settings, client)
     verifier = read_verifier(settings)
     deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-    sessions = Sessions(
-        node,
-        verifier=verifier,
-        application=hooks.application,
-        deadlines=deadlines,
-        survey=survey,
-        settings=settings,
+    sessions = SessionContext(
+        node, verifier=verifier, application=hooks.application, deadlines=deadlines, settings=settings
     )
-    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
-    survey.handle(sessions.handlers())
+    session_operations = SessionOperations(sessions, survey)
+    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=session_id_of)
+    survey.handle(session_operations.handlers())
     survey.handle(control.handlers())
     node.listen(survey.channels, survey.take)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
-    return _Parts(node, survey, hooks, verifier, deadlines, sessions, heartbeat)
+    return _Parts(node, survey, hooks, verifier, deadlines, sessions, session_operations, heartbeat)
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:

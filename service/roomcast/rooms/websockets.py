@@ -100,7 +100,7 @@ async def _serve(
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
     visitor = await admission.visitor(socket)
     visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
-    introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
+    introduction = Introduction(socket.app.state.sessions.tasks.spawn, visit.introduce)
     if visitor is None:
         connection = introduction.connection = server.connection(transport, encoding, introduction)
         deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)
