@@ -83,11 +83,7 @@ class Codec(Protocol):
         """Return the member `data` of a publication."""
 
     def full(self, payload: bytes) -> bytes:
-        """Return the member `data` of a whole payload for a client that gets differences.
-
-        Args:
-            payload: as `payload` returns it.
-        """
+        """Return the member `data` of a whole payload for a client that gets differences."""
 
     def patch(self, before: bytes, payload: bytes) -> bytes | None:
         """Return the member `data` of the difference between two payloads; None if it is not smaller."""

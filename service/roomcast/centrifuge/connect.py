@@ -123,14 +123,13 @@ def _event(session: Session, claims: ConnectionClaims, params: Members) -> Conne
 def _answered(claims: ConnectionClaims, answer: ConnectAnswer) -> ConnectionClaims:
     """Return the claims with the application's answer in front of the token's."""
     subs = {channel: subscribe.options_of(each) for channel, each in answer.channels.items()}
-    return ConnectionClaims(
+    return replace(
+        claims,
         user=claims.user if answer.user is None else answer.user,
         expire_at_s=claims.expire_at_s if answer.expire_at_s is None else answer.expire_at_s or None,
         info=claims.info if answer.info is None else answer.info,
-        channels=claims.channels,
         subs={**claims.subs, **subs},
         meta=claims.meta if answer.meta is None else answer.meta,
-        grants=claims.grants,
     )
 
 

@@ -65,9 +65,8 @@ async def _refresh_connection(session: Session) -> None:
 
 async def _refresh_subscription(session: Session, channel: str, subscription: SessionSubscription) -> None:
     """Ask the application whether a subscription may stay; without an answer the client has to subscribe again."""
-    answer = await _answer(
-        session, session.context.application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
-    )
+    event = SubRefreshEvent(session.caller, channel)
+    answer = await _answer(session, session.context.application.on_sub_refresh(event))
     if session.subscriptions.get(channel) is not subscription:
         return
     if answer is None:

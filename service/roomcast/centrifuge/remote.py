@@ -118,23 +118,17 @@ class SessionOperations:
         """Return the connected sessions of a user: all, or the one with this client id, or session id."""
         session_id = params.get("session", "")
         return [
-            session
+            queue.session
             for connection in self._context.node.roster.named(params["user"], params.get("client", ""))
-            if (session := session_of(connection)) is not None
-            and session.is_connected
-            and session_id in {"", session.id}
+            if isinstance(queue := connection.receiver, CommandQueue)
+            and queue.session.is_connected
+            and session_id in {"", queue.session.id}
         ]
-
-
-def session_of(connection: Connection) -> Session | None:
-    """Return a connection's session; None: it has none."""
-    return connection.receiver.session if isinstance(connection.receiver, CommandQueue) else None
 
 
 def session_id_of(connection: Connection) -> str:
     """Return the id of a connection's session, "" if it has none."""
-    session = session_of(connection)
-    return "" if session is None else session.id
+    return connection.receiver.session.id if isinstance(connection.receiver, CommandQueue) else ""
 
 
 def _tell(session: Session, channel: str, result: Members) -> None:

@@ -91,14 +91,8 @@ class Session:
     @property
     def caller(self) -> Caller:
         """Return this client as the application sees it."""
-        return Caller(
-            self.client_id,
-            self.connection.transport.name,
-            self.wire.encoding_name,
-            self.client.user,
-            self.meta,
-            dict(self._headers),
-        )
+        transport, encoding = self.connection.transport.name, self.wire.encoding_name
+        return Caller(self.client_id, transport, encoding, self.client.user, self.meta, dict(self._headers))
 
     def disconnect(self, disconnect: Disconnect) -> None:
         """Close the connection; commands that wait are not executed."""

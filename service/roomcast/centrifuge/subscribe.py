@@ -48,13 +48,6 @@ class _Wanted(NamedTuple):
     tags: Filter | None = None
 
 
-class _Terms(NamedTuple):
-    """How a subscription is made, and the Unix time at which it expires, 0: never."""
-
-    options: SubscriptionOptions
-    expire_at_s: float
-
-
 async def subscribe(session: Session, command: Command) -> None:
     """Subscribe; the reply has the position and the missed publications, and comes before any push."""
     params = command.params
@@ -65,19 +58,19 @@ async def subscribe(session: Session, command: Command) -> None:
     if len(session.subscriptions) >= session.context.settings.channel_limit:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
     wanted = _wanted(params, namespace)
-    terms = await _terms(session, channel, namespace, params)
-    namespace = _overridden(namespace, terms.options.override)
+    options, expire_at_s = await _terms(session, channel, namespace, params)
+    namespace = _overridden(namespace, options.override)
     is_kept = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
-    held = SessionSubscription(expire_at_s=terms.expire_at_s, is_refreshed_by_application=is_kept)
+    held = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
 
     def greet(result: Members) -> None:
         if not is_kept:
-            result.update(session.context.expiry(terms.expire_at_s))
+            result.update(session.context.expiry(expire_at_s))
         held.is_positioned = result.get("positioned", False)
         session.reply(command, result)
         session.add_subscription(channel, held)
 
-    await _subscribe(session, channel, namespace, wanted=wanted, options=terms.options, greet=greet)
+    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=greet)
 
 
 async def subscribe_by_server(
@@ -223,8 +216,10 @@ def _since(params: Members) -> Position | None:
     return since if params.get("recover", False) else None
 
 
-async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
-    """Return the terms of a subscription that the client may have. Raises: ClientError 103, 109."""
+async def _terms(
+    session: Session, channel: str, namespace: Namespace, params: Members
+) -> tuple[SubscriptionOptions, float]:
+    """Return the options and the expiry of a subscription that the client may have. Raises: ClientError 103, 109."""
     token, application = params.get("token", ""), session.context.application
     claims = await _claims(session, channel, token) if token and not session.context.settings.insecure else None
     # The application decides instead of the namespace, but a name that limits its users (`$`, `#`) holds.
@@ -232,11 +227,11 @@ async def _terms(session: Session, channel: str, namespace: Namespace, params: M
     if not is_asked:
         may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
-        return _Terms(options_of(claims), claims.expire_at_s or 0)
+        return options_of(claims), claims.expire_at_s or 0
     if is_asked:
         answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
-        return _Terms(options_of(answer), answer.expire_at_s)
-    return _Terms(SubscriptionOptions(), 0)
+        return options_of(answer), answer.expire_at_s
+    return SubscriptionOptions(), 0
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
