@@ -26,7 +26,8 @@ from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
-from roomcast.centrifuge.sessions import Sessions
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations, session_id_of
 from roomcast.config import read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
@@ -93,7 +94,8 @@ class _Parts(NamedTuple):
     survey: Survey
     deadlines: Deadlines
     heartbeat: Heartbeat
-    sessions: Sessions
+    sessions: SessionContext
+    session_operations: SessionOperations
     tasks: TaskSet
 
     def offer(self, app: FastAPI, authenticator: Admission, settings: Settings) -> None:
@@ -105,6 +107,7 @@ class _Parts(NamedTuple):
             ClientServer(self.node, self.heartbeat, settings),
             ApiContext(self.node, self.survey, settings, self.hooks.application),
             self.sessions,
+            self.session_operations,
             self.deadlines,
             self.tasks,
             registry_of(NodeCollector(self.node, self.report), HookCollector(self.hooks)),
@@ -186,7 +189,7 @@ async def _run_node(
         # While the tasks run: the last messages of clients that have left are published and the application notified.
         stack.push_async_callback(hooks.settle)
         stack.push_async_callback(parts.tasks.end)
-        stack.push_async_callback(parts.sessions.end)
+        stack.push_async_callback(parts.sessions.tasks.end)
         stack.push_async_callback(node.broker.settle, within_s=_SETTLE_TIMEOUT_S)
         yield
 
@@ -194,22 +197,20 @@ async def _run_node(
 def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVerifier, settings: Settings) -> _Parts:
     survey = Survey(node.broker, node.id)
     deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-    sessions = Sessions(
-        node,
-        verifier=verifier,
-        application=hooks.application,
-        deadlines=deadlines,
-        survey=survey,
-        settings=settings,
+    sessions = SessionContext(
+        node, verifier=verifier, application=hooks.application, deadlines=deadlines, settings=settings
     )
-    control = Control(node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=sessions.session_id_of)
-    survey.register(sessions.handlers())
+    session_operations = SessionOperations(sessions, survey)
+    control = Control(node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of)
+    survey.register(session_operations.handlers())
     survey.register(control.handlers())
     node.listen(survey.channels, survey.on_publication)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
-    return _Parts(node, report, hooks, survey, deadlines, heartbeat, sessions, TaskSet("first message"))
+    return _Parts(
+        node, report, hooks, survey, deadlines, heartbeat, sessions, session_operations, TaskSet("first message")
+    )
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:

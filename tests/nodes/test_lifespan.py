@@ -11,7 +11,6 @@ from roomcast import app as composition
 from roomcast.app import create_app
 from roomcast.auth.tokens import TokenVerifier
 from roomcast.brokers.redis import RedisBroker
-from roomcast.centrifuge.sessions import Sessions
 from roomcast.config import Settings
 from roomcast.hooks.build import NodeHooks
 from roomcast.node.report import NodeReport
@@ -22,17 +21,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 ENDS = {
     "publications": (RedisBroker, "settle"),
-    "sessions": (Sessions, "end"),
-    "rooms": (TaskSet, "end"),
+    "task set": (TaskSet, "end"),  # noted by its name
     "notifications": (NodeHooks, "settle"),
     "tasks": (NodeHooks, "run"),
     "hooks": (NodeHooks, "aclose"),
     "lease": (NodeReport, "retire"),
     "keys": (TokenVerifier, "aclose"),
-    "client": (None, "aclose"),
 }
-# The settling and closing is in the order of ENDS.
-WITHOUT_TASKS = [name for name in ENDS if name != "tasks"]
+ORDER = ["publications", "session", "first message", *list(ENDS)[2:], "client"]
 
 
 class Shutdown:
@@ -42,8 +38,7 @@ class Shutdown:
         self.ended: list[str] = []
         self.failing = ""
         for name, (owner, method) in ENDS.items():
-            if owner is not None:
-                monkeypatch.setattr(owner, method, self._noted(name, getattr(owner, method)))
+            monkeypatch.setattr(owner, method, self._noted(name, getattr(owner, method)))
 
         def connect_noted(*arguments: Any, **options: Any) -> Client:
             client = connect(*arguments, **options)
@@ -54,12 +49,13 @@ class Shutdown:
 
     def _noted(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:  # Any: of each
         async def noted(*arguments: Any, **options: Any) -> None:
+            ended = arguments[0]._name if name == "task set" else name
             try:
                 await original(*arguments, **options)
             finally:
-                self.ended.append(name)
-            if name == self.failing:
-                raise RuntimeError(f"{name} failed")
+                self.ended.append(ended)
+            if ended == self.failing:
+                raise RuntimeError(f"{ended} failed")
 
         return noted
 
@@ -79,10 +75,10 @@ async def run_node(redis_url: str, prefix: str) -> None:
 async def test_what_ends_ends_in_its_order(shutdown: Shutdown, redis_url: str, prefix: str) -> None:
     await run_node(redis_url, prefix)
 
-    assert shutdown.ended == list(ENDS)
+    assert shutdown.ended == ORDER
 
 
-@pytest.mark.parametrize("failing", WITHOUT_TASKS)
+@pytest.mark.parametrize("failing", [name for name in ORDER if name != "tasks"])
 async def test_what_fails_to_end_keeps_nothing_else_from_it(
     shutdown: Shutdown, redis_url: str, prefix: str, failing: str
 ) -> None:
@@ -91,7 +87,7 @@ async def test_what_fails_to_end_keeps_nothing_else_from_it(
     with pytest.raises(RuntimeError, match=f"{failing} failed"):
         await run_node(redis_url, prefix)
 
-    assert shutdown.ended == list(ENDS)
+    assert shutdown.ended == ORDER
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ async def test_what_fails_to_end_keeps_nothing_else_from_it(
         ("connect", []),
         ("read_verifier", ["client"]),
         ("make_hooks", ["keys", "client"]),
-        ("Sessions", ["hooks", "lease", "keys", "client"]),
+        ("SessionContext", ["hooks", "lease", "keys", "client"]),
         ("ClientServer", ["hooks", "lease", "keys", "client"]),
     ],
 )

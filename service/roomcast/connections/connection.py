@@ -50,6 +50,8 @@ class Subscription(NamedTuple):
 class Receiver(Protocol):
     """What the wire protocol does with a client's messages. Called by the transport; must not block, await or raise."""
 
+    __slots__ = ()
+
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Take a whole message."""
 
