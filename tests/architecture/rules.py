@@ -97,7 +97,6 @@ KNOWN_ROOM_CIRCLES: set[frozenset[str]] = set()
 KNOWN_UPWARD: set[str] = set()
 KNOWN_OVERSIZED = {
     "roomcast.brokers.listener",
-    "roomcast.node.hub.Hub",
     "roomcast.telemetry.logs.configure_logging",
     "roomcast.telemetry.metrics.NodeCollector.collect",
     "roomcast.transports.websocket.frames.FrameParser.feed",

@@ -29,7 +29,7 @@ router = APIRouter()
 class EventStreamResponse(Response):
     """Subscribes, streams until the client has left, unsubscribes: all in one call of the server's task.
 
-    A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
+    Not a generator in a StreamingResponse: one that never starts never runs its `finally`.
     """
 
     media_type = "text/event-stream"
@@ -67,19 +67,19 @@ class EventStreamResponse(Response):
             await pump(connection, stream.read, scope, receive, send)
 
 
-@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a receivers.")
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
 async def plain_room_events(request: Request, name: str) -> Response:
-    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
+    """The plain room as server-sent events; binary frames are sent as base64 in events named `binary`.
 
-    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
-    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
+    The id of an event is its position, which a browser sends when it reconnects, to recover. The client is identified
+    by a token in the header, or by a `?ticket=` of `POST /api/ticket` (docs/auth.md).
     """
     return await _events(request, room_channel(name))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
 async def dashboard_feed_events(request: Request) -> Response:
-    """The system's figures as server-sent events: the newest at once, then each as it comes."""
+    """The system's figures as server-sent events: the newest first, then each new one."""
     return await _events(request, SYSTEM_METRICS)
 
 
