@@ -181,7 +181,7 @@ def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
     node = _node(client, settings, node_id)
     survey = Survey(node.broker, node_id)
     hooks = make_hooks(settings, client)
-    verifier = read_verifier(settings)
+    verifier = read_verifier(settings, node.counts)
     deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
     sessions = Sessions(
         node,

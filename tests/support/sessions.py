@@ -154,7 +154,7 @@ class Bench:
         self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
         self.sessions = Sessions(
             self.node,
-            verifier=read_verifier(self.settings),
+            verifier=read_verifier(self.settings, self.node.counts),
             application=self.application,
             deadlines=self.deadlines,
             survey=Survey(self.broker, "n1"),

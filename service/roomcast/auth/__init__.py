@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -12,23 +14,26 @@ if TYPE_CHECKING:
 
 
 class InvalidToken(Exception):  # noqa: N818  (the noun of the field)
-    """A token that is none of ours, or says what it must not; `reason` is for logs and for who makes tokens."""
+    """A token that is not signed with a known key, or has an invalid claim.
+
+    reason: for logs and for the service that issues tokens, never for the client. Each endpoint answers in its own way:
+        error 101, close code 3500, or error 103 for a subscription token.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class ExpiredToken(Exception):  # noqa: N818  (as above)
-    """A token that was good: its client should get a new one."""
+class ExpiredToken(ClientError):  # noqa: N818  (as above)
+    """A token that has expired (error 109): its client should get a new one."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.TOKEN_EXPIRED, "get a new one")
 
 
-class KeysUnavailable(Exception):  # noqa: N818  (as above)
-    """Nobody can say yet whether a token is good: the key that it names could not be fetched; try again soon."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class KeysUnavailable(BrokerUnavailable):
+    """A token that cannot be validated now (error 100), because its key could not be fetched; the client retries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jwt
 import orjson
@@ -16,7 +17,7 @@ from roomcast.auth.jwks import KeySet
 from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, local_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from roomcast.auth import ConnectionClaims, SubscriptionClaims
     from roomcast.auth.keys import Key
@@ -28,12 +29,17 @@ MAX_TOKEN_BYTES = 16 * 1024
 # PyJWT quotes some of what a token says before anybody knows who has signed it, and reasons are logged.
 _MAX_REASON_LENGTH = 120
 
+C = TypeVar("C")
+
 
 class TokenVerifier:
-    """Says what a token says, if it is signed with a key of ours and holds now.
+    """Returns the claims of a token that is signed with a known key and valid now.
 
-    A coroutine only for the sake of a key that must be fetched first: with the keys at hand nothing is waited for. An
-    HS256 token of 255 bytes takes some 50 us (tests/bench/tokens.py).
+    A coroutine only because a key may have to be fetched: with known keys it does not wait. An HS256 token of 255 bytes
+    takes about 50 us (tests/bench/tokens.py).
+
+    Args:
+        counts: invalid tokens are counted here, as `refused_tokens`.
     """
 
     def __init__(
@@ -44,7 +50,9 @@ class TokenVerifier:
         audience: str | None = None,
         issuer: str | None = None,
         leeway_s: float = 0.0,
+        counts: Counter[str] | None = None,
     ) -> None:
+        self._counts = Counter() if counts is None else counts
         self._keys = keys
         self._key_set = key_set
         self._audience = audience
@@ -53,15 +61,15 @@ class TokenVerifier:
         self._jwt = _StrictJwt()
 
     async def connection(self, token: str) -> ConnectionClaims:
-        """Return what a connection token says. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
-        return connection_claims(await self.payload(token))
+        """Return the claims of a connection token. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
+        return await self._claims(token, connection_claims)
 
     async def subscription(self, token: str) -> SubscriptionClaims:
-        """Return what a subscription token says; who compares its user and channel is the caller.
+        """Return the claims of a subscription token; the caller compares its user and channel.
 
         Raises: InvalidToken, ExpiredToken, KeysUnavailable.
         """
-        return subscription_claims(await self.payload(token))
+        return await self._claims(token, subscription_claims)
 
     async def aclose(self) -> None:
         """Let go of what fetches keys."""
@@ -89,6 +97,13 @@ class TokenVerifier:
             raise InvalidToken(f"signed with {algorithm[:16]!r}, for which there is no key here")
         raise InvalidToken("signed with a key that is none of ours")
 
+    async def _claims(self, token: str, read: Callable[[Mapping[str, Any]], C]) -> C:  # Any: JSON
+        try:
+            return read(await self.payload(token))
+        except InvalidToken:
+            self._counts["refused_tokens"] += 1
+            raise
+
     def _decode(self, token: str, key: Key) -> dict[str, Any]:  # Any: JSON
         """Return the claims. Raises: InvalidToken, ExpiredToken, and PyJWT's InvalidSignatureError."""
         try:
@@ -108,8 +123,8 @@ class TokenVerifier:
             raise InvalidToken(str(exc)[:_MAX_REASON_LENGTH]) from None
 
 
-def read_verifier(settings: Settings) -> TokenVerifier:
-    """Return what checks tokens as the settings say; keys are fetched with the first token that needs them.
+def read_verifier(settings: Settings, counts: Counter[str] | None = None) -> TokenVerifier:
+    """Return the verifier that the settings describe; keys are fetched with the first token that needs them.
 
     Raises: ConfigError for a secret or a file that holds no usable key.
     """
@@ -119,6 +134,7 @@ def read_verifier(settings: Settings) -> TokenVerifier:
         audience=settings.token_audience,
         issuer=settings.token_issuer,
         leeway_s=settings.token_leeway_s,
+        counts=counts,
     )
 
 

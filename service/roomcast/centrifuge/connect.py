@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
+from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
@@ -87,7 +87,7 @@ async def refresh(session: Session, command: Command) -> Members | None:
 async def _claims(session: Session, token: str) -> ConnectionClaims | None:
     """Return what a token says, or what holds without one; None if the connection ends for it.
 
-    Raises: ClientError 101 for a missing token, 109 for an expired one, 100 while keys cannot be had.
+    Raises: ClientError 101 for a missing token, 109 for an expired one; BrokerUnavailable while its key is unknown.
     """
     settings = session.sessions.settings
     if settings.insecure:
@@ -98,10 +98,6 @@ async def _claims(session: Session, token: str) -> ConnectionClaims | None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
         return await session.sessions.verifier.connection(token)
-    except ExpiredToken:
-        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the connection token has expired") from None
-    except KeysUnavailable as exc:
-        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
         session.sessions.refused_token(session, exc.reason)
         session.disconnect(INVALID_TOKEN)

@@ -122,8 +122,7 @@ class Sessions:
         return connection.receiver.id if isinstance(connection.receiver, Session) else ""
 
     def refused_token(self, session: Session, reason: str) -> None:
-        """Count and log a token that was refused; never the token."""
-        self.node.counts["refused_tokens"] += 1
+        """Log why a token was rejected; never the token."""
         log.info("session.refused_token", conn=session.connection.id, reason=reason)
 
     # What other nodes, and the server API on whatever node, ask of this one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
+from roomcast.auth import InvalidToken, Override, SubscriptionOptions
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import since_of
@@ -242,10 +242,6 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     """Return what a subscription token says, if it is for this client and channel. Raises: ClientError 103, 109."""
     try:
         claims = await session.sessions.verifier.subscription(token)
-    except ExpiredToken:
-        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription token has expired") from None
-    except KeysUnavailable as exc:
-        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
         session.sessions.refused_token(session, exc.reason)
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None

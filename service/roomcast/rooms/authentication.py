@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable
+from roomcast.auth import ConnectionClaims, InvalidToken
 from roomcast.auth.claims import connection_claims
 from roomcast.auth.permissions import Client
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
-from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,10 +81,6 @@ class Admission:
         """Return who a token says that a client is. Raises: ClientError 101, 109; BrokerUnavailable without its key."""
         try:
             return _visitor(await self._verifier.connection(token))
-        except ExpiredToken:
-            raise ClientError(ErrorCode.TOKEN_EXPIRED, "get a new one") from None
-        except KeysUnavailable as exc:
-            raise BrokerUnavailable(exc.reason) from None
         except InvalidToken as exc:
             log.info("admission.refused_token", reason=exc.reason)  # never the token
             raise ClientError(ErrorCode.UNAUTHORIZED, "the token is not good") from None

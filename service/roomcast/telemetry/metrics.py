@@ -23,7 +23,7 @@ _COUNTERS = {
     "published": "Publications of this node's clients and API that Redis took.",
     "publish_failures": "Publications that Redis did not take.",
     "malformed": "Redis messages, and entries of histories, that were no publication and were dropped.",
-    "refused_tokens": "Clients' tokens of sessions that were refused; the log says why.",
+    "refused_tokens": "Invalid tokens of all clients; the log has the reasons.",
     "gaps": "Times that publications may have been missed because the connection to Redis was lost.",
 }
 
