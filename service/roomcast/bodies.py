@@ -1,4 +1,4 @@
-"""Reading the bodies of requests, and of answers, within bounds."""
+"""Reading bodies of requests and replies within limits, and the faults that validation finds in them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from pydantic import ValidationError
     from starlette.requests import Request
 
 _BODY_TIMEOUT_S = 5.0
@@ -51,3 +52,9 @@ async def read_json(request: Request, max_bytes: int) -> Any:  # Any: JSON
         return orjson.loads(await read_body(request, max_bytes))
     except orjson.JSONDecodeError as exc:
         raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+
+
+def faults(exc: ValidationError) -> list[tuple[str, str]]:
+    """Return the place of each fault, "" for the whole, and its message; never the value, which may be a secret."""
+    found = exc.errors(include_url=False, include_input=False, include_context=False)
+    return [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in found]

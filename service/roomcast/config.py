@@ -13,6 +13,7 @@ from annotated_types import Len
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from roomcast.bodies import faults
 from roomcast.config_types import (
     ApiKey,
     BaseUrl,
@@ -247,10 +248,7 @@ def read_namespaces(settings: Settings) -> Namespaces:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
     except ValidationError as exc:
-        lines = [
-            f"[{'.'.join(map(str, error['loc']))}] {error['msg'].removeprefix('Value error, ')}"
-            for error in exc.errors(include_url=False, include_input=False)
-        ]
+        lines = [f"[{place}] {message.removeprefix('Value error, ')}" for place, message in faults(exc)]
         raise ConfigError(f"{settings.namespaces_file}: {'; '.join(lines)}") from None
     for name in found:
         if not re.fullmatch("[a-z0-9_-]{1,32}", name):
@@ -280,8 +278,8 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         lines = [
-            "".join(f"{ENV_PREFIX}{str(name).upper()}: " for name in error["loc"][:1])
-            + error["msg"].removeprefix("Value error, ")
-            for error in exc.errors(include_url=False, include_input=False)
+            (f"{ENV_PREFIX}{name.upper()}: " if (name := place.partition(".")[0]) else "")
+            + message.removeprefix("Value error, ")
+            for place, message in faults(exc)
         ]
         raise ConfigError("; ".join(lines)) from None

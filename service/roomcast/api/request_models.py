@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from roomcast.auth.shapes import OverrideShape
+from roomcast.bodies import faults
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
 from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH
 from roomcast.model.channels import check_channel
@@ -156,22 +158,6 @@ class _UserRequest(ApiRequest):
         return self
 
 
-class Flag(ApiRequest):
-    """An option of a channel that is overridden."""
-
-    value: bool
-
-
-class Override(ApiRequest):
-    """Options of a channel that are otherwise for one subscription."""
-
-    presence: Flag | None = None
-    join_leave: Flag | None = None
-    force_push_join_leave: Flag | None = None
-    force_positioning: Flag | None = None
-    force_recovery: Flag | None = None
-
-
 class SubscribeRequest(_UserRequest):
     """Who is subscribed, and to what."""
 
@@ -184,7 +170,7 @@ class SubscribeRequest(_UserRequest):
     b64data: str = Field("", description="instead of data: bytes in base64")
     expire_at: int = Field(0, ge=0, description="when the subscription expires, seconds since 1970; 0: never")
     recover_since: Position | None = Field(None, description="the client has what came up to here")
-    override: Override | None = None
+    override: OverrideShape | None = None
 
 
 class UnsubscribeRequest(_UserRequest):
@@ -278,6 +264,5 @@ def validated(model: type[Wanted], wanted: object) -> Wanted:
     try:
         return model.model_validate(wanted)
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the request"
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+        place, message = faults(exc)[0]
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{place or 'the request'}: {message}") from None

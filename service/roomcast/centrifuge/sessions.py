@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from roomcast.auth import InvalidToken, SubscriptionOptions
 from roomcast.auth.claims import subscription_options
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.json_codec import JsonCodec
@@ -168,7 +167,7 @@ class Sessions:
     async def _subscribe(self, params: JsonObject) -> Members:
         """Subscribe a user's clients to a channel, and tell them."""
         channel = params["channel"]
-        options = _options_of(params)
+        options = subscription_options(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -198,7 +197,7 @@ class Sessions:
 
     async def _refresh(self, params: JsonObject) -> Members:
         """Let the connections of a user end now, or at another time, and tell them."""
-        info = _options_of(params).info
+        info = subscription_options(params).info
         for session in self._sessions_of(params):
             if params.get("expired"):
                 session.disconnect(EXPIRED)
@@ -230,11 +229,3 @@ def _tell(session: Session, channel: str, result: Members) -> None:
     session.push(channel, "subscribe", told)
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
-
-
-def _options_of(params: JsonObject) -> SubscriptionOptions:
-    """Return how a service wants a client to be subscribed. Raises: ClientError 107."""
-    try:
-        return subscription_options(params)
-    except InvalidToken as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from roomcast.hooks import ConnectAnswer, NoAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.auth.shapes import OverrideShape
+from roomcast.bodies import faults
+from roomcast.hooks import ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 
 if TYPE_CHECKING:
@@ -57,9 +59,7 @@ def read_reply(reply: bytes, kind: type[M]) -> M:
     except orjson.JSONDecodeError as exc:
         raise NoAnswer(f"not JSON: {exc}") from None
     except ValidationError as exc:
-        faults = exc.errors(include_url=False, include_input=False, include_context=False)
-        where = [f"{'.'.join(map(str, fault['loc'])) or 'the reply'}: {fault['msg']}" for fault in faults[:5]]
-        raise NoAnswer("; ".join(where)) from None
+        raise NoAnswer("; ".join(f"{place or 'the reply'}: {message}" for place, message in faults(exc)[:5])) from None
     except ValueError as exc:  # of ApplicationError and Refused
         raise NoAnswer(str(exc)) from None
 
@@ -109,28 +109,6 @@ class _Envelope(_Model):
     disconnect: _Disconnect | None = None
 
 
-class _Bool(_Model):
-    value: bool
-
-
-class _Override(_Model):
-    presence: _Bool | None = None
-    join_leave: _Bool | None = None
-    force_recovery: _Bool | None = None
-    force_positioning: _Bool | None = None
-    force_push_join_leave: _Bool | None = None
-
-    def value(self) -> Override:
-        """Return it as the interface has it."""
-        return Override(
-            presence=_value(self.presence),
-            join_leave=_value(self.join_leave),
-            push_join_leave=_value(self.force_push_join_leave),
-            position=_value(self.force_positioning),
-            recover=_value(self.force_recovery),
-        )
-
-
 class SubscribeResult(_Model):
     """What `/subscribe` answers, and `/connect` for each channel in `subs`."""
 
@@ -139,7 +117,7 @@ class SubscribeResult(_Model):
     b64info: _Base64 = b""
     data: Any = None
     b64data: _Base64 = b""
-    override: _Override = _Override()
+    override: OverrideShape = OverrideShape()
 
     def answer(self) -> SubscribeAnswer:
         """Return it as the interface has it."""
@@ -147,7 +125,7 @@ class SubscribeResult(_Model):
             info=_payload(self.info, self.b64info) or b"",
             data=_payload(self.data, self.b64data) or b"",
             expire_at_s=self.expire_at,
-            override=self.override.value(),
+            override=self.override.override(),
         )
 
 
@@ -215,10 +193,6 @@ class RefreshResult(_Model):
         return RefreshAnswer(
             expire_at_s=self.expire_at, is_expired=self.expired, info=_payload(self.info, self.b64info)
         )
-
-
-def _value(option: _Bool | None) -> bool | None:
-    return None if option is None else option.value
 
 
 def _payload(value: Any, decoded: bytes) -> bytes | None:  # Any: JSON
