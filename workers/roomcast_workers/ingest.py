@@ -88,7 +88,7 @@ class IngestWorker:
         await self._lease.release()
 
     async def _step(self) -> None:
-        holds_lease = await self._lease.take()
+        holds_lease = await self._lease.acquire()
         await self._record_health(is_holder=holds_lease)
         if holds_lease and not self._is_working:
             log.info("ingest.working")

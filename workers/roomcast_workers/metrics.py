@@ -106,7 +106,7 @@ class MetricsWorker:
     async def _step(self) -> None:
         self._occupied.clear()
         await self._broker.subscribe(EVENTS)
-        holds_lease = await self._lease.take()
+        holds_lease = await self._lease.acquire()
         if not holds_lease:
             self._sample_at_s = 0.0
         elif time.monotonic() >= self._sample_at_s and await self._is_watched():

@@ -99,7 +99,7 @@ class WebhookWorker:
 
     async def _hold(self) -> None:
         """Keep the lease, apart from the posting, which may take longer than it lasts."""
-        holds_lease = await self._lease.take()
+        holds_lease = await self._lease.acquire()
         if holds_lease and not self._is_working:
             log.info("webhooks.working")
         self._is_working = holds_lease
