@@ -21,7 +21,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
-from roomcast.api.node_side import Control
+from roomcast.api.node_side import NodeOperations
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
@@ -42,7 +42,7 @@ from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.rooms import events, poll, websockets
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 from roomcast.tasks import end, run_together
 from roomcast.telemetry.metrics import HookCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
@@ -97,7 +97,7 @@ class _Parts(NamedTuple):
         app.state.api = ApiContext(self.node, self.survey, settings, self.hooks.application)
         app.state.sessions = self.sessions
         app.state.deadlines = self.deadlines
-        app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
+        app.state.admission = Authenticator(self.verifier, Tickets(client, prefix=settings.prefix), settings)
         app.state.metrics = registry_of(self.node)
         app.state.metrics.register(HookCollector(self.hooks))
 
@@ -135,7 +135,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         yield
         await parts.node.settle()
         await parts.sessions.end()
-        await parts.hooks.settle()
+        await parts.hooks.flush()
         await end(running)
         await parts.hooks.aclose()
         await parts.node.retire()
@@ -191,9 +191,11 @@ def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
         survey=survey,
         settings=settings,
     )
-    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
+    operations = NodeOperations(
+        node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of
+    )
     survey.handle(sessions.handlers())
-    survey.handle(control.handlers())
+    survey.handle(operations.handlers())
     node.listen(survey.channels, survey.take)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic

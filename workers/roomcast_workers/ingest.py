@@ -15,7 +15,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Publication
 from roomcast.model.tags import check_tags
 from roomcast.redis_access.envelope import MalformedMessage, check_document
-from roomcast.redis_access.work_queue import IngestStream
+from roomcast.redis_access.work_queue import WorkQueue
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, work_through_outages
 
@@ -71,7 +71,7 @@ class IngestWorker:
         self._max_message_bytes = max_message_bytes
         self._batch_length = max(1, min(_BATCH_LENGTH, _BATCH_BYTES // max_message_bytes))
         self._wait_s = min(_TICK_S, timeout_s / 2)
-        self._stream = IngestStream(client, prefix=prefix)
+        self._stream = WorkQueue(client, prefix=prefix)
         self._lease = Lease(client, self._stream.lease_key, ttl_s=_LEASE_TTL_S)
         self._health = Health(client, prefix=prefix, worker=NAME, name=name)
         self._health_due_at_s = 0.0
@@ -126,7 +126,7 @@ class IngestWorker:
             else:
                 refusal = result
         dead = {entry.id: reasons[entry.id] for entry in entries if entry.id in reasons}
-        await self._stream.settle(published, dead)
+        await self._stream.ack(published, dead)
         self._published_count += len(published)
         self._dead_count += len(dead)
         if dead:

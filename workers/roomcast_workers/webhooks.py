@@ -139,11 +139,11 @@ class WebhookWorker:
             refusal = exc
             dead |= {entry.id: exc.reason for entry in posted if self._age_s(entry) > _MAX_AGE_S}
             posted = []
-        await self._settle(posted, dead)
+        await self._ack(posted, dead)
         await self._pause_after(refusal)
 
-    async def _settle(self, posted: Sequence[Entry], dead: dict[bytes, str]) -> None:
-        await self._stream.entries.settle([entry.id for entry in posted], dead)
+    async def _ack(self, posted: Sequence[Entry], dead: dict[bytes, str]) -> None:
+        await self._stream.entries.ack([entry.id for entry in posted], dead)
         self._posted_count += len(posted)
         self._dead_count += len(dead)
         if dead:

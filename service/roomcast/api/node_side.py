@@ -28,7 +28,7 @@ _CHANNELS_AT_ONCE = 1000
 _PLAIN = (Chat, Feed, Room)
 
 
-class Control:
+class NodeOperations:
     """Answers the questions `info`, `channels`, `disconnect` and `unsubscribe` of a `Survey`.
 
     Connections of every protocol are meant; but who has subscriptions to end one by one ends them by itself.

@@ -52,8 +52,8 @@ async def room_presence(request: Request, name: str) -> Response:
 async def _permitted_channel(request: Request, name: str, action: Action) -> str:
     """Return the channel of a room if this client may do this there. Raises: ClientError 107, 103, 101, 109."""
     channel = room_channel(name)
-    visitor = await admission_of(request).required(request)
-    may(action, channel, context_of(request).node.namespaces.of(channel), visitor.client, is_subscribed=False)
+    identity = await admission_of(request).required(request)
+    may(action, channel, context_of(request).node.namespaces.of(channel), identity.client, is_subscribed=False)
     return channel
 
 

@@ -46,12 +46,14 @@ async def ticket(
     A client sends its token (`Authorization: Bearer`), and gets a ticket for itself; a service sends the API key, and
     says in the body whom the ticket is for. Errors have HTTP statuses: 401 (101, 109), 400 (107).
     """
-    admission = admission_of(request)
-    made = await admission.ticket_for_bearer(request)
+    authenticator = admission_of(request)
+    made = await authenticator.ticket_for_bearer(request)
     if made is None:
         await check_api_key(request, key, authorization)
         wanted = validated(TicketRequest, await read_json(request, context_of(request).settings.max_message_bytes))
-        made = await admission.ticket_for({"sub": wanted.user, "info": wanted.info, "permissions": wanted.permissions})
+        made = await authenticator.ticket_for(
+            {"sub": wanted.user, "info": wanted.info, "permissions": wanted.permissions}
+        )
     return Response(
         orjson.dumps({"result": {"ticket": made}}),
         media_type="application/json",

@@ -82,7 +82,7 @@ class HookedApplication:
         """Tell of disconnects; end only when cancelled."""
         await run_together(**{f"tell{number}": self._tell_forever() for number in range(_TELLERS)})
 
-    async def settle(self, *, within_s: float) -> None:
+    async def flush(self, *, within_s: float) -> None:
         """Wait until all disconnects are told, `within_s` at most; `run` must run."""
         try:
             async with asyncio.timeout(within_s):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from roomcast.config import Settings
     from roomcast.redis_access.client import Client
 
-_SETTLE_TIMEOUT_S = 1.0
+_FLUSH_TIMEOUT_S = 1.0
 
 
 class NodeHooks:
@@ -54,11 +54,11 @@ class NodeHooks:
             running["outbox"] = self.outbox.run()
         await run_together(**running)
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Wait until all is told, a second at most; `run` must run."""
         await asyncio.gather(
-            self.application.settle(within_s=_SETTLE_TIMEOUT_S),
-            *([self.outbox.settle(within_s=_SETTLE_TIMEOUT_S)] if self.outbox is not None else []),
+            self.application.flush(within_s=_FLUSH_TIMEOUT_S),
+            *([self.outbox.flush(within_s=_FLUSH_TIMEOUT_S)] if self.outbox is not None else []),
         )
 
     async def aclose(self) -> None:

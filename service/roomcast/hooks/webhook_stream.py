@@ -14,7 +14,7 @@ from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
-from roomcast.redis_access.work_queue import IngestStream
+from roomcast.redis_access.work_queue import WorkQueue
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class WebhookStream:
     """
 
     def __init__(self, client: Client, *, prefix: str, max_length: int = _MAX_LENGTH) -> None:
-        self.entries = IngestStream(client, prefix=prefix, name="webhooks")
+        self.entries = WorkQueue(client, prefix=prefix, name="webhooks")
         self.occupied_key = ChannelKeys(prefix).key("webhooks", "occupied")
         self.max_length = max_length
         self._client = client
@@ -98,7 +98,7 @@ class WebhookOutbox:
         """Give Redis what has happened, through every outage; end only when cancelled."""
         await run_together(tell=self._tell_forever(), count=self._count_forever())
 
-    async def settle(self, *, within_s: float) -> None:
+    async def flush(self, *, within_s: float) -> None:
         """Wait until Redis has everything, `within_s` at most; `run` must run."""
         try:
             async with asyncio.timeout(within_s):

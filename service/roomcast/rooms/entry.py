@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Kind, Position, Resumption
     from roomcast.node.node import Node
-    from roomcast.rooms.authentication import Admission, Visitor
+    from roomcast.rooms.authentication import Authenticator, Identity
 
 
 class Stay:
@@ -58,7 +58,7 @@ class Visit:
     def __init__(
         self,
         node: Node,
-        admission: Admission,
+        admission: Authenticator,
         deadlines: Deadlines,
         *,
         channel: str,
@@ -75,7 +75,7 @@ class Visit:
     async def enter(
         self,
         connection: Connection,
-        visitor: Visitor,
+        visitor: Identity,
         greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
     ) -> None:
         """Subscribe a visitor. Raises: ClientError, BrokerUnavailable."""
@@ -97,7 +97,7 @@ class Visit:
 
         await self.enter(connection, visitor, greet)
 
-    def _may_publish(self, visitor: Visitor) -> bool:
+    def _may_publish(self, visitor: Identity) -> bool:
         namespace = self._node.namespaces.of(self._channel)
         try:
             may(Action.PUBLISH, self._channel, namespace, visitor.client, is_subscribed=True)
@@ -112,12 +112,12 @@ class Visit:
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
 
 
-def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
+def check_subscription(node: Node, channel: str, visitor: Identity) -> None:
     """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
     may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
 
 
-def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+def let_stay(deadlines: Deadlines, visitor: Identity, connection: Connection) -> None:
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
         deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)

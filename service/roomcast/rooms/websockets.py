@@ -98,7 +98,7 @@ async def _serve(
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    visitor = await admission.visitor(socket)
+    visitor = await admission.authenticate(socket)
     visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
     introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
     if visitor is None:

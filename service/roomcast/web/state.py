@@ -5,12 +5,12 @@ from __future__ import annotations
 from starlette.requests import HTTPConnection
 
 from roomcast.deadlines import Deadlines
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 
 
-def admission_of(connection: HTTPConnection) -> Admission:
+def admission_of(connection: HTTPConnection) -> Authenticator:
     """Return what says who clients of this app are."""
-    admission: Admission = connection.app.state.admission
+    admission: Authenticator = connection.app.state.admission
     return admission
 
 
