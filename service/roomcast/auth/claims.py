@@ -1,4 +1,4 @@
-"""What claims may say: the payload of a token, whose signature is checked already, becomes values."""
+"""Claims of tokens: validates the payload of a token whose signature was verified."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from roomcast.model.channels import MAX_CHANNEL_BYTES, check_channel, check_name
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import Json, JsonObject
 
-# Each is tried for each action in a channel.
+# All are matched against the channel for each action.
 MAX_GRANTS = 64
-# The year 9999: later ones are mistakes, such as milliseconds, and no clock takes them.
+# The year 9999: later times are mistakes, such as milliseconds, and datetime rejects them.
 _MAX_TIME_S = 253_402_300_799
 
 _Time = Annotated[FiniteFloat, Field(ge=0, le=_MAX_TIME_S)]
@@ -37,7 +37,7 @@ class _Common(OptionsShape):
 
     @property
     def expire_at_s(self) -> int | None:
-        """Return when what the token opens ends: `expire_at`, 0 is never; without it `exp`."""
+        """Return when the connection or subscription expires: `expire_at`, 0 is never; without it `exp`."""
         at_s = self.exp if self.expire_at is None else self.expire_at
         return int(at_s) if at_s else None
 

@@ -1,4 +1,4 @@
-"""Checking tokens: JWTs that the application signed, and nobody else."""
+"""Validation of clients' tokens: JWTs with the signature of a known key."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jwt
 import orjson
 from jwt.exceptions import DecodeError, ExpiredSignatureError, InvalidSignatureError, PyJWTError
+from typing_extensions import override
 
 from roomcast.auth import ExpiredToken, InvalidToken
 from roomcast.auth.claims import connection_claims, subscription_claims
@@ -17,16 +18,17 @@ from roomcast.auth.jwks import KeySet
 from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, local_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from roomcast.auth import ConnectionClaims, SubscriptionClaims
     from roomcast.auth.keys import Key
     from roomcast.config import Settings
+    from roomcast.model.json import Json, JsonObject
 
-# Others allow as much; whoever needs more wants an id in the token, and the rest by that id.
+# Other servers of this kind allow as much. Larger data belongs into the application, under an id in the token.
 MAX_TOKEN_BYTES = 16 * 1024
 
-# PyJWT quotes some of what a token says before anybody knows who has signed it, and reasons are logged.
+# PyJWT quotes parts of a token before its signature is verified, and reasons are logged.
 _MAX_REASON_LENGTH = 120
 
 C = TypeVar("C")
@@ -72,12 +74,12 @@ class TokenVerifier:
         return await self._claims(token, subscription_claims)
 
     async def aclose(self) -> None:
-        """Let go of what fetches keys."""
+        """Close the connections that fetch keys."""
         if self._key_set is not None:
             await self._key_set.aclose()
 
-    async def payload(self, token: str) -> dict[str, Any]:  # Any: JSON
-        """Return all claims of a token, as they are. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
+    async def payload(self, token: str) -> JsonObject:
+        """Return all claims of a token, not validated. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidToken(f"{len(token)} characters, at most {MAX_TOKEN_BYTES} are allowed")
         algorithm, key_id = _header_of(token)
@@ -97,14 +99,14 @@ class TokenVerifier:
             raise InvalidToken(f"signed with {algorithm[:16]!r}, for which there is no key here")
         raise InvalidToken("signed with a key that is none of ours")
 
-    async def _claims(self, token: str, read: Callable[[Mapping[str, Any]], C]) -> C:  # Any: JSON
+    async def _claims(self, token: str, read: Callable[[JsonObject], C]) -> C:
         try:
             return read(await self.payload(token))
         except InvalidToken:
             self._counts["refused_tokens"] += 1
             raise
 
-    def _decode(self, token: str, key: Key) -> dict[str, Any]:  # Any: JSON
+    def _decode(self, token: str, key: Key) -> JsonObject:
         """Return the claims. Raises: InvalidToken, ExpiredToken, and PyJWT's InvalidSignatureError."""
         try:
             return self._jwt.decode(
@@ -126,7 +128,7 @@ class TokenVerifier:
 def read_verifier(settings: Settings, counts: Counter[str] | None = None) -> TokenVerifier:
     """Return the verifier that the settings describe; keys are fetched with the first token that needs them.
 
-    Raises: ConfigError for a secret or a file that holds no usable key.
+    Raises: ConfigError for a secret or a file without a usable key.
     """
     return TokenVerifier(
         local_keys(settings),
@@ -139,9 +141,10 @@ def read_verifier(settings: Settings, counts: Counter[str] | None = None) -> Tok
 
 
 class _StrictJwt(jwt.PyJWT):
-    """PyJWT, with a parser that takes JSON alone: no NaN, and no text or number that could not be written again."""
+    """PyJWT with a strict JSON parser: no NaN, and no text or number that cannot be serialised again."""
 
-    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    @override
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Json]:  # Any: PyJWT's parts of a token
         try:
             payload = orjson.loads(decoded["payload"])
         except orjson.JSONDecodeError as exc:
@@ -152,7 +155,7 @@ class _StrictJwt(jwt.PyJWT):
 
 
 def _header_of(token: str) -> tuple[str, str | None]:
-    """Return a token's algorithm and key id, for choosing the key; the key then says what is taken.
+    """Return a token's algorithm and key id, which select the key; the key determines the accepted algorithms.
 
     Raises: InvalidToken.
     """
