@@ -34,11 +34,11 @@ ENV_PREFIX = "ROOMCAST_"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the text names each one with what is wrong."""
+    """Invalid settings; the text names each with its fault."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. The name of a field in capitals, after `ROOMCAST_`, is its environment variable."""
+    """All settings. The environment variable of a field is `ROOMCAST_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -224,9 +224,9 @@ class Settings(BaseSettings):
 
 
 def require_auth(settings: Settings) -> None:
-    """Refuse a node that could tell nobody's token from a forged one. Workers have no clients, and need no key.
+    """Check that a node can validate tokens, or need not. Workers have no clients and need no key.
 
-    Raises: ConfigError that says what to set.
+    Raises: ConfigError that names the missing setting.
     """
     if not (settings.insecure or settings.secret or settings.public_key_file or settings.jwks_url):
         raise ConfigError(
@@ -236,9 +236,9 @@ def require_auth(settings: Settings) -> None:
 
 
 def read_namespaces(settings: Settings) -> Namespaces:
-    """Return the default namespaces, and those of the file, which replace defaults of the same name.
+    """Return the default namespaces and those of the file, which replace default ones of the same name.
 
-    Raises: ConfigError that names the namespace and option that cannot be used.
+    Raises: ConfigError that names the invalid namespace and option.
     """
     if settings.namespaces_file is None:
         return Namespaces()
@@ -264,7 +264,7 @@ def masked(settings: Settings) -> dict[str, str]:
 
 
 def unknown_variables() -> list[str]:
-    """Return the environment's `ROOMCAST_...` variables that no setting reads, such as misspelt ones."""
+    """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
@@ -272,7 +272,7 @@ def unknown_variables() -> list[str]:
 def read_settings() -> Settings:
     """Return the settings of this process's environment.
 
-    Raises: ConfigError that names every bad variable; a secret's value is never in it.
+    Raises: ConfigError that names every invalid variable, without values, which may be secrets.
     """
     try:
         return Settings()

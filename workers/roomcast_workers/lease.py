@@ -1,4 +1,4 @@
-"""A lease in Redis: of any number of workers, one works."""
+"""A lease in Redis: one of several workers is active."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RELEASE_TIMEOUT_S = 1.0
 
 
 class Lease:
-    """The right to work, for `ttl_s` at a time.
+    """Makes a worker the active one, for `ttl_s` at a time.
 
-    Holding it is a belief that ends by itself; what must not happen twice checks `owner` in the same step in Redis
-    (`brokers.Once`).
+    A worker cannot be sure that it still holds the lease. An action that must not happen twice checks `owner` in the
+    same step in Redis (`brokers.Once`).
     """
 
     def __init__(self, client: Client, key: str, *, ttl_s: float) -> None:
@@ -48,11 +48,11 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Return whether it was taken and cannot have ended since: false in a process that was stopped for too long."""
+        """Return whether it was acquired and cannot have expired: false in a process that was stopped too long."""
         return time.monotonic() < self._held_until_s
 
     async def release(self) -> None:
-        """Give the lease back within a second, so that the next worker need not wait; else it ends by itself."""
+        """Release the lease within a second, so that another worker need not wait until it expires."""
         try:
             async with asyncio.timeout(_RELEASE_TIMEOUT_S):
                 await run_all(self._client, [self._release.call([self.key], [self.owner])], [self._release])
