@@ -1,4 +1,4 @@
-"""Reading bodies of requests and replies within limits, and the faults that validation finds in them."""
+"""Bodies of requests and replies: reads them within limits, and lists the faults of validation."""
 
 from __future__ import annotations
 

@@ -108,7 +108,5 @@ KNOWN_OVERSIZED = {
     "roomcast.node.node",
     "roomcast.node.node.Node",
     "roomcast.node.node.Node.subscribe",
-    "roomcast.telemetry.logs.configure_logging",
-    "roomcast.telemetry.metrics.NodeCollector.collect",
     "roomcast.transports.websocket.frames.FrameParser.feed",
 }

@@ -5,8 +5,8 @@
 NOT_YET = (
     *("Makefile", "pyproject.toml", "compose.yaml", "deploy/*"),
     *(f"docs/{page}.md" for page in ("architecture",)),
-    *("service/*", "roomcast/*", "workers/*", "roomcast_workers/*"),  # the modules at the top of each package
-    *("api/*", "auth/*", "brokers/*", "centrifuge/*", "hooks/*", "presence/*", "transports/*"),
+    *("service/*", "roomcast/*"),  # the modules at the top of the package
+    *("brokers/*", "centrifuge/*", "presence/*", "transports/*"),
     *(
         "cli/*",
         "connections/*",
@@ -14,7 +14,6 @@ NOT_YET = (
         "node/*",
         "redis_access/*",
         "rooms/*",
-        "telemetry/*",
         "web/*",
         "websocket/*",
     ),

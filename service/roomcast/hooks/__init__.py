@@ -16,25 +16,6 @@ from roomcast.auth import Override
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = [
-    "Application",
-    "Caller",
-    "ConnectAnswer",
-    "ConnectEvent",
-    "ConnectedEvent",
-    "DisconnectEvent",
-    "Hook",
-    "Override",
-    "PublishAnswer",
-    "PublishEvent",
-    "RefreshAnswer",
-    "RefreshEvent",
-    "RpcEvent",
-    "SubRefreshEvent",
-    "SubscribeAnswer",
-    "SubscribeEvent",
-]
-
 
 class Hook(enum.StrEnum):
     """A question to the application, or a notification."""

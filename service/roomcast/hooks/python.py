@@ -87,15 +87,7 @@ class PythonHandlers:
 
     def handlers(self) -> Handlers:
         """Return a handler for each function."""
-        return Handlers(
-            connect=self._handler(Hook.CONNECT),
-            subscribe=self._handler(Hook.SUBSCRIBE),
-            publish=self._handler(Hook.PUBLISH),
-            rpc=self._handler(Hook.RPC),
-            refresh=self._handler(Hook.REFRESH),
-            sub_refresh=self._handler(Hook.SUB_REFRESH),
-            disconnect=self._handler(Hook.DISCONNECT),
-        )
+        return Handlers(**{hook: self._handler(hook) for hook in Hook})
 
     def close(self) -> None:
         """Stop the threads; a busy one ends when its function returns."""
