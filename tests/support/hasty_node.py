@@ -11,6 +11,6 @@ from roomcast.rooms import websockets
 if __name__ == "__main__":
     app._EXPIRY_GRACE_S = 0.2
     context.CONNECT_TIMEOUT_S = 0.5
-    websockets._INTRODUCTION_TIMEOUT_S = 0.5
+    websockets._FIRST_MESSAGE_TIMEOUT_S = 0.5
     python._MAX_WAITING = 0
     main()

@@ -36,7 +36,7 @@ from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
 from roomcast.model.publications import Kind, Position, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
-from roomcast.tasks import end
+from roomcast.tasks import TaskSet, end
 from tests.support.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.support.fakes import node as fake_node
 from tests.support.tokens import SECRET
@@ -159,6 +159,7 @@ class Bench:
             application=self.application,
             deadlines=self.deadlines,
             settings=self.settings,
+            tasks=TaskSet("client"),
         )
         self.operations = SessionOperations(self.context, Survey(self.broker, "n1"))
         self.handlers = self.operations.handlers()
@@ -216,7 +217,7 @@ class Client:
         self.session = self.queue.session
         self.connection = self.session.connection
         self._is_there = True
-        bench.node.enter(self.connection)
+        bench.node.hub.add(self.connection)
 
     def _connection(self, receiver: Receiver) -> Connection:
         encoding, limit_bytes = self._bench.context.wires.stream_json.encoding, self._bench.settings.max_unsent_bytes

@@ -47,7 +47,7 @@ def publish(session: Session, command: Command) -> Outcome:
         else:
             session.reply(command, {})
 
-    session.context.node.publish_for(session.connection, publication, reply)
+    session.context.node.client_publisher.publish_for(session.connection, publication, reply)
     return None
 
 

@@ -151,7 +151,8 @@ async def _subscribe_all(
     subs: Members = {}
     try:
         for channel, each in options.items():
-            subs[channel] = await subscribe.subscribe_by_server(session, channel, each, recovering.get(channel))
+            async with subscribe.subscribing_by_server(session, channel, each, recovering.get(channel)) as result:
+                subs[channel] = result
     except (ClientError, BrokerUnavailable):
         for channel in subs:
             session.remove_subscription(channel)

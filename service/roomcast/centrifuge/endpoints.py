@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.protobuf.message import DecodeError
-from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
 from roomcast.centrifuge.command_queue import begin_session
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations
+from roomcast.config import Settings
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.transports.command_stream import CommandStream
-from roomcast.web.sockets import server_of, websocket_of
+from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from roomcast.centrifuge.context import SessionContext
-    from roomcast.centrifuge.remote import SessionOperations
     from roomcast.centrifuge.wire import Wire
     from roomcast.model.errors import Disconnect
 
@@ -35,15 +36,10 @@ _PROTOBUF_TYPE = "application/octet-stream"
 _ENVELOPE_BYTES = 4096
 
 
-def _context_of(connection: HTTPConnection) -> SessionContext:
-    context: SessionContext = connection.app.state.sessions
-    return context
-
-
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
-    server, context = server_of(socket), _context_of(socket)
+    server, context = find(socket, ClientServer), find(socket, SessionContext)
     is_named = _PROTOBUF in socket.scope["subprotocols"]
     is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
     wire = context.wires.websocket_protobuf if is_protobuf else context.wires.websocket_json
@@ -59,9 +55,9 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    server_of(request).check_origin(request)
+    find(request, ClientServer).check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
-    wires = _context_of(request).wires
+    wires = find(request, SessionContext).wires
     wire = wires.stream_protobuf if is_protobuf else wires.stream_json
     return CommandStreamResponse(request, wire, transport_name="http_stream", first=await _body(request))
 
@@ -74,9 +70,9 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    server_of(request).check_origin(request)
+    find(request, ClientServer).check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
-    return CommandStreamResponse(request, _context_of(request).wires.sse, transport_name="sse", first=first)
+    return CommandStreamResponse(request, find(request, SessionContext).wires.sse, transport_name="sse", first=first)
 
 
 @router.post("/emulation", response_class=Response, status_code=204, summary="Send commands.")
@@ -85,7 +81,7 @@ async def emulation(request: Request) -> Response:
 
     Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
     """
-    limit_bytes: int = request.app.state.settings.max_message_bytes
+    limit_bytes = find(request, Settings).max_message_bytes
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     if is_protobuf:
         node, session, data = _protobuf_emulation(await read_body(request, limit_bytes + _ENVELOPE_BYTES))
@@ -94,13 +90,12 @@ async def emulation(request: Request) -> Response:
         node, session, data = _json_emulation(await read_json(request, 2 * limit_bytes + _ENVELOPE_BYTES))
     if len(data) > limit_bytes + _ENVELOPE_BYTES:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
-    operations: SessionOperations = request.app.state.session_operations
-    is_found = await operations.emulate(node, session, data)
+    is_found = await find(request, SessionOperations).emulate(node, session, data)
     return Response(status_code=204 if is_found else 404)
 
 
 async def _body(request: Request) -> bytes:
-    return await read_body(request, request.app.state.settings.max_message_bytes + _ENVELOPE_BYTES)
+    return await read_body(request, find(request, Settings).max_message_bytes + _ENVELOPE_BYTES)
 
 
 def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:
@@ -132,7 +127,7 @@ class CommandStreamResponse(Response):
         self.media_type = _CONTENT_TYPES["sse" if transport_name == "sse" else wire.encoding_name]
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._server = server_of(request)
+        self._server = find(request, ClientServer)
         self._first = first
         codec = wire.codec
 
@@ -142,21 +137,20 @@ class CommandStreamResponse(Response):
 
         self._stream = CommandStream(transport_name, ping=wire.ping, goodbye=goodbye)
         connection_of = partial(self._server.connection, self._stream, wire.encoding)
-        self._queue = begin_session(_context_of(request), wire, request.headers, connection_of)
+        self._queue = begin_session(find(request, SessionContext), wire, request.headers, connection_of)
         self._stream.connection = self._queue.session.connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
         connection, stream = self._queue.session.connection, self._stream
-        self._server.node.enter(connection)
-        stream.heartbeat_slot = self._server.heartbeat.add(stream)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if stream.name == "sse":
-                # Browsers report the stream as open with its first bytes.
-                await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-            self._queue.on_request(self._first)
-            await pump(connection, stream.take, scope, receive, send)
-        finally:
-            self._server.heartbeat.remove(stream)
-            self._server.node.leave(connection)
+        with self._server.node.connected(connection):
+            stream.heartbeat_slot = self._server.heartbeat.add(stream)
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                if stream.name == "sse":
+                    # Browsers report the stream as open with its first bytes.
+                    await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+                self._queue.on_request(self._first)
+                await pump(connection, stream.take, scope, receive, send)
+            finally:
+                self._server.heartbeat.remove(stream)

@@ -12,7 +12,7 @@ from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.command_queue import CommandQueue
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
-from roomcast.node.node import Overtaken
+from roomcast.node.node import SubscribeSuperseded
 from roomcast.node.survey import UnknownNode
 from roomcast.transports.command_stream import CommandStream
 
@@ -81,15 +81,12 @@ class SessionOperations:
             if len(session.subscriptions) >= self._context.settings.channel_limit:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
-            with suppress(Overtaken):
-                await subscribe.subscribe_by_server(
-                    session,
-                    channel,
-                    options,
-                    recovering,
-                    expire_at_s=params.get("expire_at") or 0,
-                    greet=lambda result, session=session: _tell(session, channel, result),  # type: ignore[misc]
-                )
+            with suppress(SubscribeSuperseded):
+                expire_at_s = params.get("expire_at") or 0
+                async with subscribe.subscribing_by_server(
+                    session, channel, options, recovering, expire_at_s=expire_at_s
+                ) as result:
+                    _push_subscription(session, channel, result)
                 count += 1
         return {"count": count}
 
@@ -131,11 +128,9 @@ def session_id_of(connection: Connection) -> str:
     return connection.receiver.session.id if isinstance(connection.receiver, CommandQueue) else ""
 
 
-def _tell(session: Session, channel: str, result: Members) -> None:
-    told: Members = {
-        name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result
-    }
-    session.push(channel, "subscribe", told)
+def _push_subscription(session: Session, channel: str, result: Members) -> None:
+    names = ("recoverable", "epoch", "offset", "positioned", "data")
+    session.push(channel, "subscribe", {name: result[name] for name in names if name in result})
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
 

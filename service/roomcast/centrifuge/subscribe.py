@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from roomcast.model.namespaces import Recovery
 from roomcast.model.publications import Publication, Resumption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from roomcast.auth import SubscriptionClaims
     from roomcast.centrifuge.codec import Command, Members
@@ -61,81 +62,48 @@ async def subscribe(session: Session, command: Command) -> None:
     options, expire_at_s = await _terms(session, channel, namespace, params)
     namespace = _overridden(namespace, options.override)
     is_kept = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
-    held = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
-
-    def greet(result: Members) -> None:
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
+    async with _subscribing(session, channel, namespace, wanted, options) as result:
         if not is_kept:
             result.update(session.context.expiry(expire_at_s))
-        held.is_positioned = result.get("positioned", False)
         session.reply(command, result)
-        session.add_subscription(channel, held)
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
 
-    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=greet)
 
-
-async def subscribe_by_server(
+@asynccontextmanager
+async def subscribing_by_server(
     session: Session,
     channel: str,
     options: SubscriptionOptions,
     recovering: Members | None = None,
     *,
     expire_at_s: float = 0,
-    greet: Callable[[Members], None] | None = None,
-) -> Members:
-    """Subscribe a client without its command; return the result, as of `subscribe`.
+) -> AsyncIterator[Members]:
+    """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
         recovering: the client's position in the channel, as in `subscribe`.
-        greet: takes the result when the client receives everything from then on.
     Raises: ClientError, BrokerUnavailable.
     """
-    found: Members = {}
     namespace = _overridden(session.context.node.namespaces.of(check_channel(channel)), options.override)
-    wanted = _Wanted(since=_since(recovering or {}))
-
-    def take(result: Members) -> None:
-        found.update(result)
-        held = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
-        held.is_positioned = result.get("positioned", False)
-        session.add_subscription(channel, held)
-        if greet is not None:
-            greet(result)
-
-    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=take)
-    return found
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
+    async with _subscribing(session, channel, namespace, _Wanted(since=_since(recovering or {})), options) as result:
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
+        yield result
 
 
-async def _subscribe(
-    session: Session,
-    channel: str,
-    namespace: Namespace,
-    *,
-    wanted: _Wanted,
-    options: SubscriptionOptions,
-    greet: Callable[[Members], None],
-) -> None:
-    are_told = session.context.node.namespaces.of(channel).join_leave
-    tells_members = are_told and _wants_members(wanted, options.override)
-    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
-
+@asynccontextmanager
+async def _subscribing(
+    session: Session, channel: str, namespace: Namespace, wanted: _Wanted, options: SubscriptionOptions
+) -> AsyncIterator[Members]:
+    """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
+    node, wire = session.context.node, session.wire
+    tells_members = node.namespaces.of(channel).join_leave and _wants_members(wanted, options.override)
+    encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
-
-    def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result = _beginning(greeting, wanted, is_recovering=is_recovering)
-        found = [event for event in greeting if isinstance(event, Publication)] if is_recovering else []
-        count = _count_in_reply(found) if session.is_connected else len(found)
-        if is_recovering:
-            missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
-            result["publications"] = missed
-        if wanted.is_delta:
-            result["delta"] = True
-        if options.data:
-            result["data"] = options.data
-        greet(result)
-        if rest := found[count:]:
-            session.connection.send(b"".join(map(encoding.encode, rest)))
-
-    await session.context.node.subscribe(
+    async with node.subscribing(
         session.connection,
         channel,
         namespace=namespace,
@@ -143,8 +111,19 @@ async def _subscribe(
         info=options.info,
         since=wanted.since,
         wants_missed=wanted.since is not None,
-        greet=take,
-    )
+    ) as start:
+        result = _beginning(start, wanted, is_recovering=is_recovering)
+        found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
+        count = _count_in_reply(found) if session.is_connected else len(found)
+        if is_recovering:
+            result["publications"] = wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
+        if wanted.is_delta:
+            result["delta"] = True
+        if options.data:
+            result["data"] = options.data
+        yield result
+        if rest := found[count:]:
+            session.connection.send(b"".join(map(encoding.encode, rest)))
 
 
 def unsubscribe(session: Session, command: Command) -> None:
