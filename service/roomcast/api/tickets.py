@@ -10,11 +10,12 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from roomcast.api.api_key import check_api_key
-from roomcast.api.context import context_of
 from roomcast.api.request_models import ApiRequest, example, validated
 from roomcast.bodies import read_json
+from roomcast.config import Settings
 from roomcast.model.json import Json
-from roomcast.web.state import admission_of
+from roomcast.rooms.authentication import Authenticator
+from roomcast.web.state import find
 
 router = APIRouter(tags=["rooms"])
 
@@ -47,14 +48,13 @@ async def ticket(
     A client sends its token (`Authorization: Bearer`), and gets a ticket for itself. A service sends the API key, and
     the claims of a client in the body. Errors have HTTP statuses: 401 (101, 109), 400 (107).
     """
-    authenticator = admission_of(request)
+    authenticator = find(request, Authenticator)
     made = await authenticator.ticket_for_bearer(request)
     if made is None:
         await check_api_key(request, key, authorization)
-        wanted = validated(TicketRequest, await read_json(request, context_of(request).settings.max_message_bytes))
-        made = await authenticator.ticket_for(
-            {"sub": wanted.user, "info": wanted.info, "permissions": wanted.permissions}
-        )
+        wanted = validated(TicketRequest, await read_json(request, find(request, Settings).max_message_bytes))
+        claims = {"sub": wanted.user, "info": wanted.info, "permissions": wanted.permissions}
+        made = await authenticator.ticket_for(claims)
     return Response(
         orjson.dumps({"result": {"ticket": made}}),
         media_type="application/json",

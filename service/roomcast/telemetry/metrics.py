@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from roomcast.hooks.build import NodeHooks
     from roomcast.node.node import Node
+    from roomcast.node.report import NodeReport
 
 _COUNTERS = {
     "received": "Publications received from Redis for channels of this node.",
@@ -32,8 +33,9 @@ _COUNTERS = {
 class NodeCollector(Collector):
     """Reads a node's plain counters on each scrape, so that counting costs the hot path only an addition."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, report: NodeReport) -> None:
         self._node = node
+        self._report = report
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -46,9 +48,10 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", node.hub.channel_count())
         ready = node.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
-        if node.ingest is not None:  # of the cluster, the same on every node
-            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", node.ingest.lag)
-            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", node.ingest.dead)
+        ingest = self._report.ingest
+        if ingest is not None:  # of the cluster, the same on every node
+            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", ingest.lag)
+            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", ingest.dead)
         for name, documentation, count in self._counters():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, count)
         closed = CounterMetricFamily(
@@ -68,10 +71,11 @@ class NodeCollector(Collector):
             yield name, documentation, self._node.counts[name]
 
 
-def registry_of(node: Node) -> CollectorRegistry:
+def registry_of(*collectors: Collector) -> CollectorRegistry:
     """Return a Prometheus registry of this node only."""
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node))
+    for collector in collectors:
+        registry.register(collector)
     return registry
 
 
