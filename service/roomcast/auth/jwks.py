@@ -70,7 +70,7 @@ class KeySet:
         return None if not found or (key_id is None and len(found) > 1) else found[0]
 
     async def _refresh(self, *, is_awaited: bool) -> bool:
-        """Fetch the keys unless that was tried in the last 10 s. Returns: whether this call waited for fetched keys."""
+        """Fetch the keys unless that was tried in the last 10 s; return whether they were fetched while this waited."""
         if self._fetching is None:
             if self._clock() < self._next_fetch_at_s:
                 return False

@@ -38,7 +38,7 @@ class Grant:
     actions: frozenset[Action]
 
     def allows(self, action: Action, channel: str) -> bool:
-        """Return whether this is granted, in time linear in the lengths of pattern and name."""
+        """Return whether this is granted, in a time that depends only on the lengths of pattern and name."""
         return action in self.actions and _fits(self.pattern, channel)
 
 

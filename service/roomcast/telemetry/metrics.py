@@ -66,7 +66,11 @@ class NodeCollector(Collector):
         yield "deliveries", "Publications for subscribers of this node, including dropped ones.", hub.delivery_count
         yield "dropped", "Publications dropped for slow subscribers, by the policy of the channel.", hub.dropped_count
         yield "repaired", "Publications lost by pub/sub and read from the history.", tracker.repaired_count
-        yield "unrecovered", "Times that publications of a channel were lost for good.", tracker.unrecovered_count
+        yield (
+            "unrecovered",
+            "Times that publications of a channel were lost for good and its clients notified.",
+            tracker.unrecovered_count,
+        )
         for name, documentation in _COUNTERS.items():
             yield name, documentation, self._node.counts[name]
 
@@ -108,7 +112,7 @@ class HookCollector(Collector):
         if outbox is not None:
             yield CounterMetricFamily(
                 "roomcast_webhooks_dropped",
-                "Webhook events of this node dropped because the stream was full.",
+                "Webhook events of this node that were dropped because a queue was full.",
                 outbox.dropped_count,
             )
             if outbox.counts is not None:  # of the cluster, the same on every node
