@@ -36,7 +36,7 @@ from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
 from roomcast.model.publications import Kind, Position, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
-from roomcast.tasks import end
+from roomcast.tasks import TaskSet, end
 from tests.support.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.support.fakes import node as fake_node
 from tests.support.tokens import SECRET
@@ -155,10 +155,11 @@ class Bench:
         self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
         self.context = SessionContext(
             self.node,
-            verifier=read_verifier(self.settings),
+            verifier=read_verifier(self.settings, self.node.counts),
             application=self.application,
             deadlines=self.deadlines,
             settings=self.settings,
+            tasks=TaskSet("client"),
         )
         self.operations = SessionOperations(self.context, Survey(self.broker, "n1"))
         self.handlers = self.operations.handlers()

@@ -6,12 +6,11 @@ import base64
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from roomcast.auth import InvalidToken, SubscriptionOptions
 from roomcast.auth.claims import subscription_options
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.command_queue import CommandQueue
 from roomcast.connections.connection import Connection
-from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable
 from roomcast.node.node import SubscribeSuperseded
 from roomcast.node.survey import UnknownNode
 from roomcast.transports.command_stream import CommandStream
@@ -71,7 +70,7 @@ class SessionOperations:
     async def _subscribe(self, params: JsonObject) -> Members:
         """Subscribe a user's clients to a channel, and notify them."""
         channel = params["channel"]
-        options = _options_of(params)
+        options = subscription_options(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -82,10 +81,11 @@ class SessionOperations:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
             with suppress(SubscribeSuperseded):
+                expire_at_s = params.get("expire_at") or 0
                 async with subscribe.subscribing_by_server(
-                    session, channel, options, recovering, expire_at_s=params.get("expire_at") or 0
+                    session, channel, options, recovering, expire_at_s=expire_at_s
                 ) as result:
-                    _tell(session, channel, result)
+                    _push_subscription(session, channel, result)
                 count += 1
         return {"count": count}
 
@@ -97,7 +97,7 @@ class SessionOperations:
 
     async def _refresh(self, params: JsonObject) -> Members:
         """Let a user's connections expire now, or at another time, and notify them."""
-        info = _options_of(params).info
+        info = subscription_options(params).info
         for session in self._sessions_of(params):
             if params.get("expired"):
                 session.disconnect(EXPIRED)
@@ -127,18 +127,8 @@ def session_id_of(connection: Connection) -> str:
     return connection.receiver.session.id if isinstance(connection.receiver, CommandQueue) else ""
 
 
-def _tell(session: Session, channel: str, result: Members) -> None:
-    told: Members = {
-        name: result[name] for name in ("recoverable", "epoch", "offset", "positioned", "data") if name in result
-    }
-    session.push(channel, "subscribe", told)
+def _push_subscription(session: Session, channel: str, result: Members) -> None:
+    names = ("recoverable", "epoch", "offset", "positioned", "data")
+    session.push(channel, "subscribe", {name: result[name] for name in names if name in result})
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
-
-
-def _options_of(params: JsonObject) -> SubscriptionOptions:
-    """Return the options of a subscription, or a refresh, by the server API. Raises: ClientError 107."""
-    try:
-        return subscription_options(params)
-    except InvalidToken as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
+from roomcast.auth import InvalidToken, Override, SubscriptionOptions
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import since_of
@@ -62,18 +62,13 @@ async def subscribe(session: Session, command: Command) -> None:
     options, expire_at_s = await _terms(session, channel, namespace, params)
     namespace = _overridden(namespace, options.override)
     is_kept = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
-    async with _subscribing(session, channel, namespace, wanted=wanted, options=options) as result:
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
+    async with _subscribing(session, channel, namespace, wanted, options) as result:
         if not is_kept:
             result.update(session.context.expiry(expire_at_s))
         session.reply(command, result)
-        session.add_subscription(
-            channel,
-            SessionSubscription(
-                expire_at_s=expire_at_s,
-                is_refreshed_by_application=is_kept,
-                is_positioned=result.get("positioned", False),
-            ),
-        )
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
 
 
 @asynccontextmanager
@@ -85,16 +80,15 @@ async def subscribing_by_server(
     *,
     expire_at_s: float = 0,
 ) -> AsyncIterator[Members]:
-    """Subscribe a client without its command. The body gets the result, as of `subscribe`, and must not await.
+    """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
         recovering: the client's position in the channel, as in `subscribe`.
     Raises: ClientError, BrokerUnavailable.
     """
     namespace = _overridden(session.context.node.namespaces.of(check_channel(channel)), options.override)
-    wanted = _Wanted(since=_since(recovering or {}))
-    async with _subscribing(session, channel, namespace, wanted=wanted, options=options) as result:
-        subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
+    async with _subscribing(session, channel, namespace, _Wanted(since=_since(recovering or {})), options) as result:
         subscription.is_positioned = result.get("positioned", False)
         session.add_subscription(channel, subscription)
         yield result
@@ -102,14 +96,14 @@ async def subscribing_by_server(
 
 @asynccontextmanager
 async def _subscribing(
-    session: Session, channel: str, namespace: Namespace, *, wanted: _Wanted, options: SubscriptionOptions
+    session: Session, channel: str, namespace: Namespace, wanted: _Wanted, options: SubscriptionOptions
 ) -> AsyncIterator[Members]:
-    """Subscribe; the body sends the result, and the missed publications that it has no room for follow."""
-    are_told = session.context.node.namespaces.of(channel).join_leave
-    tells_members = are_told and _wants_members(wanted, options.override)
-    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
+    """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
+    node, wire = session.context.node, session.wire
+    tells_members = node.namespaces.of(channel).join_leave and _wants_members(wanted, options.override)
+    encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
-    async with session.context.node.subscribing(
+    async with node.subscribing(
         session.connection,
         channel,
         namespace=namespace,
@@ -122,8 +116,7 @@ async def _subscribing(
         found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
         count = _count_in_reply(found) if session.is_connected else len(found)
         if is_recovering:
-            missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
-            result["publications"] = missed
+            result["publications"] = wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
         if wanted.is_delta:
             result["delta"] = True
         if options.data:
@@ -221,13 +214,9 @@ async def _terms(
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
-    """Return the claims of a token for this client and channel. Raises: ClientError 100, 103, 109."""
+    """Return the claims of a token for this client and channel. Raises: ClientError 103, 109; BrokerUnavailable."""
     try:
         claims = await session.context.verifier.subscription(token)
-    except ExpiredToken:
-        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription token has expired") from None
-    except KeysUnavailable as exc:
-        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
         session.context.refused_token(session.connection, exc.reason)
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None

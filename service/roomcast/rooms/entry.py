@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Kind, Position, Resumption
     from roomcast.node.node import Node
-    from roomcast.rooms.authentication import Admission, Visitor
+    from roomcast.rooms.authentication import Authenticator, Identity
 
 
 class TokenDeadline(Expiring):
@@ -61,7 +61,7 @@ class RoomEntry:
     def __init__(
         self,
         node: Node,
-        admission: Admission,
+        authenticator: Authenticator,
         deadlines: Deadlines,
         *,
         channel: str,
@@ -69,37 +69,37 @@ class RoomEntry:
         since: Position | None,
     ) -> None:
         self._node = node
-        self._admission = admission
+        self._authenticator = authenticator
         self._deadlines = deadlines
         self._channel = channel
         self._receiver_of = receiver_of
         self._since = since
 
-    async def enter(self, connection: Connection, visitor: Visitor, *, welcome: bytes = b"") -> None:
-        """Subscribe a visitor, and send it the start. Raises: ClientError, BrokerUnavailable.
+    async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
+        """Subscribe a client, and send it the start. Raises: ClientError, BrokerUnavailable.
 
         Args:
             welcome: sent before the start.
         """
-        check_subscription(self._node, self._channel, visitor)
+        check_subscription(self._node, self._channel, identity)
         async with self._node.subscribing(connection, self._channel, since=self._since) as start:
             if welcome:
                 connection.send(welcome)
             send_start(connection, start)
-        connection.receiver = self._receiver_of(self._may_publish(visitor))
-        expire_with_token(self._deadlines, visitor, connection)
+        connection.receiver = self._receiver_of(self._may_publish(identity))
+        expire_with_token(self._deadlines, identity, connection)
 
     async def enter_by_token(self, connection: Connection, token: str) -> None:
         """Subscribe a client that sent its token as a message. Raises: ClientError, BrokerUnavailable."""
-        visitor = await self._admission.by_token(token)
-        connection.info = visitor.info
-        self._node.hub.identify(connection, visitor.client.user)
-        await self.enter(connection, visitor, welcome=self._welcome(connection))
+        identity = await self._authenticator.by_token(token)
+        connection.info = identity.info
+        self._node.hub.identify(connection, identity.client.user)
+        await self.enter(connection, identity, welcome=self._welcome(connection))
 
-    def _may_publish(self, visitor: Visitor) -> bool:
+    def _may_publish(self, identity: Identity) -> bool:
         namespace = self._node.namespaces.of(self._channel)
         try:
-            may(Action.PUBLISH, self._channel, namespace, visitor.client, is_subscribed=True)
+            may(Action.PUBLISH, self._channel, namespace, identity.client, is_subscribed=True)
         except ClientError:
             return False
         return True
@@ -117,15 +117,15 @@ def send_start(connection: Connection, start: Sequence[Publication | Resumption]
         connection.send(connection.encoding.encode(event))
 
 
-def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
-    """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
-    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
+def check_subscription(node: Node, channel: str, identity: Identity) -> None:
+    """Return if a client may subscribe. Raises: ClientError 102, 103."""
+    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), identity.client, is_subscribed=False)
 
 
-def expire_with_token(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+def expire_with_token(deadlines: Deadlines, identity: Identity, connection: Connection) -> None:
     """Close a connection when its token expires: without grace, because plain clients cannot refresh it."""
-    if visitor.expire_at_s:
-        deadlines.add(visitor.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
+    if identity.expire_at_s:
+        deadlines.add(identity.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
 
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
-from roomcast.rooms.authentication import Admission, Visitor
+from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
@@ -39,7 +39,7 @@ class EventStreamResponse(Response):
         server: ClientServer,
         deadlines: Deadlines,
         channel: str,
-        visitor: Visitor,
+        identity: Identity,
         *,
         since: Position | None = None,
     ) -> None:
@@ -48,13 +48,13 @@ class EventStreamResponse(Response):
         self._server = server
         self._deadlines = deadlines
         self._channel = channel
-        self._visitor = visitor
+        self._identity = identity
         self._since = since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
-        user, info = self._visitor.client.user, self._visitor.info
+        user, info = self._identity.client.user, self._identity.info
         connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
         node = self._server.node
@@ -63,7 +63,7 @@ class EventStreamResponse(Response):
                 send_start(connection, start)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            expire_with_token(self._deadlines, self._visitor, connection)
+            expire_with_token(self._deadlines, self._identity, connection)
             await pump(connection, stream.read, scope, receive, send)
 
 
@@ -85,7 +85,7 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
-    visitor = await find(request, Admission).required(request)
+    identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
-    check_subscription(server.node, channel, visitor)
-    return EventStreamResponse(server, find(request, Deadlines), channel, visitor, since=since)
+    check_subscription(server.node, channel, identity)
+    return EventStreamResponse(server, find(request, Deadlines), channel, identity, since=since)

@@ -15,7 +15,7 @@ from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position, Publication, Resumption
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
@@ -74,11 +74,11 @@ async def poll(request: Request, name: str) -> Response:
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    visitor = await find(request, Admission).required(request)
+    identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
-    check_subscription(server.node, channel, visitor)
+    check_subscription(server.node, channel, identity)
     transport = PollTransport()
-    connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
+    connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
     connection.open()
     # A client would seem to join and leave with each poll.

@@ -13,7 +13,7 @@ from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_chan
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position
 from roomcast.rooms import receivers
-from roomcast.rooms.authentication import SUBPROTOCOL, Admission
+from roomcast.rooms.authentication import SUBPROTOCOL, Authenticator
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
 from roomcast.tasks import TaskSet
@@ -95,24 +95,24 @@ async def _serve(
         receiver_of: makes the receiver; its argument is whether the client may publish.
         name: the user in insecure mode.
     """
-    server, admission, deadlines = find(socket, ClientServer), find(socket, Admission), find(socket, Deadlines)
+    server, authenticator, deadlines = find(socket, ClientServer), find(socket, Authenticator), find(socket, Deadlines)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    visitor = await admission.visitor(socket)
-    entry = RoomEntry(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    identity = await authenticator.authenticate(socket)
+    entry = RoomEntry(server.node, authenticator, deadlines, channel=channel, receiver_of=receiver_of, since=since)
     first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
     connection = server.connection(transport, encoding, first_message)
-    if visitor is None:
+    if identity is None:
         first_message.connection = connection
         deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
     else:
-        connection.user = visitor.client.user or (name if visitor.client.is_trusted else "")
-        connection.info = visitor.info
+        connection.user = identity.client.user or (name if identity.client.is_trusted else "")
+        connection.info = identity.info
     with server.node.connected(connection) as connected:
         server.check_origin(socket)
-        if visitor is not None:
-            await entry.enter(connection, visitor)
+        if identity is not None:
+            await entry.enter(connection, identity)
         await server.accept(socket, connected, subprotocol=subprotocol)
 
 
