@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from typing_extensions import override
@@ -22,7 +21,7 @@ from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from roomcast.brokers import Broker
     from roomcast.connections.connection import Connection
@@ -107,8 +106,7 @@ class Node(Sink):
         """
         self._listeners.update(dict.fromkeys(channels, listener))
 
-    @asynccontextmanager
-    async def subscribing(
+    def subscribing(
         self,
         connection: Connection,
         channel: str,
@@ -118,7 +116,7 @@ class Node(Sink):
         info: bytes = b"",
         since: Position | None = None,
         wants_missed: bool = True,
-    ) -> AsyncIterator[Sequence[Publication | Resumption]]:
+    ) -> Subscribing:
         """Subscribe a connection. The body sends it the start; every publication after that follows once the body ends.
 
         The start: with recovery the position, for encodings that tell it, and the publications missed `since`; in mode
@@ -131,22 +129,16 @@ class Node(Sink):
         Delivery: see docs/guarantees.md.
         Raises: ClientError, SubscribeSuperseded, BrokerUnavailable. Nothing is subscribed then, or if the body raises.
         """
-        namespace = namespace or self.namespaces.of(channel)
+        of_channel = self.namespaces.of(channel)
+        namespace = namespace or of_channel
         encoding = encoding or connection.encoding
         recovery = namespace.recovery
         if not encoding.tells_positions and recovery is not Recovery.CACHE:
             recovery = None
-        self._gain_interest(channel)
-        try:
-            start = await self._start(connection, channel, recovery, since, wants_missed=wants_missed)
-            with _one_turn():
-                yield start
-        except BaseException:
-            self._lose_interest(channel)
-            raise
-        is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
+        is_silent = not namespace.join_leave and of_channel.join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
-        self._subscription_began(connection, channel, subscription, namespace.slow)
+        start = self._start(connection, channel, recovery, since, wants_missed=wants_missed)
+        return Subscribing(self, connection, channel, subscription, slow=namespace.slow, start=start)
 
     async def _start(
         self,
@@ -172,9 +164,12 @@ class Node(Sink):
         position = self.tracker.position(channel)
         if recovery is None or position is None:
             return ()
-        if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
+        # The newest publication that is written to the channel's subscribers.
+        floor = self.hub.pending_floor(channel, position.offset)
+        if since is not None and since.epoch == position.epoch and since.offset > floor:
             self.hub.flush_channel(channel)
-        top = Position(self._floor(channel, position), position.epoch)
+            floor = position.offset
+        top = Position(floor, position.epoch)
         catch_up = catch_up_cache if recovery is Recovery.CACHE else catch_up_stream
         return catch_up(channel, since, top, window)
 
@@ -285,10 +280,6 @@ class Node(Sink):
             self.tracker.close(channel)
             self.broker.unsubscribe(channel)
 
-    def _floor(self, channel: str, position: Position) -> int:
-        """Return the offset of the newest publication that has been written to the channel's subscribers."""
-        return self.hub.pending_floor(channel, position.offset)
-
 
 class Connected:
     """The context of `Node.connected`."""
@@ -313,12 +304,46 @@ class Connected:
         self._is_detached = True
 
 
-@contextmanager
-def _one_turn() -> Iterator[None]:
-    """Raise RuntimeError if the body awaits, so that the loop continues before it ends."""
-    turns: list[None] = []
-    turn = asyncio.get_running_loop().call_soon(turns.append, None)
-    yield
-    turn.cancel()
-    if turns:
-        raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")
+class Subscribing:
+    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription."""
+
+    __slots__ = ("_channel", "_connection", "_node", "_slow", "_start", "_subscription", "_turn", "_turns")
+
+    _turn: asyncio.Handle
+
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        channel: str,
+        subscription: Subscription,
+        *,
+        slow: SlowPolicy,
+        start: Coroutine[Any, Any, Sequence[Publication | Resumption]],  # Any: as in tasks.py
+    ) -> None:
+        self._node = node
+        self._connection = connection
+        self._channel = channel
+        self._subscription = subscription
+        self._slow = slow
+        self._start = start
+        self._turns: list[None] = []  # of the loop, since the body began
+
+    async def __aenter__(self) -> Sequence[Publication | Resumption]:
+        self._node._gain_interest(self._channel)
+        try:
+            start = await self._start
+        except BaseException:
+            self._node._lose_interest(self._channel)
+            raise
+        self._turn = asyncio.get_running_loop().call_soon(self._turns.append, None)
+        return start
+
+    async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        self._turn.cancel()
+        if exc is None and not self._turns:
+            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
+            return
+        self._node._lose_interest(self._channel)
+        if exc is None:
+            raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")
