@@ -34,7 +34,9 @@ async def test_the_page_needs_no_inline_script_and_its_files_are_there(http: htt
 
 
 async def test_every_file_of_the_page_is_served(http: httpx.AsyncClient) -> None:
-    names = {each.name for each in files("roomcast.web").iterdir() if each.name.endswith((".js", ".css"))}
+    names = {
+        each.name for each in files("roomcast.web").joinpath("static").iterdir() if each.name.endswith((".js", ".css"))
+    }
 
     assert {name for name in names if (await http.get(f"/web/{name}")).status_code == 200} == names
 
