@@ -18,8 +18,8 @@ from roomcast.model.publications import Publication
 from roomcast.transports.websocket.asgi import WebSocketProtocol
 from tests.support.fakes import FakeBroker
 from tests.support.processes import eventually, receive
+from tests.support.websocket_frames import masked
 from tests.support.websocket_server import LIMIT, Server, closed_with, handshake, open_socket, serving, until_empty
-from tests.unit.transports.test_frames import masked
 
 pytestmark = pytest.mark.anyio
 

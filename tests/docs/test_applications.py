@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from roomcast.hooks.webhook_receiver import sign
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import Cluster, NodeProcess, eventually, receive
 from tests.support.redis_servers import free_ports

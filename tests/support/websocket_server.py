@@ -32,7 +32,7 @@ from roomcast.web.sockets import ClientServer, websocket_of
 from tests.support.fakes import FakeBroker
 from tests.support.fakes import node as fake_node
 from tests.support.processes import eventually, receive
-from tests.unit.transports.test_frames import masked
+from tests.support.websocket_frames import masked
 
 LIMIT = 1000
 

@@ -30,21 +30,9 @@ from roomcast.transports.websocket.frames import (
     frame,
     message_frame,
 )
+from tests.support.websocket_frames import MASK, masked
 
-MASK = b"\x01\x02\x03\x04"
 LIMIT = 200
-
-
-def masked(first: int, payload: bytes = b"", *, length: int | None = None, mask: bytes = MASK) -> bytes:
-    """Return a client's frame; `length` lies about the payload's."""
-    length = len(payload) if length is None else length
-    if length < 126:
-        head = struct.pack("!BB", first, 0x80 | length)
-    elif length < 1 << 16:
-        head = struct.pack("!BBH", first, 0x80 | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, length)
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
 
 
 def read(data: bytes, *, limit: int = LIMIT, is_compression_allowed: bool = False) -> tuple[list[Message], int | None]:
