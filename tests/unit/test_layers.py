@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.architecture.checks import (
     unknown_rooms,
     upward_imports,
 )
-from tests.architecture.imports import circles, folder_graph, import_graph, imported_names, read_modules
+from tests.architecture.imports import PACKAGES, circles, folder_graph, import_graph, imported_names, read_modules
 from tests.architecture.rules import (
     GENERATED,
     KNOWN_CIRCLES,
@@ -70,10 +71,22 @@ def test_files_classes_and_functions_are_small() -> None:
 
 
 def test_the_tour_of_the_house_names_every_module() -> None:
-    tour = (ROOT / "docs/architecture.md").read_text()
+    """Every folder and every file at the root has its row, and there is no row of another one."""
+    house = (ROOT / "docs/architecture.md").read_text().partition("## The house")[2].partition("\n## ")[0]
+    named = [
+        name for row in re.findall(r"^\| (`[^|]+) \|", house, re.MULTILINE) for name in re.findall("`([^`]+)`", row)
+    ]
 
-    for path in ROOT.glob("service/roomcast/*.py"):
-        assert path.name.startswith("__") or f"{path.name}`" in tour, f"docs/architecture.md does not name {path.name}"
+    assert sorted(named) == sorted(
+        {module.path.name if module.is_at_root else f"{module.room}/" for module in MODULES.values()}
+    )
+
+
+def test_the_tour_of_the_house_names_files_that_are_there() -> None:
+    files = [path.as_posix() for source in PACKAGES.values() for path in (ROOT / source).rglob("*.*")]
+    named = re.findall(r"`([\w/]+\.(?:py|lua))`", (ROOT / "docs/architecture.md").read_text())
+
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
 
 
 def test_the_check_finds_what_is_forbidden() -> None:
