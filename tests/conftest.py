@@ -1,4 +1,4 @@
-"""Fixtures that more than one file uses: real servers, and what is missing on a bare machine."""
+"""Fixtures of more than one file: real servers, and the tools that a bare machine may not have."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
-    """A real server that nobody kills; each test has a prefix of its own in it."""
+    """A real server that tests share and do not kill; each test has its own prefix."""
     with ValkeyServer() as server:
         yield server
 
@@ -170,6 +170,6 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    """Sessions on fakes whose clients need a token, or are nobody."""
+    """Sessions on fakes; clients without a token are anonymous."""
     async with Bench(anonymous=True) as bench:
         yield bench

@@ -1,4 +1,4 @@
-"""What breaks the rules. Each check returns its findings, so that a test can plant one."""
+"""The checks of the rules. Each returns its findings, so that a test can plant one."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 class RecordingSink:
-    """Keeps what the broker brings, and wakes who waits for it."""
+    """Keeps the events of a broker, and wakes waiting tests."""
 
     def __init__(self) -> None:
         self.publications: list[Publication] = []
@@ -176,7 +176,7 @@ async def test_coming_back_right_after_the_unsubscription_is_confirmed_anew(serv
 
 @pytest.fixture
 def valkey(client: Redis) -> Redis:
-    """For what only a real server does."""
+    """A real server, for behaviour that the fake does not have."""
     return client
 
 
@@ -566,7 +566,7 @@ async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server:
         meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
 
         async def lose_tail() -> None:
-            """Do what a failover to a replica that lags behind does."""
+            """Simulate a failover to a replica that lags behind."""
             await server.hset(meta, "offset", "1")
             await server.xdel(stream, "2-0")
 

@@ -115,7 +115,7 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
     async with present(client, prefix) as one:
         for count, info in enumerate((ADA, BOB, NOBODY), 1):
             one.subscribe("room:a", info)
-            await asyncio.sleep(0)  # into the round that is told next, or under way
+            await asyncio.sleep(0)  # into the next announced round, or the one under way
 
             assert info in await one.everyone("room:a")
             assert (await one.presence.count("room:a")).client_count == count

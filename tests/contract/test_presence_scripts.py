@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Scripts:
-    """Runs the scripts, and reads what they have written."""
+    """Runs the scripts, and reads their keys."""
 
     def __init__(self, client: Redis, prefix: str) -> None:
         self._client = client
@@ -119,7 +119,7 @@ async def test_a_swept_lease_takes_its_own_members_with_it_and_no_others(
     await scripts.join(ADA, BOB, NOBODY, lease="n1.1")
     await scripts.join(others, lease="n2.1")
     await scripts.join(BOB, lease="n1.2")  # its node lives after all, and has put it under its next lease
-    await scripts.leave(NOBODY, lease="n1.2")  # who has left meanwhile is named by whatever lease is the node's now
+    await scripts.leave(NOBODY, lease="n1.2")  # a client that has left meanwhile is named with the node's present lease
 
     async with Announcements(single_server, prefix, "room:a") as heard:
         assert await scripts.sweep("n1.1") == 0

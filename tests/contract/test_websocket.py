@@ -185,7 +185,7 @@ async def flood(server: Server, channel: str, until: Callable[[], bool]) -> int:
 
 
 async def read_all(stalled: socket.socket) -> bytes:
-    """Read what a stalled client has coming, until nothing comes for a while."""
+    """Read the waiting messages of a stalled client, until none arrives for a while."""
     loop = asyncio.get_running_loop()
     data = b""
     with suppress(TimeoutError):

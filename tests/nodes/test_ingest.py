@@ -1,4 +1,4 @@
-"""The ingest worker on a real server: nothing lost, nothing twice, in order; what cannot be published is kept apart."""
+"""The ingest worker on a real server: entries are published once and in order, invalid ones are dead letters."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def add(client: Client, prefix: str, **fields: str | bytes | int) -> None:
 
 
 async def history(client: Client, prefix: str, channel: str = "room:a") -> list[bytes]:
-    """Return what is kept of a channel, in its order."""
+    """Return the payloads in a channel's history, in order."""
     (found,) = await broker_of(client, prefix).read([Read(channel, DEFAULTS["room"], limit=1000)])
     assert isinstance(found, History), found
     assert [p.position.offset for p in found.publications if p.position] == list(
@@ -91,7 +91,7 @@ async def until_done(client: Client, prefix: str) -> StreamCounts:
 
 
 async def forget_keys(client: Client, prefix: str) -> None:
-    """Do what five minutes do to the idempotency keys."""
+    """Delete the idempotency keys, as Redis does after five minutes."""
     keys = [key async for key in client.scan_iter(f"*{prefix}*:once:*")]
     assert keys
     await client.delete(*keys)
@@ -320,13 +320,13 @@ async def test_a_worker_that_ends_gives_its_lease_back(client: Client, prefix: s
 
 
 async def facts_of(client: Client, prefix: str, name: str) -> dict[str, Any]:
-    """Return what a worker last said of itself; nothing before its first sign of life."""
+    """Return a worker's last report; empty before the first one."""
     facts: dict[str, Any] = orjson.loads(await Health(client, prefix=prefix, worker="ingest", name=name).read() or "{}")
     return facts
 
 
 async def new_facts_of(client: Client, prefix: str, name: str) -> dict[str, Any]:
-    """Return what a worker says of itself from now on."""
+    """Return a worker's next report."""
     now_ms = time.time() * 1000
 
     async def facts() -> dict[str, Any]:
@@ -384,7 +384,7 @@ async def test_of_three_workers_one_works_and_each_may_be_killed_at_any_moment(
 
 
 async def eventually_taken(client: Client, prefix: str) -> None:
-    """Wait until the entries that are there now were read by whoever works."""
+    """Wait until the active worker has read the present entries."""
     newest: Any = await client.xrevrange(f"{prefix}ingest", count=1)  # Any: redis-py's reply
 
     async def is_taken() -> bool:
@@ -440,7 +440,7 @@ async def test_it_waits_out_an_outage_of_redis_with_one_log_line(own_redis: Valk
             await holder(client, prefix, ["w"])
         own_redis.terminate()
         await asyncio.to_thread(worker.wait_for, "ingest.waiting")
-        await asyncio.sleep(2.0)  # the length of the outage is what is tested
+        await asyncio.sleep(2.0)  # the tested length of an outage
 
         with ValkeyServer(port=port, data_dir=data_dir):
             async with connect(url, timeout_s=5.0, client_name="test") as client:
@@ -457,7 +457,7 @@ def assert_one_line_of_waiting(worker: RoomcastProcess) -> None:
 
 
 async def test_a_server_that_falls_silent_loses_nothing(own_redis: ValkeyServer, prefix: str) -> None:
-    """A stopped process takes what it is sent, and carries it out when it goes on, whoever has given up meanwhile."""
+    """A stopped process accepts commands, and executes them when it continues, also those of clients that gave up."""
     process = own_redis._process
     assert process is not None
     url = f"redis://127.0.0.1:{own_redis.port}/0"

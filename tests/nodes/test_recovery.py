@@ -45,7 +45,7 @@ def cluster(redis_server: ValkeyServer) -> Iterator[Cluster]:
 
 
 async def next_line(socket: ClientConnection) -> dict[str, Any]:
-    """Return the next line that tells of publications: who comes and goes is told between them."""
+    """Return the next line about publications, without joins and leaves."""
     while True:
         line: dict[str, Any] = json.loads(await receive(socket))
         if "join" not in line and "leave" not in line:
@@ -106,7 +106,7 @@ async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: C
 async def test_who_comes_back_to_a_node_that_is_behind_is_told_of_no_loss(
     redis_server: ValkeyServer, prefix: str, room: str
 ) -> None:
-    """The node is cut off from Redis and does not know it yet; another one has broadcast what it has not."""
+    """The node is cut off from Redis and has not noticed; another one has broadcast a publication that it lacks."""
     room_path = f"/ws/rooms/{room}?envelope=1"
     async with Proxy(redis_server.port) as proxy, http_client() as http:
         with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", prefix) as cluster:
@@ -294,7 +294,7 @@ async def test_a_lost_tail_is_told_to_everyone_and_new_publications_are_not_take
             await publish(one, f"room:{room}", number)
         for socket in (ada, bob):
             assert [(await next_line(socket))["data"] for _ in range(3)] == [1, 2, 3]
-        # What a failover to a replica that lags behind leaves.
+        # The state after a failover to a replica that lags behind.
         await client.hset(KEYS.key(f"room:{room}", "meta"), "offset", "1")
         await client.xdel(KEYS.key(f"room:{room}", "stream"), "2-0", "3-0")
 

@@ -119,7 +119,7 @@ async def clients(driver: Driver, balancer: Balancer) -> AsyncIterator[list[Clie
     ]
 )
 def new_client(request: pytest.FixtureRequest, balancer: Balancer) -> Callable[[], Client]:
-    """What makes clients of one kind: runs once with each SDK, transport and encoding."""
+    """A factory of clients; each test runs once with each SDK, transport and encoding."""
     name, transport, encoding = request.param
     driver: Driver = request.getfixturevalue(f"{name}_driver")
     return lambda: Client(driver, balancer, transport, encoding)

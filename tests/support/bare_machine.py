@@ -1,4 +1,4 @@
-"""What tests need besides Python, and a bare machine does not have."""
+"""Requirements of tests that a bare machine does not have."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ Command = dict[str, Any]  # Any: JSON
 
 
 class Gate(FakeBroker):
-    """A broker whose subscriptions to channels that are shut wait until all are opened."""
+    """A broker whose subscriptions to shut channels wait until all are opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Gate(FakeBroker):
 
 
 class FakeApplication:
-    """Answers each hook with what the test has put there; an exception is raised, a function called with the event."""
+    """Answers each hook with the test's value; an exception is raised, a function is called with the event."""
 
     def __init__(self) -> None:
         self.headers = frozenset({"cookie"})
@@ -195,7 +195,7 @@ class Bench:
         self._clients.remove(client)
 
     def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
-        """Give the node what another one has published, and let it be written."""
+        """Pass a publication of another node to the node, and flush."""
         self.node.on_event(Publication(channel, json.dumps(text).encode(), position=position, **members))
         self.turn.run()
 
@@ -231,13 +231,13 @@ class Client:
         self.session.on_message(self.connection, Kind.TEXT, text.encode())
 
     def got(self) -> list[Any]:
-        """Return what has come since the last call, now."""
+        """Return the messages since the last call."""
         lines = b"".join(self.transport.written).splitlines()
         self.transport.written.clear()
         return [json.loads(line) for line in lines]
 
     async def replies(self, count: int) -> list[Any]:
-        """Return what has come, once it is so many. Raises: AssertionError if it is not so many."""
+        """Return the messages once there are `count`. Raises: AssertionError if there are not."""
         lines: list[bytes] = []
         await until(lambda: b"".join(self.transport.written).count(b"\n") >= count)
         lines = self.got()
@@ -273,7 +273,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def turns(count: int = 20) -> None:
-    """Let the loop turn, for what should not happen."""
+    """Run the loop a few times, so that an unexpected event would be seen."""
     for _ in range(count):
         await asyncio.sleep(0)
 

@@ -203,7 +203,7 @@ def handshake(path: str, **changes: str | None) -> bytes:
 async def converse(server: Server, data: bytes) -> bytes:
     """Send bytes on a socket of their own, and return all that comes until the server closes it.
 
-    A WebSocket's close frame is answered, as a client must; it is the last of what is returned.
+    A WebSocket's close frame is answered, as a client must; it is the end of the result.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:

@@ -1,4 +1,4 @@
-"""`roomcast publish` and `roomcast subscribe`: a channel in a terminal."""
+"""`roomcast publish` and `roomcast subscribe`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def publish_command(channel: str, data: str) -> None:
 @click.command("subscribe")
 @click.argument("channel")
 def subscribe_command(channel: str) -> None:
-    """Print what is published to CHANNEL, a line each, until Ctrl-C."""
+    """Print each publication to CHANNEL on a line, until Ctrl-C."""
     settings = settings_of_environment()
     subscribing = _subscribe(settings, _channel(channel))
     if asyncio.run(run_until_signal(subscribing, signal.SIGINT)):
@@ -80,7 +80,7 @@ class _Printer:
         self._is_unread = asyncio.Event()
 
     async def until_unread(self) -> None:
-        """Wait until nobody reads what is printed any more, as behind `| head`."""
+        """Wait until the reader of stdout has gone, as behind `| head`."""
         await self._is_unread.wait()
 
     def on_event(self, event: Heard) -> None:
@@ -90,7 +90,7 @@ class _Printer:
         try:
             if publication.kind is Kind.TEXT:
                 text = publication.data.decode()
-                # What clients sent may hold anything; a terminal must not obey it.
+                # A payload may contain escape sequences that a terminal would execute.
                 click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)
             else:
                 click.echo(f"(binary, {len(publication.data)} bytes)")

@@ -37,7 +37,7 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 async def node(cluster: Cluster) -> AsyncIterator[NodeProcess]:
-    """A node on which another client is in a room: it must receive the publications there, whatever the test does."""
+    """A node on which another client is in a room: it must receive the publications there in spite of the test."""
     node = cluster.nodes[0]
     async with connected(node, token()) as other:
         await other.ask("subscribe", channel="feed:others")

@@ -73,7 +73,7 @@ def unsigned(claims: Json) -> str:
 
 
 def signed_with_public_key(claims: Json) -> str:
-    """Return a token whose HMAC secret is the public key, which everybody has; PyJWT itself would refuse to make it."""
+    """Return a token whose HMAC secret is the public key; PyJWT itself would refuse to make it."""
 
     def part(data: bytes) -> bytes:
         return base64.urlsafe_b64encode(data).rstrip(b"=")

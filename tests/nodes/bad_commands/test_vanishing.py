@@ -22,7 +22,7 @@ async def nothing_is_left(cluster: Cluster) -> bool:
 
 
 async def vanish(cluster: Cluster, number: int) -> None:
-    """Do what clients do, and be gone in the middle of it."""
+    """Send commands as clients do, and disconnect in the middle."""
     random, node = Random(number), cluster.nodes[number % 2]
     channel = f"feed:churn{number % 7}"
     socket = await node.connect("/connection/websocket")
@@ -33,7 +33,7 @@ async def vanish(cluster: Cluster, number: int) -> None:
     for command in commands:
         await socket.send(json.dumps(command))
         if random.random() < 0.3:
-            await asyncio.sleep(random.random() * 0.01)  # how far it gets is what the test varies
+            await asyncio.sleep(random.random() * 0.01)  # the test varies how far it gets
     if random.random() < 0.5:
         socket.transport.abort()
     else:
@@ -64,7 +64,7 @@ async def vanish_from_a_stream(cluster: Cluster, number: int) -> None:
     writer.write(request[: random.choice([len(request), len(request), len(request) - 1])])
     if random.random() < 0.5:
         with suppress(TimeoutError):
-            async with asyncio.timeout(random.random() * 0.02):  # how far it gets is what the test varies
+            async with asyncio.timeout(random.random() * 0.02):  # the test varies how far it gets
                 await reader.read()
     writer.transport.abort()
 

@@ -139,7 +139,7 @@ async def test_unsubscribing_ends_plain_connections_to_that_channel_and_no_other
         place.add("ada", "room:b"),
         place.add("ada", "room:a"),
     )
-    session.receiver = Echo()  # one that is no plain subscription
+    session.receiver = Echo()  # one that is not a plain subscription
 
     await place.control.unsubscribe({"user": "ada", "channel": "room:a"})
 

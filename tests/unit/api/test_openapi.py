@@ -1,4 +1,4 @@
-"""What the API page says of the server API."""
+"""The server API in the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from roomcast.hooks.answer_check import AnswerCheck
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")
-# Where others are told of a client, one whose info cannot be written is not told of, nor is who joins with it.
+# A client whose info cannot be serialised would not be announced, nor would clients that join with it.
 DEEP = b"[" * 300 + b"]" * 300
 check = AnswerCheck(max_message_bytes=100)
 
