@@ -19,6 +19,8 @@ _MAX_FORGOTTEN = 1000
 class Expiring(Protocol):
     """An object with an expiry."""
 
+    __slots__ = ()
+
     def on_deadline(self, now_s: float, grace_s: float) -> None:
         """End everything that has expired and add the rest again. Called once, at the earliest added time."""
 

@@ -5,7 +5,7 @@
 NOT_YET = (
     *("Makefile", "pyproject.toml", "compose.yaml", "deploy/*"),
     *("roomcast/app.py", "roomcast/bodies.py", "roomcast/config.py", "roomcast/config_types.py", "roomcast_workers/*"),
-    *("api/*", "auth/*", "brokers/*", "centrifuge/*", "hooks/*", "presence/*", "transports/*"),
+    *("api/*", "auth/*", "brokers/*", "hooks/*", "presence/*", "transports/*"),
     *(
         "connections/*",
         "model/*",

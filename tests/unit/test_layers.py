@@ -18,10 +18,7 @@ from tests.architecture.checks import (
 from tests.architecture.imports import PACKAGES, circles, folder_graph, import_graph, imported_names, read_modules
 from tests.architecture.rules import (
     GENERATED,
-    KNOWN_CIRCLES,
     KNOWN_OVERSIZED,
-    KNOWN_ROOM_CIRCLES,
-    KNOWN_UPWARD,
     MAX_ROOT_FILES,
     PURE,
 )
@@ -40,7 +37,7 @@ def test_every_rule_is_of_a_module_that_is_there() -> None:
 
 
 def test_a_room_imports_only_rooms_of_lower_floors() -> None:
-    assert upward_imports(MODULES) == KNOWN_UPWARD
+    assert upward_imports(MODULES) == set()
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -49,11 +46,11 @@ def test_a_module_knows_only_the_layers_below_it(module: str) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert circles(import_graph(MODULES)) == KNOWN_CIRCLES
+    assert circles(import_graph(MODULES)) == set()
 
 
 def test_no_folders_import_each_other_in_a_circle() -> None:
-    assert circles(folder_graph(MODULES)) == KNOWN_ROOM_CIRCLES
+    assert circles(folder_graph(MODULES)) == set()
 
 
 def test_nothing_is_made_at_import() -> None:

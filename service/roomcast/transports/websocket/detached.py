@@ -82,12 +82,12 @@ class DetachedWebSocket(FramedSocket):
     def pause_writing(self) -> None:
         """Tell the connection that its client is congested."""
         self._heartbeat.watch_congested(self)
-        self._connection.congested()
+        self._connection.on_congested()
 
     def resume_writing(self) -> None:
         """Tell the connection that its client has caught up."""
         self._heartbeat.unwatch_congested(self)
-        self._connection.relieved()
+        self._connection.on_drained()
 
     def shutdown(self) -> None:
         """End for uvicorn, which waits; the node's drain has said goodbye before, as a rule."""
