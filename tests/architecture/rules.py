@@ -90,6 +90,7 @@ MAX_ROOT_FILES = 10
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 40
 MAX_PUBLIC_METHODS = 15
+MAX_TEST_FILE_LINES = 450
 
 # Temporary exceptions. A test fails when an entry is no longer needed; none may be added.
 KNOWN_OVERSIZED = {
@@ -99,3 +100,4 @@ KNOWN_OVERSIZED = {
     "roomcast.telemetry.metrics.NodeCollector.collect",
     "roomcast.transports.websocket.frames.FrameParser.feed",
 }
+KNOWN_LONG_TESTS = {"test_broker.py", "test_ingest.py", "test_node.py", "test_session.py"}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.architecture.checks import (
     foreign_libraries,
+    long_files,
     made_at_import,
+    misplaced_tests,
     oversized,
     root_files,
     unknown_rooms,
@@ -18,14 +21,17 @@ from tests.architecture.checks import (
 from tests.architecture.imports import PACKAGES, circles, folder_graph, import_graph, imported_names, read_modules
 from tests.architecture.rules import (
     GENERATED,
+    KNOWN_LONG_TESTS,
     KNOWN_OVERSIZED,
     MAX_ROOT_FILES,
+    MAX_TEST_FILE_LINES,
     PURE,
 )
 from tests.support.paths import ROOT
 from tests.support.planted import planted
 
 MODULES = read_modules(ROOT)
+UNIT = ROOT / "tests/unit"
 
 
 def test_every_room_has_a_rule() -> None:
@@ -65,6 +71,17 @@ def test_files_classes_and_functions_are_small() -> None:
     sizes = dict(found for module in MODULES.values() for found in oversized(module))
 
     assert set(sizes) == KNOWN_OVERSIZED, sizes
+
+
+def test_unit_tests_are_laid_out_as_the_package_is() -> None:
+    tests = {path.relative_to(UNIT) for path in UNIT.rglob("test_*.py")} - {Path("test_layers.py")}
+    tools = [".".join(path.relative_to(ROOT / "tests").with_suffix("").parts) for path in ROOT.glob("tests/*/*.py")]
+
+    assert misplaced_tests(tests, [*(name.removeprefix("roomcast.") for name in MODULES), *tools]) == set()
+
+
+def test_test_files_are_small() -> None:
+    assert long_files((ROOT / "tests").rglob("*.py"), MAX_TEST_FILE_LINES) == KNOWN_LONG_TESTS
 
 
 def test_the_tour_of_the_house_names_every_module() -> None:
@@ -120,6 +137,29 @@ def test_an_import_that_goes_down_or_stays_in_its_room_is_allowed() -> None:
 
 def test_the_check_finds_files_at_the_root() -> None:
     assert root_files(planted(("roomcast.attic", ""), ("roomcast.node.hub", ""))) == ["attic.py"]
+
+
+@pytest.mark.parametrize(
+    ("test", "is_misplaced"),
+    [
+        ("node/test_hub.py", False),
+        ("node/test_hub_deltas.py", False),
+        ("chaos/test_checker.py", False),
+        ("test_tasks.py", False),
+        ("test_hub.py", True),
+        ("node/test_hubs.py", True),
+        ("node/test_tasks.py", True),
+    ],
+)
+def test_the_check_finds_a_unit_test_of_no_module(test: str, is_misplaced: bool) -> None:
+    assert bool(misplaced_tests([Path(test)], ["node.hub", "tasks", "chaos.checker"])) is is_misplaced
+
+
+def test_the_check_finds_long_files(tmp_path: Path) -> None:
+    for count in (3, 4):
+        (tmp_path / f"test_{count}.py").write_text("x = 1\n" * count)
+
+    assert long_files(tmp_path.iterdir(), 3) == {"test_4.py"}
 
 
 def test_the_check_finds_a_room_without_a_rule() -> None:
