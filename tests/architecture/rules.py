@@ -100,4 +100,4 @@ KNOWN_OVERSIZED = {
     "roomcast.telemetry.metrics.NodeCollector.collect",
     "roomcast.transports.websocket.frames.FrameParser.feed",
 }
-KNOWN_LONG_TESTS = {"test_broker.py", "test_ingest.py", "test_node.py", "test_session.py"}
+KNOWN_LONG_TESTS = {"test_broker.py", "test_ingest.py"}
