@@ -95,9 +95,7 @@ class DevProcess:
             if await self._becomes_ready():
                 self.say(f"{self.title} {_ending(code)}; restarted{self.after_restart} (pid {self.pid})")
             elif self._running().returncode is None:
-                self._ready_at_s = (
-                    time.monotonic()
-                )  # from here on it counts as ready: it runs, and may be waiting for Redis
+                self._ready_at_s = time.monotonic()  # counts as ready: it runs, and may be waiting for Redis
                 self.say(f"{self.title} {_ending(code)}; restarted (pid {self.pid}), but it is not ready")
 
     async def stop(self) -> None:

@@ -34,16 +34,8 @@ _STDIN = "-"
 @click.option("--channel", help="Make a subscription token, for this channel.")
 @click.option("--ttl", default="1h", show_default=True, help="Lifetime: 90s, 15m, 1h, 7d.")
 @click.option("--info", metavar="JSON", help="Information that other clients see.")
-@click.option(
-    "--permit",
-    "permits",
-    multiple=True,
-    metavar="PATTERN=ACTIONS",
-    help="Permit actions on the channels of a pattern; repeatable.",
-)
-@click.option(
-    "--check", metavar="TOKEN", help="Print the claims of a token, and whether it is accepted; - reads stdin."
-)
+@click.option("--permit", "permits", multiple=True, metavar="PATTERN=ACTIONS", help="Permit actions; repeatable.")
+@click.option("--check", metavar="TOKEN", help="Print the claims of a token and its validity; - reads stdin.")
 def token_command(
     *, user: str | None, channel: str | None, ttl: str, info: str | None, permits: tuple[str, ...], check: str | None
 ) -> None:
