@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     fields: Mapping[bytes, bytes]
 
 
-class IngestStream:
+class WorkQueue:
     """What is in the stream is not published yet: there is no other state, so its length is the lag.
 
     No consumer group, which would deal one channel's entries out to many readers and lose their order: whoever holds
@@ -57,7 +57,7 @@ class IngestStream:
             raise ResponseError(f"{self.key}: {exc}") from exc
         return [Entry(entry_id, fields) for _, entries in streams for entry_id, fields in entries]
 
-    async def settle(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
+    async def ack(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
         """Remove entries that were published, and move those that cannot be, with the reason, to the dead letters."""
         commands: list[Command] = [
             self._bury.call([self.key, self.dead_key], [entry_id, reason, _MAX_DEAD_LETTERS, _MAX_DEAD_FIELDS])

@@ -1,4 +1,4 @@
-"""The server API's questions to all nodes and to the application, in one process, so that both are visible."""
+"""Methods of the server API that survey all nodes, or call the application; both are in this process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Json = Mapping[str, Any]  # Any: JSON
 
 
 class LoopBroker(FakeBroker):
-    """Returns publications to the surveys, as Redis does."""
+    """Delivers publications to the surveys, as Redis does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class LoopBroker(FakeBroker):
 
 
 class Cluster:
-    """The server API of one node, and the operations of two nodes."""
+    """The server API of one node, and the handlers of two nodes."""
 
     def __init__(self) -> None:
         self.broker = LoopBroker()

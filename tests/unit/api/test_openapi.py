@@ -1,4 +1,4 @@
-"""The server API in the OpenAPI document."""
+"""The documentation of the server API in OpenAPI."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ from tests.support.fakes import Clock
 
 
 class FaultError(Exception):
-    """Counts as a failure."""
+    """An exception that counts as a failure."""
 
 
 class Circuits:
-    """A circuit with the test's clock."""
+    """A circuit whose time the test turns."""
 
     def __init__(self, *, random: float = 1.0) -> None:
         self.clock = Clock()
@@ -30,7 +30,7 @@ class Circuits:
     def is_open(self) -> bool:
         try:
             with self.circuit.attempt():
-                raise KeyboardInterrupt  # so that the attempt counts neither as success nor as failure
+                raise KeyboardInterrupt  # neither a failure nor a success
         except CircuitOpen:
             return True
         except KeyboardInterrupt:
@@ -135,7 +135,7 @@ def test_what_began_before_it_opened_neither_closes_it_nor_opens_it_again() -> N
     assert it.circuit.state is CircuitState.OPEN
 
     it.clock.now_s += 1
-    with pytest.raises(FaultError), it.circuit.attempt():  # the attempt that decides
+    with pytest.raises(FaultError), it.circuit.attempt():  # the attempt that decides the state
         it.clock.now_s += 100
         raise FaultError
     assert it.is_open(), "the pause began when it failed"
