@@ -99,4 +99,4 @@ KNOWN_OVERSIZED = {
     "roomcast.node.hub.Hub",
     "roomcast.transports.websocket.frames.FrameParser.feed",
 }
-KNOWN_LONG_TESTS = {"test_broker.py", "test_ingest.py"}
+KNOWN_LONG_TESTS = {"test_broker.py"}
