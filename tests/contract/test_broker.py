@@ -95,7 +95,7 @@ async def test_what_is_published_after_the_subscription_arrives_as_it_was_and_in
             Publication("room:a", b"text"),
             Publication("room:a", b"\x00\xff", Kind.BINARY),
             Publication("room:a", "größe".encode()),
-            *[Publication("room:a", str(number).encode()) for number in range(200)],
+            *[Publication("room:a", str(number).encode(), Kind.JSON) for number in range(200)],
         ]
         for publication in sent:
             assert await publish(broker, publication) == 1
@@ -440,6 +440,30 @@ async def test_without_its_lease_nothing_is_published(server: Client, prefix: st
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).receiver_count == -3
         await server.set(ChannelKeys(prefix).key("room:a", "lease"), "me")
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).position is not None
+
+
+async def test_the_kind_of_a_payload_arrives_and_is_kept(server: Client, prefix: str) -> None:
+    sent = [(b'{"n":1}', Kind.JSON), (b"hi", Kind.TEXT), (b"\xff", Kind.BINARY)]
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        for data, kind in sent:
+            await broker.publish(Publication("room:a", data, kind), KEPT)
+        await sink.until_texts([data for data, _ in sent])
+        kept = (await read(broker, limit=10)).publications
+
+    assert [(each.data, each.kind) for each in kept] == sent
+    assert kept == sink.publications
+
+
+async def test_a_kept_entry_of_an_older_node_is_json_if_its_text_is(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await keep(broker, b"hi")
+        meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+        await server.xadd(stream, {"k": b"t", "d": b'{"n":2}'}, id="2-0")
+        await server.hset(meta, "offset", "2")
+        kept = (await read(broker, limit=10)).publications
+
+    assert [(each.data, each.kind) for each in kept] == [(b"hi", Kind.TEXT), (b'{"n":2}', Kind.JSON)]
 
 
 TAGGED = Publication("room:a", b"hi", tags={"lang": "en"}, info=ClientInfo("n1-7", "ada", b'{"n":1}', b"[2]"))

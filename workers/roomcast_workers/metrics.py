@@ -14,7 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from roomcast.brokers import Once
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Heard, Publication
+from roomcast.model.publications import Heard, Kind, Publication
 from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
@@ -152,7 +152,7 @@ class MetricsWorker:
         started_s = time.perf_counter()
         self._probe = str(time.monotonic_ns()).encode()
         async with asyncio.timeout(self._interval_s):
-            await self._broker.publish(Publication(self._probe_channel, self._probe), Namespace())
+            await self._broker.publish(Publication(self._probe_channel, self._probe, Kind.JSON), Namespace())
             await self._probe_returned.wait()
         return round((time.perf_counter() - started_s) * 1000, 3)
 
@@ -160,7 +160,9 @@ class MetricsWorker:
         # A worker that slept through the end of its lease cannot publish any more, whatever it believes: the lease is
         # checked in the same step in Redis.
         once = Once(lease_owner=self._lease.owner)
-        published = await self._broker.publish(Publication(SYSTEM_METRICS, sample), self._namespace, once=once)
+        published = await self._broker.publish(
+            Publication(SYSTEM_METRICS, sample, Kind.JSON), self._namespace, once=once
+        )
         if published.receiver_count >= 0:
             self._sample_count += 1
             log.debug("metrics.sampled", receivers=published.receiver_count)

@@ -1,7 +1,7 @@
 -- Publish with an offset, keep it in the stream, and remember its key: one step, so stream order is publish order.
 -- KEYS[1] meta, a hash: epoch, offset, base, home, version; KEYS[2] stream; KEYS[3] idempotency key, a hash: offset, epoch;
 --   KEYS[4] lease
--- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] t (text) or b (binary); ARGV[4] payload
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] j (JSON), t (other text) or b (binary); ARGV[4] payload
 -- ARGV[5] an epoch, should a new one be needed; ARGV[6] how many publications are kept, 0: none
 -- ARGV[7] for how long, ms; ARGV[8] how long the meta is kept, ms
 -- ARGV[9] offset and ARGV[10] epoch that the publisher has seen, '' for none

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from roomcast.centrifuge.codec import client_members, publication_members
 from roomcast.centrifuge.filters import matches
 from roomcast.connections.encoding import Encoding
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.transports.websocket import frames
 
@@ -58,8 +59,10 @@ class Wire:
         return encoding
 
     def kind_of(self, data: bytes) -> Kind:
-        """Return what a client's payload is: JSON is text, and in the Protobuf encoding whatever is UTF-8."""
-        return self.codec.kind if self.codec.kind is Kind.TEXT or not frames.is_utf8(data) else Kind.TEXT
+        """Return the kind of a client's payload: JSON in the JSON encoding, any kind in the Protobuf encoding."""
+        if self.codec.kind is Kind.TEXT:
+            return Kind.JSON
+        return kind_of_text(data) if frames.is_utf8(data) else Kind.BINARY
 
     def publications(
         self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None

@@ -39,7 +39,7 @@ def publish_command(channel: str, data: str) -> None:
         raise click.UsageError(
             f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
         ) from exc
-    publication = Publication(_channel(channel), data.encode())
+    publication = Publication(_channel(channel), data.encode(), Kind.JSON)
     asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
 
 
@@ -88,7 +88,7 @@ class _Printer:
             return
         publication = event
         try:
-            if publication.kind is Kind.TEXT:
+            if publication.kind is not Kind.BINARY:
                 text = publication.data.decode()
                 # What clients sent may hold anything; a terminal must not obey it.
                 click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)

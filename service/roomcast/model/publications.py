@@ -10,8 +10,12 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.Enum):
-    """What a payload is on the wire: a WebSocket text frame or a binary one. JSON travels as text."""
+    """What a payload is. JSON and TEXT are UTF-8 and travel in WebSocket text frames, BINARY in binary frames.
 
+    A publication's kind is decided where it enters a node (`model.payloads`); TEXT is text that is not JSON.
+    """
+
+    JSON = "json"
     TEXT = "text"
     BINARY = "binary"
 
@@ -48,7 +52,7 @@ class Publication(NamedTuple):
     A NamedTuple and not a frozen dataclass: one is made per message read from Redis, and the tuple
     is built in a third of the time.
 
-    data: the payload as bytes, at most `max_message_bytes`; UTF-8 if the kind is TEXT. It is never re-encoded.
+    data: the payload as bytes, at most `max_message_bytes`; UTF-8 unless the kind is BINARY. It is never re-encoded.
     position: where it stands in the channel's history; None if it is in none.
     tags: what subscribers can filter by; None for none. info: the client that published it, where that is told.
     """

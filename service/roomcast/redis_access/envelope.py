@@ -1,15 +1,16 @@
 """How a publication is written in a Redis message.
 
-Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What JSON cannot carry
+Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What nodes publish
 travels behind a header that no JSON document starts with: byte 0x01, a letter, and a newline.
 
-    t   text            b   binary          t12,5f0c2a91   text, offset 12 in the epoch 5f0c2a91 of the history
+    j   JSON            t   other text      b   binary
+    j12,5f0c2a91        JSON, offset 12 in the epoch 5f0c2a91 of the history
     +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null; or with a fourth
                             member, the info of the subscription
     x   the channel's history was removed: nothing follows
 
 What is said about a publication stands before its data, as a JSON object whose length in bytes is the third member of
-the header: `t12,5f0c2a91,31`, without a history `t,,31`. It has `tags`, an object of texts, and `info`, the client that
+the header: `j12,5f0c2a91,31`, without a history `j,,31`. It has `tags`, an object of texts, and `info`, the client that
 published it, written as one of those that joined; either may be missing.
 """
 
@@ -20,14 +21,15 @@ from typing import TYPE_CHECKING
 import orjson
 
 from roomcast.model.errors import ClientError
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import ClientInfo, Heard, Kind, Membership, Position, Publication, Removal
 from roomcast.model.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-LETTERS = {Kind.TEXT: b"t", Kind.BINARY: b"b"}
-KINDS = {letter: kind for kind, letter in LETTERS.items()}
+_LETTERS = {Kind.JSON: b"j", Kind.TEXT: b"t", Kind.BINARY: b"b"}
+_KINDS = {letter: kind for kind, letter in _LETTERS.items()}
 _MEMBERSHIPS = {b"+": True, b"-": False}
 REMOVAL = b"\x01x\n"
 _MAX_HEADER_BYTES = 64
@@ -43,8 +45,13 @@ class MalformedMessage(ValueError):  # noqa: N818  (not a fault of ours: a messa
 def pack(publication: Publication, about: bytes) -> bytes:
     """Return the Redis message of a publication that is in no history; `about` is what `pack_about` returns."""
     if about:
-        return b"\x01%b,,%d\n%b%b" % (LETTERS[publication.kind], len(about), about, publication.data)
-    return b"\x01" + LETTERS[publication.kind] + b"\n" + publication.data
+        return b"\x01%b,,%d\n%b%b" % (_LETTERS[publication.kind], len(about), about, publication.data)
+    return b"\x01" + _LETTERS[publication.kind] + b"\n" + publication.data
+
+
+def letter_of(kind: Kind) -> bytes:
+    """Return the letter by which Redis knows a kind."""
+    return _LETTERS[kind]
 
 
 def pack_about(publication: Publication) -> bytes:
@@ -67,11 +74,10 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Heard:
     """
     if message[:1] != b"\x01":
         check_document(message, max_message_bytes=max_message_bytes)
-        return Publication(channel, message)
+        return Publication(channel, message, Kind.JSON)
     end = message.find(b"\n", 2, _MAX_HEADER_BYTES)
     letter = message[1:2]
-    kind = KINDS.get(letter)
-    if kind is None:
+    if letter not in _KINDS:
         if letter in _MEMBERSHIPS and end == 2:
             return Membership(channel, unpack_clients(message[3:]), _MEMBERSHIPS[letter])
         if message == REMOVAL:
@@ -81,23 +87,24 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Heard:
         raise MalformedMessage("header without an end")
     data = message[end + 1 :]
     if end == 2:
-        check_payload(kind, data, max_message_bytes=max_message_bytes)
-        return Publication(channel, data, kind)
+        return Publication(channel, data, check_payload(letter, data, max_message_bytes=max_message_bytes))
     offset, _, epoch = message[2:end].partition(b",")
     if not epoch.isalnum() or not offset.isdigit():  # what tags cost is paid by those that have some
-        return _unpack_with_about(channel, kind, message[2:end], data, max_message_bytes=max_message_bytes)
-    check_payload(kind, data, max_message_bytes=max_message_bytes)
+        return _unpack_with_about(channel, letter, message[2:end], data, max_message_bytes=max_message_bytes)
+    kind = check_payload(letter, data, max_message_bytes=max_message_bytes)
     return Publication(channel, data, kind, Position(int(offset), epoch.decode()))
 
 
-def _unpack_with_about(channel: str, kind: Kind, header: bytes, rest: bytes, *, max_message_bytes: int) -> Publication:
+def _unpack_with_about(
+    channel: str, letter: bytes, header: bytes, rest: bytes, *, max_message_bytes: int
+) -> Publication:
     position, _, size = header.rpartition(b",")
     offset, _, epoch = position.partition(b",")
     is_placed = epoch.isalnum() and offset.isdigit()
     if not (is_placed or position == b",") or not size.isdigit() or int(size) > len(rest):
         raise MalformedMessage("unknown header")
     about, data = rest[: int(size)], rest[int(size) :]
-    check_payload(kind, data, max_message_bytes=max_message_bytes)
+    kind = check_payload(letter, data, max_message_bytes=max_message_bytes)
     tags, info = unpack_about(about, max_message_bytes=max_message_bytes)
     return Publication(channel, data, kind, Position(int(offset), epoch.decode()) if is_placed else None, tags, info)
 
@@ -119,16 +126,24 @@ def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, s
         raise MalformedMessage(exc.detail) from None
 
 
-def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> None:
-    """Check what somebody may have written in the place of a node. Raises: MalformedMessage."""
+def check_payload(letter: bytes, data: bytes, *, max_message_bytes: int) -> Kind:
+    """Return the kind of a payload that another service may have written as if it were a node.
+
+    Text is checked for JSON: older nodes wrote `t` for it too, and histories may still hold such entries.
+    Raises: MalformedMessage for an unknown letter, too many bytes, and text that is not UTF-8.
+    """
+    kind = _KINDS.get(letter)
+    if kind is None:
+        raise MalformedMessage("unknown kind of payload")
     # A node has checked what its client sent, and may have put a few words in front of it.
     if len(data) > max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
-    if kind is Kind.TEXT and not data.isascii():
+    if kind is not Kind.BINARY and not data.isascii():
         try:
             data.decode()  # a text frame that is not UTF-8 would make every browser in the room hang up
         except UnicodeDecodeError:
             raise MalformedMessage("text is not UTF-8") from None
+    return kind_of_text(data) if kind is Kind.TEXT else kind
 
 
 def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:

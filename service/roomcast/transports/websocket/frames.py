@@ -39,8 +39,6 @@ PROTOCOL_ERROR = 1002
 INVALID_DATA = 1007
 MESSAGE_TOO_BIG = 1009
 
-_OPCODES = {Kind.TEXT: TEXT, Kind.BINARY: BINARY}
-
 
 class Message(NamedTuple):
     """A whole message, or a control frame: opcode and unmasked payload; a TEXT's payload is valid UTF-8."""
@@ -70,7 +68,7 @@ def frame(opcode: int, payload: bytes, *, is_compressed: bool = False) -> bytes:
 
 def message_frame(kind: Kind, payload: bytes) -> bytes:
     """Return the frame of a publication's payload."""
-    return frame(_OPCODES[kind], payload)
+    return frame(BINARY if kind is Kind.BINARY else TEXT, payload)
 
 
 def close_frame(code: int, reason: str) -> bytes:
