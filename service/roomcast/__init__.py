@@ -1,6 +1,6 @@
-"""Roomcast: a horizontally scalable broadcast service on FastAPI and Redis.
+"""The names for an application's handlers: `from roomcast import ConnectAnswer`. See docs/applications.md.
 
-An application's handlers (docs/applications.md) import what they need from here. Everything else is private.
+Only applications import from here. Everything else in the package is private.
 """
 
 from __future__ import annotations

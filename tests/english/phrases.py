@@ -18,6 +18,7 @@ NOT_YET = (
         "web/*",
         "websocket/*",
     ),
+    *(f"tests/{folder}/*" for folder in ("browser", "contract", "docs", "failures", "nodes", "support")),
     *("tests/*.py", "bench/*", "contenders/*", "scenarios/*", "chaos/*", "sdk/*"),
 )
 

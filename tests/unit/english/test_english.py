@@ -120,7 +120,7 @@ def test_the_check_fails_on_a_planted_phrase(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_file_that_is_not_rewritten_yet_is_checked_only_with_all(tmp_path: Path) -> None:
-    (tmp_path / NOT_YET[0]).write_text("Anew.\n")
+    (tmp_path / NOT_YET[0]).write_text("## Anew.\n")
 
     assert check(tmp_path) == 0
     assert check(tmp_path, everywhere=True) == 1
