@@ -101,7 +101,6 @@ KNOWN_ROOM_CIRCLES: set[frozenset[str]] = {frozenset({"roomcast.rooms", "roomcas
 KNOWN_UPWARD = {"roomcast.web.state imports roomcast.rooms.authentication"}
 KNOWN_OVERSIZED = {
     "roomcast.app.create_app",
-    "roomcast.brokers.listener",
     "roomcast.centrifuge.session.Session",
     "roomcast.node.hub.Hub",
     "roomcast.node.node",
@@ -109,5 +108,4 @@ KNOWN_OVERSIZED = {
     "roomcast.node.node.Node.subscribe",
     "roomcast.telemetry.logs.configure_logging",
     "roomcast.telemetry.metrics.NodeCollector.collect",
-    "roomcast.transports.websocket.frames.FrameParser.feed",
 }

@@ -13,12 +13,21 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
-from roomcast.brokers.listener import longest_backoff_s
+from roomcast.brokers.listener import Listener, longest_backoff_s
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.sharded_listener import Shards
+from roomcast.brokers.sharded_listener import ShardedListener
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
+from roomcast.model.publications import (
+    BrokerEvent,
+    ClientInfo,
+    History,
+    Kind,
+    Membership,
+    Position,
+    Publication,
+    Removal,
+)
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
@@ -39,7 +48,7 @@ class RecordingSink:
         self.disconnection_count = 0
         self._arrived = asyncio.Event()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         assert not isinstance(event, Membership)
         if isinstance(event, Removal):
             self.removals.append(event)
@@ -275,11 +284,12 @@ async def test_nothing_is_left_of_channels_that_nobody_wants(server: Client, pre
 def _kept_count(broker: RedisBroker) -> int:
     """Return how much the broker's listeners keep of channels."""
     keepers: list[object] = [broker._listener]
-    if isinstance(broker._listener, Shards):
+    if isinstance(broker._listener, ShardedListener):
         keepers = [shard.listener for shard in broker._listener._shards.values()]
-        own = len(broker._listener._homes) + len(broker._listener._unheard)
+        own = len(broker._listener._homes) + len(broker._listener._moving)
     else:
         own = 0
+    keepers += [listener._channels for listener in keepers if isinstance(listener, Listener)]
     kept = [kept for keeper in keepers for kept in vars(keeper).values()]
     return own + sum(len(collection) for collection in kept if isinstance(collection, dict | set | list | deque))
 

@@ -14,7 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from roomcast.brokers import Once
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Heard, Kind, Publication
+from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
@@ -85,7 +85,7 @@ class MetricsWorker:
         """See `Worker.finish`."""
         await self._lease.release()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         """Note that the probe is back, or that somebody begins to watch."""
         if not isinstance(event, Publication):
             return

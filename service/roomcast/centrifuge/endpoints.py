@@ -171,7 +171,7 @@ class CommandStreamResponse(Response):
                 # Browsers tell the page that it is open with the first bytes.
                 await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
             self._session.on_request(self._first)
-            await pump(connection, stream.take, scope, receive, send)
+            await pump(connection, stream.drain, scope, receive, send)
         finally:
             self._server.heartbeat.remove(stream)
             self._server.node.leave(connection)

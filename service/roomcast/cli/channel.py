@@ -15,7 +15,7 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.model.publications import Heard, Kind, Publication
+from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.tasks import end, run_together
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Printer:
         """Wait until nobody reads what is printed any more, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication):
             return
         publication = event

@@ -107,7 +107,7 @@ class Removal(NamedTuple):
 # What subscribers of a channel are told.
 Event = Publication | Resumption | Membership
 # What a broker brings.
-Heard = Publication | Membership | Removal
+BrokerEvent = Publication | Membership | Removal
 
 
 # A message in a channel without a namespace: nodes speak to each other there, not clients.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
     from roomcast.connections.encoding import Encoding
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
-    from roomcast.model.publications import Heard
+    from roomcast.model.publications import BrokerEvent
     from roomcast.node.hub import Hub
     from roomcast.node.recovery import Window
     from roomcast.node.roster import HubRoster
@@ -252,7 +252,7 @@ class Node:
 
     async def settle(self) -> None:
         """Wait a second at most until all was taken or refused: the last words for clients that left."""
-        await self.broker.settle(within_s=_SETTLE_TIMEOUT_S)
+        await self.broker.flush(within_s=_SETTLE_TIMEOUT_S)
 
     def _count_taken(self, result: Published | BrokerUnavailable) -> None:
         self.counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
@@ -267,7 +267,7 @@ class Node:
         self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
             listener = self._listeners.get(event.channel)

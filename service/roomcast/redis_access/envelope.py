@@ -22,7 +22,7 @@ import orjson
 
 from roomcast.model.errors import ClientError
 from roomcast.model.payloads import kind_of_text
-from roomcast.model.publications import ClientInfo, Heard, Kind, Membership, Position, Publication, Removal
+from roomcast.model.publications import BrokerEvent, ClientInfo, Kind, Membership, Position, Publication, Removal
 from roomcast.model.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def pack_about(publication: Publication) -> bytes:
     return orjson.dumps(about)
 
 
-def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> Heard:
+def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEvent:
     """Return what a Redis message says.
 
     A message of another service is checked here, its only edge: once per node, never per subscriber.

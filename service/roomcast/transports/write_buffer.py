@@ -1,20 +1,22 @@
-"""Writes that wait for a task to take them: the part that transports on plain ASGI share."""
+"""A write buffer that a task drains: the part that transports on plain ASGI share."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
+from typing_extensions import override
+
+from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES, Transport
 
 if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
 
 
-class PendingWrites:
-    """Implements the writing side of `Transport` for a task that calls `take`.
+class WriteBuffer(Transport):
+    """The writing side of a `Transport`, for a task that calls `drain`.
 
-    `connection` is set by the owner: it is told of congestion.
+    `connection` is set by the owner: it is notified of congestion.
     """
 
     def __init__(self) -> None:
@@ -25,8 +27,8 @@ class PendingWrites:
         self._is_congested = False
         self.is_ending = False
 
+    @override
     def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
         if self.is_ending:
             return
         self._chunks.append(data)
@@ -36,16 +38,17 @@ class PendingWrites:
             self._is_congested = True
             self.connection.congested()
 
+    @override
     def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`; what the task has under way counts until it asks for more."""
+        """Return the bytes in the buffer, and those of the last `drain` until the next one."""
         return self._unsent_bytes
 
     def end(self) -> None:
-        """Take nothing more; `take` returns what is left, then the end."""
+        """Accept no more writes; `drain` returns the rest, then the end."""
         self.is_ending = True
         self._changed.set()
 
-    async def take(self, *, within_s: float | None = None) -> bytes:
+    async def drain(self, *, within_s: float | None = None) -> bytes:
         """Return all that was written since the last call, as soon as there is something; empty at the end.
 
         Calling again says that the previous bytes are sent.

@@ -1,4 +1,8 @@
-"""WebSocket by plain ASGI, for any server but ours: the same contract, at the price of a task per connection."""
+"""WebSocket by plain ASGI: for an application that embeds the nodes under another server than `roomcast node`.
+
+The contract is that of `asgi.py`, tested under hypercorn (tests/contract/test_portable.py). It costs a task for each
+connection, and frames are split again because the ASGI server frames them itself.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketDisconnect
+from typing_extensions import override
 
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
+from roomcast.transports.heartbeat import Pinged
 from roomcast.transports.websocket import frames
-from roomcast.transports.write_buffer import PendingWrites
+from roomcast.transports.write_buffer import WriteBuffer
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -22,8 +28,8 @@ if TYPE_CHECKING:
 _WRITE_TIMEOUT_S = 10.0
 
 
-class PortableWebSocket(PendingWrites):
-    """The `Transport` of a WebSocket that the ASGI server frames itself; what is written here is taken apart again."""
+class PortableWebSocket(WriteBuffer, Pinged):
+    """The `Transport` of a WebSocket under any ASGI server."""
 
     name = "websocket"
 
@@ -38,48 +44,50 @@ class PortableWebSocket(PendingWrites):
         self.is_reading = True
         self.heartbeat_slot = 0
 
+    @override
     def close(self, disconnect: Disconnect) -> None:
-        """See `Transport.close`."""
         if self._disconnect is None:
             self._disconnect = disconnect
             self.end()
 
+    @override
     def close_code(self) -> int:
-        """See `Transport.close_code`."""
         return self._client_code if self._disconnect is None else self._disconnect.code
 
+    @override
     def pause_reading(self) -> None:
-        """See `Transport.pause_reading`."""
         self.is_reading = False
         self._may_read.clear()
 
+    @override
     def resume_reading(self) -> None:
-        """See `Transport.resume_reading`."""
         self.is_reading = self.has_been_heard = True
         self._may_read.set()
 
+    @override
     def ping(self) -> None:
-        """See `Pinged.ping`."""
         if self.connection is not None and self.connection.await_pong():
             self.has_been_heard = False
             self.write(self.connection.encoding.ping)
 
+    @override
     def give_up(self, disconnect: Disconnect) -> None:
-        """See `Pinged.give_up`."""
         self.close(disconnect)
 
+    @override
     def abort(self, disconnect: Disconnect) -> None:
-        """See `Pinged.abort`; the ASGI server sees to the rest."""
+        """Close: a plain ASGI server offers no abort."""
         self.close(disconnect)
 
+    @override
     def written_while_congested_bytes(self) -> int:
-        """See `Pinged.written_while_congested_bytes`; here each write has its deadline."""
+        """Return 0: each write has a deadline."""
         return 0
 
     async def run(self, connection: Connection, heartbeat: Heartbeat) -> None:
-        """Carry messages both ways until either side has ended.
+        """Carry messages both ways until either side ends.
 
-        The ASGI server pings by itself; the heartbeat does where the protocol has a ping of its own.
+        The ASGI server sends WebSocket pings; the heartbeat sends those of a protocol that has its own.
         """
         self.connection = connection
         if connection.encoding.ping:
@@ -106,7 +114,7 @@ class PortableWebSocket(PendingWrites):
 
     async def _write(self) -> None:
         try:
-            while data := await self.take():
+            while data := await self.drain():
                 async with asyncio.timeout(_WRITE_TIMEOUT_S):
                     for opcode, payload in frames.split(data):
                         if opcode == frames.TEXT:
