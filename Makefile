@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $@
 
-run: setup  ## run two nodes, an embedded Redis-compatible server and the metrics worker, until Ctrl-C
+run: setup  ## run two nodes, a balancer, an embedded Redis and the metrics worker, until Ctrl-C
 	@$(BIN)/roomcast dev
 
 test: setup check  ## run every test, and the checks of `make check`

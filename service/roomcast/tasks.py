@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Coroutine
 
 _PATIENCE_S = 0.1
@@ -25,6 +26,26 @@ async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any:
         await end(*tasks)
     for task in done:
         task.result()
+
+
+async def run_until_signal(coroutine: Coroutine[Any, Any, None], *signals: signal.Signals) -> bool:  # Any: the loop's
+    """Run a coroutine until it ends or the process receives one of the signals. Returns: whether it received one.
+
+    The coroutine may be cancelled repeatedly, as by `end`. Until the loop closes, further signals are ignored, so the
+    caller can clean up.
+
+    Ctrl-C is not left to Python's KeyboardInterrupt: Python does not raise it if SIGINT was ignored when the process
+    started, as `nohup` and a script's `&` do.
+    """
+    is_signalled, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in signals:
+        loop.add_signal_handler(number, is_signalled.set)
+    await run_together(work=coroutine, signals=_wait(is_signalled))
+    return is_signalled.is_set()
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: whatever they return

