@@ -1,7 +1,8 @@
 """WebSocket by plain ASGI: for an application that embeds the nodes under another server than `roomcast node`.
 
-The contract is that of `asgi.py`, tested under hypercorn (tests/contract/test_portable.py). It costs a task for each
-connection, and frames are split again because the ASGI server frames them itself.
+The contract is that of `asgi.py`. It costs a task for each connection, and frames are split again, because the server
+frames messages itself. The application calls `Node.drain` before its server stops, so that clients receive 3001.
+tests/contract/test_portable.py runs the nodes under hypercorn.
 """
 
 from __future__ import annotations
