@@ -6,7 +6,8 @@ import asyncio
 import secrets
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +27,8 @@ from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
-from roomcast.centrifuge.sessions import Sessions
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations, session_id_of
 from roomcast.config import read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
@@ -35,6 +37,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
+from roomcast.node.report import NodeReport
 from roomcast.node.roster import HubRoster
 from roomcast.node.survey import Survey
 from roomcast.node.tracker import Tracker
@@ -43,12 +46,13 @@ from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.rooms import events, poll, websockets
 from roomcast.rooms.authentication import Admission
-from roomcast.tasks import end, run_together
-from roomcast.telemetry.metrics import HookCollector, registry_of
+from roomcast.tasks import TaskSet, end, run_together
+from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.failures import failure_of
 from roomcast.web.sockets import ClientServer
+from roomcast.web.state import offer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,6 +66,7 @@ log = structlog.get_logger(__name__)
 
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
+_SETTLE_TIMEOUT_S = 1.0
 _API = (
     "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
@@ -81,30 +86,38 @@ _ROUTERS = (
 
 
 class _Parts(NamedTuple):
-    """What a node is put together of."""
+    """The parts of a node that run together."""
 
     node: Node
-    survey: Survey
+    report: NodeReport
     hooks: NodeHooks
-    verifier: TokenVerifier
+    survey: Survey
     deadlines: Deadlines
-    sessions: Sessions
     heartbeat: Heartbeat
+    sessions: SessionContext
+    session_operations: SessionOperations
+    tasks: TaskSet
 
-    def offer(self, app: FastAPI, client: Client, settings: Settings) -> None:
-        """Let endpoints find what they need."""
-        app.state.clients = ClientServer(self.node, self.heartbeat, settings)
-        app.state.api = ApiContext(self.node, self.survey, settings, self.hooks.application)
-        app.state.sessions = self.sessions
-        app.state.deadlines = self.deadlines
-        app.state.admission = Admission(self.verifier, Tickets(client, prefix=settings.prefix), settings)
-        app.state.metrics = registry_of(self.node)
-        app.state.metrics.register(HookCollector(self.hooks))
+    def offer(self, app: FastAPI, authenticator: Admission, settings: Settings) -> None:
+        """Let endpoints find the parts that they need."""
+        offer(
+            app,
+            settings,
+            authenticator,
+            ClientServer(self.node, self.heartbeat, settings),
+            ApiContext(self.node, self.survey, settings, self.hooks.application),
+            self.sessions,
+            self.session_operations,
+            self.deadlines,
+            self.tasks,
+            registry_of(NodeCollector(self.node, self.report), HookCollector(self.hooks)),
+        )
 
     async def run(self) -> None:
         """Run until cancelled."""
         await run_together(
             node=self.node.run(),
+            report=self.report.run(),
             heartbeat=self.heartbeat.run(),
             survey=self.survey.run(),
             deadlines=self.deadlines.run(),
@@ -124,32 +137,9 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         on_failure: called when the node's own tasks end in an unexpected exception, after it was logged. It should
             end the process: a half-dead node is worse than a restart.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
-        parts = _parts(client, settings, node_id)
-        parts.offer(app, client, settings)
-        running = asyncio.create_task(parts.run(), name="node")
-        running.add_done_callback(_on_node_done)
-        yield
-        await parts.node.settle()
-        await parts.sessions.end()
-        await parts.hooks.settle()
-        await end(running)
-        await parts.hooks.aclose()
-        await parts.node.retire()
-        await parts.verifier.aclose()
-        await client.aclose()
-
-    def _on_node_done(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            log.critical("node.failed", exc_info=task.exception())
-            on_failure()
-
+    lifespan = partial(_run_node, settings=settings, node_id=node_id, on_failure=on_failure)
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
     app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
-    app.state.settings = settings
     _allow_origins(app, split_names(settings.allowed_origins))
     for router in _ROUTERS:
         app.include_router(router)
@@ -177,28 +167,56 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
         )
 
 
-def _parts(client: Client, settings: Settings, node_id: str) -> _Parts:
-    node = _node(client, settings, node_id)
-    survey = Survey(node.broker, node_id)
-    hooks = make_hooks(settings, client)
-    verifier = read_verifier(settings)
+@asynccontextmanager
+async def _run_node(
+    app: FastAPI, *, settings: Settings, node_id: str, on_failure: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Run a node behind an app. What was opened is closed in the reverse order, whatever raises."""
+
+    def on_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.critical("node.failed", exc_info=task.exception())
+            on_failure()
+
+    async with AsyncExitStack() as stack:
+        client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
+        stack.push_async_callback(client.aclose)
+        verifier = read_verifier(settings)
+        stack.push_async_callback(verifier.aclose)
+        registry = NodeRegistry(client, prefix=settings.prefix)
+        node = _node(client, registry, settings, node_id)
+        report = NodeReport(node.hub, node.presence, registry)
+        hooks = make_hooks(settings, client)
+        stack.push_async_callback(report.retire)
+        stack.push_async_callback(hooks.aclose)
+        parts = _parts(node, report, hooks, verifier, settings)
+        parts.offer(app, Admission(verifier, Tickets(client, prefix=settings.prefix), settings), settings)
+        running = asyncio.create_task(parts.run(), name="node")
+        running.add_done_callback(on_done)
+        stack.push_async_callback(end, running)
+        # While the tasks run: the last messages of clients that have left are published and the application notified.
+        stack.push_async_callback(hooks.settle)
+        stack.push_async_callback(parts.tasks.end)
+        stack.push_async_callback(node.broker.flush, within_s=_SETTLE_TIMEOUT_S)
+        yield
+
+
+def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVerifier, settings: Settings) -> _Parts:
+    survey = Survey(node.broker, node.id)
     deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-    sessions = Sessions(
-        node,
-        verifier=verifier,
-        application=hooks.application,
-        deadlines=deadlines,
-        survey=survey,
-        settings=settings,
+    tasks = TaskSet("client")
+    sessions = SessionContext(
+        node, verifier=verifier, application=hooks.application, deadlines=deadlines, settings=settings, tasks=tasks
     )
-    control = Control(node.hub, node.roster, node_id=node_id, version=__version__, session_id_of=sessions.session_id_of)
-    survey.handle(sessions.handlers())
-    survey.handle(control.handlers())
-    node.listen(survey.channels, survey.take)
+    session_operations = SessionOperations(sessions, survey)
+    control = Control(node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of)
+    survey.register(session_operations.handlers())
+    survey.register(control.handlers())
+    node.listen(survey.channels, survey.on_publication)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
-    return _Parts(node, survey, hooks, verifier, deadlines, sessions, heartbeat)
+    return _Parts(node, report, hooks, survey, deadlines, heartbeat, sessions, session_operations, tasks)
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
@@ -212,19 +230,17 @@ def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker
     )
 
 
-def _node(client: Client, settings: Settings, node_id: str) -> Node:
+def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: str) -> Node:
     broker = make_broker(client, settings, node_id)
     loop = asyncio.get_running_loop()
     pace = Pace(loop.call_soon, loop.call_later, time.monotonic, max_pause_s=settings.flush_interval_ms / 1000)
     hub = Hub(schedule=pace.schedule)
-    registry = NodeRegistry(client, prefix=settings.prefix)
     namespaces = read_namespaces(settings)
     roster = HubRoster(hub, node_id)
     return Node(
         node_id,
         hub,
         broker,
-        registry,
         namespaces=namespaces,
         tracker=Tracker(broker, hub.broadcast, time.monotonic),
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),

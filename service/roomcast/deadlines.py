@@ -19,6 +19,8 @@ _MAX_FORGOTTEN = 1000
 class Expiring(Protocol):
     """Something that may end at its time."""
 
+    __slots__ = ()
+
     def on_deadline(self, now_s: float, grace_s: float) -> None:
         """End what has expired, and add again what has not; called once, at the earliest time that was added."""
 

@@ -14,6 +14,8 @@ from roomcast.app import create_app, new_node_id
 from roomcast.telemetry.logs import configure_logging
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.asgi import WebSocketProtocol
+from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find_in
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,7 +40,7 @@ class NodeServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain the node, then end it as uvicorn does."""
-        self._node_app.state.clients.node.drain()
+        find_in(self._node_app, ClientServer).node.drain()
         await super().shutdown(sockets)
 
     def fail(self) -> None:

@@ -68,3 +68,30 @@ async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: whatever they return
             task.exception()  # seen: otherwise asyncio logs it as never retrieved
     if interruption is not None:
         raise interruption
+
+
+class TaskSet:
+    """Tasks that are started one by one and end by themselves, or together at `end`.
+
+    Args:
+        name: the name of each task.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Return how many tasks are running."""
+        return len(self._running)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:  # Any: as in `run_together`
+        """Run a coroutine as a task of this set."""
+        task = asyncio.create_task(work, name=self._name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def end(self) -> None:
+        """Cancel the tasks that are running, and wait until each has ended."""
+        await end(*self._running)

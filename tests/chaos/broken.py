@@ -18,13 +18,13 @@ _DROPPED_EVERY = 10
 
 
 def _skip_repair() -> None:
-    settle = Track.settle
+    resolve = Track.resolve
 
-    def settle_only(track: Track, history: History) -> list[Publication | Resumption]:
-        settle(track, history)
+    def resolve_only(track: Track, history: History) -> list[Publication | Resumption]:
+        resolve(track, history)
         return []
 
-    setattr(Track, "settle", settle_only)  # noqa: B010  (mypy allows no bug to be put in by assignment)
+    setattr(Track, "resolve", resolve_only)  # noqa: B010  (mypy allows no bug to be put in by assignment)
 
 
 def _drop_offset() -> None:

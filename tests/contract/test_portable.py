@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from roomcast.app import create_app
 from roomcast.config import Settings
 from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find_in
 from tests.support.processes import eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -42,8 +43,7 @@ class Embedded:
     async def until_stopping(self) -> None:
         """Wait for the end, then close the clients, as `roomcast node` does on SIGTERM: hypercorn would cut them."""
         await self.stopping.wait()
-        clients: ClientServer = self.app.state.clients
-        clients.node.drain()
+        find_in(self.app, ClientServer).node.drain()
 
 
 @asynccontextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.websockets import WebSocket
 
+from roomcast.centrifuge.command_queue import begin_session
 from roomcast.config import Settings
 from roomcast.connections.connection import State
 from roomcast.model.errors import ClientError
@@ -26,15 +28,15 @@ async def test_nothing_is_kept_of_a_page_s_connection_that_may_not_come_in() -> 
         heartbeat = Heartbeat(ping_interval_s=25, ping_timeout_s=8, clock=time.monotonic)
         server, transport = ClientServer(bench.node, heartbeat, settings), RecordingTransport()
         socket = WebSocket({"type": "websocket", "headers": [(b"origin", b"https://evil.example.com")]}, _read, _write)
-        wire = bench.sessions.websocket_json
-        session = bench.sessions.begin(wire, socket.headers)
-        session.connection = server.connection(transport, wire.encoding, session)
+        wire = bench.context.wires.websocket_json
+        connection_of = partial(server.connection, transport, wire.encoding)
+        connection = begin_session(bench.context, wire, socket.headers, connection_of).session.connection
 
         with pytest.raises(ClientError):
-            await server.serve(socket, session.connection, is_open=False)
+            await server.serve(socket, connection, is_open=False)
         bench.at(bench.now_s + 60)
 
-        assert session.connection.state is State.CLOSED
+        assert connection.state is State.CLOSED
         assert transport.closed_with == [], "nobody waits for it to say who it is"
 
 

@@ -36,7 +36,7 @@ class Ear:
     def on_event(self, event: BrokerEvent) -> None:
         assert isinstance(event, Publication)
         assert event.channel in self.survey.channels
-        self.survey.take(event)
+        self.survey.on_publication(event)
 
     def on_malformed(self, channel: str, reason: str) -> None:
         self.malformed.append(reason)
@@ -51,7 +51,7 @@ async def node(server: Client, prefix: str, node_id: str, **handlers: Handler) -
     """Give the survey of a node, once the others can ask it."""
     broker = RedisBroker(server, prefix=prefix, node_id=node_id, max_message_bytes=1000, linger_s=0.0)
     survey = Survey(broker, node_id)
-    survey.handle(handlers)
+    survey.register(handlers)
     task = asyncio.create_task(run_together(survey=survey.run(), broker=broker.run(Ear(survey))))
 
     async def is_there() -> bool:
@@ -148,7 +148,7 @@ def loop_back() -> tuple[Survey, FakeBroker]:
     """A survey on a broker that takes everything and brings nothing: the test brings it."""
     broker = FakeBroker()
     survey = Survey(broker, "n1")
-    survey.handle({"echo": echo, "hang": hang, "fail": _fail, "refuse": _refuse, "grow": _grow})
+    survey.register({"echo": echo, "hang": hang, "fail": _fail, "refuse": _refuse, "grow": _grow})
     return survey, broker
 
 
@@ -194,7 +194,7 @@ async def answer(loop_back: tuple[Survey, FakeBroker]) -> Json:
 async def test_what_a_handler_raises_travels_back_by_number(
     loop_back: tuple[Survey, FakeBroker], op: str, code: int, words: str
 ) -> None:
-    loop_back[0].take(question(op))
+    loop_back[0].on_publication(question(op))
 
     result = await answer(loop_back)
 
@@ -211,8 +211,8 @@ async def test_an_op_of_several_is_done_by_each_and_their_answers_are_joined(
     async def count(params: Json) -> Json:
         return {"count": len(params)}
 
-    survey.handle({"echo": count})
-    survey.take(question("echo"))
+    survey.register({"echo": count})
+    survey.on_publication(question("echo"))
 
     assert await answer(loop_back) == {"echo": {}, "count": 0}
 
@@ -229,9 +229,9 @@ async def test_past_the_bound_a_question_is_answered_with_111_and_handlers_end_w
 
     await eventually(is_running)
     for _ in range(3):
-        survey.take(question("hang"))
+        survey.on_publication(question("hang"))
 
-    survey.take(question("echo"))
+    survey.on_publication(question("echo"))
 
     assert (await answer(loop_back))["error"]["code"] == 111
     await end(running)
@@ -246,9 +246,9 @@ async def test_what_is_neither_question_nor_answer_is_dropped(
 ) -> None:
     survey, _ = loop_back
 
-    survey.take(Publication("control", data))
-    survey.take(Publication("control.n1", b'{"answer": 99, "from": "n2", "result": {}}'))
-    survey.take(question("echo"))
+    survey.on_publication(Publication("control", data))
+    survey.on_publication(Publication("control.n1", b'{"answer": 99, "from": "n2", "result": {}}'))
+    survey.on_publication(question("echo"))
 
     assert await answer(loop_back) == {"echo": {}}
 

@@ -285,7 +285,7 @@ async def test_a_client_that_publishes_too_fast_is_read_no_further() -> None:
         paused = []
         transport = connection.transport
         for _ in range(200):
-            server.node.publish_for(connection, Publication("room:a", os.urandom(1000)))
+            server.node.client_publisher.publish_for(connection, Publication("room:a", os.urandom(1000)))
         paused.append(not transport._transport.is_reading())  # type: ignore[attr-defined]
         server.node.broker.take()
         paused.append(not transport._transport.is_reading())  # type: ignore[attr-defined]

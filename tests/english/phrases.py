@@ -6,7 +6,7 @@ NOT_YET = (
     *("Makefile", "pyproject.toml", "compose.yaml", "deploy/*"),
     *(f"docs/{page}.md" for page in ("architecture",)),
     *("service/*", "roomcast/*", "workers/*", "roomcast_workers/*"),  # the modules at the top of each package
-    *("api/*", "auth/*", "brokers/*", "centrifuge/*", "hooks/*", "presence/*", "transports/*"),
+    *("api/*", "auth/*", "brokers/*", "hooks/*", "presence/*", "transports/*"),
     *(
         "cli/*",
         "connections/*",

@@ -16,7 +16,7 @@ from roomcast.connections.connection import Connection
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
 from roomcast.rooms import websockets
-from roomcast.rooms.entry import Introduction
+from roomcast.rooms.entry import FirstMessageAuth
 from roomcast.rooms.receivers import Feed
 from tests.support.fakes import RecordingTransport, connection
 from tests.support.processes import Cluster, NodeProcess, eventually, receive
@@ -35,7 +35,7 @@ class Door:
         self.connection: Connection
         self.transport: RecordingTransport
         self.connection, self.transport = connection()
-        self.introduction = Introduction(self._spawn, admit or self._admit)
+        self.introduction = FirstMessageAuth(self._spawn, admit or self._admit)
         self.introduction.connection = self.connection
         self.connection.receiver = self.introduction
 
@@ -121,7 +121,7 @@ async def test_who_has_said_nothing_in_time_is_stale_and_who_is_in_is_not() -> N
 
 
 async def test_there_are_ten_seconds_for_it() -> None:
-    assert websockets._INTRODUCTION_TIMEOUT_S == 10.0
+    assert websockets._FIRST_MESSAGE_TIMEOUT_S == 10.0
 
 
 # On real nodes.

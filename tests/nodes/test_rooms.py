@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from roomcast.deadlines import Deadlines
-from roomcast.rooms.entry import Stay
+from roomcast.rooms.entry import TokenDeadline
 from tests.support.fakes import connection
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 
@@ -333,7 +333,7 @@ async def test_a_node_that_ends_says_goodbye_with_3001(redis_url: str, prefix: s
 def test_nobody_waits_for_the_end_of_a_visitor_s_token_once_it_has_gone() -> None:
     deadlines = Deadlines(lambda: 1000.0, grace_s=0.0)
     visitor, _ = connection()
-    stay = Stay(visitor, deadlines)
+    stay = TokenDeadline(visitor, deadlines)
     deadlines.add(2e9, stay)
     left = weakref.ref(stay)
 

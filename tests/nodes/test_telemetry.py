@@ -6,8 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from roomcast.node.hub import Hub
-from roomcast.telemetry.metrics import registry_of
-from tests.support.fakes import FakeBroker, Schedule, connection
+from roomcast.node.report import NodeReport
+from roomcast.telemetry.metrics import NodeCollector, registry_of
+from tests.support.fakes import FakeBroker, FakeRegistry, Schedule, connection
 from tests.support.fakes import node as fake_node
 from tests.support.processes import Cluster, NodeProcess, eventually, http_client
 
@@ -18,12 +19,13 @@ async def test_metrics_are_valid_and_say_what_the_node_counted() -> None:
     broker = FakeBroker()
     node = fake_node(Hub(Schedule()), broker)
     gone, _ = connection()
-    node.enter(gone)
-    node.leave(gone)
+    with node.connected(gone):
+        pass
     broker.away = "Redis is away"
     node.on_connected(is_again=True)
 
-    families = text_string_to_metric_families(generate_latest(registry_of(node)).decode())
+    report = NodeReport(node.hub, node.presence, FakeRegistry())
+    families = text_string_to_metric_families(generate_latest(registry_of(NodeCollector(node, report))).decode())
     samples = {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
     assert ("roomcast_ingest_lag",) not in samples, "nobody knows yet"

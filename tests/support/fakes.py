@@ -74,7 +74,7 @@ def connection(
     transport = RecordingTransport(stalled=stalled)
     made = Connection(next(_IDS), transport, encoding, Feed(), max_unsent_bytes=max_unsent_bytes)
     if stalled:
-        made.congested()
+        made.on_congested()
     if is_open:
         made.open()
     return made, transport
@@ -256,7 +256,7 @@ class SettledTracker(Tracker):
         assert isinstance(self._broker, FakeBroker)
         history = self._broker.histories.get(channel, EMPTY)
         assert isinstance(history, History)
-        self._tracks[channel].settle(history)
+        self._tracks[channel].resolve(history)
 
 
 def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> Node:
@@ -266,7 +266,6 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> 
         "n1",
         hub,
         broker,
-        FakeRegistry(),
         namespaces=namespaces or Namespaces(),
         tracker=tracker,
         presence=FakePresence(),

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from roomcast.auth.tokens import read_verifier
-from roomcast.centrifuge.session import Session
-from roomcast.centrifuge.sessions import Sessions
+from roomcast.centrifuge.command_queue import begin_session
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations
 from roomcast.config import Settings
-from roomcast.connections.connection import Connection
+from roomcast.connections.connection import Connection, Receiver
 from roomcast.deadlines import Deadlines
 from roomcast.hooks import (
     ConnectAnswer,
@@ -35,7 +36,7 @@ from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
 from roomcast.model.publications import Kind, Position, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
-from roomcast.tasks import end
+from roomcast.tasks import TaskSet, end
 from tests.support.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.support.fakes import node as fake_node
 from tests.support.tokens import SECRET
@@ -87,7 +88,7 @@ class Gate(FakeBroker):
 
 
 class FakeApplication:
-    """Answers each hook with what the test has put there; an exception is raised, a function called with the event."""
+    """Answers each hook as the test has set it; an exception is raised, a function called with the event."""
 
     def __init__(self) -> None:
         self.headers = frozenset({"cookie"})
@@ -152,15 +153,16 @@ class Bench:
         self.deadlines = Deadlines(lambda: self.now_s, grace_s=GRACE_S)
         given = {"secret": SECRET, **settings}
         self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        self.sessions = Sessions(
+        self.context = SessionContext(
             self.node,
             verifier=read_verifier(self.settings),
             application=self.application,
             deadlines=self.deadlines,
-            survey=Survey(self.broker, "n1"),
             settings=self.settings,
+            tasks=TaskSet("client"),
         )
-        self.handlers = self.sessions.handlers()
+        self.operations = SessionOperations(self.context, Survey(self.broker, "n1"))
+        self.handlers = self.operations.handlers()
         self._clients: list[Client] = []
         self._tracking: asyncio.Task[None] | None = None
 
@@ -172,7 +174,7 @@ class Bench:
     async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             client.vanish()
-        await self.sessions.end()
+        await self.context.tasks.end()
         if self._tracking is not None:
             await end(self._tracking)
 
@@ -183,7 +185,7 @@ class Bench:
         return client
 
     async def connected(self, token: str = "") -> Client:
-        """Return a client that is in. Without a token the node must let it in anonymously, or be insecure."""
+        """Return a connected client. Without a token the node must accept anonymous clients, or be insecure."""
         client = self.client()
         client.send({"id": 1, "connect": {"token": token} if token else {}})
         (reply,) = await client.replies(1)
@@ -191,16 +193,16 @@ class Bench:
         return client
 
     def forget(self, client: Client) -> None:
-        """Let go of a client that is gone."""
+        """Remove a client that has disconnected."""
         self._clients.remove(client)
 
     def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
-        """Give the node what another one has published, and let it be written."""
+        """Pass the node a publication of another node, and let it be written."""
         self.node.on_event(Publication(channel, json.dumps(text).encode(), Kind.JSON, position, **members))
         self.turn.run()
 
     def at(self, now_s: float) -> None:
-        """Let it be this time."""
+        """Set the time, and call what is due."""
         self.now_s = now_s
         self.deadlines.tick()
 
@@ -211,33 +213,31 @@ class Client:
     def __init__(self, bench: Bench, headers: dict[str, str]) -> None:
         self._bench = bench
         self.transport = RecordingTransport()
-        self.session: Session = bench.sessions.begin(bench.sessions.stream_json, headers)
-        self.connection = Connection(
-            next(_NUMBERS),
-            self.transport,
-            bench.sessions.stream_json.encoding,
-            self.session,
-            max_unsent_bytes=bench.settings.max_unsent_bytes,
-        )
-        self.session.connection = self.connection
+        self.queue = begin_session(bench.context, bench.context.wires.stream_json, headers, self._connection)
+        self.session = self.queue.session
+        self.connection = self.session.connection
         self._is_there = True
-        bench.node.enter(self.connection)
+        bench.node.hub.add(self.connection)
+
+    def _connection(self, receiver: Receiver) -> Connection:
+        encoding, limit_bytes = self._bench.context.wires.stream_json.encoding, self._bench.settings.max_unsent_bytes
+        return Connection(next(_NUMBERS), self.transport, encoding, receiver, max_unsent_bytes=limit_bytes)
 
     def send(self, *commands: Command) -> None:
         """Send commands in one frame."""
         self.send_text("\n".join(map(json.dumps, commands)))
 
     def send_text(self, text: str) -> None:
-        self.session.on_message(self.connection, Kind.TEXT, text.encode())
+        self.queue.on_message(self.connection, Kind.TEXT, text.encode())
 
     def got(self) -> list[Any]:
-        """Return what has come since the last call, now."""
+        """Return the messages since the last call, now."""
         lines = b"".join(self.transport.written).splitlines()
         self.transport.written.clear()
         return [json.loads(line) for line in lines]
 
     async def replies(self, count: int) -> list[Any]:
-        """Return what has come, once it is so many. Raises: AssertionError if it is not so many."""
+        """Return the messages since the last call, once there are `count`. Raises: AssertionError if there are not."""
         lines: list[bytes] = []
         await until(lambda: b"".join(self.transport.written).count(b"\n") >= count)
         lines = self.got()
@@ -245,7 +245,7 @@ class Client:
         return lines
 
     def ping(self) -> None:
-        """Be asked for a pong."""
+        """Await a pong from this client."""
         self.connection.awaited_pongs += 1
 
     @property
@@ -254,7 +254,7 @@ class Client:
         return [disconnect.code for disconnect in self.transport.closed_with]
 
     def vanish(self) -> None:
-        """Be gone."""
+        """Disconnect."""
         if self._is_there:
             self._is_there = False
             self._bench.node.leave(self.connection)
@@ -264,16 +264,16 @@ _NUMBERS = itertools.count(1)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so. Raises: AssertionError if it does not become so."""
+    """Let the loop turn until the condition is true. Raises: AssertionError after a thousand turns."""
     for _ in range(1000):
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it did not become so in a thousand turns of the loop")
+    raise AssertionError("the condition is not true after a thousand turns of the loop")
 
 
 async def turns(count: int = 20) -> None:
-    """Let the loop turn, for what should not happen."""
+    """Let the loop turn, before a test that something has not happened."""
     for _ in range(count):
         await asyncio.sleep(0)
 

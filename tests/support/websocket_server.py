@@ -18,10 +18,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from roomcast.auth.permissions import Client
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
+from roomcast.deadlines import Deadlines
 from roomcast.node.hub import Hub
+from roomcast.rooms.authentication import Visitor
 from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.rooms.entry import send_start
 from roomcast.rooms.events import EventStreamResponse
 from roomcast.rooms.receivers import Echo, Feed
 from roomcast.tasks import end
@@ -47,6 +51,7 @@ class Server:
         self.node = fake_node(self.hub, FakeBroker())
         self.heartbeat = Heartbeat(ping_interval_s=50.0, ping_timeout_s=10.0, clock=lambda: self.now_s)
         self.clients = ClientServer(self.node, self.heartbeat, Settings(max_unsent_bytes=256 * 1024))
+        self.deadlines = Deadlines(lambda: 0.0, grace_s=0.0)
         self.app_events: list[object] = []
         app = Starlette(
             routes=[
@@ -85,8 +90,10 @@ class Server:
 
     async def _feed(self, ws: WebSocket) -> None:
         connection = self._connection(ws, Feed())
-        subscribe = self.clients.node.subscribe
-        await self.clients.serve(ws, connection, lambda: subscribe(connection, ws.path_params["channel"]))
+        with self.node.connected(connection) as connected:
+            async with self.node.subscribing(connection, ws.path_params["channel"]) as start:
+                send_start(connection, start)
+            await self.clients.accept(ws, connected)
 
     def _connection(self, ws: WebSocket, receiver: Receiver) -> Connection:
         transport, is_compressed = websocket_of(ws)
@@ -127,7 +134,7 @@ class Server:
         return JSONResponse({})
 
     async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
-        return EventStreamResponse(self.clients, request.path_params["channel"], lambda _: None)
+        return EventStreamResponse(self.clients, self.deadlines, request.path_params["channel"], Visitor(Client()))
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from roomcast.tasks import end, run_together
+from roomcast.tasks import TaskSet, end, run_together
 
 pytestmark = pytest.mark.anyio
 
@@ -43,3 +43,17 @@ async def test_being_cancelled_ends_all_of_them() -> None:
 
     assert together.cancelled()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_task_set_holds_what_runs_and_ends_all_of_it() -> None:
+    tasks = TaskSet("work")
+    short, long, hard = (tasks.spawn(work) for work in (asyncio.sleep(0), forever(), stubborn()))
+
+    await short
+    await asyncio.sleep(0)
+
+    assert (len(tasks), long.get_name()) == (2, "work")
+
+    await tasks.end()
+
+    assert (len(tasks), long.cancelled(), hard.cancelled()) == (0, True, True)

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
-from roomcast.api.context import context_of
+from roomcast.api.context import ApiContext
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.web.state import find
 
 _SCHEME = "apikey "
 
@@ -30,7 +31,7 @@ async def check_api_key(
 
     Not `?api_key=<key>`, which Centrifugo takes too: a URL ends up in logs. Raises: ClientError 101.
     """
-    api_key = context_of(request).settings.api_key
+    api_key = find(request, ApiContext).settings.api_key
     if api_key is None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "the server API is off; start the node with ROOMCAST_API_KEY set")
     if key is None and authorization is not None and authorization[: len(_SCHEME)].lower() == _SCHEME:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
-
     from roomcast.config import Settings
     from roomcast.hooks import Application
     from roomcast.node.node import Node
@@ -20,9 +18,3 @@ class ApiContext(NamedTuple):
     survey: Survey
     settings: Settings
     application: Application
-
-
-def context_of(connection: HTTPConnection) -> ApiContext:
-    """Return what the server API of this app works with."""
-    context: ApiContext = connection.app.state.api
-    return context

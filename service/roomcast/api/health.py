@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from roomcast.api.context import context_of
+from roomcast.api.context import ApiContext
+from roomcast.web.state import find
 
 router = APIRouter(tags=["operations"])
 
@@ -20,7 +21,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Say whether the node can deliver: 200, or 503 with the reason while Redis is away."""
-    reason = context_of(request).node.reason_not_ready()
+    reason = find(request, ApiContext).node.reason_not_ready()
     if reason is None:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not ready", "reason": reason}, 503)
@@ -29,4 +30,4 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """The node's counters and gauges in Prometheus's text format."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(find(request, CollectorRegistry)), media_type=CONTENT_TYPE_LATEST)

@@ -8,13 +8,14 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from roomcast.api.context import context_of
+from roomcast.api.context import ApiContext
 from roomcast.api.reading import history, presence_page
 from roomcast.api.request_models import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.web.state import admission_of
+from roomcast.rooms.authentication import Admission
+from roomcast.web.state import find
 
 if TYPE_CHECKING:
     from roomcast.model.json import JsonObject
@@ -35,7 +36,7 @@ async def room_history(request: Request, name: str) -> Response:
     wanted = validated(HistoryRequest, {**query, "channel": channel})
     if wanted.since is not None and not wanted.since.epoch:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs an epoch")
-    return _result(await history(context_of(request), wanted))
+    return _result(await history(find(request, ApiContext), wanted))
 
 
 @router.get("/rooms/{name}/presence", response_class=Response, summary="See who is in a room.")
@@ -46,14 +47,14 @@ async def room_presence(request: Request, name: str) -> Response:
     """
     channel = await _permitted_channel(request, name, Action.PRESENCE)
     wanted = validated(PresenceRequest, {**request.query_params, "channel": channel})
-    return _result(await presence_page(context_of(request), wanted))
+    return _result(await presence_page(find(request, ApiContext), wanted))
 
 
 async def _permitted_channel(request: Request, name: str, action: Action) -> str:
     """Return the channel of a room if this client may do this there. Raises: ClientError 107, 103, 101, 109."""
     channel = room_channel(name)
-    visitor = await admission_of(request).required(request)
-    may(action, channel, context_of(request).node.namespaces.of(channel), visitor.client, is_subscribed=False)
+    visitor = await find(request, Admission).required(request)
+    may(action, channel, find(request, ApiContext).node.namespaces.of(channel), visitor.client, is_subscribed=False)
     return channel
 
 

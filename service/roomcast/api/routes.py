@@ -9,18 +9,18 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from roomcast.api.api_key import check_api_key
-from roomcast.api.context import context_of
+from roomcast.api.context import ApiContext
 from roomcast.api.methods import ABSENT, METHODS, batch, call
 from roomcast.api.openapi import documented
 from roomcast.api.request_models import BatchRequest, validated
 from roomcast.bodies import read_json
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.web.failures import FAILURES, failure_of
+from roomcast.web.state import find
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from roomcast.api.context import ApiContext
     from roomcast.model.json import JsonObject
 
     # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
@@ -38,7 +38,7 @@ def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Req
     """Return an endpoint: errors too are 200, unless the request wants them as HTTP statuses."""
 
     async def endpoint(request: Request) -> Response:
-        context = context_of(request)
+        context = find(request, ApiContext)
         wanted = await read_json(request, max_bytes or _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
         try:
             return _json(200, await answer(context, wanted))

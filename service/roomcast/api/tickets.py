@@ -10,10 +10,11 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from roomcast.api.api_key import check_api_key
-from roomcast.api.context import context_of
 from roomcast.api.request_models import ApiRequest, example, validated
 from roomcast.bodies import read_json
-from roomcast.web.state import admission_of
+from roomcast.config import Settings
+from roomcast.rooms.authentication import Admission
+from roomcast.web.state import find
 
 router = APIRouter(tags=["rooms"])
 
@@ -46,11 +47,11 @@ async def ticket(
     A client sends its token (`Authorization: Bearer`), and gets a ticket for itself; a service sends the API key, and
     says in the body whom the ticket is for. Errors have HTTP statuses: 401 (101, 109), 400 (107).
     """
-    admission = admission_of(request)
+    admission = find(request, Admission)
     made = await admission.ticket_for_bearer(request)
     if made is None:
         await check_api_key(request, key, authorization)
-        wanted = validated(TicketRequest, await read_json(request, context_of(request).settings.max_message_bytes))
+        wanted = validated(TicketRequest, await read_json(request, find(request, Settings).max_message_bytes))
         made = await admission.ticket_for({"sub": wanted.user, "info": wanted.info, "permissions": wanted.permissions})
     return Response(
         orjson.dumps({"result": {"ticket": made}}),

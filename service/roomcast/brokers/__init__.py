@@ -1,4 +1,4 @@
-"""The interface of brokers, which carry publications between nodes; tests hold implementations to its docstrings."""
+"""Carries publications between nodes: the interface, to whose docstrings tests hold every implementation."""
 
 from __future__ import annotations
 

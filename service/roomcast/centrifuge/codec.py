@@ -1,8 +1,8 @@
-"""Commands, replies and pushes of the Centrifuge protocol, whatever bytes carry them.
+"""Commands, replies and pushes of the Centrifuge protocol, apart from their encodings.
 
 Their members are named as in the protocol's schema (client.proto). Members of the schema's type `bytes` (data, info,
-conn_info, chan_info) are bytes here too: JSON text in the JSON encoding, anything in the Protobuf encoding. What is
-empty, zero or false is left out.
+conn_info, chan_info) are bytes here too: JSON text in the JSON encoding, anything in the Protobuf encoding. Empty,
+zero and false members are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from roomcast.model.publications import ClientInfo, Kind, Publication
 
 # A command's or a result's members by name.
-Members = dict[str, Any]  # Any: what the schema says
+Members = dict[str, Any]  # Any: the types of the schema
 
 METHODS = (
     "connect",
@@ -38,10 +38,10 @@ METHODS = (
 
 
 class Command(NamedTuple):
-    """What a client asks for.
+    """A client's command.
 
-    id: names the reply, from 1 on; 0: none is wanted.
-    method: one of METHODS, "" if there is none of them.
+    id: of the reply, from 1 on; 0: the client wants no reply.
+    method: one of METHODS; "": the command has none of them.
     """
 
     id: int
@@ -54,8 +54,8 @@ class Command(NamedTuple):
         return not self.id and not self.method
 
 
-class MalformedFrame(ValueError):  # noqa: N818  (not a fault of ours: what a client sent)
-    """What a client sent is no sequence of commands; the text says why."""
+class MalformedFrame(ValueError):  # noqa: N818  (the client's error, not ours)
+    """A client's frame is not a sequence of commands; the text says why."""
 
 
 class Codec(Protocol):
@@ -71,25 +71,22 @@ class Codec(Protocol):
         """
 
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
-        """Return the reply to a command that was done."""
+        """Return the reply to a command that was executed."""
 
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
-        """Return the reply to a command that was refused."""
+        """Return the reply to a command that was rejected."""
 
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> bytes:
         """Return a push: `kind` is pub, join, leave, unsubscribe, subscribe, message, refresh or disconnect."""
 
     def payload(self, publication: Publication) -> bytes:
-        """Return what stands for a publication's payload in the member `data`."""
+        """Return the member `data` of a publication."""
 
     def full(self, payload: bytes) -> bytes:
         """Return the member `data` of a whole payload for a client that gets differences."""
 
     def patch(self, before: bytes, payload: bytes) -> bytes | None:
         """Return the member `data` of the difference between two payloads; None if it is not smaller."""
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """Return several replies and pushes as one frame's payload."""
 
 
 def client_members(info: ClientInfo) -> Members:
@@ -115,7 +112,7 @@ def publication_members(publication: Publication, data: bytes) -> Members:
 
 
 def since_of(members: Members) -> Position:
-    """Return the position of a command; an empty epoch is the present one. Raises: ClientError 107 if it is none."""
+    """Return the position of a command; an empty epoch is the present one. Raises: ClientError 107 if it is invalid."""
     offset = members.get("offset", 0)
     if not 0 <= offset <= MAX_OFFSET:
         raise ClientError(ErrorCode.BAD_REQUEST, f"an offset is a whole number from 0 to {MAX_OFFSET}")

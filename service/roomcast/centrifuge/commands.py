@@ -1,4 +1,4 @@
-"""What each command does. A handler gives a reply's result, or None if it answers by itself, now or later."""
+"""The commands. A handler returns the result of the reply, or None if it replies by itself, now or later."""
 
 from __future__ import annotations
 
@@ -25,86 +25,81 @@ if TYPE_CHECKING:
     Handler = Callable[[Session, Command], Outcome]
 
 
-def permitted_channel(session: Session, command: Command, action: Action) -> str:
+def _permitted_channel(session: Session, command: Command, action: Action) -> str:
     """Return the channel of a command if the client may do this there. Raises: ClientError 102, 103, 107."""
     channel = check_channel(command.params.get("channel", ""))
-    may(
-        action,
-        channel,
-        session.sessions.node.namespaces.of(channel),
-        session.client,
-        is_subscribed=channel in session.subscriptions,
-    )
+    namespace = session.context.node.namespaces.of(channel)
+    may(action, channel, namespace, session.client, is_subscribed=channel in session.subscriptions)
     return channel
 
 
 def publish(session: Session, command: Command) -> Outcome:
-    """Publish, in the order of the commands; the reply comes when Redis has taken it."""
+    """Publish, in the order of the commands; the reply comes when Redis has the publication."""
     if "data" not in command.params:
         raise ClientError(ErrorCode.BAD_REQUEST, "no data")
-    if Hook.PUBLISH in session.sessions.application.handles:
+    if Hook.PUBLISH in session.context.application.handles:
         return _publish_if_allowed(session, command)
     publication = _publication(session, command)
 
-    def taken(result: Published | BrokerUnavailable) -> None:
+    def reply(result: Published | BrokerUnavailable) -> None:
         if isinstance(result, BrokerUnavailable):
             session.refuse(command, ErrorCode.INTERNAL)
         else:
             session.reply(command, {})
 
-    session.sessions.node.publish_for(session.connection, publication, taken)
+    session.context.node.client_publisher.publish_for(session.connection, publication, reply)
     return None
 
 
 async def _publish_if_allowed(session: Session, command: Command) -> Members:
     publication = _publication(session, command)
     event = PublishEvent(session.caller, publication.channel, publication.data)
-    answer = await session.sessions.application.on_publish(event)
+    answer = await session.context.application.on_publish(event)
     if answer.data is not None:
         publication = publication._replace(data=answer.data, kind=session.wire.kind_of(answer.data))
-    await session.sessions.node.publish(publication, skip_history=answer.skip_history)
+    await session.context.node.publish(publication, skip_history=answer.skip_history)
     return {}
 
 
 def _publication(session: Session, command: Command) -> Publication:
-    """Return what a client may publish. Raises: ClientError 102, 103, 106, 107."""
-    channel, data = permitted_channel(session, command, Action.PUBLISH), command.params["data"]
-    if len(data) > session.sessions.settings.max_message_bytes:
+    """Return the publication that a client wants and may make. Raises: ClientError 102, 103, 106, 107."""
+    channel, data = _permitted_channel(session, command, Action.PUBLISH), command.params["data"]
+    if len(data) > session.context.settings.max_message_bytes:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too much data")
-    info = session.sessions.node.roster.info(session.connection, channel)
+    info = session.context.node.roster.info(session.connection, channel)
     return Publication(channel, data, session.wire.kind_of(data), info=info)
 
 
 async def presence(session: Session, command: Command) -> Members:
-    """Return who is in a channel: the first thousand, or so."""
+    """Return the clients in a channel: about a thousand."""
     channel = _channel_with_presence(session, command)
-    page = await session.sessions.node.presence.page(channel, limit=MAX_PAGE_LENGTH)
+    page = await session.context.node.presence.page(channel, limit=MAX_PAGE_LENGTH)
     return {"presence": {info.client: client_members(info) for info in page.clients}}
 
 
 async def presence_stats(session: Session, command: Command) -> Members:
     """Return how many clients and users are in a channel."""
-    counts = await session.sessions.node.presence.count(_channel_with_presence(session, command))
+    counts = await session.context.node.presence.count(_channel_with_presence(session, command))
     return {"num_clients": counts.client_count, "num_users": counts.user_count}
 
 
 def _channel_with_presence(session: Session, command: Command) -> str:
-    channel = permitted_channel(session, command, Action.PRESENCE)
-    if not session.sessions.node.namespaces.of(channel).presence:
+    channel = _permitted_channel(session, command, Action.PRESENCE)
+    if not session.context.node.namespaces.of(channel).presence:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "no presence in this namespace")
     return channel
 
 
 async def history(session: Session, command: Command) -> Members:
-    """Return what is kept of a channel; without a limit its position alone, with -1 as much as is allowed.
+    """Return entries of a channel's history; without a limit only its position, with -1 as many as are allowed.
 
-    Of large publications fewer than that: the reply has to fit into what a client may leave unsent. The client goes on
-    from the last one.
+    If the publications are large, the reply has fewer, because it has to fit into the client's buffer. The client can
+    read on from the last one.
     """
-    channel = permitted_channel(session, command, Action.HISTORY)
+    channel = _permitted_channel(session, command, Action.HISTORY)
     params = command.params
     limit = params.get("limit", 0)
-    found = await session.sessions.node.histories.read(
+    found = await session.context.node.histories.read(
         channel,
         limit=MAX_RECOVERED if limit < 0 else min(limit, MAX_RECOVERED),
         since=None if params.get("since") is None else since_of(params["since"]),
@@ -120,7 +115,7 @@ async def history(session: Session, command: Command) -> Members:
 
 
 def _at_most(publications: list[Publication], size_bytes: int) -> list[Publication]:
-    """Return the first publications, as many as have so many bytes together; one at least."""
+    """Return the first publications, up to a size together, but at least one."""
     found: list[Publication] = []
     for publication in publications:
         size_bytes -= len(publication.data)
@@ -131,28 +126,28 @@ def _at_most(publications: list[Publication], size_bytes: int) -> list[Publicati
 
 
 async def rpc(session: Session, command: Command) -> Members:
-    """Return what the application answers; nothing is no JSON."""
+    """Return the application's answer; an empty one is not JSON, so it is left out."""
     data = await _call(session, command.params.get("method", ""), command.params.get("data", b""))
     return {"data": data} if data else {}
 
 
 async def send(session: Session, command: Command) -> None:
-    """Give the application a message, which wants no answer: it is a procedure without a name."""
-    if Hook.RPC not in session.sessions.application.handles:
+    """Pass the application a message without an answer: it is a call of the method ""."""
+    if Hook.RPC not in session.context.application.handles:
         session.disconnect(NOT_AVAILABLE)
         return
     await _call(session, "", command.params.get("data", b""))
 
 
 async def _call(session: Session, method: str, data: bytes) -> bytes:
-    application = session.sessions.application
+    application = session.context.application
     if Hook.RPC not in application.handles:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "no application answers here")
     return await application.on_rpc(RpcEvent(session.caller, method, data))
 
 
 def ping(session: Session, command: Command) -> None:
-    """Answer, no more."""
+    """Reply."""
     session.reply(command, {})
 
 

@@ -1,7 +1,8 @@
-"""`connect` and `refresh`: who a client is, what the server subscribes it to, how long it may stay."""
+"""`connect` and `refresh`: the identity of a client, its subscriptions by the server, the time when it expires."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,30 +22,30 @@ if TYPE_CHECKING:
 
 
 async def connect(session: Session, command: Command) -> None:
-    """Let the client in. Its reply comes before any push, and its connection is open from then on."""
-    params, sessions = command.params, session.sessions
+    """Accept the client. Its reply comes before any push, and its connection is open from then on."""
+    params, context = command.params, session.context
     claims = await _claims(session, params.get("token", ""))
     if claims is None:
         return
     answer: ConnectAnswer | None = None
     token_user = claims.user
-    session.client = Client(claims.user, claims.grants, is_trusted=sessions.settings.insecure)
+    session.client = Client(claims.user, claims.grants, is_trusted=context.settings.insecure)
     session.meta = claims.meta
-    if Hook.CONNECT in sessions.application.handles:
-        answer = await sessions.application.on_connect(_event(session, claims, params))
+    if Hook.CONNECT in context.application.handles:
+        answer = await context.application.on_connect(_event(session, claims, params))
         claims = _answered(claims, answer)
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
     session.token_user = token_user if params.get("token") else claims.user
-    expiry = sessions.expiry(claims.expire_at_s or 0)
-    # A client that was told would look for a token, and end without one.
-    session.is_kept_by_application = not params.get("token") and Hook.REFRESH in sessions.application.handles
-    if session.is_kept_by_application:
+    expiry = context.expiry(claims.expire_at_s or 0)
+    # A client that knew when it expires would look for a token, and disconnect without one.
+    session.is_refreshed_by_application = not params.get("token") and Hook.REFRESH in context.application.handles
+    if session.is_refreshed_by_application:
         expiry = {}
     session.connection.info = claims.info
-    sessions.node.hub.identify(session.connection, claims.user)
+    context.node.hub.identify(session.connection, claims.user)
     options = _server_subscriptions(session, claims)
-    if len(options) > sessions.settings.channel_limit:
+    if len(options) > context.settings.channel_limit:
         session.disconnect(CHANNEL_LIMIT)
         return
     subs = await _subscribe_all(session, options, params.get("subs", {}))
@@ -57,12 +58,12 @@ async def connect(session: Session, command: Command) -> None:
     session.expire_at(claims.expire_at_s or 0)
     session.reply(command, result)
     session.connection.open()
-    sessions.application.on_connected(ConnectedEvent(session.caller))
+    context.application.on_connected(ConnectedEvent(session.caller))
 
 
 async def refresh(session: Session, command: Command) -> Members | None:
-    """Let the client stay longer, by a new token, or by what the application says."""
-    token, sessions = command.params.get("token", ""), session.sessions
+    """Let the connection expire later, by a new token or the application's answer."""
+    token, context = command.params.get("token", ""), session.context
     if token:
         claims = await _claims(session, token)
         if claims is None:
@@ -72,8 +73,8 @@ async def refresh(session: Session, command: Command) -> Members | None:
             return None
         session.client = replace(session.client, grants=claims.grants)
         expire_at_s, info = claims.expire_at_s or 0, claims.info
-    elif Hook.REFRESH in sessions.application.handles:
-        answer = await sessions.application.on_refresh(RefreshEvent(session.caller))
+    elif Hook.REFRESH in context.application.handles:
+        answer = await context.application.on_refresh(RefreshEvent(session.caller))
         if answer.is_expired:
             raise ClientError(ErrorCode.EXPIRED, "the application lets the connection expire")
         expire_at_s, info = answer.expire_at_s, session.connection.info if answer.info is None else answer.info
@@ -81,29 +82,29 @@ async def refresh(session: Session, command: Command) -> Members | None:
         raise ClientError(ErrorCode.BAD_REQUEST, "no token")
     session.connection.info = info
     session.expire_at(expire_at_s)
-    return {"client": session.client_id, "version": __version__, **sessions.expiry(expire_at_s)}
+    return {"client": session.client_id, "version": __version__, **context.expiry(expire_at_s)}
 
 
 async def _claims(session: Session, token: str) -> ConnectionClaims | None:
-    """Return what a token says, or what holds without one; None if the connection ends for it.
+    """Return the claims of a token, or of a client without one; None if the token is invalid: the connection is closed.
 
-    Raises: ClientError 101 for a missing token, 109 for an expired one, 100 while keys cannot be had.
+    Raises: ClientError 101 for a missing token, 109 for an expired one, 100 while keys are not available.
     """
-    settings = session.sessions.settings
+    settings = session.context.settings
     if settings.insecure:
         return ConnectionClaims(user="", subs={})
     if not token:
-        if settings.anonymous or Hook.CONNECT in session.sessions.application.handles:
+        if settings.anonymous or Hook.CONNECT in session.context.application.handles:
             return ConnectionClaims(user="", subs={})
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
-        return await session.sessions.verifier.connection(token)
+        return await session.context.verifier.connection(token)
     except ExpiredToken:
         raise ClientError(ErrorCode.TOKEN_EXPIRED, "the connection token has expired") from None
     except KeysUnavailable as exc:
         raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
-        session.sessions.refused_token(session, exc.reason)
+        session.context.refused_token(session.connection, exc.reason)
         session.disconnect(INVALID_TOKEN)
         return None
 
@@ -120,24 +121,23 @@ def _event(session: Session, claims: ConnectionClaims, params: Members) -> Conne
 
 
 def _answered(claims: ConnectionClaims, answer: ConnectAnswer) -> ConnectionClaims:
-    """Return what holds after the application has had its say."""
+    """Return the claims with the application's answer in front of the token's."""
     subs = {channel: subscribe.options_of(each) for channel, each in answer.channels.items()}
-    return ConnectionClaims(
+    return replace(
+        claims,
         user=claims.user if answer.user is None else answer.user,
         expire_at_s=claims.expire_at_s if answer.expire_at_s is None else answer.expire_at_s or None,
         info=claims.info if answer.info is None else answer.info,
-        channels=claims.channels,
         subs={**claims.subs, **subs},
         meta=claims.meta if answer.meta is None else answer.meta,
-        grants=claims.grants,
     )
 
 
 def _server_subscriptions(session: Session, claims: ConnectionClaims) -> dict[str, SubscriptionOptions]:
-    """Return what the client is subscribed to without asking: by its token, the application, and as a user."""
+    """Return the channels that the server subscribes the client to: by its claims, and as a user."""
     options = dict.fromkeys(claims.channels, SubscriptionOptions())
     options.update(claims.subs)
-    for name in session.sessions.node.namespaces.personal():
+    for name in session.context.node.namespaces.personal():
         channel = personal_channel(name, claims.user)
         if channel is not None:
             options.setdefault(channel, SubscriptionOptions())
@@ -147,26 +147,27 @@ def _server_subscriptions(session: Session, claims: ConnectionClaims) -> dict[st
 async def _subscribe_all(
     session: Session, options: Mapping[str, SubscriptionOptions], recovering: Mapping[str, Members]
 ) -> Members:
-    """Return what the client is told of each subscription. Raises: ClientError, BrokerUnavailable; then it has none."""
+    """Return the member `subs` of the reply. Raises: ClientError, BrokerUnavailable; then there are none."""
     subs: Members = {}
     try:
         for channel, each in options.items():
-            subs[channel] = await subscribe.subscribe_by_server(session, channel, each, recovering.get(channel))
+            async with subscribe.subscribing_by_server(session, channel, each, recovering.get(channel)) as result:
+                subs[channel] = result
     except (ClientError, BrokerUnavailable):
         for channel in subs:
-            session.drop(channel)
+            session.remove_subscription(channel)
         raise
     return subs
 
 
 def _result(session: Session, expiry: Members) -> Members:
-    sessions = session.sessions
+    context = session.context
     return {
         "client": session.client_id,
         "version": __version__,
         **expiry,
-        "ping": sessions.ping_interval_s,
+        "ping": math.ceil(context.settings.ping_interval_s),  # clients count in whole seconds
         "pong": True,
         "session": session.id,
-        "node": sessions.node.id,
+        "node": context.node.id,
     }

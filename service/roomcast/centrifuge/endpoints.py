@@ -1,56 +1,52 @@
-"""Where clients of the Centrifuge protocol connect: by WebSocket, or by a response that streams."""
+"""The endpoints of the Centrifuge protocol: WebSocket, or a response that streams and `/emulation` for commands."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.protobuf.message import DecodeError
-from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
+from roomcast.centrifuge.command_queue import begin_session
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.remote import SessionOperations
+from roomcast.config import Settings
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.transports.command_stream import CommandStream
-from roomcast.web.sockets import server_of, websocket_of
+from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.types import Receive, Scope, Send
 
-    from roomcast.centrifuge.sessions import Sessions
     from roomcast.centrifuge.wire import Wire
     from roomcast.model.errors import Disconnect
-    from roomcast.web.sockets import ClientServer
 
 router = APIRouter(tags=["Centrifuge protocol"])
 
 _PROTOBUF = "centrifuge-protobuf"
 _PROTOBUF_TYPE = "application/octet-stream"
-# What the body of a request may hold beside a client's message.
+# Of the body of a request, beside a client's message.
 _ENVELOPE_BYTES = 4096
-
-
-def _sessions_of(connection: HTTPConnection) -> Sessions:
-    sessions: Sessions = connection.app.state.sessions
-    return sessions
 
 
 @router.websocket("/connection/websocket")
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
-    server, sessions = server_of(socket), _sessions_of(socket)
+    server, context = find(socket, ClientServer), find(socket, SessionContext)
     is_named = _PROTOBUF in socket.scope["subprotocols"]
     is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
-    wire = sessions.websocket_protobuf if is_protobuf else sessions.websocket_json
+    wire = context.wires.websocket_protobuf if is_protobuf else context.wires.websocket_json
     transport, _ = websocket_of(socket)
-    session = sessions.begin(wire, socket.headers)
-    session.connection = server.connection(transport, wire.encoding, session)
-    await server.serve(socket, session.connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
+    queue = begin_session(context, wire, socket.headers, partial(server.connection, transport, wire.encoding))
+    connection = queue.session.connection
+    await server.serve(socket, connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
 
 
 @router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")
@@ -59,14 +55,11 @@ async def http_stream(request: Request) -> Response:
 
     The body is the first command, JSON or, as `application/octet-stream`, Protobuf; so are the response's lines.
     """
-    server, sessions = server_of(request), _sessions_of(request)
-    server.check_origin(request)
+    find(request, ClientServer).check_origin(request)
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
-    wire = sessions.stream_protobuf if is_protobuf else sessions.stream_json
-    body = await _body(request)
-    return CommandStreamResponse(
-        server, sessions, wire, transport_name="http_stream", first=body, headers=request.headers
-    )
+    wires = find(request, SessionContext).wires
+    wire = wires.stream_protobuf if is_protobuf else wires.stream_json
+    return CommandStreamResponse(request, wire, transport_name="http_stream", first=await _body(request))
 
 
 @router.get("/connection/sse", response_class=Response, summary="Connect by server-sent events.")
@@ -77,21 +70,18 @@ async def sse(request: Request) -> Response:
     A token in it stands in the URL: browsers' EventSource has no other place. It stays out of our logs; others should
     keep it out of theirs, or use http_stream.
     """
-    server, sessions = server_of(request), _sessions_of(request)
-    server.check_origin(request)
+    find(request, ClientServer).check_origin(request)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
-    return CommandStreamResponse(
-        server, sessions, sessions.sse, transport_name="sse", first=first, headers=request.headers
-    )
+    return CommandStreamResponse(request, find(request, SessionContext).wires.sse, transport_name="sse", first=first)
 
 
 @router.post("/emulation", response_class=Response, status_code=204, summary="Send commands.")
 async def emulation(request: Request) -> Response:
-    """Take commands of a client whose replies stream from some node: `{"session": "", "node": "", "data": "{...}"}`.
+    """Accept commands of a client whose replies stream from any node: `{"session": "", "node": "", "data": "{...}"}`.
 
     Answers 204 once that node has them; 404 if there is no such node or session, 400 for anything else.
     """
-    limit_bytes: int = request.app.state.settings.max_message_bytes
+    limit_bytes = find(request, Settings).max_message_bytes
     is_protobuf = request.headers.get("content-type", "") == _PROTOBUF_TYPE
     if is_protobuf:
         node, session, data = _protobuf_emulation(await read_body(request, limit_bytes + _ENVELOPE_BYTES))
@@ -100,12 +90,12 @@ async def emulation(request: Request) -> Response:
         node, session, data = _json_emulation(await read_json(request, 2 * limit_bytes + _ENVELOPE_BYTES))
     if len(data) > limit_bytes + _ENVELOPE_BYTES:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"commands of more than {limit_bytes} bytes")
-    is_found = await _sessions_of(request).emulate(node, session, data)
+    is_found = await find(request, SessionOperations).emulate(node, session, data)
     return Response(status_code=204 if is_found else 404)
 
 
 async def _body(request: Request) -> bytes:
-    return await read_body(request, request.app.state.settings.max_message_bytes + _ENVELOPE_BYTES)
+    return await read_body(request, find(request, Settings).max_message_bytes + _ENVELOPE_BYTES)
 
 
 def _protobuf_emulation(body: bytes) -> tuple[str, str, bytes]:
@@ -127,27 +117,17 @@ _CONTENT_TYPES = {"sse": "text/event-stream", "json": "application/json", "proto
 
 
 class CommandStreamResponse(Response):
-    """Runs a session whose first commands are given, until it ends or the client is gone.
+    """Runs a session, from its first commands until it ends or the client disconnects.
 
     Args:
         transport_name: http_stream or sse.
-        headers: of the request.
     """
 
-    def __init__(
-        self,
-        server: ClientServer,
-        sessions: Sessions,
-        wire: Wire,
-        *,
-        transport_name: str,
-        first: bytes,
-        headers: Mapping[str, str],
-    ) -> None:
+    def __init__(self, request: Request, wire: Wire, *, transport_name: str, first: bytes) -> None:
         self.media_type = _CONTENT_TYPES["sse" if transport_name == "sse" else wire.encoding_name]
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._server = server
+        self._server = find(request, ClientServer)
         self._first = first
         codec = wire.codec
 
@@ -156,22 +136,21 @@ class CommandStreamResponse(Response):
             return wire.frame(codec.push("", "disconnect", fields))
 
         self._stream = CommandStream(transport_name, ping=wire.ping, goodbye=goodbye)
-        self._session = sessions.begin(wire, headers)
-        self._session.connection = server.connection(self._stream, wire.encoding, self._session)
-        self._stream.connection = self._session.connection
+        connection_of = partial(self._server.connection, self._stream, wire.encoding)
+        self._queue = begin_session(find(request, SessionContext), wire, request.headers, connection_of)
+        self._stream.connection = self._queue.session.connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
-        connection, stream = self._session.connection, self._stream
-        self._server.node.enter(connection)
-        stream.heartbeat_slot = self._server.heartbeat.add(stream)
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            if stream.name == "sse":
-                # Browsers tell the page that it is open with the first bytes.
-                await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
-            self._session.on_request(self._first)
-            await pump(connection, stream.drain, scope, receive, send)
-        finally:
-            self._server.heartbeat.remove(stream)
-            self._server.node.leave(connection)
+        connection, stream = self._queue.session.connection, self._stream
+        with self._server.node.connected(connection):
+            stream.heartbeat_slot = self._server.heartbeat.add(stream)
+            try:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                if stream.name == "sse":
+                    # Browsers report the stream as open with its first bytes.
+                    await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+                self._queue.on_request(self._first)
+                await pump(connection, stream.drain, scope, receive, send)
+            finally:
+                self._server.heartbeat.remove(stream)

@@ -1,4 +1,4 @@
-"""How connections and subscriptions expire; those of clients without a token the application keeps, or lets end."""
+"""How connections and subscriptions expire; those of clients without a token are refreshed by the application."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from roomcast.model.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from roomcast.centrifuge.held import Held
-    from roomcast.centrifuge.session import Session
+    from roomcast.centrifuge.session import Session, SessionSubscription
     from roomcast.hooks import RefreshAnswer
 
 
 def end_expired(session: Session, now_s: float, grace_s: float) -> None:
-    """End what has been left to expire, `grace_s` after its time: clients refresh at the last moment.
+    """End expired connections and subscriptions `grace_s` after their time, because clients refresh at the last moment.
 
-    What the application keeps is its to decide, at its time.
+    Those that the application refreshes have no grace: it is asked at their time.
     """
 
-    def is_over(expire_at_s: float, *, is_kept: bool) -> bool:
-        return 0 < expire_at_s <= (now_s if is_kept else now_s - grace_s)
+    def is_expired(it: Session | SessionSubscription) -> bool:
+        return 0 < it.expire_at_s <= (now_s if it.is_refreshed_by_application else now_s - grace_s)
 
-    if not is_over(session.expire_at_s, is_kept=session.is_kept_by_application):
-        session.await_end(session.expire_at_s, at_once=session.is_kept_by_application)
-    elif session.is_kept_by_application:
+    tasks = session.context.tasks
+    if not is_expired(session):
+        session.check_expiry_of(session)
+    elif session.is_refreshed_by_application:
         session.expire_at_s = 0
-        session.sessions.spawn(keep_connection(session))
+        tasks.spawn(_refresh_connection(session))
     else:
         session.disconnect(EXPIRED)
         return
-    for channel, held in tuple(session.subscriptions.items()):
-        if not is_over(held.expire_at_s, is_kept=held.is_kept_by_application):
-            session.await_end(held.expire_at_s, at_once=held.is_kept_by_application)
-        elif held.is_kept_by_application:
-            held.expire_at_s = 0
-            session.sessions.spawn(keep_subscription(session, channel, held))
-        elif held.is_of_server:
+    for channel, subscription in tuple(session.subscriptions.items()):
+        if not is_expired(subscription):
+            session.check_expiry_of(subscription)
+        elif subscription.is_refreshed_by_application:
+            subscription.expire_at_s = 0
+            tasks.spawn(_refresh_subscription(session, channel, subscription))
+        elif subscription.is_of_server:
             session.disconnect(SUBSCRIPTION_EXPIRED)
             return
         else:
             session.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
 
 
-async def keep_connection(session: Session) -> None:
-    """Let a connection go on, if the application says so; without an answer it ends, and may come back."""
-    answer = await _answer(session, session.sessions.application.on_refresh(RefreshEvent(session.caller)))
+async def _refresh_connection(session: Session) -> None:
+    """Ask the application whether a connection may stay; without an answer it ends, and the client may reconnect."""
+    answer = await _answer(session, session.context.application.on_refresh(RefreshEvent(session.caller)))
     if answer is None:
         session.disconnect(EXPIRED)
         return
@@ -63,22 +63,21 @@ async def keep_connection(session: Session) -> None:
     session.expire_at(answer.expire_at_s)
 
 
-async def keep_subscription(session: Session, channel: str, held: Held) -> None:
-    """Let a subscription go on, if the application says so; without an answer the client has to subscribe again."""
-    answer = await _answer(
-        session, session.sessions.application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
-    )
-    if session.subscriptions.get(channel) is not held:
+async def _refresh_subscription(session: Session, channel: str, subscription: SessionSubscription) -> None:
+    """Ask the application whether a subscription may stay; without an answer the client has to subscribe again."""
+    event = SubRefreshEvent(session.caller, channel)
+    answer = await _answer(session, session.context.application.on_sub_refresh(event))
+    if session.subscriptions.get(channel) is not subscription:
         return
     if answer is None:
         session.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
     else:
-        held.expire_at_s = answer.expire_at_s
-        session.hold(channel, held)
+        subscription.expire_at_s = answer.expire_at_s
+        session.add_subscription(channel, subscription)
 
 
 async def _answer(session: Session, asked: Awaitable[RefreshAnswer]) -> RefreshAnswer | None:
-    """Return what the application says; None if it lets it end, or says nothing that keeps it."""
+    """Return the application's answer; None: it refuses, fails, or answers a time that is over."""
     try:
         answer = await asked
     except Refused as exc:
@@ -86,5 +85,5 @@ async def _answer(session: Session, asked: Awaitable[RefreshAnswer]) -> RefreshA
         return None
     except (ApplicationError, ClientError):
         return None
-    is_over = answer.is_expired or 0 < answer.expire_at_s <= session.sessions.deadlines.now_s()
+    is_over = answer.is_expired or 0 < answer.expire_at_s <= session.context.deadlines.now_s()
     return None if is_over else answer

@@ -1,8 +1,8 @@
-"""Filters by tags: which publications of a channel a subscriber wants, as a tree of comparisons in the member `tf`.
+"""Filters by tags: the publications of a channel that a subscriber wants, as a tree of comparisons in the member `tf`.
 
-Equal filters are equal values, so that subscribers who want the same share what is encoded.
-Source: what a filter means, the odd cases included, is what centrifuge's internal/filter/filter.go does. It has no
-bounds; ours hold a filter to what fits in one message and cost less than a write to a socket.
+Equal filters are equal values, so that subscribers with the same filter share an encoding.
+Source: centrifuge's internal/filter/filter.go, the odd cases included. It has no limits; with ours a filter fits into
+one message, and costs less than a write to a socket.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_NODES = 64
 MAX_VALUES = 256  # in the whole filter
 MAX_CHARACTERS = 256  # of a key or a value
 
-# What github.com/quagmt/udecimal parses: 19 places after the point, 200 characters, no exponent.
+# As github.com/quagmt/udecimal parses numbers: 19 places after the point, 200 characters, no exponent.
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]{1,19})?")
 _MAX_NUMBER_CHARACTERS = 200
 
@@ -57,8 +57,8 @@ class Operation(enum.StrEnum):
 class Leaf:
     """A comparison of one tag.
 
-    value, values: what it is compared with; which of them, the comparison says.
-    number: the value of a numeric comparison; None if it is none, and then nothing matches.
+    value, values: the operand; which of the two depends on the comparison.
+    number: the value of a numeric comparison; None: it is not a number, and matches nothing.
     """
 
     key: str
@@ -81,7 +81,7 @@ Filter = Leaf | Branch
 _TEXTS: Mapping[Compare, Callable[[str | None, Leaf], bool]] = {
     Compare.EQUAL: lambda tag, leaf: tag == leaf.value,
     Compare.NOT_EQUAL: lambda tag, leaf: tag != leaf.value,
-    # Among values, a tag that is not there counts as an empty one.
+    # Among values, a missing tag counts as an empty one.
     Compare.IN: lambda tag, leaf: (tag or "") in leaf.values,
     Compare.NOT_IN: lambda tag, leaf: (tag or "") not in leaf.values,
     Compare.EXISTS: lambda tag, _: tag is not None,
@@ -100,18 +100,18 @@ _WITH_VALUES = frozenset({Compare.IN, Compare.NOT_IN})
 _WITH_NOTHING = frozenset({Compare.EXISTS, Compare.NOT_EXISTS})
 
 
-def parse(tf: Mapping[str, Any]) -> Filter:  # Any: what a client sent
-    """Return the filter that a client asks for.
+def parse(tf: Mapping[str, Any]) -> Filter:  # Any: JSON of a client
+    """Return the filter that a client wants.
 
     Args:
-        tf: a FilterNode of the schema: op, key, cmp, val, vals, nodes; other members and null ones do not count.
-    Raises: ClientError 107 that says what is wrong.
+        tf: a FilterNode of the schema: op, key, cmp, val, vals, nodes; other members and null are ignored.
+    Raises: ClientError 107 with the reason.
     """
     return _Reader().node(tf, depth=1)
 
 
 def matches(wanted: Filter, tags: Mapping[str, str] | None) -> bool:
-    """Return whether a publication with these tags is wanted."""
+    """Return whether a publication with these tags matches."""
     if isinstance(wanted, Leaf):
         return _leaf_matches(wanted, None if tags is None else tags.get(wanted.key))
     if wanted.operation is Operation.AND:
@@ -122,7 +122,7 @@ def matches(wanted: Filter, tags: Mapping[str, str] | None) -> bool:
 
 
 def _leaf_matches(leaf: Leaf, tag: str | None) -> bool:
-    """Return whether a tag is as the leaf wants it; None is one that is not there."""
+    """Return whether a tag matches a leaf; None: there is no such tag."""
     compare_texts = _TEXTS.get(leaf.compare)
     if compare_texts is not None:
         return compare_texts(tag, leaf)
@@ -138,13 +138,13 @@ def _number(text: str) -> Decimal | None:
 
 
 class _Reader:
-    """Reads one filter, and counts what it has."""
+    """Reads one filter, and counts its nodes and values."""
 
     def __init__(self) -> None:
         self._nodes = 0
         self._values = 0
 
-    def node(self, node: Any, *, depth: int) -> Filter:  # Any: what a client sent
+    def node(self, node: Any, *, depth: int) -> Filter:  # Any: JSON of a client
         if not isinstance(node, Mapping):
             raise _refused("a node is an object")
         self._nodes += 1
@@ -195,7 +195,7 @@ def _text(node: Mapping[str, Any], name: str) -> str:
     return "" if text is None else _checked(name, text)
 
 
-def _checked(name: str, text: Any) -> str:  # Any: what a client sent
+def _checked(name: str, text: Any) -> str:  # Any: JSON of a client
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         raise _refused(f"{name}: text of at most {MAX_CHARACTERS} characters")
     return text

@@ -1,8 +1,8 @@
 """Differences between two payloads in the Fossil delta format, which clients of the Centrifuge protocol can apply.
 
 A delta is the size of the result, a newline, commands, and a checksum of the result with a `;`. `5@2,` copies 5 bytes
-from place 2 of what was before, `3:abc` inserts those 3 bytes. Numbers have 6 bits a digit, the highest digit first.
-Source: fossil-scm.org, "Fossil Delta Format"; the way to find what can be copied is our own.
+from place 2 of the payload before, `3:abc` inserts those 3 bytes. Numbers have 6 bits a digit, highest digit first.
+Source: fossil-scm.org, "Fossil Delta Format"; the search for copies is our own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BLOCK_BYTES = 16
 # Blocks of the payload before are known at every 4th place, and looked for at every 5th of the other. As two numbers in
 # sequence have no common divisor, each run of 16 + 4 * 5 - 1 bytes that both have is found, with half the look-ups.
 _STEP = 4
-# Bounds on the work, 10 ms each: past 64 KiB the steps grow, and what comes after so many copies is inserted.
+# Limits of the work, 10 ms each: beyond 64 KiB the steps grow, and after so many copies the rest is inserted.
 _MOST_LOOK_UPS = 16 * 1024
 _MOST_COPIES = 2048
 # A copy takes 4 to 7 bytes, and the command after it one or two of its own: below this, inserting is as short.
@@ -25,7 +25,7 @@ _SHORTEST_COPY_BYTES = 8
 
 
 class _Copy(NamedTuple):
-    """Bytes `start` to `end` of the payload stand in the one before it too, from `source` on."""
+    """Bytes `start` to `end` of the payload are also in the one before it, from `source` on."""
 
     start: int
     end: int
@@ -36,7 +36,7 @@ def create_delta(before: bytes, after: bytes, *, is_text: bool) -> bytes:
     """Return the delta that makes `after` of `before`; it may be longer than `after`.
 
     Args:
-        is_text: both are UTF-8, and the delta shall be too: nothing is cut inside a character.
+        is_text: both are UTF-8, and the delta is too: it cuts no character.
     """
     parts = [_number(len(after)), b"\n"]
     done = 0
@@ -55,7 +55,7 @@ def create_delta(before: bytes, after: bytes, *, is_text: bool) -> bytes:
 
 
 def _copies(before: bytes, after: bytes) -> Iterator[_Copy]:
-    """Yield what can be copied, in the order of `after`: most changes leave the beginning and the end as they were."""
+    """Yield copies in the order of `after`: most changes leave the beginning and the end unchanged."""
     shorter = min(len(before), len(after))
     head = _longest(shorter, lambda low, high: before[low:high] == after[low:high])
     tail = _shared_before(before, len(before), after, len(after), shorter - head)
@@ -65,14 +65,14 @@ def _copies(before: bytes, after: bytes) -> Iterator[_Copy]:
 
 
 def _blocks(before: bytes, after: bytes, start: int, stop: int) -> Iterator[_Copy]:
-    """Yield what can be copied of `after` from `start` to `stop`.
+    """Yield copies of `after` from `start` to `stop`.
 
-    Each look-up costs the same, and what is found is not looked at again: hostile payloads cost little more.
+    Each look-up costs the same, and a copy is not searched again: hostile payloads cost little more.
     """
     if stop - start < _BLOCK_BYTES:
         return
     step = max(_STEP, len(before) // _MOST_LOOK_UPS, (stop - start) // _MOST_LOOK_UPS)
-    # Backwards, so that what is there more than once is known by its first place, from which most may follow.
+    # Backwards, so that a repeated block is known by its first place: the copy from there may be the longest.
     places = range(0, len(before) - _BLOCK_BYTES + 1, step)
     known = {before[at : at + _BLOCK_BYTES]: at for at in reversed(places)}
     at = done = start
@@ -83,7 +83,7 @@ def _blocks(before: bytes, after: bytes, start: int, stop: int) -> Iterator[_Cop
         if source is None:
             at += step + 1
             continue
-        # What repeats is most often meant in its turn: the rows of a table have the same keys.
+        # A repeated block mostly continues the copy before it: the rows of a table have the same keys.
         if before[at + shift : at + shift + _BLOCK_BYTES] == block:
             source = at + shift
         back = _shared_before(before, source, after, at, min(source, at - done))
@@ -103,7 +103,7 @@ def _shared_before(before: bytes, source: int, after: bytes, at: int, limit: int
 
 
 def _longest(limit: int, is_same: Callable[[int, int], bool]) -> int:
-    """Return how far two runs of bytes are the same; what is compared is at most some times what is the same."""
+    """Return how far two runs of bytes are equal; compares only a few times as many bytes as are equal."""
     low, high = 0, 64
     while high < limit and is_same(low, high):
         low, high = high, 2 * high

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from typing_extensions import override
 
 from roomcast.centrifuge import fossil
-from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
 from roomcast.model.publications import Kind
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _UNSIGNED_32, _UNSIGNED_64 = range(2**32), range(2**64)
 _SIGNED_32, _SIGNED_64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
-# Any JSON value, which becomes its text.
+# Any JSON value; the member is its text.
 _VALUE = object
 
 # The type of each member; of a whole number its range.
@@ -63,14 +64,15 @@ _MEMBERS: Mapping[str, _Types] = {
 _SINCE: _Types = {"offset": _UNSIGNED_64, "epoch": str}
 
 
-class JsonCodec:
-    """Implements `Codec`."""
+class JsonCodec(Codec):
+    """Each message is a line without its end."""
 
     kind = Kind.TEXT
     ping = b"{}"
 
+    @override
     def commands(self, frame: bytes) -> Iterator[Command]:
-        """See `Codec.commands`. What is in `data` is written anew: whole numbers past 64 bits become floats."""
+        """Yield the commands of the lines; `data` is serialised again: whole numbers beyond 64 bits become floats."""
         is_empty = True
         for line in frame.split(b"\n"):
             if line and not line.isspace():
@@ -79,22 +81,23 @@ class JsonCodec:
         if is_empty:
             raise MalformedFrame("no command")
 
+    @override
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
-        """See `Codec.reply`."""
         return orjson.dumps({"id": command_id, method: result}, default=orjson.Fragment)
 
+    @override
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
-        """See `Codec.error`."""
         error: Members = {"code": code, "message": message}
         if is_temporary:
             error["temporary"] = True
         return orjson.dumps({"id": command_id, "error": error})
 
+    @override
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> bytes:
-        """See `Codec.push`."""
         push: Members = {"channel": channel, kind: fields} if channel else {kind: fields}
         return orjson.dumps({"push": push}, default=orjson.Fragment)
 
+    @override
     def payload(self, publication: Publication) -> bytes:
         """Return JSON as it was, any other text as a JSON string, and binary as a JSON string of its base64."""
         data = publication.data
@@ -106,18 +109,16 @@ class JsonCodec:
         # it cannot stand.
         return data.replace(b"\n", b" ").replace(b"\r", b" ")
 
+    @override
     def full(self, payload: bytes) -> bytes:
-        """See `Codec.full`: a JSON string that holds the payload's text."""
+        """Return a JSON string of the payload's text."""
         return orjson.dumps(payload.decode())
 
+    @override
     def patch(self, before: bytes, payload: bytes) -> bytes | None:
-        """See `Codec.patch`: a JSON string that holds the difference."""
+        """Return a JSON string of the difference."""
         patch = fossil.create_delta(before, payload, is_text=True)
         return orjson.dumps(patch.decode()) if len(patch) < len(payload) else None
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """See `Codec.join`."""
-        return b"\n".join(messages)
 
 
 def _command(line: bytes) -> Command:
@@ -140,7 +141,7 @@ def _command(line: bytes) -> Command:
 
 
 def _members(what: str, members: Any, types: _Types) -> Members:  # Any: JSON
-    """Return the members that the schema knows. Raises: MalformedFrame if one is of another type."""
+    """Return the members that the schema has. Raises: MalformedFrame if one has another type."""
     if type(members) is not dict:
         raise MalformedFrame(f"{what} is a JSON object")
     found: Members = {}
@@ -164,12 +165,12 @@ def _members(what: str, members: Any, types: _Types) -> Members:  # Any: JSON
 
 
 def _is_of(expected: type | range, value: Any) -> bool:  # Any: JSON
-    """Return whether a value is of the type itself: true is no number."""
+    """Return whether a value has exactly this type: true is not a number."""
     return type(value) is int and value in expected if isinstance(expected, range) else type(value) is expected
 
 
 def _text(value: Any) -> bytes:  # Any: JSON
     try:
         return orjson.dumps(value)
-    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+    except orjson.JSONEncodeError as exc:  # orjson parses 1,024 levels of nesting, but serialises only 254
         raise MalformedFrame(f"data: {exc}") from None

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
+from typing_extensions import override
 
 from roomcast.centrifuge import client_pb2, fossil
-from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
 from roomcast.model.publications import Kind
 
 if TYPE_CHECKING:
@@ -21,53 +22,52 @@ if TYPE_CHECKING:
     from roomcast.model.publications import Publication
 
 
-class ProtobufCodec:
-    """Implements `Codec`."""
+class ProtobufCodec(Codec):
+    """Each message has its length in front."""
 
     kind = Kind.BINARY
     ping = b"\0"
 
+    @override
     def commands(self, frame: bytes) -> Iterator[Command]:
-        """See `Codec.commands`. Members that have their type's zero are as if they were not there."""
+        """Yield the commands; a member with its type's zero counts as absent."""
         if not frame:
             raise MalformedFrame("no command")
         source = io.BytesIO(frame)
         while source.tell() < len(frame):
             try:
                 command = parse_length_prefixed(client_pb2.Command, source)
-            # A length that no frame has overflows what can be read.
+            # A length beyond any frame overflows.
             except (DecodeError, ValueError, OverflowError) as exc:
                 raise MalformedFrame(f"no Protobuf message with its length: {exc}") from None
             yield _command(command)
 
+    @override
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
-        """See `Codec.reply`."""
         return _message({"id": command_id, method: result})
 
+    @override
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
-        """See `Codec.error`."""
         return _message({"id": command_id, "error": {"code": code, "message": message, "temporary": is_temporary}})
 
+    @override
     def push(self, channel: str, kind: str, fields: Mapping[str, Any]) -> bytes:
-        """See `Codec.push`."""
         return _message({"push": {"channel": channel, kind: fields}})
 
+    @override
     def payload(self, publication: Publication) -> bytes:
         """Return the payload as it was published."""
         return publication.data
 
+    @override
     def full(self, payload: bytes) -> bytes:
-        """See `Codec.full`: the payload as it is."""
+        """Return the payload unchanged."""
         return payload
 
+    @override
     def patch(self, before: bytes, payload: bytes) -> bytes | None:
-        """See `Codec.patch`."""
         patch = fossil.create_delta(before, payload, is_text=False)
         return patch if len(patch) < len(payload) else None
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """See `Codec.join`."""
-        return b"".join(messages)
 
 
 def _message(members: Members) -> bytes:
@@ -88,7 +88,7 @@ def _members(message: Message) -> Members:
     return {field.name: _value(field, value) for field, value in message.ListFields()}
 
 
-def _value(field: FieldDescriptor, value: Any) -> Any:  # Any: what the schema says
+def _value(field: FieldDescriptor, value: Any) -> Any:  # Any: the types of the schema
     of_what = field.message_type
     if of_what is None:
         return list(value) if field.is_repeated else value

@@ -1,7 +1,8 @@
-"""`subscribe`, `unsubscribe` and `sub_refresh`, and what the server subscribes its clients to."""
+"""`subscribe`, `unsubscribe` and `sub_refresh`, and subscriptions by the server."""
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +10,7 @@ from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override,
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import since_of
-from roomcast.centrifuge.held import Held
+from roomcast.centrifuge.session import SessionSubscription
 from roomcast.hooks import Hook, SubRefreshEvent, SubscribeEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
@@ -17,7 +18,7 @@ from roomcast.model.namespaces import Recovery
 from roomcast.model.publications import Publication, Resumption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from roomcast.auth import SubscriptionClaims
     from roomcast.centrifuge.codec import Command, Members
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 _DELTA = "fossil"
 # Bits of the member `flag`.
 _REJECT_UNRECOVERED = 2
-# Of what a client missed, in one reply: it has all of a reply or nothing, and of a large one on a slow line nothing.
+# Of missed publications in one reply: a client that disconnects before it has all of a reply has none of it.
 _REPLY_BYTES = 64 * 1024
 
 
 class _Wanted(NamedTuple):
-    """What a client asked of a subscription.
+    """A client's wishes for a subscription.
 
-    since: what it has, if it is recovering. rejects_unrecovered: it would rather not be subscribed than begin anew.
+    since: its position, if it is recovering.
+    rejects_unrecovered: without a recovery from there it does not want the subscription.
     """
 
     since: Position | None = None
@@ -47,101 +49,61 @@ class _Wanted(NamedTuple):
     tags: Filter | None = None
 
 
-class _Terms(NamedTuple):
-    """On which terms a subscription is made: what is told of it, and until when."""
-
-    options: SubscriptionOptions
-    expire_at_s: float
-
-
 async def subscribe(session: Session, command: Command) -> None:
-    """Subscribe; the reply tells where the client is and what it missed, and comes before any push."""
+    """Subscribe; the reply has the position and the missed publications, and comes before any push."""
     params = command.params
     channel = check_channel(params.get("channel", ""))
-    namespace = session.sessions.node.namespaces.of(channel)
+    namespace = session.context.node.namespaces.of(channel)
     if channel in session.subscriptions:
         raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, channel)
-    if len(session.subscriptions) >= session.sessions.settings.channel_limit:
+    if len(session.subscriptions) >= session.context.settings.channel_limit:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
     wanted = _wanted(params, namespace)
-    terms = await _terms(session, channel, namespace, params)
-    namespace = overridden(namespace, terms.options.override)
-    is_kept = not params.get("token") and Hook.SUB_REFRESH in session.sessions.application.handles
-    held = Held(expire_at_s=terms.expire_at_s, is_kept_by_application=is_kept)
-
-    def greet(result: Members) -> None:
+    options, expire_at_s = await _terms(session, channel, namespace, params)
+    namespace = _overridden(namespace, options.override)
+    is_kept = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
+    async with _subscribing(session, channel, namespace, wanted, options) as result:
         if not is_kept:
-            result.update(session.sessions.expiry(terms.expire_at_s))
-        held.is_positioned = result.get("positioned", False)
+            result.update(session.context.expiry(expire_at_s))
         session.reply(command, result)
-        session.hold(channel, held)
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
 
-    await _subscribe(session, channel, namespace, wanted=wanted, options=terms.options, greet=greet)
 
-
-async def subscribe_by_server(
+@asynccontextmanager
+async def subscribing_by_server(
     session: Session,
     channel: str,
     options: SubscriptionOptions,
     recovering: Members | None = None,
     *,
     expire_at_s: float = 0,
-    greet: Callable[[Members], None] | None = None,
-) -> Members:
-    """Subscribe a client that has not asked for it; return what it is told of it.
+) -> AsyncIterator[Members]:
+    """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
-        recovering: what the client says that it has of the channel, as in `subscribe`.
-        greet: takes the result when the client hears everything from then on.
+        recovering: the client's position in the channel, as in `subscribe`.
     Raises: ClientError, BrokerUnavailable.
     """
-    found: Members = {}
-    namespace = overridden(session.sessions.node.namespaces.of(check_channel(channel)), options.override)
-    wanted = _Wanted(since=_since(recovering or {}))
-
-    def take(result: Members) -> None:
-        found.update(result)
-        held = Held(expire_at_s=expire_at_s, is_of_server=True)
-        held.is_positioned = result.get("positioned", False)
-        session.hold(channel, held)
-        if greet is not None:
-            greet(result)
-
-    await _subscribe(session, channel, namespace, wanted=wanted, options=options, greet=take)
-    return found
+    namespace = _overridden(session.context.node.namespaces.of(check_channel(channel)), options.override)
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
+    async with _subscribing(session, channel, namespace, _Wanted(since=_since(recovering or {})), options) as result:
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
+        yield result
 
 
-async def _subscribe(
-    session: Session,
-    channel: str,
-    namespace: Namespace,
-    *,
-    wanted: _Wanted,
-    options: SubscriptionOptions,
-    greet: Callable[[Members], None],
-) -> None:
-    are_told = session.sessions.node.namespaces.of(channel).join_leave
-    tells_members = are_told and _wants_members(wanted, options.override)
-    encoding = session.wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
-
+@asynccontextmanager
+async def _subscribing(
+    session: Session, channel: str, namespace: Namespace, wanted: _Wanted, options: SubscriptionOptions
+) -> AsyncIterator[Members]:
+    """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
+    node, wire = session.context.node, session.wire
+    tells_members = node.namespaces.of(channel).join_leave and _wants_members(wanted, options.override)
+    encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
-
-    def take(greeting: Sequence[Publication | Resumption]) -> None:
-        result = _beginning(greeting, wanted, is_recovering=is_recovering)
-        found = [event for event in greeting if isinstance(event, Publication)] if is_recovering else []
-        count = _count_in_reply(found) if session.is_connected else len(found)
-        if is_recovering:
-            missed = session.wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
-            result["publications"] = missed
-        if wanted.is_delta:
-            result["delta"] = True
-        if options.data:
-            result["data"] = options.data
-        greet(result)
-        if rest := found[count:]:
-            session.connection.send(b"".join(map(encoding.encode, rest)))
-
-    await session.sessions.node.subscribe(
+    async with node.subscribing(
         session.connection,
         channel,
         namespace=namespace,
@@ -149,46 +111,57 @@ async def _subscribe(
         info=options.info,
         since=wanted.since,
         wants_missed=wanted.since is not None,
-        greet=take,
-    )
+    ) as start:
+        result = _beginning(start, wanted, is_recovering=is_recovering)
+        found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
+        count = _count_in_reply(found) if session.is_connected else len(found)
+        if is_recovering:
+            result["publications"] = wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
+        if wanted.is_delta:
+            result["delta"] = True
+        if options.data:
+            result["data"] = options.data
+        yield result
+        if rest := found[count:]:
+            session.connection.send(b"".join(map(encoding.encode, rest)))
 
 
 def unsubscribe(session: Session, command: Command) -> None:
     """End a subscription that the client asked for, if there is one."""
     channel = command.params.get("channel", "")
-    held = session.subscriptions.get(channel)
-    if not channel or (held is not None and held.is_of_server):
+    subscription = session.subscriptions.get(channel)
+    if not channel or (subscription is not None and subscription.is_of_server):
         raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
-    session.drop(channel)
+    session.remove_subscription(channel)
     session.reply(command, {})
 
 
 async def refresh(session: Session, command: Command) -> Members:
-    """Let a subscription go on longer, by a new token, or by what the application says."""
+    """Let a subscription expire later, by a new token or the application's answer."""
     channel, token = command.params.get("channel", ""), command.params.get("token", "")
-    held, application = session.subscriptions.get(channel), session.sessions.application
-    if held is None or held.is_of_server:
+    subscription, context = session.subscriptions.get(channel), session.context
+    if subscription is None or subscription.is_of_server:
         raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
     if token:
-        held.expire_at_s = (await _claims(session, channel, token)).expire_at_s or 0
-    elif Hook.SUB_REFRESH in application.handles:
-        answer = await application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
+        subscription.expire_at_s = (await _claims(session, channel, token)).expire_at_s or 0
+    elif Hook.SUB_REFRESH in context.application.handles:
+        answer = await context.application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
         if answer.is_expired:
             raise ClientError(ErrorCode.EXPIRED, "the application lets the subscription expire")
-        held.expire_at_s = answer.expire_at_s
+        subscription.expire_at_s = answer.expire_at_s
     else:
         raise ClientError(ErrorCode.BAD_REQUEST, "no token")
-    session.sessions.deadlines.add(held.expire_at_s, session)
-    return session.sessions.expiry(held.expire_at_s)
+    session.check_expiry_of(subscription)
+    return context.expiry(subscription.expire_at_s)
 
 
 def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOptions:
-    """Return how a client is subscribed, by what its token or the application says."""
+    """Return the options of a subscription by a token's claims, or by the application's answer."""
     return SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override)
 
 
-def overridden(namespace: Namespace, override: Override | None) -> Namespace:
-    """Return what a channel has for one subscription."""
+def _overridden(namespace: Namespace, override: Override | None) -> Namespace:
+    """Return the options of a channel for one subscription."""
     if override is None:
         return namespace
     presence = namespace.presence if override.presence is None else override.presence
@@ -201,7 +174,7 @@ def overridden(namespace: Namespace, override: Override | None) -> Namespace:
 
 
 def _wanted(params: Members, namespace: Namespace) -> _Wanted:
-    """Return what a client asks for. Raises: ClientError 107, 108."""
+    """Return a client's wishes. Raises: ClientError 107, 108."""
     delta, tf = params.get("delta", ""), params.get("tf")
     if delta not in {"", _DELTA}:
         raise ClientError(ErrorCode.BAD_REQUEST, "the only difference is fossil")
@@ -217,37 +190,39 @@ def _wanted(params: Members, namespace: Namespace) -> _Wanted:
 
 
 def _since(params: Members) -> Position | None:
-    """Return what a client has, if it is recovering. Raises: ClientError 107."""
+    """Return a client's position, if it is recovering. Raises: ClientError 107."""
     since = since_of(params)
     return since if params.get("recover", False) else None
 
 
-async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
-    """Return the terms of a subscription that the client may have. Raises: ClientError 103, 109."""
-    token, application = params.get("token", ""), session.sessions.application
-    claims = await _claims(session, channel, token) if token and not session.sessions.settings.insecure else None
-    # An application decides in the place of the namespace, but not against what a channel's name says.
+async def _terms(
+    session: Session, channel: str, namespace: Namespace, params: Members
+) -> tuple[SubscriptionOptions, float]:
+    """Return the options and the expiry of a subscription that the client may have. Raises: ClientError 103, 109."""
+    token, application = params.get("token", ""), session.context.application
+    claims = await _claims(session, channel, token) if token and not session.context.settings.insecure else None
+    # The application decides instead of the namespace, but a name that limits its users (`$`, `#`) holds.
     is_asked = claims is None and Hook.SUBSCRIBE in application.handles and not is_limited(channel)
     if not is_asked:
         may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
-        return _Terms(options_of(claims), claims.expire_at_s or 0)
+        return options_of(claims), claims.expire_at_s or 0
     if is_asked:
         answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
-        return _Terms(options_of(answer), answer.expire_at_s)
-    return _Terms(SubscriptionOptions(), 0)
+        return options_of(answer), answer.expire_at_s
+    return SubscriptionOptions(), 0
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
-    """Return what a subscription token says, if it is for this client and channel. Raises: ClientError 103, 109."""
+    """Return the claims of a token for this client and channel. Raises: ClientError 100, 103, 109."""
     try:
-        claims = await session.sessions.verifier.subscription(token)
+        claims = await session.context.verifier.subscription(token)
     except ExpiredToken:
         raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription token has expired") from None
     except KeysUnavailable as exc:
         raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
-        session.sessions.refused_token(session, exc.reason)
+        session.context.refused_token(session.connection, exc.reason)
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None
     if claims.channel != channel or claims.user != session.client.user:
         raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
@@ -260,7 +235,7 @@ def _wants_members(wanted: _Wanted, override: Override | None) -> bool:
 
 
 def _count_in_reply(found: Sequence[Publication]) -> int:
-    """Return how many of the publications that a client missed stand in the reply; the rest follows as pushes."""
+    """Return how many of the missed publications are in the reply; the rest follows as pushes."""
     size_bytes = 0
     for count, publication in enumerate(found, 1):
         size_bytes += len(publication.data)
@@ -270,7 +245,7 @@ def _count_in_reply(found: Sequence[Publication]) -> int:
 
 
 def _beginning(greeting: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recovering: bool) -> Members:
-    """Return where a subscription begins, as the schema says it. Raises: ClientError 112."""
+    """Return the members of the result about position and recovery. Raises: ClientError 112."""
     result: Members = {}
     is_recovered = False
     for event in greeting:

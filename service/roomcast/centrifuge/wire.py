@@ -1,4 +1,4 @@
-"""What a channel's events look like to clients of the Centrifuge protocol: encodings of the hub."""
+"""The wires of the Centrifuge protocol: a codec on a transport, and its encodings of a channel's events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from weakref import WeakValueDictionary
 
 from roomcast.centrifuge.codec import client_members, publication_members
 from roomcast.centrifuge.filters import matches
+from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.connections.encoding import Encoding
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication, Resumption
@@ -24,8 +26,8 @@ class Wire:
     """A codec on a transport. One object serves all connections of its kind.
 
     Args:
-        frame: makes a message of the codec what the transport carries.
-        encoding_name: as applications are told of it: json or protobuf.
+        encoding_name: as applications see it: json or protobuf.
+        frame: makes the transport's frame of a message of the codec.
     """
 
     def __init__(self, encoding_name: str, codec: Codec, frame: Callable[[bytes], bytes]) -> None:
@@ -41,9 +43,9 @@ class Wire:
         """Return the encoding of a subscription.
 
         Args:
-            tells_members: the client is told who joins and leaves.
+            tells_members: the client gets joins and leaves.
             is_delta: it gets differences to the publication before.
-            tags: it gets publications with such tags alone.
+            tags: it gets only publications whose tags match.
         """
         wanted = (tells_members, is_delta, tags)
         encoding = self._encodings.get(wanted)
@@ -51,7 +53,7 @@ class Wire:
             encoding = self._encodings[wanted] = Encoding(
                 f"centrifuge {self.encoding_name}",
                 self._encoder(tells_members=tells_members, is_delta=is_delta, tags=tags),
-                missed=lambda _count: b"",  # the protocol has no way to tell it
+                missed=lambda _count: b"",  # the protocol has no message for it
                 tells_positions=True,
                 ping=self.ping,
                 difference=self._difference if is_delta else None,
@@ -67,7 +69,7 @@ class Wire:
     def publications(
         self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None
     ) -> list[Members]:
-        """Return publications as they stand in a reply: those with such tags, as differences from the second on."""
+        """Return the publications of a reply: those whose tags match, as differences from the second on."""
         codec, members = self.codec, []
         before: bytes | None = None
         for publication in found:
@@ -115,3 +117,15 @@ class Wire:
         members = publication_members(publication, patch)
         members["delta"] = True
         return self.frame(codec.push(publication.channel, "pub", members))
+
+
+class Wires:
+    """The wires of a node, one per transport and encoding."""
+
+    def __init__(self) -> None:
+        json, protobuf = JsonCodec(), ProtobufCodec()
+        self.websocket_json = Wire("json", json, lambda message: frames.message_frame(Kind.TEXT, message))
+        self.websocket_protobuf = Wire("protobuf", protobuf, lambda message: frames.message_frame(Kind.BINARY, message))
+        self.stream_json = Wire("json", json, lambda message: message + b"\n")
+        self.stream_protobuf = Wire("protobuf", protobuf, lambda message: message)
+        self.sse = Wire("json", json, lambda message: b"data: %b\n\n" % message)

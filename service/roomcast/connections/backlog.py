@@ -49,6 +49,6 @@ class Backlog:
             dropped_count += 1
         return dropped_count
 
-    def take(self) -> tuple[int, list[bytes]]:
+    def drain(self) -> tuple[int, list[bytes]]:
         """Return how many publications the client has missed, and what has waited."""
         return self._missed_count, [waiting.frame for waiting in self._waiting]

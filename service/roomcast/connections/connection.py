@@ -50,6 +50,8 @@ class Subscription(NamedTuple):
 class Receiver(Protocol):
     """What the wire protocol does with a client's messages. Called by the transport; must not block, await or raise."""
 
+    __slots__ = ()
+
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Take a whole message."""
 
@@ -165,18 +167,18 @@ class Connection:
         self.awaited_pongs += 1
         return True
 
-    def congested(self) -> None:
+    def on_congested(self) -> None:
         """Note, told by the transport, that the client does not take what is written as fast as it comes."""
         self.is_congested = True
         self.written_while_congested_bytes = 0
 
-    def relieved(self) -> None:
+    def on_drained(self) -> None:
         """Note, told by the transport, that the client has caught up, and send what waited."""
         self.is_congested = False
         backlog, self._backlog = self._backlog, None
         if backlog is None:
             return
-        missed_count, frames = backlog.take()
+        missed_count, frames = backlog.drain()
         if missed_count:
             frames.insert(0, self.encoding.missed(missed_count))
         if frames and self.state is State.OPEN:
@@ -201,7 +203,7 @@ class Connection:
         self._held = self._backlog = None
         self.transport.close(disconnect)
 
-    def closed(self) -> None:
+    def on_closed(self) -> None:
         """Note that the transport is gone."""
         self.state = State.CLOSED
         self._held = self._backlog = None

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 
 from roomcast.brokers import ALWAYS, Once, Published
-from roomcast.connections.connection import Pause, State, Subscription
+from roomcast.connections.connection import State, Subscription
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Recovery
 from roomcast.model.publications import Position, Publication, Removal, Resumption
+from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from roomcast.brokers import Broker
     from roomcast.connections.connection import Connection
@@ -27,25 +29,14 @@ if TYPE_CHECKING:
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
     from roomcast.model.publications import BrokerEvent
     from roomcast.node.hub import Hub
-    from roomcast.node.recovery import Window
     from roomcast.node.roster import HubRoster
     from roomcast.node.tracker import Tracker
-    from roomcast.presence import Presence, Registry
-    from roomcast.redis_access.work_queue import StreamCounts
+    from roomcast.presence import Presence
 
 log = structlog.get_logger(__name__)
 
-_REPORT_INTERVAL_S = 1.0
-# How much of one client's messages may wait for Redis before nothing more is read from it.
-_MAX_UNPUBLISHED_BYTES = 128 * 1024
-# What a message that waits costs beside its payload: empty ones must count too.
-_OVERHEAD_BYTES = 512
-_SETTLE_TIMEOUT_S = 1.0
-# Three missed reports and a node counts as dead.
-_REPORT_TTL_S = 3 * _REPORT_INTERVAL_S
 
-
-class Overtaken(ClientError):  # noqa: N818  (as BrokerUnavailable)
+class SubscribeSuperseded(ClientError):  # noqa: N818  (as BrokerUnavailable)
     """While a subscription was being made its client was gone, or was subscribed in another way."""
 
     def __init__(self, channel: str) -> None:
@@ -60,7 +51,6 @@ class Node:
         node_id: str,
         hub: Hub,
         broker: Broker,
-        registry: Registry,
         *,
         namespaces: Namespaces,
         tracker: Tracker,
@@ -70,7 +60,6 @@ class Node:
         self.id = node_id
         self.hub = hub
         self.broker = broker
-        self.registry = registry
         self.namespaces = namespaces
         self.tracker = tracker
         self.presence = presence
@@ -78,30 +67,25 @@ class Node:
         self.histories = Histories(broker, namespaces)
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
-        self.ingest: StreamCounts | None = None  # as of the last second; None while nobody knows
+        self.client_publisher = ClientPublisher(broker, namespaces, tracker, self.counts)
         self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
         self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
 
     async def run(self) -> None:
         """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
-        await run_together(
-            broker=self.broker.run(self),
-            tracker=self.tracker.run(),
-            presence=self.presence.run(),
-            report=self._report_forever(),
-        )
+        await run_together(broker=self.broker.run(self), tracker=self.tracker.run(), presence=self.presence.run())
 
-    def enter(self, connection: Connection) -> None:
-        """Take in a connection; whoever calls this calls `leave` when it has ended, however it ends."""
-        self.hub.add(connection)
+    def connected(self, connection: Connection) -> Connected:
+        """Return a context: within it the connection is one of the node's; `leave` ends it, however the body ends."""
+        return Connected(self, connection)
 
     def leave(self, connection: Connection) -> None:
-        """Let a connection go that has ended; nothing of it is left behind."""
+        """Remove a connection that has ended, with its subscriptions and presence."""
         for channel, subscription in self.hub.remove(connection).items():
             self._subscription_ended(connection, channel, subscription)
-        connection.closed()
+        connection.on_closed()
         connection.receiver.on_closed(connection)
-        if connection.opened_at_s is None:  # its handshake was refused, or it went before it was answered
+        if connection.opened_at_s is None:  # the handshake was refused, or the client left before the answer
             log.debug("connection.refused", conn=connection.id, transport=connection.transport.name)
             return
         code = connection.transport.close_code()
@@ -122,7 +106,8 @@ class Node:
         """
         self._listeners.update(dict.fromkeys(channels, listener))
 
-    async def subscribe(
+    @asynccontextmanager
+    async def subscribing(
         self,
         connection: Connection,
         channel: str,
@@ -132,46 +117,29 @@ class Node:
         info: bytes = b"",
         since: Position | None = None,
         wants_missed: bool = True,
-        greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
-    ) -> None:
-        """Subscribe a connection; return once every later publication of any node will reach it.
+    ) -> AsyncIterator[Sequence[Publication | Resumption]]:
+        """Subscribe a connection. The body sends it the start; every publication after that follows once the body ends.
 
-        In a channel with recovery, a client whose encoding tells positions is first told where it is, and given what it
-        missed `since`; where only the newest publication counts (mode `cache`), everyone gets that first.
+        The start: with recovery the position, for encodings that tell it, and what the client missed `since`; in mode
+        `cache` the newest publication, for all. The body must not await: a publication meanwhile would be lost.
         Args:
-            namespace: what the channel has for this client; None: what it has for everyone.
-            encoding: of this subscription; None: the connection's.
+            namespace, encoding: of this subscription; None: the channel's, the connection's.
             info: JSON about the client in this channel, or empty.
-            since: what the client has; with an empty epoch: of the present one.
-            wants_missed: False: it is told where it is, no more.
-            greet: takes what the client is told first, when it hears everything from then on; None: it is sent.
+            since: the client's position; with an empty epoch: in the present one.
+            wants_missed: False: the start is the position alone.
         Delivery: see docs/guarantees.md.
-        Raises: ClientError, Overtaken among them; BrokerUnavailable; then this has not subscribed the connection.
+        Raises: ClientError, SubscribeSuperseded, BrokerUnavailable. Nothing is subscribed then, or if the body raises.
         """
         namespace = namespace or self.namespaces.of(channel)
         encoding = encoding or connection.encoding
+        recovery = namespace.recovery
+        if not encoding.tells_positions and recovery is not Recovery.CACHE:
+            recovery = None
         self._gain_interest(channel)
         try:
-            await self.broker.subscribe(channel)
-            window = None
-            is_cache = namespace.recovery is Recovery.CACHE
-            is_told = namespace.recovery is not None and (is_cache or encoding.tells_positions)
-            if is_told and since is not None and not since.epoch:
-                since = await self._present(channel, since)
-            if is_told and wants_missed and (is_cache or since is not None):
-                window = await self.tracker.window(channel, since)
-            else:
-                # Also who is not told: until it is settled, what comes may be taken for what was there before.
-                await self.tracker.settle(channel)
-            if connection.state is State.CLOSED or channel in connection.subscriptions:
-                raise Overtaken(channel)
-            # Nothing waits from here on: what is missed ends where what is broadcast begins.
-            greeting = self._greeting(channel, namespace, since, window) if is_told else ()
-            if greet is not None:
-                greet(greeting)
-            else:
-                for event in greeting:
-                    connection.send(encoding.encode(event))
+            start = await self._start(connection, channel, recovery, since, wants_missed=wants_missed)
+            with _one_turn():
+                yield start
         except BaseException:
             self._lose_interest(channel)
             raise
@@ -179,17 +147,34 @@ class Node:
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
         self._subscription_began(connection, channel, subscription, namespace.slow)
 
-    def _greeting(
-        self, channel: str, namespace: Namespace, since: Position | None, window: Window | None
+    async def _start(
+        self,
+        connection: Connection,
+        channel: str,
+        recovery: Recovery | None,
+        since: Position | None,
+        *,
+        wants_missed: bool,
     ) -> Sequence[Publication | Resumption]:
-        """Return what a new subscriber is told first."""
+        """Return what a subscriber is sent first; it is up to date until the loop continues."""
+        await self.broker.subscribe(channel)
+        window = None
+        if recovery is not None and since is not None and not since.epoch:
+            since = await self._present(channel, since)
+        if recovery is not None and wants_missed and (recovery is Recovery.CACHE or since is not None):
+            window = await self.tracker.window(channel, since)
+        else:
+            # Without recovery too: until then the next publication may be taken for an earlier one, and dropped.
+            await self.tracker.wait_resolved(channel)
+        if connection.state is State.CLOSED or channel in connection.subscriptions:
+            raise SubscribeSuperseded(channel)
         position = self.tracker.position(channel)
-        if position is None:
+        if recovery is None or position is None:
             return ()
         if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
             self.hub.flush_channel(channel)
         top = Position(self._floor(channel, position), position.epoch)
-        catch_up = catch_up_cache if namespace.recovery is Recovery.CACHE else catch_up_stream
+        catch_up = catch_up_cache if recovery is Recovery.CACHE else catch_up_stream
         return catch_up(channel, since, top, window)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
@@ -213,49 +198,11 @@ class Node:
             published = await self.broker.publish(
                 publication, namespace, seen=seen, once=once, skip_history=skip_history
             )
-        except BrokerUnavailable as exc:
-            self._count_taken(exc)
+        except BrokerUnavailable:
+            self.counts["publish_failures"] += 1
             raise
-        self._count_taken(published)
+        self.counts["published"] += 1
         return published
-
-    def publish_for(
-        self,
-        connection: Connection,
-        publication: Publication,
-        taken: Callable[[Published | BrokerUnavailable], None] | None = None,
-    ) -> None:
-        """Publish, soon, what a client sent. While much of it waits for Redis, nothing more is read from that client.
-
-        Args:
-            taken: told once, now or later, what became of it.
-        Delivery: in the order of the calls. While Redis is away the publication is lost, and counted
-            (publish_failures), and the connection lives on.
-        """
-        namespace = self.namespaces.of(publication.channel)
-        size_bytes = len(publication.data) + _OVERHEAD_BYTES
-
-        def count(result: Published | BrokerUnavailable) -> None:
-            self._count_taken(result)
-            if taken is not None:
-                taken(result)
-            before_bytes = connection.unpublished_bytes
-            connection.unpublished_bytes -= size_bytes
-            if connection.unpublished_bytes <= _MAX_UNPUBLISHED_BYTES < before_bytes:
-                connection.resume_reading(Pause.UNPUBLISHED)
-
-        before_bytes = connection.unpublished_bytes
-        connection.unpublished_bytes += size_bytes
-        if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
-            connection.pause_reading(Pause.UNPUBLISHED)
-        self.broker.submit(publication, namespace, count, seen=self.tracker.position(publication.channel))
-
-    async def settle(self) -> None:
-        """Wait a second at most until all was taken or refused: the last words for clients that left."""
-        await self.broker.flush(within_s=_SETTLE_TIMEOUT_S)
-
-    def _count_taken(self, result: Published | BrokerUnavailable) -> None:
-        self.counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
 
     def reason_not_ready(self) -> str | None:
         """Return why this node cannot deliver now, or None when all is well."""
@@ -275,7 +222,7 @@ class Node:
                 listener(event)
                 return
             self.counts["received"] += 1
-            self.tracker.take(event)
+            self.tracker.accept(event)
         elif isinstance(event, Removal):
             self.tracker.removed(event.channel)
         else:
@@ -304,7 +251,7 @@ class Node:
 
     async def _present(self, channel: str, since: Position) -> Position | None:
         """Return a position in the present epoch of an open channel. Raises: BrokerUnavailable."""
-        await self.tracker.settle(channel)
+        await self.tracker.wait_resolved(channel)
         position = self.tracker.position(channel)
         return None if position is None else Position(since.offset, position.epoch)
 
@@ -341,27 +288,36 @@ class Node:
         """Return the offset of the newest publication that has been written to the channel's subscribers."""
         return self.hub.pending_floor(channel, position.offset)
 
-    async def retire(self) -> None:
-        """Leave the cluster, after `run` has ended; the others notice by themselves if Redis does not take it."""
-        try:
-            async with asyncio.timeout(_SETTLE_TIMEOUT_S):
-                # First, so that others go on with it if the rest takes too long.
-                await self.registry.retire(self.presence.lease)
-                await self.presence.retire()
-        except (BrokerUnavailable, TimeoutError):
-            log.debug("node.retire_failed")
 
-    async def _report_forever(self) -> None:
-        is_new = True
-        while True:
-            try:
-                lease, count = self.presence.lease, len(self.hub.connections)
-                is_new = not await self.registry.report(lease, count, ttl_s=_REPORT_TTL_S, is_new=is_new)
-                if is_new:
-                    self.presence.renew()
-                    continue
-                self.ingest = await self.registry.ingest_counts()
-            except BrokerUnavailable as exc:
-                self.ingest = None
-                log.debug("node.report_failed", reason=exc.reason)  # the broker's own log line says it once
-            await asyncio.sleep(_REPORT_INTERVAL_S)
+class Connected:
+    """The context of `Node.connected`."""
+
+    __slots__ = ("_is_detached", "_node", "connection")
+
+    def __init__(self, node: Node, connection: Connection) -> None:
+        self._node = node
+        self.connection = connection
+        self._is_detached = False
+
+    def __enter__(self) -> Connected:
+        self._node.hub.add(self.connection)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_detached:
+            self._node.leave(self.connection)
+
+    def detach(self) -> None:
+        """Keep the connection when the body ends: its transport calls `Node.leave` when the client has left."""
+        self._is_detached = True
+
+
+@contextmanager
+def _one_turn() -> Iterator[None]:
+    """Raise RuntimeError if the body awaits, so that the loop continues before it ends."""
+    turns: list[None] = []
+    turn = asyncio.get_running_loop().call_soon(turns.append, None)
+    yield
+    turn.cancel()
+    if turns:
+        raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")

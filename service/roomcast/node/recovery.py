@@ -87,15 +87,15 @@ def catch_up_cache(
 class Track:
     """How far a node is in one channel with history.
 
-    It is *settled* while every publication follows the one before. After a sign of loss what comes waits, until
-    `settle` is given what Redis keeps: the node repairs the gap, and its clients notice nothing.
+    It is *resolved* while every publication follows the one before. After a sign of loss what comes waits, until
+    `resolve` is given what Redis keeps: the node repairs the gap, and its clients notice nothing.
     """
 
-    __slots__ = ("_epoch", "_offset", "_waiting", "channel", "is_settled", "window")
+    __slots__ = ("_epoch", "_offset", "_waiting", "channel", "is_resolved", "window")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
-        self.is_settled = False  # it does not know yet where it begins
+        self.is_resolved = False  # it does not know yet where it begins
         self.window: Window | None = None
         self._offset = -1
         self._epoch = ""
@@ -103,7 +103,7 @@ class Track:
 
     @property
     def position(self) -> Position | None:
-        """Return the newest position that was broadcast; None before the first `settle`."""
+        """Return the newest position that was broadcast; None before the first `resolve`."""
         return Position(self._offset, self._epoch) if self._epoch else None
 
     @property
@@ -111,14 +111,14 @@ class Track:
         """Return the newest position that was heard of, broadcast or not."""
         return self._waiting[-1].position if self._waiting else self.position
 
-    def take(self, publication: Publication) -> bool:
+    def accept(self, publication: Publication) -> bool:
         """Take a live publication with a position; return whether it is the next one, to be broadcast now.
 
-        If not, it is a double, or it waits until the track is settled.
+        If not, it is a double, or it waits until the track is resolved.
         """
         assert publication.position is not None  # noqa: S101  (for the type checker)
         offset, epoch = publication.position
-        if self.is_settled and epoch == self._epoch:
+        if self.is_resolved and epoch == self._epoch:
             if offset == self._offset + 1:
                 self._offset = offset
                 if self.window is not None:
@@ -126,19 +126,19 @@ class Track:
                 return True
             if offset <= self._offset:
                 return False
-        self.is_settled = False
+        self.is_resolved = False
         self._waiting.append(publication)
         return False
 
     def doubt(self) -> None:
-        """Let what comes wait until the track is settled again: publications may be missing."""
-        self.is_settled = False
+        """Let what comes wait until the track is resolved again: publications may be missing."""
+        self.is_resolved = False
 
-    def settle(self, history: History) -> list[Publication | Resumption]:
+    def resolve(self, history: History) -> list[Publication | Resumption]:
         """Go on from what Redis keeps after `position`; before the first call from its position alone.
 
         Returns: what is to be broadcast, in order; a Resumption in it stands where publications are lost. If
-        `is_settled` is still false after it, something is missing that came later: read again.
+        `is_resolved` is still false after it, something is missing that came later: read again.
         """
         top, epoch = history.position
         live = {
@@ -169,7 +169,7 @@ class Track:
                 self._go_on(live[offset], found)
         self._waiting.clear()
         self._waiting.extend(publication for offset, publication in sorted(live.items()) if offset > self._offset)
-        self.is_settled = not self._waiting
+        self.is_resolved = not self._waiting
         return found
 
     def _go_on(self, publication: Publication, found: list[Publication | Resumption]) -> None:

@@ -69,7 +69,7 @@ class _Asked:
         self.expected_count = count
         self._check()
 
-    def take(self, node_id: str, result: JsonObject) -> None:
+    def add(self, node_id: str, result: JsonObject) -> None:
         self.answers[node_id] = result
         self._check()
 
@@ -91,7 +91,7 @@ class Survey:
         self._running: set[asyncio.Task[None]] = set()
         self._is_listening = asyncio.Event()
 
-    def handle(self, handlers: Mapping[str, Handler]) -> None:
+    def register(self, handlers: Mapping[str, Handler]) -> None:
         """Answer by these handlers too; an op that has several is done by each in turn, and their answers are joined.
 
         Args:
@@ -146,7 +146,7 @@ class Survey:
             del self._asked[number]
         return asked.answers
 
-    def take(self, publication: Publication) -> None:
+    def on_publication(self, publication: Publication) -> None:
         """Take what came in one of `channels`: a question, or an answer to one."""
         try:
             message = orjson.loads(publication.data)
@@ -154,11 +154,11 @@ class Survey:
             message = None
         match message:
             case {"question": int(number), "from": str(asker), "op": str(op), "params": dict(params)}:
-                self._take_question(asker, number, op, params)
+                self._start_handling(asker, number, op, params)
             case {"answer": int(number), "from": str(node_id), "result": dict(result)}:
                 asked = self._asked.get(number)
                 if asked is not None:  # else it comes too late
-                    asked.take(node_id, result)
+                    asked.add(node_id, result)
             case _:
                 log.warning("survey.malformed", channel=publication.channel)
 
@@ -173,15 +173,15 @@ class Survey:
             raise BrokerUnavailable("no node hears the others")
         raise UnknownNode(node_id)
 
-    def _take_question(self, asker: str, number: int, op: str, params: JsonObject) -> None:
+    def _start_handling(self, asker: str, number: int, op: str, params: JsonObject) -> None:
         if len(self._running) >= _MAX_RUNNING:
             self._answer(asker, number, _failed(ErrorCode.TOO_MANY_REQUESTS, f"{_MAX_RUNNING} questions at once"))
             return
-        task = asyncio.create_task(self._handle(asker, number, op, params), name=f"survey {op}")
+        task = asyncio.create_task(self._answer_question(asker, number, op, params), name=f"survey {op}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _handle(self, asker: str, number: int, op: str, params: JsonObject) -> None:
+    async def _answer_question(self, asker: str, number: int, op: str, params: JsonObject) -> None:
         result: dict[str, Any] = {}
         try:
             if op not in self._handlers:

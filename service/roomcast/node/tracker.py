@@ -45,10 +45,10 @@ class Tracker:
         self._clock = clock
         self._tracks: dict[str, Track] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._asked: dict[str, None] = {}  # channels to be settled, in the order of asking
+        self._asked: dict[str, None] = {}  # channels to be resolved, in the order of asking
         self._has_asked = asyncio.Event()
         self._is_connected = asyncio.Event()
-        self._settled: dict[str, asyncio.Event] = {}  # who waits for a channel to be settled
+        self._resolved: dict[str, asyncio.Event] = {}  # who waits for a channel to be resolved
         self._windows: dict[str, asyncio.Task[None]] = {}  # what is being read
         self.repaired_count = 0
         self.unrecovered_count = 0
@@ -68,7 +68,7 @@ class Tracker:
         self._tracks.pop(channel, None)
         self._namespaces.pop(channel, None)
         self._asked.pop(channel, None)
-        waiting = self._settled.pop(channel, None)
+        waiting = self._resolved.pop(channel, None)
         if waiting is not None:
             waiting.set()
 
@@ -81,12 +81,12 @@ class Tracker:
         """Return whether positions are known of a channel."""
         return channel in self._tracks
 
-    def take(self, publication: Publication) -> None:
+    def accept(self, publication: Publication) -> None:
         """Broadcast a live publication if it is the next one; keep it back if one before it is missing."""
         track = self._tracks.get(publication.channel)
-        if track is None or publication.position is None or track.take(publication):
+        if track is None or publication.position is None or track.accept(publication):
             self._broadcast(publication)
-        elif not track.is_settled:
+        elif not track.is_resolved:
             self._ask(publication.channel)
 
     def removed(self, channel: str) -> None:
@@ -108,14 +108,14 @@ class Tracker:
             self._doubt(track)
         self._is_connected.set()
 
-    async def settle(self, channel: str) -> None:
+    async def wait_resolved(self, channel: str) -> None:
         """Return once the node knows where it is in an open channel. Raises: BrokerUnavailable after 5 s."""
         track = self._tracks.get(channel)
-        if track is None or track.is_settled:
+        if track is None or track.is_resolved:
             return
         try:
             async with asyncio.timeout(_CHECK_INTERVAL_S):
-                await self._settled.setdefault(channel, asyncio.Event()).wait()
+                await self._resolved.setdefault(channel, asyncio.Event()).wait()
         except TimeoutError:
             raise BrokerUnavailable("the channel's position is not known") from None
 
@@ -128,7 +128,7 @@ class Tracker:
         Raises: BrokerUnavailable.
         """
         for attempt in range(_WINDOW_ATTEMPTS):
-            await self.settle(channel)
+            await self.wait_resolved(channel)
             track = self._tracks.get(channel)
             if track is None:
                 return None
@@ -155,7 +155,7 @@ class Tracker:
 
     async def _read_window(self, track: Track) -> None:
         namespace, position = self._namespaces[track.channel], track.position
-        assert position is not None  # noqa: S101  (for the type checker: it is settled)
+        assert position is not None  # noqa: S101  (for the type checker: it is resolved)
         # It gathers what comes while the older ones are read.
         window = track.window = Window(position.offset, max_length=namespace.window_size, now_s=self._clock())
         (history,) = await self._broker.read([Read(track.channel, namespace, limit=namespace.window_size, newest=True)])
@@ -204,16 +204,16 @@ class Tracker:
                 is_done = False
                 self._ask(track.channel)
                 continue
-            for event in track.settle(history):
+            for event in track.resolve(history):
                 if isinstance(event, Publication):
                     self.repaired_count += 1
                 else:
                     self.unrecovered_count += 1
                     log.warning("tracker.unrecovered", channel=track.channel, position=event.position)
                 self._broadcast(event)
-            if not track.is_settled:
+            if not track.is_resolved:
                 self._ask(track.channel)
-            elif (waiting := self._settled.pop(track.channel, None)) is not None:
+            elif (waiting := self._resolved.pop(track.channel, None)) is not None:
                 waiting.set()
         return is_done
 
@@ -226,7 +226,7 @@ class Tracker:
 
     async def _check(self) -> None:
         """Compare the tops in Redis with what was broadcast: a message can be lost without any other sign."""
-        before = [track for track in self._tracks.values() if track.is_settled]
+        before = [track for track in self._tracks.values() if track.is_resolved]
         reads = [Read(track.channel, self._namespaces[track.channel], seen=track.position) for track in before]
         histories = await self._broker.read(reads)
         await asyncio.sleep(_GRACE_S)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from roomcast.rooms.authentication import Admission, Visitor
 
 
-class Stay:
+class TokenDeadline:
     """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
 
     def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
@@ -47,7 +47,7 @@ class Stay:
             connection.close(EXPIRED)
 
 
-class Visit:
+class RoomEntry:
     """A WebSocket's way into its one channel: before its handshake is answered, or by its first message.
 
     Args:
@@ -72,30 +72,26 @@ class Visit:
         self._receiver_of = receiver_of
         self._since = since
 
-    async def enter(
-        self,
-        connection: Connection,
-        visitor: Visitor,
-        greet: Callable[[Sequence[Publication | Resumption]], None] | None = None,
-    ) -> None:
-        """Subscribe a visitor. Raises: ClientError, BrokerUnavailable."""
-        check_subscription(self._node, self._channel, visitor)
-        await self._node.subscribe(connection, self._channel, since=self._since, greet=greet)
-        connection.receiver = self._receiver_of(self._may_publish(visitor))
-        let_stay(self._deadlines, visitor, connection)
+    async def enter(self, connection: Connection, visitor: Visitor, *, welcome: bytes = b"") -> None:
+        """Subscribe a visitor, and send it the start. Raises: ClientError, BrokerUnavailable.
 
-    async def introduce(self, connection: Connection, token: str) -> None:
-        """Subscribe whom a token names, and tell it so first. Raises: ClientError, BrokerUnavailable."""
+        Args:
+            welcome: sent before the start.
+        """
+        check_subscription(self._node, self._channel, visitor)
+        async with self._node.subscribing(connection, self._channel, since=self._since) as start:
+            if welcome:
+                connection.send(welcome)
+            send_start(connection, start)
+        connection.receiver = self._receiver_of(self._may_publish(visitor))
+        expire_with_token(self._deadlines, visitor, connection)
+
+    async def enter_by_token(self, connection: Connection, token: str) -> None:
+        """Subscribe a client that sent its token as a message. Raises: ClientError, BrokerUnavailable."""
         visitor = await self._admission.by_token(token)
         connection.info = visitor.info
         self._node.hub.identify(connection, visitor.client.user)
-
-        def greet(greeting: Sequence[Publication | Resumption]) -> None:
-            connection.send(self._welcome(connection))
-            for event in greeting:
-                connection.send(connection.encoding.encode(event))
-
-        await self.enter(connection, visitor, greet)
+        await self.enter(connection, visitor, welcome=self._welcome(connection))
 
     def _may_publish(self, visitor: Visitor) -> bool:
         namespace = self._node.namespaces.of(self._channel)
@@ -112,21 +108,27 @@ class Visit:
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
 
 
+def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
+    """Send what a new subscriber is sent first."""
+    for event in start:
+        connection.send(connection.encoding.encode(event))
+
+
 def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
     """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
     may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
 
 
-def let_stay(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+def expire_with_token(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
-        deadlines.add(visitor.expire_at_s, Stay(connection, deadlines), at_once=True)
+        deadlines.add(visitor.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
 
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
 
 
-class Introduction:
+class FirstMessageAuth:
     """Implements `Receiver` until the client is let in: `{"token": "..."}` is all that it may send.
 
     Args:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from roomcast.connections.connection import Connection
+from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.rooms.authentication import Admission, Visitor
 from roomcast.rooms.encodings import PLAIN_SSE
-from roomcast.rooms.entry import check_subscription, let_stay, since_of
+from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import EventStream
-from roomcast.web.sockets import server_of
-from roomcast.web.state import admission_of, deadlines_of
+from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.types import Receive, Scope, Send
 
     from roomcast.model.publications import Position
-    from roomcast.web.sockets import ClientServer
 
 router = APIRouter()
 
 
 class EventStreamResponse(Response):
-    """Subscribes, streams until the client is gone, unsubscribes: all in one call of the server's task.
-
-    Args:
-        entered: told once the client is in.
+    """Subscribes, streams until the client has left, unsubscribes: all in one call of the server's task.
 
     A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
     """
@@ -43,36 +37,34 @@ class EventStreamResponse(Response):
     def __init__(
         self,
         server: ClientServer,
+        deadlines: Deadlines,
         channel: str,
-        entered: Callable[[Connection], None],
+        visitor: Visitor,
         *,
         since: Position | None = None,
-        user: str = "",
-        info: bytes = b"",
     ) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._server = server
+        self._deadlines = deadlines
         self._channel = channel
-        self._entered = entered
+        self._visitor = visitor
         self._since = since
-        self._user = user
-        self._info = info
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
-        connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=self._user, info=self._info)
+        user, info = self._visitor.client.user, self._visitor.info
+        connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
-        self._server.node.enter(connection)
-        try:
-            await self._server.node.subscribe(connection, self._channel, since=self._since)
+        node = self._server.node
+        with node.connected(connection):
+            async with node.subscribing(connection, self._channel, since=self._since) as start:
+                send_start(connection, start)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            self._entered(connection)
+            expire_with_token(self._deadlines, self._visitor, connection)
             await pump(connection, stream.read, scope, receive, send)
-        finally:
-            self._server.node.leave(connection)
 
 
 @router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a receivers.")
@@ -93,14 +85,7 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
-    visitor = await admission_of(request).required(request)
-    server = server_of(request)
+    visitor = await find(request, Admission).required(request)
+    server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
-    return EventStreamResponse(
-        server,
-        channel,
-        partial(let_stay, deadlines_of(request), visitor),
-        since=since,
-        user=visitor.client.user,
-        info=visitor.info,
-    )
+    return EventStreamResponse(server, find(request, Deadlines), channel, visitor, since=since)

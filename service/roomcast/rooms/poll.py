@@ -15,13 +15,14 @@ from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position, Publication, Resumption
+from roomcast.rooms.authentication import Admission
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.web.sockets import server_of
-from roomcast.web.state import admission_of
+from roomcast.web.sockets import ClientServer
+from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
 if TYPE_CHECKING:
@@ -70,26 +71,22 @@ async def poll(request: Request, name: str) -> Response:
     Delivery: as of any client that comes back, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    visitor = await admission_of(request).required(request)
-    server = server_of(request)
+    visitor = await find(request, Admission).required(request)
+    server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
     transport.connection = connection
     connection.open()
-    greeting: list[Publication | Resumption] = []
-    # A poll comes and goes: nobody should be told each time.
+    # A client would seem to join and leave with each poll.
     namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
-    server.node.enter(connection)
-    try:
-        await server.node.subscribe(connection, channel, namespace=namespace, since=since, greet=greeting.extend)
-        found = b"".join(map(_member, greeting))
-        is_recovered = all(event.is_recovered for event in greeting if isinstance(event, Resumption))
+    with server.node.connected(connection):
+        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
+            found = b"".join(map(_member, start))
+        is_recovered = all(event.is_recovered for event in start if isinstance(event, Resumption))
         if not found and is_recovered:
             found = await _next(request, transport, wait_s)
-    finally:
-        server.node.leave(connection)
-    return _answer(greeting, found, is_recovered=is_recovered)
+    return _answer(start, found, is_recovered=is_recovered)
 
 
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
@@ -104,10 +101,10 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
     return b"".join(found)
 
 
-def _answer(greeting: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
+def _answer(start: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
     publications = _members(found)
     newest = _POSITION.match(publications[-1]) if publications else None
-    began = next((event.position for event in greeting if isinstance(event, Resumption)), None)
+    began = next((event.position for event in start if isinstance(event, Resumption)), None)
     position = began if newest is None else Position(int(newest[1]), newest[2].decode())
     answer = {
         **({} if position is None else position._asdict()),

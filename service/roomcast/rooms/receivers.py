@@ -16,7 +16,7 @@ class Publisher(Protocol):
     """Who publishes for a client: the node."""
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
-        """Publish, soon; see `Node.publish_for`."""
+        """Publish, soon; see `ClientPublisher.publish_for`."""
 
 
 class Room:

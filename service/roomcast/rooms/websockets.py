@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from roomcast.deadlines import Deadlines
 from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position
 from roomcast.rooms import receivers
-from roomcast.rooms.authentication import SUBPROTOCOL
+from roomcast.rooms.authentication import SUBPROTOCOL, Admission
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.rooms.entry import Introduction, Visit, since_of
-from roomcast.web.sockets import server_of, websocket_of
-from roomcast.web.state import admission_of, deadlines_of
+from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
+from roomcast.tasks import TaskSet
+from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.state import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 # How long a client may take to say who it is.
-_INTRODUCTION_TIMEOUT_S = 10.0
+_FIRST_MESSAGE_TIMEOUT_S = 10.0
 
 
 @router.websocket("/ws")
 async def echo(socket: WebSocket) -> None:
     """Answer each text `x` with `Message received: x`; no room, no Redis, so nobody is asked who it is."""
-    server = server_of(socket)
+    server = find(socket, ClientServer)
     transport, is_compressed = websocket_of(socket)
     encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
     await server.serve(socket, server.connection(transport, encoding, receivers.Echo()))
@@ -47,9 +48,9 @@ async def chat(socket: WebSocket, client_id: str) -> None:
     Delivery: at most once, in one order for all. Everyone hears that a client left, unless its node was killed.
     """
     name = check_name(client_id, "client id")
-    node = server_of(socket).node
+    publisher = find(socket, ClientServer).node.client_publisher
     await _serve(
-        socket, LOBBY, lambda may_publish: receivers.Chat(node, LOBBY, name, may_publish=may_publish), name=name
+        socket, LOBBY, lambda may_publish: receivers.Chat(publisher, LOBBY, name, may_publish=may_publish), name=name
     )
 
 
@@ -62,13 +63,13 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     is checked, `?user=ada&info={"color":"red"}` does: user is at most 128 bytes, info JSON of at most 1 KiB.
     Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
     """
-    node, channel = server_of(socket).node, room_channel(name)
+    publisher, channel = find(socket, ClientServer).node.client_publisher, room_channel(name)
     in_envelope, since = _envelope_of(socket), since_of(socket)
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
 
     def receiver_of(may_publish: bool) -> receivers.Room:
-        return receivers.Room(node, channel, may_publish=may_publish)
+        return receivers.Room(publisher, channel, may_publish=may_publish)
 
     await _serve(socket, channel, receiver_of, in_envelope=in_envelope, since=since)
 
@@ -94,21 +95,25 @@ async def _serve(
         receiver_of: makes the receiver of a client that may publish, or may not.
         name: who it is where nobody is checked.
     """
-    server, admission, deadlines = server_of(socket), admission_of(socket), deadlines_of(socket)
+    server, admission, deadlines = find(socket, ClientServer), find(socket, Admission), find(socket, Deadlines)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
     visitor = await admission.visitor(socket)
-    visit = Visit(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
-    introduction = Introduction(socket.app.state.sessions.spawn, visit.introduce)
+    entry = RoomEntry(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
+    connection = server.connection(transport, encoding, first_message)
     if visitor is None:
-        connection = introduction.connection = server.connection(transport, encoding, introduction)
-        deadlines.add_in(_INTRODUCTION_TIMEOUT_S, introduction)
-        await server.serve(socket, connection, subprotocol=subprotocol)
+        first_message.connection = connection
+        deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
     else:
-        user = visitor.client.user or (name if visitor.client.is_trusted else "")
-        connection = server.connection(transport, encoding, introduction, user=user, info=visitor.info)
-        await server.serve(socket, connection, partial(visit.enter, connection, visitor), subprotocol=subprotocol)
+        connection.user = visitor.client.user or (name if visitor.client.is_trusted else "")
+        connection.info = visitor.info
+    with server.node.connected(connection) as connected:
+        server.check_origin(socket)
+        if visitor is not None:
+            await entry.enter(connection, visitor)
+        await server.accept(socket, connected, subprotocol=subprotocol)
 
 
 def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from roomcast.hooks.build import NodeHooks
     from roomcast.node.node import Node
+    from roomcast.node.report import NodeReport
 
 _COUNTERS = {
     "received": "Publications read from Redis for channels of this node.",
@@ -31,8 +32,9 @@ _COUNTERS = {
 class NodeCollector(Collector):
     """Reads a node's plain counters when Prometheus asks, so that counting costs the hot path an addition."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, report: NodeReport) -> None:
         self._node = node
+        self._report = report
 
     def collect(self) -> Iterator[Metric]:
         """Yield the node's metrics as they are now."""
@@ -65,9 +67,10 @@ class NodeCollector(Collector):
             "Times that a channel's publications were lost for good; its clients were told.",
             node.tracker.unrecovered_count,
         )
-        if node.ingest is not None:  # of the cluster, the same on every node
-            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", node.ingest.lag)
-            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", node.ingest.dead)
+        ingest = self._report.ingest
+        if ingest is not None:  # of the cluster, the same on every node
+            yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", ingest.lag)
+            yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", ingest.dead)
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
         closed = CounterMetricFamily(
@@ -78,10 +81,11 @@ class NodeCollector(Collector):
         yield closed
 
 
-def registry_of(node: Node) -> CollectorRegistry:
+def registry_of(*collectors: Collector) -> CollectorRegistry:
     """Return a Prometheus registry of this node alone."""
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node))
+    for collector in collectors:
+        registry.register(collector)
     return registry
 
 

@@ -36,7 +36,7 @@ class WriteBuffer(Transport):
         self._changed.set()
         if self._unsent_bytes > HIGH_WATER_BYTES and not self._is_congested and self.connection is not None:
             self._is_congested = True
-            self.connection.congested()
+            self.connection.on_congested()
 
     @override
     def unsent_bytes(self) -> int:
@@ -57,7 +57,7 @@ class WriteBuffer(Transport):
         self._unsent_bytes = sum(map(len, self._chunks))
         if self._is_congested and self._unsent_bytes <= LOW_WATER_BYTES and self.connection is not None:
             self._is_congested = False
-            self.connection.relieved()
+            self.connection.on_drained()
         if not self._chunks and not self.is_ending:
             self._changed.clear()
             async with asyncio.timeout(within_s):

@@ -12,15 +12,13 @@ from roomcast.transports.websocket.portable import PortableWebSocket
 from roomcast.web.origins import allowed_origins, check_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from starlette.requests import HTTPConnection
     from starlette.websockets import WebSocket
 
     from roomcast.config import Settings
     from roomcast.connections.connection import Receiver
     from roomcast.connections.transport import Transport
-    from roomcast.node.node import Node
+    from roomcast.node.node import Connected, Node
     from roomcast.transports.heartbeat import Heartbeat
 
 
@@ -35,45 +33,40 @@ class ClientServer:
         self._ids = itertools.count(1)
 
     async def serve(
-        self,
-        socket: WebSocket,
-        connection: Connection,
-        prepare: Callable[[], Awaitable[None]] | None = None,
-        *,
-        subprotocol: str | None = None,
-        is_open: bool = True,
+        self, socket: WebSocket, connection: Connection, *, subprotocol: str | None = None, is_open: bool = True
     ) -> None:
-        """Do what comes first, then answer the handshake: who sees the connection open misses nothing from there on.
+        """Serve a connection that needs nothing before its handshake is accepted. Otherwise as `accept`.
 
-        On our own server this returns at once: the connection is detached and lives without a task. On any other it
-        returns when the client is gone.
-        Args:
-            connection: on the transport of `websocket_of`.
-            prepare: subscribes, as a rule.
-            is_open: the connection is open once the handshake is answered; False: its receiver opens it.
-        Raises, before the handshake is answered: ClientError, BrokerUnavailable.
+        Raises: ClientError 103 for a page that may not connect; the handshake is refused.
         """
-        is_detached = False
-        self.node.enter(connection)
-        try:
+        with self.node.connected(connection) as connected:
             self.check_origin(socket)
-            if prepare is not None:
-                await prepare()
-            await socket.accept(subprotocol)
-            protocol = asgi.transport_of(socket.scope)
-            if protocol is not None:
-                connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
-                is_detached = True
-                if is_open:
-                    connection.open()
-                detached.data_received(protocol.drain_early())
-            elif isinstance(connection.transport, PortableWebSocket):
-                if is_open:
-                    connection.open()
-                await connection.transport.run(connection, self.heartbeat)
-        finally:
-            if not is_detached:
-                self.node.leave(connection)
+            await self.accept(socket, connected, subprotocol=subprotocol, is_open=is_open)
+
+    async def accept(
+        self, socket: WebSocket, connected: Connected, *, subprotocol: str | None = None, is_open: bool = True
+    ) -> None:
+        """Accept the handshake: a client that was subscribed before receives everything from then on.
+
+        On our own server this returns at once: the connection is detached and needs no task. On any other server it
+        returns when the client has left.
+        Args:
+            connected: a connection on the transport of `websocket_of`.
+            is_open: the connection is open once the handshake is accepted; False: its receiver opens it.
+        """
+        connection = connected.connection
+        await socket.accept(subprotocol)
+        protocol = asgi.transport_of(socket.scope)
+        if protocol is not None:
+            connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
+            connected.detach()
+            if is_open:
+                connection.open()
+            detached.data_received(protocol.drain_early())
+        elif isinstance(connection.transport, PortableWebSocket):
+            if is_open:
+                connection.open()
+            await connection.transport.run(connection, self.heartbeat)
 
     def check_origin(self, connection: HTTPConnection) -> None:
         """Return if a page may connect; see `origins`. Raises: ClientError 103."""
@@ -87,13 +80,6 @@ class ClientServer:
         return Connection(
             next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info
         )
-
-
-def server_of(connection: HTTPConnection) -> ClientServer:
-    """Return what serves the clients of this app."""
-    # A plain call: as a FastAPI dependency it would be a twentieth of what a connection costs.
-    server: ClientServer = connection.app.state.clients
-    return server
 
 
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:

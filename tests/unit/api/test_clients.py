@@ -24,6 +24,7 @@ from roomcast.model.publications import Position, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
 from roomcast.tasks import end
+from roomcast.web.state import offer
 from tests.support.fakes import FakeBroker, Schedule
 from tests.support.fakes import node as fake_node
 from tests.support.processes import API_KEY
@@ -64,7 +65,7 @@ class LoopBroker(FakeBroker):
     def _bring(self, publication: Publication) -> int:
         hearing = [survey for survey in self.surveys if publication.channel in survey.channels]
         for survey in hearing:
-            survey.take(publication)
+            survey.on_publication(publication)
         return len(hearing)
 
 
@@ -84,7 +85,7 @@ class Cluster:
                 raise refuse_with
             return {}
 
-        self.surveys[node_id].handle({op: handler})
+        self.surveys[node_id].register({op: handler})
 
     def app(self, on_rpc: Callable[[RpcEvent], Awaitable[bytes]] | None = None) -> httpx.AsyncClient:
         settings = Settings(api_key=API_KEY)  # type: ignore[arg-type]  # pydantic makes a secret of it
@@ -92,7 +93,7 @@ class Cluster:
         app = FastAPI()
         app.include_router(routes.router)
         node = fake_node(Hub(Schedule()), self.broker)
-        app.state.api = ApiContext(node, self.surveys["n1"], settings, application)
+        offer(app, ApiContext(node, self.surveys["n1"], settings, application))
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://roomcast.example", headers={"X-API-Key": API_KEY}
         )

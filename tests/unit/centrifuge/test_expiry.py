@@ -1,4 +1,4 @@
-"""Clients without a token: the application says, when their time has come, whether they go on."""
+"""Clients without a token: when they expire, the application decides whether they may stay."""
 
 from __future__ import annotations
 
@@ -105,6 +105,16 @@ async def test_without_an_answer_that_keeps_it_a_subscription_ends(bench: Bench,
 
     assert push["push"]["unsubscribe"]["code"] == 2501
     assert (client.codes, dict(client.connection.subscriptions)) == ([], {})
+
+
+async def test_the_time_of_a_refresh_without_a_token_has_no_grace_either(bench: Bench) -> None:
+    client = await in_room(bench)
+    bench.application.answers[Hook.SUB_REFRESH] = RefreshAnswer(int(bench.now_s) + 30)
+    client.send({"id": 3, "sub_refresh": {"channel": "room:a"}})
+    await client.replies(1)
+
+    bench.at(bench.now_s + 30)
+    await until(lambda: len(bench.application.asked) == 3)
 
 
 async def test_a_subscription_that_was_left_meanwhile_is_nobodys(bench: Bench) -> None:

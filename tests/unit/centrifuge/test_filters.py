@@ -1,4 +1,4 @@
-"""Filters by tags: each comparison as the protocol's own server makes it, and whatever else a client may send."""
+"""Filters by tags: each comparison as the protocol's own server makes it, and malformed filters."""
 
 from __future__ import annotations
 

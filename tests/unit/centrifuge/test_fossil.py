@@ -1,4 +1,4 @@
-"""Deltas: the format's known answers, what the clients' own readers make of them, and a bound on what they cost."""
+"""Deltas: the format's known answers, their results in the clients' own readers, and a limit of their cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHARACTERS = 'ab"\u00e9\u20ac\U0001f600'
 
 
 def applied(before: bytes, delta: bytes) -> bytes:
-    """Return what centrifuge-python makes of a delta; it checks the sizes and the checksum."""
+    """Return the result of a delta in centrifuge-python, which checks the sizes and the checksum."""
     return bytes(apply_delta(before, delta))
 
 

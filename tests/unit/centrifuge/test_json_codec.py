@@ -1,4 +1,4 @@
-"""The JSON encoding: what clients may send in place of commands, and payloads inside JSON."""
+"""The JSON encoding: commands, malformed frames, and payloads inside JSON."""
 
 from __future__ import annotations
 

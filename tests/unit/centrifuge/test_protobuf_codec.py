@@ -1,4 +1,4 @@
-"""The Protobuf encoding: the schema, raw payloads, what clients may send instead, and the SDKs' own readers."""
+"""The Protobuf encoding: the schema, raw payloads, malformed frames, and the SDKs' own readers."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ REPLIES: list[tuple[bytes, dict[str, Any]]] = [
 
 
 def test_the_python_sdk_reads_replies_and_pushes() -> None:
-    seen = PythonSdk.decode_replies(CODEC.join([message for message, _ in REPLIES]))
+    seen = PythonSdk.decode_replies(b"".join(message for message, _ in REPLIES))
 
     assert seen[0] == {}
     assert seen[1] == REPLIES[1][1]
@@ -247,7 +247,7 @@ def test_centrifuge_js_reads_replies_and_its_commands_are_read(centrifuge_js: Pa
     done = subprocess.run(
         ["node", script.name],
         cwd=centrifuge_js,
-        input=CODEC.join([message for message, _ in REPLIES]),
+        input=b"".join(message for message, _ in REPLIES),
         capture_output=True,
         timeout=60,
         check=False,

@@ -1,4 +1,4 @@
-"""Requests that overtook each other: they are done in the order in which they were sent."""
+"""Requests that overtook each other: they are executed in the order in which they were sent."""
 
 from __future__ import annotations
 

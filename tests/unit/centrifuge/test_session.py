@@ -1,4 +1,4 @@
-"""One client of the Centrifuge protocol, on fakes: the order of things, and how it ends."""
+"""One client of the Centrifuge protocol, on fakes: the order of its commands, and its end."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ async def test_commands_before_what_is_none_are_done(bench: Bench) -> None:
 async def test_a_frame_of_the_other_kind_ends_the_connection(bench: Bench) -> None:
     client = await bench.connected()
 
-    client.session.on_message(client.connection, Kind.BINARY, b'{"id":2,"ping":{}}')
+    client.queue.on_message(client.connection, Kind.BINARY, b'{"id":2,"ping":{}}')
 
     assert client.codes == [3501]
 
@@ -432,18 +432,18 @@ async def test_a_publication_that_redis_does_not_take_is_a_temporary_error(bench
 async def test_only_who_streams_takes_commands_from_elsewhere(bench: Bench) -> None:
     client = await bench.connected()
 
-    assert not await bench.sessions.emulate("n1", client.session.id, b'{"id":2,"ping":{}}')
-    assert not await bench.sessions.emulate("n1", "no such session", b'{"id":2,"ping":{}}')
+    assert not await bench.operations.emulate("n1", client.session.id, b'{"id":2,"ping":{}}')
+    assert not await bench.operations.emulate("n1", "no such session", b'{"id":2,"ping":{}}')
     assert client.got() == []
 
 
 async def test_a_request_that_was_overtaken_is_done_first_and_one_that_was_lost_is_not_waited_for(bench: Bench) -> None:
     client = await bench.connected()
-    client.session.on_request(b'{"id":2,"ping":{}}')
+    client.queue.on_request(b'{"id":2,"ping":{}}')
 
-    client.session.on_request(b'{"id":4,"ping":{}}')
-    client.session.on_request(b'{"id":3,"ping":{}}')
-    client.session.on_request(b'{"id":6,"ping":{}}')
+    client.queue.on_request(b'{"id":4,"ping":{}}')
+    client.queue.on_request(b'{"id":3,"ping":{}}')
+    client.queue.on_request(b'{"id":6,"ping":{}}')
     assert [reply["id"] for reply in await client.replies(3)] == [2, 3, 4]
 
     async def is_answered() -> bool:

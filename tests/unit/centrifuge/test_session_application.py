@@ -1,4 +1,4 @@
-"""The application's say in a session, on fakes."""
+"""Sessions with an application that handles hooks, on fakes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_an_application_hears_of_the_end_of_those_it_was_told_of_alone(ben
 
 
 async def test_whom_the_application_takes_long_to_know_is_not_stale(bench: Bench) -> None:
-    """It would not come back after 3502; what is waited for has deadlines of its own."""
+    """It would not reconnect after 3502; Redis and the application have deadlines of their own."""
     client = bench.client()
     answer = bench.application.answers[Hook.CONNECT] = asyncio.get_running_loop().create_future()
     client.send({"id": 1, "connect": {}})

@@ -1,4 +1,4 @@
-"""Sessions, the server API, and a Redis that takes its time, at random: in the end nothing is left of anybody."""
+"""Sessions, the server API, and a Redis that takes its time, at random: in the end nothing is left of any client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session is subscribed to, on fakes: by itself and by the server, and what ends it."""
+"""The subscriptions of a session, by its commands and by the server, and how they end, on fakes."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_a_service_subscribes_nobody_to_more_channels_than_one_may_have() 
 async def test_what_was_lost_in_a_channel_that_is_left_already_matters_to_nobody(bench: Bench) -> None:
     client = await bench.connected()
 
-    client.session.on_lost(client.connection, "room:a")
+    client.queue.on_lost(client.connection, "room:a")
 
     assert (client.codes, client.got()) == ([], [])
 
@@ -281,11 +281,11 @@ async def test_a_time_to_live_fits_into_the_schema_s_32_bits(bench: Bench) -> No
 
 async def test_what_an_application_publishes_instead_is_text_or_binary_by_itself(bench: Bench) -> None:
     client = await bench.connected()
-    client.session.wire = bench.sessions.stream_protobuf
+    client.session.wire = bench.context.wires.stream_protobuf
     bench.application.answers[Hook.PUBLISH] = PublishAnswer(b"\xff")
 
     frame = client_pb2.Command(id=2, publish=client_pb2.PublishRequest(channel="room:a", data=b"1"))
-    client.session.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
+    client.queue.on_message(client.connection, Kind.BINARY, b"%c%b" % (frame.ByteSize(), frame.SerializeToString()))
     await until(lambda: bool(bench.broker.published))
 
     assert [(each.data, each.kind) for each in bench.broker.published] == [(b"\xff", Kind.BINARY)]

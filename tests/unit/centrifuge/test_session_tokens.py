@@ -1,4 +1,4 @@
-"""Who may come in to a session, and for how long, on fakes."""
+"""The tokens of a session: authentication, and expiry, on fakes."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ async def test_an_answer_about_a_client_that_is_gone_keeps_nothing_of_it(bench: 
     assert connection() is None
 
 
-# Who may come in.
+# Authentication.
 
 
 async def test_a_bad_token_ends_the_connection_and_is_counted(bench: Bench) -> None:

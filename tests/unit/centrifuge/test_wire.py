@@ -1,4 +1,4 @@
-"""What subscribers of the Centrifuge protocol see of a channel's events."""
+"""The events of a channel as subscribers of the Centrifuge protocol get them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_what_a_client_publishes_is_text_where_it_can_be(wire: Wire, data: bytes
 
 
 class JsonReader:
-    """What centrifuge-js and centrifuge-python do with JSON."""
+    """Parses JSON as centrifuge-js and centrifuge-python do."""
 
     def __init__(self) -> None:
         self.has = b""

@@ -9,7 +9,7 @@ def test_what_waits_comes_back_in_order() -> None:
     assert backlog.add("a", [b"1", b"2"], only_latest=False) == 0
     assert backlog.add("b", [b"3"], only_latest=False) == 0
 
-    assert backlog.take() == (0, [b"1", b"2", b"3"])
+    assert backlog.drain() == (0, [b"1", b"2", b"3"])
 
 
 def test_past_the_bound_the_oldest_are_dropped_and_told() -> None:
@@ -18,7 +18,7 @@ def test_past_the_bound_the_oldest_are_dropped_and_told() -> None:
     dropped_count = sum(backlog.add("a", [b"%d%d" % (number, number)], only_latest=False) for number in range(4))
 
     assert dropped_count == 2
-    assert backlog.take() == (2, [b"22", b"33"])
+    assert backlog.drain() == (2, [b"22", b"33"])
 
 
 def test_of_a_channel_that_keeps_the_latest_one_waits_and_the_others_are_not_missed() -> None:
@@ -29,7 +29,7 @@ def test_of_a_channel_that_keeps_the_latest_one_waits_and_the_others_are_not_mis
     dropped_count = backlog.add("figures", [b"3", b"4", b"5"], only_latest=True)
 
     assert dropped_count == 3
-    assert backlog.take() == (0, [b"hi", b"5"])
+    assert backlog.drain() == (0, [b"hi", b"5"])
 
 
 def test_a_frame_over_the_bound_is_dropped_itself() -> None:
@@ -37,7 +37,7 @@ def test_a_frame_over_the_bound_is_dropped_itself() -> None:
 
     assert backlog.add("a", [b"x" * 6], only_latest=False) == 1
 
-    assert backlog.take() == (1, [])
+    assert backlog.drain() == (1, [])
 
 
 def test_what_is_not_conflated_stays_in_a_channel_that_keeps_the_latest() -> None:
@@ -48,4 +48,4 @@ def test_what_is_not_conflated_stays_in_a_channel_that_keeps_the_latest() -> Non
     assert backlog.add("game", [], only_latest=True) == 0
     assert backlog.add("game", [b"2"], only_latest=True) == 1
 
-    assert backlog.take() == (0, [b"join", b"2"])
+    assert backlog.drain() == (0, [b"join", b"2"])

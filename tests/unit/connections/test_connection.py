@@ -44,7 +44,7 @@ def test_a_client_that_catches_up_gets_its_backlog_whatever_is_still_unsent() ->
 
     transport.write(b"unsent")
     assert client.send_congested("draw:a", [b"0", b"12345", b"67890"], SlowPolicy.DROP_OLDEST) == 1
-    client.relieved()
+    client.on_drained()
 
     assert transport.closed_with == []
     assert transport.written == [b"unsent", b"missed 1;1234567890"]
@@ -54,7 +54,7 @@ def test_catching_up_without_a_backlog_writes_nothing() -> None:
     client, transport = connection(stalled=True)
 
     client.send_congested("draw:a", [], SlowPolicy.DROP_OLDEST)
-    client.relieved()
+    client.on_drained()
 
     assert transport.written == []
 
@@ -73,7 +73,7 @@ def test_nothing_is_sent_after_the_end() -> None:
 
     client.close(SHUTDOWN)
     client.send(b"late")
-    client.closed()
+    client.on_closed()
     client.send(b"later")
     client.open()
 

@@ -156,10 +156,10 @@ def test_a_congested_client_of_a_channel_that_drops_never_gets_a_difference_to_w
     ada, to_ada = room.join()
     room.publish("1")
 
-    ada.congested()
+    ada.on_congested()
     room.publish("2")
     room.publish("3")
-    ada.relieved()
+    ada.on_drained()
     room.publish("4")
     room.publish("5")
 
@@ -171,14 +171,14 @@ def test_who_comes_and_goes_takes_the_newest_publication_from_no_congested_clien
     room = Room(SlowPolicy.LATEST)
     ada, to_ada = room.join(encoding)
 
-    ada.congested()
+    ada.on_congested()
     room.publish("1", "2")
     room.hub.broadcast(Membership(CHANNEL, (ClientInfo("n1-1", "bob"),), have_joined=True))
     room.turn.run()
     room.hub.broadcast(Publication(CHANNEL, b"3"))
     room.hub.broadcast(Membership(CHANNEL, (ClientInfo("n1-1", "bob"),), have_joined=False))
     room.turn.run()
-    ada.relieved()
+    ada.on_drained()
 
     assert to_ada.written == [b"someone came;whole 3;someone came;"]
     assert room.hub.dropped_count == 2
@@ -189,7 +189,7 @@ def test_a_congested_client_of_a_channel_that_drops_nothing_still_gets_differenc
     ada, to_ada = room.join()
     room.publish("1")
 
-    ada.congested()
+    ada.on_congested()
     room.publish("2")
 
     assert to_ada.written == [b"whole 1;", b"1->2;"]
@@ -254,14 +254,14 @@ class Crowd(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def congest(self, which: int) -> None:
         self.room.turn.run()
-        self._reader(which).client.congested()
+        self._reader(which).client.on_congested()
 
     @precondition(lambda self: self.readers)
     @rule(which=st.integers(0, 2))
     def catch_up(self, which: int) -> None:
         reader = self._reader(which)
         self.room.turn.run()
-        reader.client.relieved()
+        reader.client.on_drained()
         new, owed = reader.read(), list(reader.owed)
         reader.owed.clear()
         if self.room.policy is SlowPolicy.DISCONNECT:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, Erro
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery
 from roomcast.model.publications import ClientInfo, History, Kind, Position, Publication, Removal, Resumption
 from roomcast.node.hub import Hub
-from roomcast.node.node import Node, Overtaken
+from roomcast.node.node import Node, SubscribeSuperseded
 from roomcast.node.tracker import Tracker
 from roomcast.tasks import end
 from tests.support.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
@@ -21,14 +22,13 @@ from tests.support.fakes import node as fake_node
 
 pytestmark = pytest.mark.anyio
 
+Start = Sequence[Publication | Resumption]
 
-@contextmanager
-def entered(node: Node, connection: Connection) -> Iterator[None]:
-    node.enter(connection)
-    try:
-        yield
-    finally:
-        node.leave(connection)
+
+async def subscribe(node: Node, connection: Connection, channel: str, **options: Any) -> Start:  # Any: of Node's
+    """Subscribe a connection, send it nothing, and return what a caller would send it first."""
+    async with node.subscribing(connection, channel, **options) as start:
+        return start
 
 
 def make_node() -> tuple[Node, FakeBroker, Schedule]:
@@ -40,8 +40,8 @@ async def test_a_publication_of_the_broker_reaches_the_subscribers_here() -> Non
     node, broker, turn = make_node()
     ada, to_ada = connection()
 
-    with entered(node, ada):
-        await node.subscribe(ada, "room:a")
+    with node.connected(ada):
+        await subscribe(node, ada, "room:a")
         node.on_event(Publication("room:a", b"hi"))
         turn.run()
 
@@ -65,11 +65,11 @@ async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_
     ada, _ = connection()
     bob, _ = connection()
 
-    with entered(node, bob):
-        await node.subscribe(bob, "room:a")
-        with pytest.raises(RuntimeError, match="client vanished"), entered(node, ada):
-            await node.subscribe(ada, "room:a")
-            await node.subscribe(ada, "room:b")
+    with node.connected(bob):
+        await subscribe(node, bob, "room:a")
+        with pytest.raises(RuntimeError, match="client vanished"), node.connected(ada):
+            await subscribe(node, ada, "room:a")
+            await subscribe(node, ada, "room:b")
             raise RuntimeError("client vanished")
 
         assert broker.unsubscribed == ["room:b"]
@@ -85,9 +85,9 @@ async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
     broker.away = "Redis is away"
     ada, _ = connection()
 
-    with entered(node, ada):
+    with node.connected(ada):
         with pytest.raises(BrokerUnavailable, match="Redis is away"):
-            await node.subscribe(ada, "room:a")
+            await subscribe(node, ada, "room:a")
 
         assert node.hub.channel_count() == 0
         assert broker.unsubscribed == ["room:a"]
@@ -109,9 +109,9 @@ async def test_a_client_that_sends_nothing_but_empty_messages_is_held_back_too()
     ada, to_ada = connection()
     broker.is_slow = True
 
-    with entered(node, ada):
+    with node.connected(ada):
         for _ in range(300):
-            node.publish_for(ada, Publication("room:a", b""))
+            node.client_publisher.publish_for(ada, Publication("room:a", b""))
         assert not to_ada.is_reading
         broker.take()
         assert to_ada.is_reading
@@ -121,7 +121,7 @@ async def test_a_handshake_that_was_refused_is_no_connection_that_closed() -> No
     node, _, _ = make_node()
     ada, _ = connection(is_open=False)
 
-    with entered(node, ada):
+    with node.connected(ada):
         node.drain()
 
     assert node.close_codes == {}
@@ -141,7 +141,7 @@ async def test_draining_asks_everyone_to_go_and_counts_the_code() -> None:
     node, _, _ = make_node()
     ada, to_ada = connection()
 
-    with entered(node, ada):
+    with node.connected(ada):
         node.drain()
 
     assert to_ada.closed_with == [SHUTDOWN]
@@ -155,11 +155,11 @@ async def test_who_subscribes_is_present_until_it_leaves_where_the_namespace_has
     ada.user, ada.info = "ada", b"1"
     bob, _ = connection()
 
-    with entered(node, bob):
-        with entered(node, ada):
+    with node.connected(bob):
+        with node.connected(ada):
             for channel in ("room:a", "room:b", "notify:a"):
-                await node.subscribe(ada, channel)
-            await node.subscribe(bob, "room:a")
+                await subscribe(node, ada, channel)
+            await subscribe(node, bob, "room:a")
             assert node.presence.members["room:a"] == {
                 f"n1-{ada.id}": ClientInfo(f"n1-{ada.id}", "ada", b"1"),
                 f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", ""),
@@ -182,8 +182,8 @@ async def test_a_subscription_that_was_none_is_not_present() -> None:
     broker.away = "Redis is away"
     ada, _ = connection()
 
-    with entered(node, ada), pytest.raises(BrokerUnavailable):
-        await node.subscribe(ada, "room:a")
+    with node.connected(ada), pytest.raises(BrokerUnavailable):
+        await subscribe(node, ada, "room:a")
 
     assert (node.presence.members, node.presence.occupied) == ({}, set())
 
@@ -202,8 +202,8 @@ async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> N
     node, _, turn = make_node()
     ada, to_ada = connection()
 
-    with entered(node, ada):
-        await node.subscribe(ada, "room:a")
+    with node.connected(ada):
+        await subscribe(node, ada, "room:a")
         node.on_event(Removal("room:a"))
         node.on_event(Publication("room:a", b"hi"))
         turn.run()
@@ -212,7 +212,6 @@ async def test_subscribers_are_told_nothing_of_a_history_that_was_removed() -> N
 
 
 TOLD = Encoding("told", RAW.encode, RAW.missed, tells_positions=True)
-Greeting = Sequence[Publication | Resumption]
 
 
 class Gate(FakeBroker):
@@ -245,15 +244,15 @@ async def test_a_newcomer_is_told_where_it_is_and_hears_what_comes_after_it() ->
     node, broker, turn = make_node()
     broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
     ada, to_ada = connection(encoding=TOLD)
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
     async with tracking(node):
-        with entered(node, ada):
-            await node.subscribe(ada, "room:a", wants_missed=False, greet=greetings.append)
+        with node.connected(ada):
+            starts.append(await subscribe(node, ada, "room:a", wants_missed=False))
             node.on_event(numbered(3)[0])
             turn.run()
 
-    assert greetings == [[Resumption("room:a", Position(2, "e"), is_recovered=False)]]
+    assert starts == [[Resumption("room:a", Position(2, "e"), is_recovered=False)]]
     assert to_ada.written == [b"3;"], "the greeting was taken, so nothing of it is sent"
 
 
@@ -262,13 +261,13 @@ async def test_who_comes_back_is_greeted_with_what_it_missed(epoch: str) -> None
     node, broker, _ = make_node()
     broker.histories["room:a"] = History(Position(3, "e"), 0, numbered(1, 2, 3))
     ada, to_ada = connection(encoding=TOLD)
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
     async with tracking(node):
-        with entered(node, ada):
-            await node.subscribe(ada, "room:a", since=Position(1, epoch), greet=greetings.append)
+        with node.connected(ada):
+            starts.append(await subscribe(node, ada, "room:a", since=Position(1, epoch)))
 
-    assert greetings == [[Resumption("room:a", Position(1, "e"), is_recovered=True), *numbered(2, 3)]]
+    assert starts == [[Resumption("room:a", Position(1, "e"), is_recovered=True), *numbered(2, 3)]]
     assert to_ada.written == []
 
 
@@ -276,15 +275,15 @@ async def test_where_only_the_newest_counts_everyone_is_greeted_with_it_who_want
     node, broker, _ = make_node()
     newest = Publication("metrics:a", b"7", position=Position(7, "e"))
     broker.histories["metrics:a"] = History(Position(7, "e"), 0, [newest])
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
     async with tracking(node):
         for wants_missed in (True, False):
             ada, _ = connection(encoding=TOLD)
-            with entered(node, ada):
-                await node.subscribe(ada, "metrics:a", wants_missed=wants_missed, greet=greetings.append)
+            with node.connected(ada):
+                starts.append(await subscribe(node, ada, "metrics:a", wants_missed=wants_missed))
 
-    assert greetings == [
+    assert starts == [
         [Resumption("metrics:a", Position(6, "e"), is_recovered=True), newest],
         [Resumption("metrics:a", Position(7, "e"), is_recovered=False)],
     ]
@@ -294,12 +293,12 @@ async def test_without_recovery_the_greeting_is_empty() -> None:
     node, _, _ = make_node()
     node.namespaces = Namespaces({"room": Namespace()})
     ada, _ = connection(encoding=TOLD)
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
-    with entered(node, ada):
-        await node.subscribe(ada, "room:a", greet=greetings.append)
+    with node.connected(ada):
+        starts.append(await subscribe(node, ada, "room:a"))
 
-    assert greetings == [()]
+    assert starts == [()]
 
 
 async def test_the_greeting_and_what_is_broadcast_fit_together_also_while_something_waits_to_be_written() -> None:
@@ -307,17 +306,17 @@ async def test_the_greeting_and_what_is_broadcast_fit_together_also_while_someth
     broker.histories["room:a"] = History(Position(0, "e"), 0, [])
     ada, _ = connection(encoding=TOLD)
     bob, to_bob = connection(encoding=TOLD)
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
     async with tracking(node):
-        with entered(node, ada), entered(node, bob):
-            await node.subscribe(ada, "room:a")
+        with node.connected(ada), node.connected(bob):
+            await subscribe(node, ada, "room:a")
             for publication in numbered(1, 2):
                 node.on_event(publication)
-            await node.subscribe(bob, "room:a", wants_missed=False, greet=greetings.append)
+            starts.append(await subscribe(node, bob, "room:a", wants_missed=False))
             turn.run()
 
-    ((resumption,),) = greetings
+    ((resumption,),) = starts
     assert isinstance(resumption, Resumption)
     assert resumption.position == Position(0, "e")
     assert to_bob.written == [b"1;2;"]
@@ -328,15 +327,80 @@ async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
     node.namespaces = Namespaces({"room": Namespace()})
     ada, _ = connection()
 
-    def refuse(_: Greeting) -> None:
+    def refuse(_: Start) -> None:
         raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "too long ago")
 
-    with entered(node, ada):
+    with node.connected(ada):
         with pytest.raises(ClientError):
-            await node.subscribe(ada, "room:a", greet=refuse)
+            async with node.subscribing(ada, "room:a") as start:
+                refuse(start)
 
         assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
         assert broker.unsubscribed == ["room:a"]
+
+
+class Eager(FakeBroker):
+    """A broker that has a publication for the node in the turn of the loop after it confirms a subscription."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bring: Callable[[], None]
+
+    async def subscribe(self, channel: str) -> None:
+        await asyncio.sleep(0)
+        await super().subscribe(channel)
+        asyncio.get_running_loop().call_soon(self.bring)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})])
+async def test_nothing_of_the_loop_runs_between_the_start_and_the_subscription() -> None:
+    broker = Eager()
+    node = fake_node(Hub(asyncio.get_running_loop().call_soon), broker)
+    ada, to_ada = connection()
+    order: list[str] = []
+
+    def bring() -> None:
+        order.append("publication")
+        node.on_event(Publication("room:a", b"first"))
+
+    broker.bring = bring
+    with node.connected(ada):
+        async with node.subscribing(ada, "room:a"):
+            ada.send(b"reply;")
+            order.append("body")
+        order.append("subscribed")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    assert order == ["body", "subscribed", "publication"]
+    assert to_ada.written == [b"reply;", b"first;"]
+
+
+async def test_a_body_that_awaits_is_an_error_and_subscribes_nothing() -> None:
+    node, broker, _ = make_node()
+    ada, _ = connection()
+
+    with node.connected(ada):
+        with pytest.raises(RuntimeError, match="awaited"):
+            async with node.subscribing(ada, "room:a"):
+                await asyncio.sleep(0)
+
+        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert broker.unsubscribed == ["room:a"]
+
+
+async def test_a_detached_connection_stays_until_its_transport_says_that_it_has_left() -> None:
+    node, _, _ = make_node()
+    ada, _ = connection()
+
+    with node.connected(ada) as connected:
+        connected.detach()
+
+    assert node.hub.connections == {ada}
+
+    node.leave(ada)
+
+    assert (node.hub.connections, ada.state) == (set(), State.CLOSED)
 
 
 async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves_nothing() -> None:
@@ -344,17 +408,21 @@ async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves
     node = fake_node(Hub(Schedule()), broker)
     node.namespaces = Namespaces({"room": Namespace(presence=True)})
     ada, _ = connection()
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
 
-    with entered(node, ada):
-        subscribing = asyncio.create_task(node.subscribe(ada, "room:a", greet=greetings.append))
+    async def begin() -> None:
+        async with node.subscribing(ada, "room:a") as start:
+            starts.append(start)
+
+    with node.connected(ada):
+        subscribing = asyncio.create_task(begin())
         await asyncio.sleep(0)
     broker.opened.set()
-    with pytest.raises(Overtaken):
+    with pytest.raises(SubscribeSuperseded):
         await subscribing
 
     assert isinstance(node.presence, FakePresence)
-    assert (greetings, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
+    assert (starts, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
     assert broker.unsubscribed == ["room:a"]
 
 
@@ -364,9 +432,9 @@ async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
     node.namespaces = Namespaces({"room": Namespace()})
     ada, to_ada = connection()
 
-    with entered(node, ada):
+    with node.connected(ada):
         both = [
-            asyncio.create_task(node.subscribe(ada, "room:a", encoding=encoding))
+            asyncio.create_task(subscribe(node, ada, "room:a", encoding=encoding))
             for encoding in (RAW, Encoding("other", RAW.encode, RAW.missed))
         ]
         await asyncio.sleep(0)
@@ -375,8 +443,8 @@ async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
         node.on_event(Publication("room:a", b"hi"))
         turn.run()
 
-    assert first is None
-    assert isinstance(second, Overtaken)
+    assert first == ()
+    assert isinstance(second, SubscribeSuperseded)
     assert to_ada.written == [b"hi;"]
     assert broker.unsubscribed == ["room:a"], "after the last one, and then only"
 
@@ -407,10 +475,10 @@ async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
     for channel in ("room:a", "room:b"):
         for _ in range(2):
             ada, _ = connection()
-            node.enter(ada)
+            node.hub.add(ada)
             ada.receiver = receiver = Leaving(node)
             receivers.append(receiver)
-            await node.subscribe(ada, channel)
+            await subscribe(node, ada, channel)
     node.on_connected(is_again=True)
 
     assert [receiver.lost for receiver in receivers] == [["room:a"], ["room:a"], ["room:b"], ["room:b"]]
@@ -424,16 +492,16 @@ async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
     broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
     ada, _ = connection(encoding=TOLD)
     bob, _ = connection(encoding=TOLD)
-    greetings: list[Greeting] = []
+    starts: list[Start] = []
     plain = Namespace(history_size=10, history_ttl_s=10.0)
 
     async with tracking(node):
-        with entered(node, ada), entered(node, bob):
-            await node.subscribe(ada, "room:a", namespace=plain, info=b"1", greet=greetings.append)
-            await node.subscribe(bob, "room:a", info=b"2", wants_missed=False, greet=greetings.append)
+        with node.connected(ada), node.connected(bob):
+            starts.append(await subscribe(node, ada, "room:a", namespace=plain, info=b"1"))
+            starts.append(await subscribe(node, bob, "room:a", info=b"2", wants_missed=False))
 
             assert plain.recovery is not Recovery.STREAM
-            assert [len(greeting) for greeting in greetings] == [0, 1]
+            assert [len(start) for start in starts] == [0, 1]
             assert node.presence.members["room:a"] == {f"n1-{bob.id}": ClientInfo(f"n1-{bob.id}", "", b"", b"2")}
 
 
@@ -459,8 +527,8 @@ async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_n
     repairing = asyncio.create_task(node.tracker.run())
     ada, to_ada = connection()
 
-    with entered(node, ada):
-        subscribing = asyncio.create_task(node.subscribe(ada, "room:a"))
+    with node.connected(ada):
+        subscribing = asyncio.create_task(subscribe(node, ada, "room:a"))
         await broker.is_asked.wait()
         done, _ = await asyncio.wait({subscribing}, timeout=0.05)
         assert not done, "a publication now would be the first that it has a right to"

@@ -29,7 +29,7 @@ def lost(offset: int, epoch: str = "e") -> Resumption:
 def settled(top: int) -> Track:
     """Return a track that is at this offset."""
     track = Track("room:a")
-    assert track.settle(history(top)) == []
+    assert track.resolve(history(top)) == []
     return track
 
 
@@ -37,51 +37,51 @@ def test_a_track_begins_where_redis_is_or_with_what_came_since_the_subscription(
     assert settled(5).position == Position(5, "e")
 
     track = Track("room:a")
-    assert not track.take(pub(4))
-    assert not track.take(pub(5))
-    assert track.settle(history(4)) == pubs(4, 5)
-    assert track.is_settled
-    assert track.take(pub(6))
+    assert not track.accept(pub(4))
+    assert not track.accept(pub(5))
+    assert track.resolve(history(4)) == pubs(4, 5)
+    assert track.is_resolved
+    assert track.accept(pub(6))
 
 
 def test_the_next_one_is_broadcast_and_a_double_is_not() -> None:
     track = settled(5)
 
-    assert track.take(pub(6))
-    assert not track.take(pub(6))
-    assert not track.take(pub(3))
-    assert track.is_settled
-    assert track.take(pub(7))
+    assert track.accept(pub(6))
+    assert not track.accept(pub(6))
+    assert not track.accept(pub(3))
+    assert track.is_resolved
+    assert track.accept(pub(7))
 
 
 def test_a_gap_is_filled_from_what_is_kept_and_what_came_meanwhile() -> None:
     track = settled(5)
 
-    assert not track.take(pub(8))
-    assert not track.take(pub(9))
-    assert track.settle(history(8, 6, 7, 8)) == pubs(6, 7, 8, 9)
-    assert track.is_settled
-    assert track.take(pub(10))
+    assert not track.accept(pub(8))
+    assert not track.accept(pub(9))
+    assert track.resolve(history(8, 6, 7, 8)) == pubs(6, 7, 8, 9)
+    assert track.is_resolved
+    assert track.accept(pub(10))
 
 
 def test_what_came_later_than_what_was_read_but_leaves_a_hole_is_read_again() -> None:
     track = settled(5)
 
-    track.take(pub(9))
-    assert track.settle(history(7, 6, 7)) == pubs(6, 7)
-    assert not track.is_settled
+    track.accept(pub(9))
+    assert track.resolve(history(7, 6, 7)) == pubs(6, 7)
+    assert not track.is_resolved
     assert track.seen == Position(9, "e")
-    assert track.settle(history(9, 8, 9)) == pubs(8, 9)
-    assert track.is_settled
+    assert track.resolve(history(9, 8, 9)) == pubs(8, 9)
+    assert track.is_resolved
 
 
 def test_what_is_not_kept_any_more_is_said() -> None:
     track = settled(5)
     track.doubt()
-    assert track.settle(history(20, 18, 19, 20)) == [lost(17), *pubs(18, 19, 20)]
+    assert track.resolve(history(20, 18, 19, 20)) == [lost(17), *pubs(18, 19, 20)]
 
     track.doubt()
-    assert track.settle(history(25)) == [lost(25)]
+    assert track.resolve(history(25)) == [lost(25)]
     assert track.position == Position(25, "e")
 
 
@@ -89,32 +89,32 @@ def test_an_entry_that_is_missing_in_the_middle_is_said_too() -> None:
     track = settled(5)
     track.doubt()
 
-    assert track.settle(history(9, 6, 7, 9)) == [*pubs(6, 7), lost(8), pub(9)]
+    assert track.resolve(history(9, 6, 7, 9)) == [*pubs(6, 7), lost(8), pub(9)]
 
 
 def test_a_new_epoch_is_said_and_everything_of_it_is_given() -> None:
     track = settled(100)
 
-    assert not track.take(pub(98, "f"))
-    assert track.settle(history(98, 98, epoch="f", base=97)) == [lost(97, "f"), pub(98, "f")]
-    assert track.take(pub(99, "f"))
+    assert not track.accept(pub(98, "f"))
+    assert track.resolve(history(98, 98, epoch="f", base=97)) == [lost(97, "f"), pub(98, "f")]
+    assert track.accept(pub(99, "f"))
 
 
 def test_after_a_promotion_that_lost_nothing_nothing_is_left_out() -> None:
     track = settled(100)
     track.doubt()
 
-    found = track.settle(history(103, 101, 102, 103, epoch="f", base=102))
+    found = track.resolve(history(103, 101, 102, 103, epoch="f", base=102))
     assert found == [lost(100, "f"), *pubs(101, 102, 103, epoch="f")]
 
 
 def test_publications_of_a_lost_tail_that_wait_are_forgotten() -> None:
     track = settled(100)
     track.doubt()
-    track.take(pub(101))
+    track.accept(pub(101))
 
-    assert track.settle(history(97, epoch="f", base=97)) == [lost(97, "f")]
-    assert track.is_settled
+    assert track.resolve(history(97, epoch="f", base=97)) == [lost(97, "f")]
+    assert track.is_resolved
 
 
 @given(st.lists(st.sampled_from(["live", "drop", "again", "read"]), max_size=60), st.integers(1, 5))
@@ -128,7 +128,7 @@ def test_whatever_is_lost_on_the_way_every_publication_comes_once_in_order_or_is
         nonlocal announced
         assert track.position is not None
         kept = range(max(1, top - size + 1, track.position.offset + 1), top + 1)
-        for event in track.settle(history(top, *kept)):
+        for event in track.resolve(history(top, *kept)):
             if isinstance(event, Resumption):
                 assert event.position is not None
                 assert not event.is_recovered
@@ -141,9 +141,9 @@ def test_whatever_is_lost_on_the_way_every_publication_comes_once_in_order_or_is
     for step in steps:
         if step in {"live", "drop"}:
             top += 1
-        if step in {"live", "again"} and top and track.take(pub(top)):
+        if step in {"live", "again"} and top and track.accept(pub(top)):
             got.append(top)
-        if step == "read" or not track.is_settled:
+        if step == "read" or not track.is_resolved:
             read()
     track.doubt()
     read()

@@ -65,7 +65,7 @@ async def tracking(top: int = 5) -> AsyncIterator[Tracked]:
     tracked.tracker.connected()
     tracked.tracker.open("room:a", ROOM)
     try:
-        await tracked.tracker.settle("room:a")
+        await tracked.tracker.wait_resolved("room:a")
         yield tracked
     finally:
         await end(running)
@@ -74,8 +74,8 @@ async def tracking(top: int = 5) -> AsyncIterator[Tracked]:
 async def test_a_gap_is_read_once_and_told_in_order() -> None:
     async with tracking() as tracked:
         tracked.broker.histories["room:a"] = history(8, 6, 7, 8)
-        tracked.tracker.take(pub(8))
-        tracked.tracker.take(pub(9))
+        tracked.tracker.accept(pub(8))
+        tracked.tracker.accept(pub(9))
         await tracked.until_heard(pub(6), pub(7), pub(8), pub(9))
 
         assert tracked.tracker.position("room:a") == Position(9, "e")
@@ -88,7 +88,7 @@ async def test_a_gap_is_read_once_and_told_in_order() -> None:
 async def test_nothing_is_told_while_redis_is_away_and_all_of_it_afterwards() -> None:
     async with tracking() as tracked:
         tracked.tracker.disconnected()
-        tracked.tracker.take(pub(6))
+        tracked.tracker.accept(pub(6))
         tracked.broker.histories["room:a"] = BrokerUnavailable("Redis is away")
         tracked.tracker.connected()
 
@@ -104,7 +104,7 @@ async def test_nothing_is_told_while_redis_is_away_and_all_of_it_afterwards() ->
 async def test_what_is_lost_for_good_is_told_and_counted() -> None:
     async with tracking() as tracked:
         tracked.broker.histories["room:a"] = history(400, 399, 400)
-        tracked.tracker.take(pub(401))
+        tracked.tracker.accept(pub(401))
         lost = Resumption("room:a", Position(398, "e"), is_recovered=False)
         await tracked.until_heard(lost, pub(399), pub(400), pub(401))
 
@@ -130,7 +130,7 @@ async def test_a_herd_shares_one_read_of_the_window_and_what_comes_meanwhile_is_
             return len(tracked.broker.reads) > before
 
         await eventually(is_read)
-        tracked.tracker.take(pub(6))
+        tracked.tracker.accept(pub(6))
         tracked.broker.may_answer.set()
         windows = await asyncio.gather(*herd)
 
@@ -183,7 +183,7 @@ async def test_a_window_that_is_being_read_while_the_history_is_removed_is_read_
         await eventually(is_read)
         tracked.tracker.removed("room:a")
         tracked.broker.histories["room:a"] = history(6, 6)
-        tracked.tracker.take(pub(6))
+        tracked.tracker.accept(pub(6))
         tracked.broker.may_answer.set()
         window = await coming
 
@@ -223,7 +223,7 @@ async def test_nothing_is_left_of_a_closed_channel() -> None:
         tracked.tracker.close("room:a")
 
         assert tracked.tracker.position("room:a") is None
-        tracked.tracker.take(pub(9))
+        tracked.tracker.accept(pub(9))
         assert tracked.heard == [pub(9)], "whoever subscribed in the meantime decides"
 
 

@@ -86,12 +86,12 @@ class DetachedWebSocket(FramedSocket, Pinged):
     def pause_writing(self) -> None:
         """Notify the connection that its client is congested."""
         self._heartbeat.watch_congested(self)
-        self._connection.congested()
+        self._connection.on_congested()
 
     def resume_writing(self) -> None:
         """Notify the connection that its client has caught up."""
         self._heartbeat.unwatch_congested(self)
-        self._connection.relieved()
+        self._connection.on_drained()
 
     def shutdown(self) -> None:
         """End for uvicorn, which waits; usually the node's drain has sent the close frame before."""

@@ -1,0 +1,68 @@
+"""Publishing what clients send, with backpressure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from roomcast.connections.connection import Pause
+from roomcast.model.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from roomcast.brokers import Broker, Published
+    from roomcast.connections.connection import Connection
+    from roomcast.model.namespaces import Namespaces
+    from roomcast.model.publications import Publication
+    from roomcast.node.tracker import Tracker
+
+_MAX_UNPUBLISHED_BYTES = 128 * 1024
+# The cost of a waiting message beside its payload, so that empty messages count too.
+_OVERHEAD_BYTES = 512
+
+
+class ClientPublisher:
+    """Publishes what clients send.
+
+    While more than 128 KiB of a client's messages wait for Redis, nothing more is read from that client.
+    Args:
+        counts: `published` and `publish_failures` are counted in it.
+    """
+
+    def __init__(self, broker: Broker, namespaces: Namespaces, tracker: Tracker, counts: Counter[str]) -> None:
+        self._broker = broker
+        self._namespaces = namespaces
+        self._tracker = tracker
+        self._counts = counts
+
+    def publish_for(
+        self,
+        connection: Connection,
+        publication: Publication,
+        on_result: Callable[[Published | BrokerUnavailable], None] | None = None,
+    ) -> None:
+        """Publish a client's message soon.
+
+        Args:
+            on_result: called once, now or later.
+        Delivery: in the order of the calls. While Redis is away the publication is lost, and counted
+            (publish_failures), and the connection stays open.
+        """
+        namespace = self._namespaces.of(publication.channel)
+        size_bytes = len(publication.data) + _OVERHEAD_BYTES
+
+        def finish(result: Published | BrokerUnavailable) -> None:
+            self._counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
+            if on_result is not None:
+                on_result(result)
+            before_bytes = connection.unpublished_bytes
+            connection.unpublished_bytes -= size_bytes
+            if connection.unpublished_bytes <= _MAX_UNPUBLISHED_BYTES < before_bytes:
+                connection.resume_reading(Pause.UNPUBLISHED)
+
+        before_bytes = connection.unpublished_bytes
+        connection.unpublished_bytes += size_bytes
+        if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
+            connection.pause_reading(Pause.UNPUBLISHED)
+        self._broker.submit(publication, namespace, finish, seen=self._tracker.position(publication.channel))

@@ -1,0 +1,61 @@
+"""The node's report to its cluster: it lives, and has this many clients."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from roomcast.model.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from roomcast.node.hub import Hub
+    from roomcast.presence import Presence, Registry
+    from roomcast.redis_access.work_queue import StreamCounts
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_S = 1.0
+# A node counts as dead after three missed reports.
+_TTL_S = 3 * _INTERVAL_S
+_RETIRE_TIMEOUT_S = 1.0
+
+
+class NodeReport:
+    """Reports every second under the lease of the node's presence, and reads the ingest stream's counts.
+
+    ingest: the counts of the last second; None while they are unknown.
+    """
+
+    def __init__(self, hub: Hub, presence: Presence, registry: Registry) -> None:
+        self._hub = hub
+        self._presence = presence
+        self._registry = registry
+        self.ingest: StreamCounts | None = None
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        is_new = True
+        while True:
+            try:
+                lease, count = self._presence.lease, len(self._hub.connections)
+                is_new = not await self._registry.report(lease, count, ttl_s=_TTL_S, is_new=is_new)
+                if is_new:
+                    self._presence.renew()
+                    continue
+                self.ingest = await self._registry.ingest_counts()
+            except BrokerUnavailable as exc:
+                self.ingest = None
+                log.debug("node.report_failed", reason=exc.reason)  # the broker logs the outage once
+            await asyncio.sleep(_INTERVAL_S)
+
+    async def retire(self) -> None:
+        """End the lease, after `run` has ended; without Redis it expires by itself."""
+        try:
+            async with asyncio.timeout(_RETIRE_TIMEOUT_S):
+                # First, so that other nodes sweep the lease if the rest takes too long.
+                await self._registry.retire(self._presence.lease)
+                await self._presence.retire()
+        except (BrokerUnavailable, TimeoutError):
+            log.debug("node.retire_failed")
