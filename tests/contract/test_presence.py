@@ -54,7 +54,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
         yield client
 
 
-class BrokerEvent:
+class Heard:
     """What is told in a channel, and in `events`."""
 
     def __init__(self, client: Redis, prefix: str, *channels: str) -> None:
@@ -64,7 +64,7 @@ class BrokerEvent:
         self.memberships: list[Membership] = []
         self.events: list[tuple[str, str]] = []
 
-    async def __aenter__(self) -> BrokerEvent:
+    async def __aenter__(self) -> Heard:
         await self._pubsub.subscribe(*self._topics)
         for _ in self._topics:
             assert (await self._pubsub.get_message(timeout=DEADLINE_S) or {})["type"] == "subscribe"
@@ -152,7 +152,7 @@ def scripts(server: Redis, prefix: str) -> Scripts:
 
 
 async def test_who_joins_is_counted_and_told_once(server: Redis, prefix: str, scripts: Scripts) -> None:
-    async with BrokerEvent(server, prefix, "room:a") as heard:
+    async with Heard(server, prefix, "room:a") as heard:
         assert await scripts.join(ADA, BOB) == 2
         assert await scripts.join(ADA, BOB, NOBODY) == 1, "who is there joins no second time"
         await heard.hear()
@@ -179,7 +179,7 @@ async def test_who_leaves_is_told_once_and_nothing_is_left_of_the_last_one(
     server: Redis, prefix: str, scripts: Scripts
 ) -> None:
     await scripts.join(ADA, BOB)
-    async with BrokerEvent(server, prefix, "room:a") as heard:
+    async with Heard(server, prefix, "room:a") as heard:
         for _ in range(2):
             await scripts.leave(ADA, BOB, NOBODY)
         await heard.until(left=[ADA.client, BOB.client])
@@ -188,7 +188,7 @@ async def test_who_leaves_is_told_once_and_nothing_is_left_of_the_last_one(
 
 
 async def test_in_a_channel_without_join_leave_nobody_is_told(server: Redis, prefix: str, scripts: Scripts) -> None:
-    async with BrokerEvent(server, prefix, "quiet:a") as heard:
+    async with Heard(server, prefix, "quiet:a") as heard:
         await scripts.join(ADA, channel="quiet:a")
         await scripts.sweep("n1.1", channel="quiet:a")
         assert not await heard.hear()
@@ -199,7 +199,7 @@ async def test_in_a_channel_without_join_leave_nobody_is_told(server: Redis, pre
 async def test_of_a_silent_member_nobody_is_told_though_it_can_be_seen(
     server: Redis, prefix: str, scripts: Scripts
 ) -> None:
-    async with BrokerEvent(server, prefix, "room:a") as heard:
+    async with Heard(server, prefix, "room:a") as heard:
         await scripts.join(ADA._replace(is_silent=True), BOB)
         await heard.until(joined=[BOB.client])
         (reply,) = await scripts.run(scripts.commands.page("room:a", "", 100))
@@ -219,7 +219,7 @@ async def test_a_swept_lease_takes_its_own_members_with_it_and_no_others(
     await scripts.join(BOB, lease="n1.2")  # its node lives after all, and has put it under its next lease
     await scripts.leave(NOBODY, lease="n1.2")  # who has left meanwhile is named by whatever lease is the node's now
 
-    async with BrokerEvent(server, prefix, "room:a") as heard:
+    async with Heard(server, prefix, "room:a") as heard:
         assert await scripts.sweep("n1.1") == 0
         assert await scripts.sweep("n1.1") == 0
         await heard.until(left=[ADA.client])
@@ -238,7 +238,7 @@ async def test_a_sweep_takes_so_many_at_a_time_and_says_how_many_are_left(script
 async def test_a_channel_is_occupied_by_the_first_lease_and_vacated_by_the_last(
     server: Redis, prefix: str, scripts: Scripts
 ) -> None:
-    async with BrokerEvent(server, prefix) as heard:
+    async with Heard(server, prefix) as heard:
         for lease in ("n1.1", "n2.1", "n1.1"):
             await scripts.run(scripts.commands.occupy('feed:"a"', lease))
         for lease in ("n1.1", "n1.1", "n3.1", "n2.1", "n2.1"):
@@ -254,7 +254,7 @@ async def test_a_lease_watches_until_its_last_member_is_swept(server: Redis, pre
     for start in (0, 100, 200):
         await scripts.join(*[ClientInfo(f"n1-{number}", "") for number in range(start, start + 100)])
 
-    async with BrokerEvent(server, prefix) as heard:
+    async with Heard(server, prefix) as heard:
         assert await scripts.sweep("n1.1") == 100
         assert not await heard.hear()
         assert await scripts.sweep("n1.1") == 0
@@ -348,7 +348,7 @@ async def present(client: Redis, prefix: str, node_id: str = "n1", *, reports: b
 
 @pytest.mark.redis
 async def test_a_client_is_there_from_its_joining_to_its_leaving(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB, NOBODY)
         await one.until_counts(3, 3)
         assert sorted(await one.everyone("room:a")) == [ADA, BOB, NOBODY]
@@ -374,7 +374,7 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
 
 @pytest.mark.redis
 async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB)
         one.unsubscribe("room:a", BOB)
         await heard.until([ADA.client])
@@ -395,7 +395,7 @@ async def test_a_client_that_leaves_and_comes_back_and_leaves_is_gone(client: Re
 @pytest.mark.redis
 async def test_a_thousand_that_join_are_told_in_few_messages(client: Redis, prefix: str) -> None:
     infos = [ClientInfo(f"n1-{number}", f"user{number}") for number in range(1000)]
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", *infos)
         await heard.until([info.client for info in infos])
         assert len(heard.memberships) == 10
@@ -435,7 +435,7 @@ async def test_a_cursor_that_is_none_is_refused_and_members_that_others_wrote_ar
 
 @pytest.mark.redis
 async def test_a_reload_of_the_page_vacates_nothing(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA)
         await heard.until_events(("occupied", "room:a"))
         one.unsubscribe("room:a", ADA)
@@ -452,7 +452,7 @@ async def test_a_reload_of_the_page_vacates_nothing(client: Redis, prefix: str) 
 
 @pytest.mark.redis
 async def test_another_lease_takes_everyone_over_and_nobody_is_told(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB)
         await one.until_counts(2, 2)
 
@@ -481,7 +481,7 @@ async def test_of_a_node_that_reports_no_more_everyone_leaves_once_whoever_sweep
     async with (
         present(client, prefix, "n1"),
         present(client, prefix, "n2") as two,
-        BrokerEvent(client, prefix, "room:a", "room:b") as heard,
+        Heard(client, prefix, "room:a", "room:b") as heard,
     ):
         two.subscribe("room:a", ClientInfo("n2-1", ""))
         await heard.until(["n2-1"])
@@ -547,10 +547,10 @@ async def test_what_a_node_writes_while_it_is_swept_is_found_again(client: Redis
 
 @pytest.mark.redis
 async def test_a_node_that_ends_takes_everything_of_it_along(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, BrokerEvent(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA)
         await heard.until([ADA.client])
-    async with BrokerEvent(client, prefix, "room:a") as heard:
+    async with Heard(client, prefix, "room:a") as heard:
         await one.registry.retire(one.presence.lease)
         await one.presence.retire()
         await heard.until(left=[ADA.client])
@@ -606,7 +606,7 @@ async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
 
         await eventually(has_been_tried)
         with ValkeyServer(port=port, data_dir=data_dir):
-            async with BrokerEvent(client, prefix, "room:a", "room:b") as heard:
+            async with Heard(client, prefix, "room:a", "room:b") as heard:
                 another = One(client, prefix, "n2")  # which has nothing to tell of it first
                 assert await another.presence.count("room:b") == (Counts(1, 1) if is_kept else Counts(0, 0))
                 one.presence.doubt()  # as its node does when the broker is connected again
