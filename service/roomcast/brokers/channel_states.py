@@ -1,4 +1,4 @@
-"""What a listener wants to be subscribed to, has asked for on its connection, and has been answered. No I/O."""
+"""The channels of one listener: wanted, asked for on its connection, confirmed. No I/O."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Sent(NamedTuple):
 
 
 class ChannelStates:
-    """The channels of one listener.
+    """The state of each channel.
 
     changed: set when a command has to be sent.
     channel_by_topic: of the present connection; another dict after `start_session`.
@@ -61,7 +61,7 @@ class ChannelStates:
         self.start_session()
 
     def start_session(self) -> None:
-        """Forget what the last connection was asked and has answered: everything wanted is to be subscribed again."""
+        """Reset the state of the last connection: every wanted channel is to be subscribed again."""
         self.channel_by_topic: dict[bytes, str] = {}
         self._joining = dict.fromkeys(self._wanted)  # wanted, and no SUBSCRIBE sent on this connection yet
         self._confirmed: set[str] = set()
@@ -115,7 +115,7 @@ class ChannelStates:
         """Return the loop time at which the next channel is unsubscribed."""
         return next(iter(self._leaving.values()), None)  # insertion order is the order of leaving
 
-    # What is sent.
+    # Commands.
 
     def next_subscribes(self) -> list[Command]:
         """Return the commands that subscribe some of the wanted channels; none when all are asked for."""
@@ -138,7 +138,7 @@ class ChannelStates:
         return ("SUBSCRIBE", self._own_topic)
 
     def due_unsubscribes(self, now: float) -> list[Command]:
-        """Return the commands that unsubscribe what is to be left at a loop time."""
+        """Return the commands that unsubscribe the channels due at a loop time."""
         due = [channel for channel, leave_at in self._leaving.items() if leave_at <= now]
         for channel in due:
             del self._leaving[channel]
@@ -157,7 +157,7 @@ class ChannelStates:
         self._unanswered += [_Sent(subscribes, deque(topic.encode() for topic in command)) for command in commands]
         return [(verb, *command) for command in commands]
 
-    # What the server answers.
+    # Answers of the server.
 
     def on_subscribed(self, topic: bytes) -> bool:
         """Note a confirmed subscription; return whether it is the own topic's, and so all are subscribed."""

@@ -88,7 +88,7 @@ class Outbox:
             return
 
     async def run(self) -> None:
-        """Send what is given; end only when cancelled."""
+        """Send commands; end only when cancelled."""
         while True:
             if not self._waiting:
                 self._flushed.set()

@@ -1,4 +1,4 @@
-"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for what is kept."""
+"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for histories."""
 
 from __future__ import annotations
 
@@ -128,8 +128,10 @@ class RedisBroker(Broker, ListenerSink):
     @override
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         commands = [
-            self._publish_command(what, namespace, None, once, about=pack_about(what), skip_history=skip_history)
-            for what, namespace, once, skip_history in submissions
+            self._publish_command(
+                publication, namespace, None, once, about=pack_about(publication), skip_history=skip_history
+            )
+            for publication, namespace, once, skip_history in submissions
         ]
         try:
             replies = await run_pipeline(self._client, commands, self._history.scripts)
@@ -200,7 +202,7 @@ class RedisBroker(Broker, ListenerSink):
 
 
 def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:
-    # Any other refusal is the server's and may end: out of memory, a replica, no permission.
+    # Any other refusal may end: out of memory, a replica, no permission.
     if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
         return ClientError(ErrorCode.NOT_AVAILABLE, "the channel's keys in Redis hold something else")
     return BrokerUnavailable(outage_reason(reply))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# How often the topology is asked for when nothing calls for it, and the shortest pause when something does.
+# The interval between reads of the topology, and the shortest pause before one that is needed at once.
 _REFRESH_S = 2.0
 _PAUSE_S = 0.1
 # Nodes are asked at random: after a frozen one the next attempt asks another.

@@ -1,4 +1,4 @@
-"""The interfaces between the broker and what listens for it: one listener, or in a cluster one for each shard."""
+"""The interfaces between the broker and its listener: one, or in a cluster one for each shard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from roomcast.model.errors import BrokerUnavailable
 
 
 class ListenerSink(Protocol):
-    """Receives what a listener reads. Called in its task: must not block, await or raise."""
+    """Receives the events of a listener. Called in its task: must not block, await or raise."""
 
     __slots__ = ()
 

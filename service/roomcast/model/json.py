@@ -1,4 +1,4 @@
-"""JSON as Python has it."""
+"""The types of JSON in Python."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""How a publication is written in a Redis message.
+"""The format of a publication in a Redis message.
 
-Anyone may publish a JSON document as it is: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. What nodes publish
-travels behind a header that no JSON document starts with: byte 0x01, a letter, and a newline.
+Any service may publish a plain JSON document: `PUBLISH roomcast:room:lobby '{"text":"hi"}'`. Messages of nodes start
+with a header that no JSON document starts with: byte 0x01, a letter, and a newline.
 
     j   JSON            t   other text      b   binary
     j12,5f0c2a91        JSON, offset 12 in the epoch 5f0c2a91 of the history
-    +   who joined      -   who left: a JSON array of [client, user, info], info any JSON or null; or with a fourth
+    +   joins           -   leaves: a JSON array of [client, user, info], info any JSON or null; or with a fourth
                             member, the info of the subscription
     x   the channel's history was removed: nothing follows
 
-What is said about a publication stands before its data, as a JSON object whose length in bytes is the third member of
-the header: `j12,5f0c2a91,31`, without a history `j,,31`. It has `tags`, an object of texts, and `info`, the client that
-published it, written as one of those that joined; either may be missing.
+Tags and the publishing client are a JSON object before the data. Its length in bytes is the third member of the header:
+`j12,5f0c2a91,31`, without a history `j,,31`. It has `tags`, an object of strings, and `info`, the client in the format
+of joins; either may be missing.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _WORDS_BYTES = 1024
 _MAX_TAGS_BYTES = 6 * 2 * MAX_TAG_COUNT * MAX_TAG_BYTES
 
 
-class MalformedMessage(ValueError):  # noqa: N818  (not a fault of ours: a message somebody published)
-    """A Redis message that is no publication; the text says why."""
+class MalformedMessage(ValueError):  # noqa: N818  (an error of another program)
+    """A malformed Redis message; the text has the reason."""
 
 
 def pack(publication: Publication, about: bytes) -> bytes:
-    """Return the Redis message of a publication that is in no history; `about` is what `pack_about` returns."""
+    """Return the Redis message of a publication without history; `about` is the result of `pack_about`."""
     if about:
         return b"\x01%b,,%d\n%b%b" % (_LETTERS[publication.kind], len(about), about, publication.data)
     return b"\x01" + _LETTERS[publication.kind] + b"\n" + publication.data
 
 
 def letter_of(kind: Kind) -> bytes:
-    """Return the letter by which Redis knows a kind."""
+    """Return the letter of a kind in Redis."""
     return _LETTERS[kind]
 
 
 def pack_about(publication: Publication) -> bytes:
-    """Return what is said about a publication, or nothing if there is nothing to say."""
+    """Return the tags and info of a publication; empty if it has none."""
     if not publication.tags and publication.info is None:
         return b""
     about: dict[str, object] = {}
@@ -67,10 +67,10 @@ def pack_about(publication: Publication) -> bytes:
 
 
 def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEvent:
-    """Return what a Redis message says.
+    """Return the event of a Redis message.
 
-    A message of another service is checked here, its only edge: once per node, never per subscriber.
-    Raises: MalformedMessage for one that is neither JSON nor ours, or larger than `max_message_bytes`.
+    A message of another service is checked here: once per node, never per subscriber.
+    Raises: MalformedMessage for one that is neither JSON nor of a node, or larger than `max_message_bytes`.
     """
     if message[:1] != b"\x01":
         check_document(message, max_message_bytes=max_message_bytes)
@@ -89,7 +89,7 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEve
     if end == 2:
         return Publication(channel, data, check_payload(letter, data, max_message_bytes=max_message_bytes))
     offset, _, epoch = message[2:end].partition(b",")
-    if not epoch.isalnum() or not offset.isdigit():  # what tags cost is paid by those that have some
+    if not epoch.isalnum() or not offset.isdigit():  # only messages with tags or info pay for them
         return _unpack_with_about(channel, letter, message[2:end], data, max_message_bytes=max_message_bytes)
     kind = check_payload(letter, data, max_message_bytes=max_message_bytes)
     return Publication(channel, data, kind, Position(int(offset), epoch.decode()))
@@ -110,8 +110,8 @@ def _unpack_with_about(
 
 
 def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, str] | None, ClientInfo | None]:
-    """Return the tags and the publishing client that `pack_about` has written. Raises: MalformedMessage."""
-    # The info of a connection and that of a subscription are each no longer than what a client may send.
+    """Return the tags and the publishing client from the result of `pack_about`. Raises: MalformedMessage."""
+    # The infos of a connection and of a subscription are each limited like a message of a client.
     if len(text) > _MAX_TAGS_BYTES + 2 * max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(text)} bytes about a publication")
     try:
@@ -127,7 +127,7 @@ def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, s
 
 
 def check_payload(letter: bytes, data: bytes, *, max_message_bytes: int) -> Kind:
-    """Return the kind of a payload that another service may have written as if it were a node.
+    """Return the kind of a payload, which another service may have written as if it were a node.
 
     Text is checked for JSON: older nodes wrote `t` for it too, and histories may still hold such entries.
     Raises: MalformedMessage for an unknown letter, too many bytes, and text that is not UTF-8.
@@ -135,12 +135,12 @@ def check_payload(letter: bytes, data: bytes, *, max_message_bytes: int) -> Kind
     kind = _KINDS.get(letter)
     if kind is None:
         raise MalformedMessage("unknown kind of payload")
-    # A node has checked what its client sent, and may have put a few words in front of it.
+    # A node has checked the message of its client, and may have put a few words before it.
     if len(data) > max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
     if kind is not Kind.BINARY and not data.isascii():
         try:
-            data.decode()  # a text frame that is not UTF-8 would make every browser in the room hang up
+            data.decode()  # a text frame that is not UTF-8 would make every browser in the room disconnect
         except UnicodeDecodeError:
             raise MalformedMessage("text is not UTF-8") from None
     return kind_of_text(data) if kind is Kind.TEXT else kind
@@ -165,7 +165,7 @@ def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
 
 
 def _client(members: Iterable[object]) -> ClientInfo:
-    """Return a client of what `_members` has made. Raises: ValueError, TypeError."""
+    """Return the client of a result of `_members`. Raises: ValueError, TypeError."""
     client, user, info, *more = members
     (channel_info,) = more or (None,)
     return ClientInfo(str(client), str(user), _json_of(info), _json_of(channel_info))
@@ -176,7 +176,7 @@ def _json_of(info: object) -> bytes:
 
 
 def check_document(message: bytes, *, max_message_bytes: int) -> None:
-    """Check what another service wants to be published. Raises: MalformedMessage if it is too large, or not JSON."""
+    """Check a payload of another service. Raises: MalformedMessage if it is too large, or not JSON."""
     if len(message) > max_message_bytes:
         raise MalformedMessage(f"{len(message)} bytes, more than max_message_bytes ({max_message_bytes})")
     try:

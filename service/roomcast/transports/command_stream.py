@@ -27,7 +27,7 @@ class CommandStream(WriteBuffer, Pinged):
     def __init__(self, name: str, *, ping: bytes, goodbye: Callable[[Disconnect], bytes]) -> None:
         super().__init__()
         self.name = name
-        self.has_been_heard = True
+        self.has_answered = True
         self.is_reading = True
         self.heartbeat_slot = 0
         self._ping = ping
@@ -37,7 +37,7 @@ class CommandStream(WriteBuffer, Pinged):
     @override
     def ping(self) -> None:
         if self.connection is not None and self.connection.await_pong():
-            self.has_been_heard = False
+            self.has_answered = False
             self.write(self._ping)
 
     @override

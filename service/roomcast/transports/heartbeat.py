@@ -23,13 +23,13 @@ _WRITE_TIMEOUT_S = 10.0
 class Pinged(Protocol):
     """A transport that the heartbeat watches.
 
-    has_been_heard: its client has sent something since the last ping. is_reading: False while reading is paused.
+    has_answered: its client has sent something since the last ping. is_reading: False while reading is paused.
     heartbeat_slot: the result of `Heartbeat.add`.
     """
 
     __slots__ = ()
 
-    has_been_heard: bool
+    has_answered: bool
     is_reading: bool
     heartbeat_slot: int
 
@@ -93,7 +93,7 @@ class Heartbeat:
 
     def unwatch_congested(self, socket: Pinged) -> None:
         """Stop watching a client that has caught up, and so is alive."""
-        socket.has_been_heard = True  # type: ignore[misc]  # implementations have the slot
+        socket.has_answered = True  # type: ignore[misc]  # implementations have the slot
         self._congested.pop(socket, None)
 
     def abort_after(self, socket: Pinged, timeout_s: float) -> None:
@@ -108,11 +108,11 @@ class Heartbeat:
             self.tick()
 
     def tick(self) -> None:
-        """Ping and check what is due; called each `tick_s`."""
+        """Send due pings and check deadlines; called each `tick_s`."""
         self._tick = (self._tick + 1) % self._slot_count
         for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % self._slot_count]):
             # A congested client's ping waits behind the bytes that it has not accepted: it has a deadline for those.
-            if not socket.has_been_heard and socket.is_reading and socket not in self._congested:
+            if not socket.has_answered and socket.is_reading and socket not in self._congested:
                 socket.give_up(NO_PONG)
         for socket in self._slots[self._tick]:
             socket.ping()

@@ -67,11 +67,11 @@ async def test_whoever_waits_for_bytes_gets_them_as_they_come() -> None:
 
 async def test_a_ping_is_written_and_its_pong_awaited() -> None:
     transport, connection = stream()
-    assert (transport.has_been_heard, connection.awaited_pongs) == (True, 0)
+    assert (transport.has_answered, connection.awaited_pongs) == (True, 0)
 
     transport.ping()
 
-    assert (transport.has_been_heard, connection.awaited_pongs) == (False, 1)
+    assert (transport.has_answered, connection.awaited_pongs) == (False, 1)
     assert await transport.drain() == b"?;"
 
 
@@ -82,7 +82,7 @@ async def test_a_client_that_has_not_connected_is_not_pinged() -> None:
     transport.ping()
     transport.write(b"1;")
 
-    assert transport.has_been_heard
+    assert transport.has_answered
     assert await transport.drain() == b"1;"
 
 

@@ -98,7 +98,7 @@ def test_a_close_frame_holds_its_code_and_as_much_of_the_reason_as_fits() -> Non
         (masked(0x88, b"\x0f\xa0"), [Message(CLOSE, b"\x0f\xa0")]),
         # Control frames may stand inside a fragmented message (RFC 6455 5.4), so this one too.
         (masked(0x01, b"a") + masked(0x88, b"\x03\xe8"), [Message(CLOSE, b"\x03\xe8")]),
-        # What follows a close frame is not read.
+        # Bytes after a close frame are not read.
         (masked(0x88) + b"\xff\xff garbage", [Message(CLOSE, b"")]),
         (masked(0x81, b"hi", mask=b"\0\0\0\0"), [Message(TEXT, b"hi")]),
         # Lengths in a longer form than needed: RFC 6455 5.2 forbids them, everyone reads them (websockets too).
@@ -224,9 +224,9 @@ CLOSE_INSIDE = (CLOSE, b"inside a fragmented message")
 
 
 def oracle(data: list[bytes]) -> tuple[list[tuple[int, bytes]], int | None]:  # noqa: PLR0911  (one for each verdict)
-    """Return what websockets makes of it: whole messages and control frames, and the code it would close with.
+    """Return the result of websockets: whole messages and control frames, and its close code.
 
-    Its sans-I/O part gives fragments, and leaves UTF-8 and the size of a whole message to what stands above it.
+    Its sans-I/O part returns fragments, and does not check UTF-8 and the size of a whole message.
     """
     server = ServerProtocol(state=State.OPEN, max_size=LIMIT)
     messages: list[tuple[int, bytes]] = []

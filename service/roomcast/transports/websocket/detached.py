@@ -37,7 +37,7 @@ class DetachedWebSocket(FramedSocket, Pinged):
         "_heartbeat",
         "_on_gone",
         "_open_sockets",
-        "has_been_heard",
+        "has_answered",
         "heartbeat_slot",
     )
 
@@ -61,14 +61,14 @@ class DetachedWebSocket(FramedSocket, Pinged):
         self._heartbeat = heartbeat
         self._on_gone = on_gone
         self._open_sockets = open_sockets
-        self.has_been_heard = True
+        self.has_answered = True
         self.is_reading = True
         self.heartbeat_slot = heartbeat.add(self)
         open_sockets.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Note that the client is alive, and handle its messages."""
-        self.has_been_heard = True
+        self.has_answered = True
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
@@ -80,7 +80,7 @@ class DetachedWebSocket(FramedSocket, Pinged):
     @override
     def resume_reading(self) -> None:
         """Read again, as if the client had answered: its answer could not be read."""
-        self.has_been_heard = True
+        self.has_answered = True
         super().resume_reading()
 
     def pause_writing(self) -> None:
@@ -101,7 +101,7 @@ class DetachedWebSocket(FramedSocket, Pinged):
     @override
     def ping(self) -> None:
         if self._connection.await_pong():
-            self.has_been_heard = False
+            self.has_answered = False
             self.write(self._connection.encoding.ping or frames.frame(frames.PING, b""))
 
     @override

@@ -41,7 +41,7 @@ class PortableWebSocket(WriteBuffer, Pinged):
         self._client_code = 1006
         self._may_read = asyncio.Event()
         self._may_read.set()
-        self.has_been_heard = True
+        self.has_answered = True
         self.is_reading = True
         self.heartbeat_slot = 0
 
@@ -62,13 +62,13 @@ class PortableWebSocket(WriteBuffer, Pinged):
 
     @override
     def resume_reading(self) -> None:
-        self.is_reading = self.has_been_heard = True
+        self.is_reading = self.has_answered = True
         self._may_read.set()
 
     @override
     def ping(self) -> None:
         if self.connection is not None and self.connection.await_pong():
-            self.has_been_heard = False
+            self.has_answered = False
             self.write(self.connection.encoding.ping)
 
     @override
@@ -103,7 +103,7 @@ class PortableWebSocket(WriteBuffer, Pinged):
         while True:
             await self._may_read.wait()
             message = await self._socket.receive()
-            self.has_been_heard = True
+            self.has_answered = True
             if message["type"] == "websocket.disconnect":
                 self._client_code = message.get("code") or 1005
                 return
