@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from redis.crc import key_slot
 
-from roomcast.brokers.subscriptions import ChannelMoved
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import outage_reason
 
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SUBSCRIBE_CHUNK = 1000
+
+
+class ChannelMoved(BrokerUnavailable):
+    """Another shard of the cluster has the channel's slot."""
 
 
 class _Sent(NamedTuple):
@@ -44,9 +47,7 @@ class ChannelStates:
         on_moved: in a cluster; see `Listener`.
     """
 
-    def __init__(
-        self, *, own_topic: str, topic_of: Callable[[str], str], on_moved: Callable[[str], None] | None
-    ) -> None:
+    def __init__(self, own_topic: str, topic_of: Callable[[str], str], on_moved: Callable[[str], None] | None) -> None:
         self._own_topic = own_topic
         self._topic_of = topic_of
         self._on_moved = on_moved

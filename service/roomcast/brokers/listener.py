@@ -11,26 +11,22 @@ import asyncio
 import logging
 import math
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError
-from typing_extensions import override
 
 from roomcast.brokers.channel_states import ChannelStates
-from roomcast.brokers.subscriptions import Subscriptions
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, is_master, outage_reason
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis.asyncio
     from redis.asyncio.connection import AbstractConnection
 
-    from roomcast.brokers.subscriptions import ListenerSink
     from roomcast.redis_access.scripts import Command
 
 log = structlog.get_logger(__name__)
@@ -43,23 +39,49 @@ _PATIENCE_S = 1.0
 _MASTER_CHECK_S = 1.0
 
 
+class ListenerSink(Protocol):
+    """Receives the events of a listener. Called in its task: must not block, await or raise."""
+
+    __slots__ = ()
+
+    def on_message(self, channel: str, message: bytes) -> None:
+        """Receive a message of a wanted channel."""
+
+    def on_connected(self, *, is_again: bool) -> None:
+        """All wanted channels are subscribed; `is_again`: after a connection was lost."""
+
+    def on_disconnected(self) -> None:
+        """The connection is lost: nothing is received until `on_connected`."""
+
+
+class ListenerOptions(NamedTuple):
+    """Options of a listener.
+
+    own_topic: the topic of the listener's own canary. topic_of: returns the pub/sub name of a channel.
+    timeout_s: the longest wait for a subscription or a canary.
+    quiet_s: after this much silence the listener publishes to its own topic and must receive it. A half-open connection
+        gives no other sign.
+    linger_s: how long an unwanted channel stays subscribed, for a client that only reloads its page.
+    """
+
+    own_topic: str
+    topic_of: Callable[[str], str]
+    timeout_s: float
+    quiet_s: float
+    linger_s: float
+
+
 def longest_backoff_s(attempt: int) -> float:
     """Return the longest pause before a connection is tried again, after `attempt` failures in a row."""
     # The exponent is bounded too: after 1,024 failures the power would be more than a float holds.
     return min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * (1 << min(attempt, 10)))
 
 
-class Listener(Subscriptions):
-    """Keeps one connection subscribed to the wanted channels.
+class Listener:
+    """Keeps one connection subscribed to the wanted channels; methods are as in `Broker`.
 
     Args:
         client: from `redis_access.client.connect`; one connection of its pool listens.
-        own_topic: the topic of the listener's own canary.
-        topic_of: returns the pub/sub name of a channel.
-        timeout_s: the longest wait for a subscription or a canary.
-        quiet_s: after this much silence the listener publishes to its own topic and must receive it. A half-open
-            connection gives no other sign.
-        linger_s: how long an unwanted channel stays subscribed, for a client that only reloads its page.
         on_moved: in a cluster; makes the listener subscribe to sharded topics. Called with a wanted channel whose
             subscription the server has ended or refused because another shard has its slot.
     """
@@ -68,28 +90,20 @@ class Listener(Subscriptions):
         self,
         client: redis.asyncio.Redis,
         sink: ListenerSink,
-        *,
-        own_topic: str,
-        topic_of: Callable[[str], str],
-        timeout_s: float,
-        quiet_s: float,
-        linger_s: float,
+        options: ListenerOptions,
         on_moved: Callable[[str], None] | None = None,
     ) -> None:
         self._client = client
         self._sink = sink
+        self._options = options
         self._message_event = b"message" if on_moved is None else b"smessage"
-        self._own_topic = own_topic
-        self._timeout_s = timeout_s
-        self._quiet_s = quiet_s
-        self._linger_s = linger_s
-        self._channels = ChannelStates(own_topic=own_topic, topic_of=topic_of, on_moved=on_moved)
+        self._channels = ChannelStates(options.own_topic, options.topic_of, on_moved)
         self._received = asyncio.Event()
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
 
-    @override
     def reason_not_ready(self) -> str | None:
+        """Return why nothing can be received now, or None."""
         return self._reason_not_ready
 
     def is_wanted(self) -> bool:
@@ -98,10 +112,11 @@ class Listener(Subscriptions):
 
     def patience_s(self) -> float:
         """Return how long a client waits for Redis: shorter while it is away, because another node may be connected."""
-        return self._timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, self._timeout_s)
+        timeout_s = self._options.timeout_s
+        return timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, timeout_s)
 
-    @override
     async def subscribe(self, channel: str) -> None:
+        """Subscribe to a channel; return once the server has confirmed it. Raises: BrokerUnavailable."""
         answered = self._channels.want(channel)
         if answered is None:
             return
@@ -114,12 +129,12 @@ class Listener(Subscriptions):
             raise BrokerUnavailable(reason) from None
         self._channels.check(channel)
 
-    @override
     def unsubscribe(self, channel: str) -> None:
-        self._channels.unwant(channel, leave_at=asyncio.get_running_loop().time() + self._linger_s)
+        """Unsubscribe from a channel, after `linger_s`."""
+        self._channels.unwant(channel, leave_at=asyncio.get_running_loop().time() + self._options.linger_s)
 
-    @override
     async def run(self) -> None:
+        """Listen through every outage; end only when cancelled."""
         attempt = -1
         while True:
             sessions_before = self._session_count
@@ -215,11 +230,11 @@ class Listener(Subscriptions):
         """Raise TimeoutError when the server is silent and does not deliver the listener's own canary."""
         while True:
             self._received.clear()
-            await asyncio.sleep(self._quiet_s)
+            await asyncio.sleep(self._options.quiet_s)
             if self._received.is_set():
                 continue
-            await self._client.publish(self._own_topic, b"")
-            async with asyncio.timeout(self._timeout_s):
+            await self._client.publish(self._options.own_topic, b"")
+            async with asyncio.timeout(self._options.timeout_s):
                 await self._received.wait()
 
     async def _watch_master(self, connection: AbstractConnection) -> None:

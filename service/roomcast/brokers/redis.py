@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from roomcast.brokers import ALWAYS, Broker, Once, Published
 from roomcast.brokers.history_commands import HistoryCommands
+from roomcast.brokers.listener import ListenerOptions, ListenerSink
 from roomcast.brokers.outbox import Outbox
-from roomcast.brokers.sharded_listener import subscriptions
-from roomcast.brokers.subscriptions import ListenerSink
+from roomcast.brokers.sharded_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import MAX_CONTROL_BYTES
 from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
@@ -40,7 +40,7 @@ class RedisBroker(Broker, ListenerSink):
         client: from `redis_access.client.connect`; one connection listens (in a cluster one for each shard), others
             publish and read.
         node_id: names the topic of the node's own canary.
-        timeout_s, quiet_s, linger_s: see `Listener`.
+        timeout_s, quiet_s, linger_s: see `ListenerOptions`.
     """
 
     def __init__(
@@ -66,15 +66,8 @@ class RedisBroker(Broker, ListenerSink):
         )
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
-        self._listener = subscriptions(
-            client,
-            self,
-            own_topic=f"{prefix}node:{node_id}",
-            topic_of=self._keys.topic,
-            timeout_s=timeout_s,
-            quiet_s=quiet_s,
-            linger_s=linger_s,
-        )
+        options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
+        self._listener = make_listener(client, self, options)
         self._sink: Sink
 
     @override

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import SlotNotCoveredError
 from typing_extensions import override
 
-from roomcast.brokers.listener import Listener
-from roomcast.brokers.subscriptions import ChannelMoved, ListenerSink, Subscriptions
+from roomcast.brokers.channel_states import ChannelMoved
+from roomcast.brokers.listener import Listener, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, connect_to_node, outage_reason
 from roomcast.tasks import end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis.asyncio
     from redis.asyncio.cluster import ClusterNode
 
+    from roomcast.brokers.listener import ListenerOptions
     from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
@@ -36,11 +35,11 @@ _REFRESH_TIMEOUT_S = 1.0
 _PATIENCE_S = 1.0
 
 
-def subscriptions(client: Client, sink: ListenerSink, **options: Any) -> Subscriptions:  # Any: those of Listener
+def make_listener(client: Client, sink: ListenerSink, options: ListenerOptions) -> Listener | ShardedListener:
     """Return the listener for a client's shape of Redis."""
     if isinstance(client, RedisCluster):
-        return ShardedListener(client, sink, **options)
-    return Listener(client, sink, **options)
+        return ShardedListener(client, sink, options)
+    return Listener(client, sink, options)
 
 
 class _Shard(NamedTuple):
@@ -49,33 +48,19 @@ class _Shard(NamedTuple):
     task: asyncio.Task[None]
 
 
-class ShardedListener(Subscriptions):
+class ShardedListener:
     """Keeps the wanted channels subscribed, each on the primary that has its slot.
 
     A gap in one shard's channels is reported when they are subscribed again, not before: until then they receive
     nothing, and the channels of other shards are complete.
 
-    Args: as for `Listener`; client: the cluster's.
+    Methods are as in `Broker`.
     """
 
-    def __init__(
-        self,
-        client: RedisCluster,
-        sink: ListenerSink,
-        *,
-        own_topic: str,
-        topic_of: Callable[[str], str],
-        timeout_s: float,
-        quiet_s: float,
-        linger_s: float,
-    ) -> None:
+    def __init__(self, client: RedisCluster, sink: ListenerSink, options: ListenerOptions) -> None:
         self._cluster = client
         self._sink = sink
-        self._own_topic = own_topic
-        self._topic_of = topic_of
-        self._timeout_s = timeout_s
-        self._quiet_s = quiet_s
-        self._linger_s = linger_s
+        self._options = options
 
         # Seed nodes, for when all known nodes are gone.
         self._given = [(str(node.host), int(node.port)) for node in client.startup_nodes]
@@ -87,8 +72,8 @@ class ShardedListener(Subscriptions):
         self._has_connected = False
         self._reason_not_ready: str | None = "Redis is not connected yet"
 
-    @override
     def reason_not_ready(self) -> str | None:
+        """Return why nothing can be received now, or None."""
         if self._reason_not_ready is not None:
             return self._reason_not_ready
         for shard in self._shards.values():
@@ -97,10 +82,11 @@ class ShardedListener(Subscriptions):
                 return reason
         return "a shard of the cluster is being replaced" if self._moving else None
 
-    @override
     async def subscribe(self, channel: str) -> None:
+        """Subscribe to a channel; return once its shard has confirmed it. Raises: BrokerUnavailable."""
         self._homes.setdefault(channel, self._home_of(channel))
-        patience_s = self._timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, self._timeout_s)
+        timeout_s = self._options.timeout_s
+        patience_s = timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, timeout_s)
         try:
             async with asyncio.timeout(patience_s):
                 while not await self._try_subscribe(channel):
@@ -109,15 +95,15 @@ class ShardedListener(Subscriptions):
             reason = self.reason_not_ready() or "no shard of the cluster has the channel now"
             raise BrokerUnavailable(reason) from None
 
-    @override
     def unsubscribe(self, channel: str) -> None:
+        """Unsubscribe from a channel, after `linger_s`."""
         shard = self._shards.get(self._homes.pop(channel, None) or "")
         self._moving.pop(channel, None)
         if shard is not None:
             shard.listener.unsubscribe(channel)
 
-    @override
     async def run(self) -> None:
+        """Listen through every outage; end only when cancelled."""
         try:
             while True:
                 self._is_stale.clear()
@@ -216,23 +202,14 @@ class ShardedListener(Subscriptions):
 
     def _home_of(self, channel: str) -> str | None:
         try:
-            node = self._cluster.get_node_from_key(self._topic_of(channel))
+            node = self._cluster.get_node_from_key(self._options.topic_of(channel))
         except SlotNotCoveredError:
             return None
         return node.name if node is not None and node.name in self._shards else None
 
     def _start_shard(self, name: str, node: ClusterNode) -> None:
         client = connect_to_node(node)
-        listener = Listener(
-            client,
-            _ShardSink(self, name),
-            own_topic=self._own_topic,
-            topic_of=self._topic_of,
-            timeout_s=self._timeout_s,
-            quiet_s=self._quiet_s,
-            linger_s=self._linger_s,
-            on_moved=self._on_moved,
-        )
+        listener = Listener(client, _ShardSink(self, name), self._options, self._on_moved)
         task = asyncio.create_task(listener.run(), name=f"listen {name}")
         task.add_done_callback(lambda _: self._is_stale.set())
         self._shards[name] = _Shard(client, listener, task)

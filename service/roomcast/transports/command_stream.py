@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from roomcast.transports.heartbeat import Pinged
-from roomcast.transports.write_buffer import WriteBuffer
+from roomcast.transports.write_buffer import PingedBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from roomcast.model.errors import Disconnect
 
 
-class CommandStream(WriteBuffer, Pinged):
+class CommandStream(PingedBuffer):
     """The `Transport` of a client that sends its commands to `/emulation`; the heartbeat pings it.
 
     Args:
@@ -27,9 +26,6 @@ class CommandStream(WriteBuffer, Pinged):
     def __init__(self, name: str, *, ping: bytes, goodbye: Callable[[Disconnect], bytes]) -> None:
         super().__init__()
         self.name = name
-        self.has_answered = True
-        self.is_reading = True
-        self.heartbeat_slot = 0
         self._ping = ping
         self._goodbye = goodbye
         self._disconnect: Disconnect | None = None
@@ -39,20 +35,6 @@ class CommandStream(WriteBuffer, Pinged):
         if self.connection is not None and self.connection.await_pong():
             self.has_answered = False
             self.write(self._ping)
-
-    @override
-    def give_up(self, disconnect: Disconnect) -> None:
-        self.close(disconnect)
-
-    @override
-    def abort(self, disconnect: Disconnect) -> None:
-        """End the response; the server that writes it has a deadline of its own."""
-        self.close(disconnect)
-
-    @override
-    def written_while_congested_bytes(self) -> int:
-        """Return 0: the response has a deadline for each write."""
-        return 0
 
     @override
     def pause_reading(self) -> None:

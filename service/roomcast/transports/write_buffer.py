@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES, Transport
+from roomcast.transports.heartbeat import Pinged
 
 if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
+    from roomcast.model.errors import Disconnect
 
 
 class WriteBuffer(Transport):
@@ -64,3 +66,25 @@ class WriteBuffer(Transport):
                 await self._changed.wait()
         chunks, self._chunks = self._chunks, []
         return b"".join(chunks)
+
+
+class PingedBuffer(WriteBuffer, Pinged):
+    """A write buffer that the heartbeat pings. Plain ASGI has no abort; its tasks have a deadline for each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_answered = True
+        self.is_reading = True
+        self.heartbeat_slot = 0
+
+    @override
+    def give_up(self, disconnect: Disconnect) -> None:
+        self.close(disconnect)
+
+    @override
+    def abort(self, disconnect: Disconnect) -> None:
+        self.close(disconnect)
+
+    @override
+    def written_while_congested_bytes(self) -> int:
+        return 0

@@ -16,9 +16,8 @@ from typing_extensions import override
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
-from roomcast.transports.heartbeat import Pinged
 from roomcast.transports.websocket import frames
-from roomcast.transports.write_buffer import WriteBuffer
+from roomcast.transports.write_buffer import PingedBuffer
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 _WRITE_TIMEOUT_S = 10.0
 
 
-class PortableWebSocket(WriteBuffer, Pinged):
+class PortableWebSocket(PingedBuffer):
     """The `Transport` of a WebSocket under any ASGI server."""
 
     name = "websocket"
@@ -41,9 +40,6 @@ class PortableWebSocket(WriteBuffer, Pinged):
         self._client_code = 1006
         self._may_read = asyncio.Event()
         self._may_read.set()
-        self.has_answered = True
-        self.is_reading = True
-        self.heartbeat_slot = 0
 
     @override
     def close(self, disconnect: Disconnect) -> None:
@@ -70,20 +66,6 @@ class PortableWebSocket(WriteBuffer, Pinged):
         if self.connection is not None and self.connection.await_pong():
             self.has_answered = False
             self.write(self.connection.encoding.ping)
-
-    @override
-    def give_up(self, disconnect: Disconnect) -> None:
-        self.close(disconnect)
-
-    @override
-    def abort(self, disconnect: Disconnect) -> None:
-        """Close: a plain ASGI server offers no abort."""
-        self.close(disconnect)
-
-    @override
-    def written_while_congested_bytes(self) -> int:
-        """Return 0: each write has a deadline."""
-        return 0
 
     async def run(self, connection: Connection, heartbeat: Heartbeat) -> None:
         """Carry messages both ways until either side ends.
