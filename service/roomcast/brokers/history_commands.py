@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from roomcast.brokers import Once, Published, Read
 from roomcast.model.publications import History, Position, Publication
-from roomcast.redis_access.envelope import REMOVAL, MalformedMessage, check_payload, letter_of, unpack_about
+from roomcast.redis_access.envelope import KINDS, REMOVAL, MalformedMessage, check_payload, letter_of, unpack_about
 from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
@@ -136,11 +136,11 @@ class HistoryCommands:
 
     def _publication(self, channel: str, entry_id: bytes, fields: list[bytes], top: Position) -> Publication:
         kept = dict(zip(fields[::2], fields[1::2], strict=True))
-        letter, data, about = kept.get(b"k"), kept.get(b"d"), kept.get(b"m")
+        kind, data, about = KINDS.get(kept.get(b"k", b"")), kept.get(b"d"), kept.get(b"m")
         number, _, serial = entry_id.partition(b"-")
-        if letter is None or data is None or serial != b"0" or int(number) > top.offset:
+        if kind is None or data is None or serial != b"0" or int(number) > top.offset:
             raise MalformedMessage("not written by a node")
-        kind = check_payload(letter, data, max_message_bytes=self._max_message_bytes)
+        kind = check_payload(kind, data, max_message_bytes=self._max_message_bytes)
         tags, info = (
             unpack_about(about, max_message_bytes=self._max_message_bytes) if about is not None else (None, None)
         )

@@ -28,8 +28,10 @@ from roomcast.model.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_LETTERS = {Kind.JSON: b"j", Kind.TEXT: b"t", Kind.BINARY: b"b"}
-_KINDS = {letter: kind for kind, letter in _LETTERS.items()}
+# Python 3.11 takes 0.13 us to find a member of an enum.
+_JSON, _TEXT, _BINARY = Kind.JSON, Kind.TEXT, Kind.BINARY
+_LETTERS = {_JSON: b"j", _TEXT: b"t", _BINARY: b"b"}
+KINDS = {letter: kind for kind, letter in _LETTERS.items()}
 _MEMBERSHIPS = {b"+": True, b"-": False}
 REMOVAL = b"\x01x\n"
 _MAX_HEADER_BYTES = 64
@@ -74,10 +76,11 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEve
     """
     if message[:1] != b"\x01":
         check_document(message, max_message_bytes=max_message_bytes)
-        return Publication(channel, message, Kind.JSON)
+        return Publication(channel, message, _JSON)
     end = message.find(b"\n", 2, _MAX_HEADER_BYTES)
     letter = message[1:2]
-    if letter not in _KINDS:
+    kind = KINDS.get(letter)
+    if kind is None:
         if letter in _MEMBERSHIPS and end == 2:
             return Membership(channel, unpack_clients(message[3:]), _MEMBERSHIPS[letter])
         if message == REMOVAL:
@@ -87,24 +90,22 @@ def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEve
         raise MalformedMessage("header without an end")
     data = message[end + 1 :]
     if end == 2:
-        return Publication(channel, data, check_payload(letter, data, max_message_bytes=max_message_bytes))
+        return Publication(channel, data, check_payload(kind, data, max_message_bytes=max_message_bytes))
     offset, _, epoch = message[2:end].partition(b",")
     if not epoch.isalnum() or not offset.isdigit():  # only messages with tags or info pay for them
-        return _unpack_with_about(channel, letter, message[2:end], data, max_message_bytes=max_message_bytes)
-    kind = check_payload(letter, data, max_message_bytes=max_message_bytes)
+        return _unpack_with_about(channel, kind, message[2:end], data, max_message_bytes=max_message_bytes)
+    kind = check_payload(kind, data, max_message_bytes=max_message_bytes)
     return Publication(channel, data, kind, Position(int(offset), epoch.decode()))
 
 
-def _unpack_with_about(
-    channel: str, letter: bytes, header: bytes, rest: bytes, *, max_message_bytes: int
-) -> Publication:
+def _unpack_with_about(channel: str, kind: Kind, header: bytes, rest: bytes, *, max_message_bytes: int) -> Publication:
     position, _, size = header.rpartition(b",")
     offset, _, epoch = position.partition(b",")
     is_placed = epoch.isalnum() and offset.isdigit()
     if not (is_placed or position == b",") or not size.isdigit() or int(size) > len(rest):
         raise MalformedMessage("unknown header")
     about, data = rest[: int(size)], rest[int(size) :]
-    kind = check_payload(letter, data, max_message_bytes=max_message_bytes)
+    kind = check_payload(kind, data, max_message_bytes=max_message_bytes)
     tags, info = unpack_about(about, max_message_bytes=max_message_bytes)
     return Publication(channel, data, kind, Position(int(offset), epoch.decode()) if is_placed else None, tags, info)
 
@@ -126,24 +127,23 @@ def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, s
         raise MalformedMessage(exc.detail) from None
 
 
-def check_payload(letter: bytes, data: bytes, *, max_message_bytes: int) -> Kind:
-    """Return the kind of a payload, which another service may have written as if it were a node.
+def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> Kind:
+    """Check a payload, which another service may have written as if it were a node; return its kind.
 
-    Text is checked for JSON: older nodes wrote `t` for it too, and histories may still hold such entries.
-    Raises: MalformedMessage for an unknown letter, too many bytes, and text that is not UTF-8.
+    TEXT may be JSON: older nodes wrote `t` for it too, and histories may still hold such entries.
+    Raises: MalformedMessage for too many bytes, and for text that is not UTF-8.
     """
-    kind = _KINDS.get(letter)
-    if kind is None:
-        raise MalformedMessage("unknown kind of payload")
     # A node has checked the message of its client, and may have put a few words before it.
     if len(data) > max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(data)} bytes, more than max_message_bytes ({max_message_bytes})")
-    if kind is not Kind.BINARY and not data.isascii():
+    if kind is _BINARY:
+        return kind
+    if not data.isascii():
         try:
             data.decode()  # a text frame that is not UTF-8 would make every browser in the room disconnect
         except UnicodeDecodeError:
             raise MalformedMessage("text is not UTF-8") from None
-    return kind_of_text(data) if kind is Kind.TEXT else kind
+    return kind_of_text(data) if kind is _TEXT else kind
 
 
 def pack_clients(clients: tuple[ClientInfo, ...]) -> bytes:

@@ -35,6 +35,8 @@ _KNOWN = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
 # RFC 6455 7.4 and IANA's registry: the codes that may stand in a close frame below 3000.
 _CLOSE_CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
+_KIND_BINARY = Kind.BINARY  # Python 3.11 takes 0.13 us to find a member of an enum
+
 PROTOCOL_ERROR = 1002
 INVALID_DATA = 1007
 MESSAGE_TOO_BIG = 1009
@@ -68,7 +70,7 @@ def frame(opcode: int, payload: bytes, *, is_compressed: bool = False) -> bytes:
 
 def message_frame(kind: Kind, payload: bytes) -> bytes:
     """Return the frame of a publication's payload."""
-    return frame(BINARY if kind is Kind.BINARY else TEXT, payload)
+    return frame(BINARY if kind is _KIND_BINARY else TEXT, payload)
 
 
 def close_frame(code: int, reason: str) -> bytes:
