@@ -5,12 +5,12 @@ Only applications import from here. Everything else in the package is private.
 
 from __future__ import annotations
 
+from roomcast.auth import Override
 from roomcast.hooks import (
     Caller,
     ConnectAnswer,
     ConnectEvent,
     DisconnectEvent,
-    Override,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,

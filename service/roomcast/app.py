@@ -22,7 +22,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
-from roomcast.api.node_side import Control
+from roomcast.api.node_side import NodeOperations
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
@@ -45,7 +45,7 @@ from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.rooms import events, poll, websockets
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 from roomcast.tasks import TaskSet, end, run_together
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
@@ -98,7 +98,7 @@ class _Parts(NamedTuple):
     session_operations: SessionOperations
     tasks: TaskSet
 
-    def offer(self, app: FastAPI, authenticator: Admission, settings: Settings) -> None:
+    def offer(self, app: FastAPI, authenticator: Authenticator, settings: Settings) -> None:
         """Let endpoints find the parts that they need."""
         offer(
             app,
@@ -181,21 +181,21 @@ async def _run_node(
     async with AsyncExitStack() as stack:
         client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=f"roomcast-{node_id}")
         stack.push_async_callback(client.aclose)
-        verifier = read_verifier(settings)
-        stack.push_async_callback(verifier.aclose)
         registry = NodeRegistry(client, prefix=settings.prefix)
         node = _node(client, registry, settings, node_id)
+        verifier = read_verifier(settings, node.counts)
+        stack.push_async_callback(verifier.aclose)
         report = NodeReport(node.hub, node.presence, registry)
         hooks = make_hooks(settings, client)
         stack.push_async_callback(report.retire)
         stack.push_async_callback(hooks.aclose)
         parts = _parts(node, report, hooks, verifier, settings)
-        parts.offer(app, Admission(verifier, Tickets(client, prefix=settings.prefix), settings), settings)
+        parts.offer(app, Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings), settings)
         running = asyncio.create_task(parts.run(), name="node")
         running.add_done_callback(on_done)
         stack.push_async_callback(end, running)
         # While the tasks run: the last messages of clients that have left are published and the application notified.
-        stack.push_async_callback(hooks.settle)
+        stack.push_async_callback(hooks.flush)
         stack.push_async_callback(parts.tasks.end)
         stack.push_async_callback(node.broker.flush, within_s=_SETTLE_TIMEOUT_S)
         yield
@@ -209,9 +209,11 @@ def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVeri
         node, verifier=verifier, application=hooks.application, deadlines=deadlines, settings=settings, tasks=tasks
     )
     session_operations = SessionOperations(sessions, survey)
-    control = Control(node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of)
+    node_operations = NodeOperations(
+        node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of
+    )
     survey.register(session_operations.handlers())
-    survey.register(control.handlers())
+    survey.register(node_operations.handlers())
     node.listen(survey.channels, survey.on_publication)
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic

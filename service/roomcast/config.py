@@ -13,6 +13,7 @@ from annotated_types import Len
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from roomcast.bodies import faults
 from roomcast.config_types import (
     ApiKey,
     BaseUrl,
@@ -33,11 +34,11 @@ ENV_PREFIX = "ROOMCAST_"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the text names each one with what is wrong."""
+    """Invalid settings; the text names each with its fault."""
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. The name of a field in capitals, after `ROOMCAST_`, is its environment variable."""
+    """All settings. The environment variable of a field is `ROOMCAST_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -223,9 +224,9 @@ class Settings(BaseSettings):
 
 
 def require_auth(settings: Settings) -> None:
-    """Refuse a node that could tell nobody's token from a forged one. Workers have no clients, and need no key.
+    """Check that a node can validate tokens, or need not. Workers have no clients and need no key.
 
-    Raises: ConfigError that says what to set.
+    Raises: ConfigError that names the missing setting.
     """
     if not (settings.insecure or settings.secret or settings.public_key_file or settings.jwks_url):
         raise ConfigError(
@@ -235,9 +236,9 @@ def require_auth(settings: Settings) -> None:
 
 
 def read_namespaces(settings: Settings) -> Namespaces:
-    """Return the default namespaces, and those of the file, which replace defaults of the same name.
+    """Return the default namespaces and those of the file, which replace default ones of the same name.
 
-    Raises: ConfigError that names the namespace and option that cannot be used.
+    Raises: ConfigError that names the invalid namespace and option.
     """
     if settings.namespaces_file is None:
         return Namespaces()
@@ -247,10 +248,7 @@ def read_namespaces(settings: Settings) -> Namespaces:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
     except ValidationError as exc:
-        lines = [
-            f"[{'.'.join(map(str, error['loc']))}] {error['msg'].removeprefix('Value error, ')}"
-            for error in exc.errors(include_url=False, include_input=False)
-        ]
+        lines = [f"[{place}] {message.removeprefix('Value error, ')}" for place, message in faults(exc)]
         raise ConfigError(f"{settings.namespaces_file}: {'; '.join(lines)}") from None
     for name in found:
         if not re.fullmatch("[a-z0-9_-]{1,32}", name):
@@ -266,7 +264,7 @@ def masked(settings: Settings) -> dict[str, str]:
 
 
 def unknown_variables() -> list[str]:
-    """Return the environment's `ROOMCAST_...` variables that no setting reads, such as misspelt ones."""
+    """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
@@ -274,14 +272,14 @@ def unknown_variables() -> list[str]:
 def read_settings() -> Settings:
     """Return the settings of this process's environment.
 
-    Raises: ConfigError that names every bad variable; a secret's value is never in it.
+    Raises: ConfigError that names every invalid variable, without values, which may be secrets.
     """
     try:
         return Settings()
     except ValidationError as exc:
         lines = [
-            "".join(f"{ENV_PREFIX}{str(name).upper()}: " for name in error["loc"][:1])
-            + error["msg"].removeprefix("Value error, ")
-            for error in exc.errors(include_url=False, include_input=False)
+            (f"{ENV_PREFIX}{name.upper()}: " if (name := place.partition(".")[0]) else "")
+            + message.removeprefix("Value error, ")
+            for place, message in faults(exc)
         ]
         raise ConfigError("; ".join(lines)) from None

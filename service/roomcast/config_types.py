@@ -1,4 +1,4 @@
-"""What single settings may be: texts that are checked where they are read, each by itself."""
+"""Types of settings, with the validation of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, SecretStr, StringConstraints
 
 from roomcast.redis_access.url import parse_redis_url
 
-# Those that say how a request itself travels; a client's own are none of the application's.
+# They describe the transfer of one request, and do not apply to the request to the application.
 _UNFORWARDED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
     | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -19,7 +19,7 @@ _UNFORWARDED_HEADERS = frozenset(
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names in a setting that has them with commas between."""
+    """Return the names in a comma-separated setting."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -47,7 +47,7 @@ def _check_http_url(value: str) -> str:
 
 
 def _check_base_url(value: str) -> str:
-    if urlsplit(value).query:  # something is put behind it
+    if urlsplit(value).query:  # a path is appended to it
         raise ValueError("must be http://host[:port][/path], or https://, without user and password")
     return _check_http_url(value)
 
@@ -83,7 +83,7 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 # A function by its dotted path: `package.module:function`.
 Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-# With commas between.
+# Comma-separated.
 Origins = Annotated[str, AfterValidator(_check_origins)]
 HeaderNames = Annotated[str, AfterValidator(_check_headers)]
 ProxyEvents = Annotated[

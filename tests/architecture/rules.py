@@ -25,7 +25,7 @@ ROOMS = {
     "version": Room(1),
     "redis_access": Room(2, "orjson redis"),
     "connections": Room(2),
-    "bodies": Room(2, "orjson starlette"),
+    "bodies": Room(2, "orjson pydantic starlette"),
     "brokers": Room(3, "orjson redis structlog", apart="connections"),
     "presence": Room(3, "orjson redis structlog", apart="connections"),
     "transports": Room(3, "httptools orjson starlette uvicorn websockets", apart="redis_access"),
@@ -60,6 +60,7 @@ PURE = {
     "roomcast.auth.claims",
     "roomcast.auth.keys",
     "roomcast.auth.permissions",
+    "roomcast.auth.shapes",
     "roomcast.centrifuge.codec",
     "roomcast.centrifuge.filters",
     "roomcast.centrifuge.fossil",
@@ -97,6 +98,4 @@ KNOWN_ROOM_CIRCLES: set[frozenset[str]] = set()
 KNOWN_UPWARD: set[str] = set()
 KNOWN_OVERSIZED = {
     "roomcast.node.hub.Hub",
-    "roomcast.telemetry.logs.configure_logging",
-    "roomcast.telemetry.metrics.NodeCollector.collect",
 }

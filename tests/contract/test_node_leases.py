@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.redis_access.client import connect
-from roomcast.redis_access.work_queue import IngestStream, StreamCounts
+from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 from tests.support.processes import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -73,7 +73,7 @@ async def test_what_waits_to_be_ingested_and_what_cannot_be_is_counted(client: R
     assert await registry.ingest_counts() == StreamCounts(lag=0, dead=0)
 
     ids: list[Any] = [await client.xadd(f"{prefix}ingest", {"data": number}) for number in range(3)]
-    await IngestStream(client, prefix=prefix).settle([], {ids[0]: "no channel"})
+    await WorkQueue(client, prefix=prefix).ack([], {ids[0]: "no channel"})
     assert await registry.ingest_counts() == StreamCounts(lag=2, dead=1)
 
     await client.set(f"{prefix}ingest", "no stream")

@@ -5,14 +5,12 @@
 NOT_YET = (
     *("Makefile", "pyproject.toml", "compose.yaml", "deploy/*"),
     *(f"docs/{page}.md" for page in ("architecture",)),
-    *("service/*", "roomcast/*", "workers/*", "roomcast_workers/*"),  # the modules at the top of each package
-    *("api/*", "auth/*", "hooks/*"),
+    *("service/*", "roomcast/*"),  # the modules at the top of the package
     *(
         "cli/*",
         "connections/*",
         "node/*",
         "rooms/*",
-        "telemetry/*",
         "web/*",
     ),
     *(f"tests/{folder}/*" for folder in ("browser", "contract", "docs", "failures", "nodes", "support")),

@@ -329,7 +329,7 @@ async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
             assert await registry.connection_counts() == {"a": 3}
             await registry.retire("a")
             lease = Lease(client, ChannelKeys("t:").key("room:a", "lease"), ttl_s=5.0)
-            assert await lease.take()
+            assert await lease.acquire()
             await lease.release()
             assert await ask(client, "INFO", "server")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from roomcast.auth.tickets import Tickets
 from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
-from tests.support.speaker import Json, call_api, on
+from tests.support.speaker import Json, call_api, connected, on, websocket
 from tests.support.tokens import SECRET, signed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -170,6 +171,85 @@ async def test_why_a_token_is_refused_the_log_says_and_the_client_is_not_told(do
 
     assert answer.json()["error"] == {"code": 101, "message": "unauthorized: the token is not good"}
     assert doors.node.wait_for("admission.refused_token")["reason"]
+
+
+async def refused_count(node: NodeProcess) -> int:
+    async with http_client() as http:
+        (line,) = re.findall(
+            r"^roomcast_refused_tokens_total (\S+)$", (await http.get(node.http("/metrics"))).text, re.MULTILINE
+        )
+    return int(float(line))
+
+
+async def _in_a_connect(node: NodeProcess, invalid: str) -> object:
+    async with websocket(node) as client:
+        await client.send({"id": 1, "connect": {"token": invalid}})
+        return await client.end()
+
+
+async def _in_a_subscribe(node: NodeProcess, invalid: str) -> object:
+    async with connected(node, token()) as client:
+        return (await client.ask("subscribe", channel="$room:a", token=invalid))["error"]["code"]
+
+
+async def _in_a_refresh(node: NodeProcess, invalid: str) -> object:
+    async with connected(node, token()) as client:
+        await client.send({"id": 1000, "refresh": {"token": invalid}})
+        return await client.end()
+
+
+async def _in_a_sub_refresh(node: NodeProcess, invalid: str) -> object:
+    expiring: dict[str, Any] = {"channel": "$room:a", "exp": int(time.time()) + 600}
+    async with connected(node, token()) as client:
+        assert "error" not in await client.ask("subscribe", channel="$room:a", token=token(**expiring))
+        return (await client.ask("sub_refresh", channel="$room:a", token=invalid))["error"]["code"]
+
+
+async def _in_the_first_message(node: NodeProcess, invalid: str) -> object:
+    async with inside(node) as client:
+        await client.send(json.dumps({"token": invalid}))
+        return await on(client).end()
+
+
+async def _for_a_ticket(node: NodeProcess, invalid: str) -> object:
+    async with http_client() as http:
+        answer = await http.post(node.http("/api/ticket"), headers={"Authorization": f"Bearer {invalid}"})
+    return answer.status_code
+
+
+_USES: dict[str, tuple[Callable[[NodeProcess, str], Awaitable[object]], object]] = {
+    "connect": (_in_a_connect, (3500, "invalid token")),
+    "subscribe": (_in_a_subscribe, 103),
+    "refresh": (_in_a_refresh, (3500, "invalid token")),
+    "sub_refresh": (_in_a_sub_refresh, 103),
+    "subprotocol": (lambda node, it: refusal(node, protocols=("roomcast", f"token.{it}")), (401, 101)),
+    "header": (lambda node, it: refusal(node, Authorization=f"Bearer {it}"), (401, 101)),
+    "first message": (_in_the_first_message, (3500, "invalid token")),
+    "poll": (lambda node, it: status(node, "/poll/rooms/a?wait=0", Authorization=f"Bearer {it}"), 401),
+    "sse": (lambda node, it: status(node, "/sse/rooms/a", Authorization=f"Bearer {it}"), 401),
+    "ticket": (_for_a_ticket, 401),
+}
+
+
+@pytest.mark.parametrize("use", _USES)
+async def test_an_invalid_token_is_counted_and_logged_once_wherever_it_is_used(doors: Doors, use: str) -> None:
+    """That no log has a token is checked at the end of the fixture."""
+    invalid = token(key="another secret, of 32 characters", channel="$room:a")
+    use_token, expected = _USES[use]
+    before, logged_before = await refused_count(doors.node), len(_refusals(doors.node))
+
+    assert await use_token(doors.node, invalid) == expected
+
+    assert await refused_count(doors.node) == before + 1
+
+    async def is_logged() -> bool:
+        return len(_refusals(doors.node)) == logged_before + 1
+
+    await eventually(is_logged)
+
+
+def _refusals(node: NodeProcess) -> list[Json]:
+    return [line for line in node.log if line["event"].endswith(".refused_token")]
 
 
 async def test_an_expired_token_is_refused_by_a_code_of_its_own(doors: Doors) -> None:

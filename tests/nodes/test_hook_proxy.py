@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from roomcast.auth import Override
 from roomcast.hooks import (
     Caller,
     ConnectAnswer,
     ConnectEvent,
     Hook,
     NoAnswer,
-    Override,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,

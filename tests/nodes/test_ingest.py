@@ -21,7 +21,7 @@ from roomcast.model.namespaces import DEFAULTS, Namespaces
 from roomcast.model.publications import History
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.work_queue import IngestStream, StreamCounts
+from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 from roomcast.tasks import end
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.runner import Health
@@ -76,13 +76,13 @@ async def history(client: Client, prefix: str, channel: str = "room:a") -> list[
 
 
 async def dead(client: Client, prefix: str) -> list[dict[bytes, bytes]]:
-    entries: Any = await client.xrange(IngestStream(client, prefix=prefix).dead_key)  # Any: redis-py's reply
+    entries: Any = await client.xrange(WorkQueue(client, prefix=prefix).dead_key)  # Any: redis-py's reply
     return [fields for _, fields in entries]
 
 
 async def until_done(client: Client, prefix: str) -> StreamCounts:
     async def is_done() -> StreamCounts | None:
-        counts = await IngestStream(client, prefix=prefix).counts()
+        counts = await WorkQueue(client, prefix=prefix).counts()
         return None if counts.lag else counts
 
     counts = await eventually(is_done)
@@ -308,7 +308,7 @@ async def test_a_death_between_publishing_and_removing_loses_nothing_and_doubles
 
 
 async def test_a_worker_that_ends_gives_its_lease_back(client: Client, prefix: str) -> None:
-    lease_key = IngestStream(client, prefix=prefix).lease_key
+    lease_key = WorkQueue(client, prefix=prefix).lease_key
     async with working(client, prefix):
 
         async def is_held() -> bool:

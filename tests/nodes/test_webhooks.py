@@ -134,7 +134,7 @@ async def test_clients_that_come_and_go_are_in_the_stream_in_their_order(client:
     async with telling(outbox):
         outbox.connected(ConnectedEvent(ADA))
         outbox.disconnected(DisconnectEvent(ADA, 3001, "shutdown"))
-        await outbox.settle(within_s=5)
+        await outbox.flush(within_s=5)
 
         async def is_counted() -> bool:
             return outbox.counts is not None and outbox.counts.lag == 2
@@ -154,7 +154,7 @@ async def test_only_the_events_that_are_wanted_are_told(client: Redis, prefix: s
     async with telling(outbox):
         outbox.connected(ConnectedEvent(ADA))
         outbox.disconnected(DisconnectEvent(ADA, 3001, "shutdown"))
-        await outbox.settle(within_s=5)
+        await outbox.flush(within_s=5)
 
     assert [event["event"] for event in await events_in(client, prefix)] == ["disconnect"]
 
@@ -165,9 +165,9 @@ async def test_a_full_stream_refuses_the_newest_and_they_are_counted(client: Red
     async with telling(outbox):
         for number in range(5):
             outbox.connected(ConnectedEvent(ADA._replace(client=f"n-{number}")))
-        await outbox.settle(within_s=5)
+        await outbox.flush(within_s=5)
         outbox.connected(ConnectedEvent(ADA))
-        await outbox.settle(within_s=5)
+        await outbox.flush(within_s=5)
 
     assert [event["client"] for event in await events_in(client, prefix)] == ["n-0", "n-1", "n-2"]
     assert outbox.dropped_count == 3
@@ -185,9 +185,9 @@ async def test_while_redis_is_away_events_wait_and_what_is_too_much_is_counted(
             for number in range(10_002):
                 outbox.connected(ConnectedEvent(ADA._replace(client=f"n-{number}")))
             with structlog.testing.capture_logs() as log:
-                await outbox.settle(within_s=0.1)
+                await outbox.flush(within_s=0.1)
             own_redis.start()
-            await outbox.settle(within_s=15)
+            await outbox.flush(within_s=15)
 
         clients = [event["client"] for event in await events_in(client, prefix)]
     assert clients == [f"n-{number}" for number in range(10_000)]
@@ -201,7 +201,7 @@ async def hooks_of(client: Client, **settings: Any) -> AsyncIterator[NodeHooks]:
     running = asyncio.create_task(hooks.run())
     try:
         yield hooks
-        await hooks.settle()
+        await hooks.flush()
     finally:
         await end(running)
         await hooks.aclose()
@@ -231,7 +231,7 @@ async def test_a_handler_in_python_goes_before_the_proxy_and_metrics_tell_of_bot
         hooks.application.on_connected(ConnectedEvent(ADA))
         hooks.application.on_disconnect(DisconnectEvent(ADA, 1000, ""))
         assert hooks.outbox is not None
-        await hooks.outbox.settle(within_s=5)
+        await hooks.outbox.flush(within_s=5)
 
         async def is_counted() -> bool:
             return "roomcast_webhooks_lag 2.0\n" in metrics(hooks)

@@ -155,7 +155,7 @@ class Bench:
         self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
         self.context = SessionContext(
             self.node,
-            verifier=read_verifier(self.settings),
+            verifier=read_verifier(self.settings, self.node.counts),
             application=self.application,
             deadlines=self.deadlines,
             settings=self.settings,

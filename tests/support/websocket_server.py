@@ -23,7 +23,7 @@ from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.deadlines import Deadlines
 from roomcast.node.hub import Hub
-from roomcast.rooms.authentication import Visitor
+from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import send_start
 from roomcast.rooms.events import EventStreamResponse
@@ -134,7 +134,7 @@ class Server:
         return JSONResponse({})
 
     async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
-        return EventStreamResponse(self.clients, self.deadlines, request.path_params["channel"], Visitor(Client()))
+        return EventStreamResponse(self.clients, self.deadlines, request.path_params["channel"], Identity(Client()))
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)

@@ -1,1 +1,1 @@
-"""Processes beside the nodes that publish into channels."""
+"""Workers: processes beside the nodes that publish, or post webhooks."""

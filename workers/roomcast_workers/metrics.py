@@ -1,4 +1,4 @@
-"""The metrics worker: the live dashboard's figures, in the channel `metrics:system`."""
+"""The metrics worker: publishes the figures of the live dashboard in the channel `metrics:system`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import orjson
 import psutil
 import structlog
 from redis.asyncio.cluster import RedisCluster
+from typing_extensions import override
 
-from roomcast.brokers import Once
+from roomcast.brokers import Once, Sink
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import BrokerEvent, Kind, Publication
@@ -19,7 +20,7 @@ from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
-from roomcast_workers.runner import Health, work_through_outages
+from roomcast_workers.runner import Health, Worker, work_through_outages
 
 if TYPE_CHECKING:
     from roomcast.brokers import Broker
@@ -31,21 +32,20 @@ log = structlog.get_logger(__name__)
 
 NAME = "metrics"
 
-# The lease ends one interval after its holder died, the others ask for it four times an interval, and whoever gets it
-# samples at once: another worker goes on 1.25 intervals after the last sample at the latest.
+# The lease expires one interval after its holder was killed, the others try to acquire it four times per interval, and
+# the next holder samples at once: another worker continues at most 1.25 intervals after the last sample.
 _TICKS_PER_INTERVAL = 4
 _LEASE_INTERVALS = 1.0
 _HEALTH_INTERVALS = 3.0
 
 
-class MetricsWorker:
-    """Samples the system once an interval and publishes it, if it holds the lease and somebody watches.
+class MetricsWorker(Worker, Sink):
+    """Publishes a sample of the system once per interval, while it holds the lease and the channel has subscribers.
 
     A sample: cpu_usage and memory_usage (percent, of this worker's machine), active_users (clients connected to all
-    nodes), response_time (ms, a publication's way through Redis and back), time (ms since 1970), worker (its name).
-    The first one follows at once when somebody begins to watch.
-    Delivery: at most once, in order; by exactly one worker at a time. The newest is kept for who comes later.
-    Implements `roomcast_workers.runner.Worker` and `roomcast.brokers.Sink`.
+    nodes), response_time (ms, round trip of a publication through Redis), time (ms since 1970), worker (its name).
+    The first sample is published at once when the channel gets a subscriber.
+    Delivery: at most once, in order, by one worker at a time. The newest is kept for later subscribers.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class MetricsWorker:
         self._sample_at_s = 0.0
         self._sample_count = 0
 
+    @override
     async def run(self) -> None:
-        """See `Worker.run`."""
         psutil.cpu_percent(None)  # the first call only starts the measurement
         work = work_through_outages(self._step, worker=NAME, pause_s=self._interval_s / _TICKS_PER_INTERVAL)
         await run_together(broker=self._broker.run(self), work=work)
 
+    @override
     async def finish(self) -> None:
-        """See `Worker.finish`."""
         await self._lease.release()
 
+    @override
     def on_event(self, event: BrokerEvent) -> None:
-        """Note that the probe is back, or that somebody begins to watch."""
         if not isinstance(event, Publication):
             return
         if event.channel == EVENTS and event.data == occupied(SYSTEM_METRICS):
@@ -94,19 +94,22 @@ class MetricsWorker:
         elif event.data == self._probe:
             self._probe_returned.set()
 
+    @override
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Ignore what somebody else put into the worker's channels."""
+        """Ignore messages of other publishers."""
 
-    def on_disconnected(self) -> None:
-        """Nothing to repair: a probe that was lost is measured again, and who watches is looked up each tick."""
+    # Nothing to repair after a disconnect: a lost probe is repeated, and subscribers are looked up on each tick.
 
-    def on_connected(self, *, is_again: bool) -> None:
-        """See `on_disconnected`."""
+    @override
+    def on_disconnected(self) -> None: ...
+
+    @override
+    def on_connected(self, *, is_again: bool) -> None: ...
 
     async def _step(self) -> None:
         self._occupied.clear()
         await self._broker.subscribe(EVENTS)
-        holds_lease = await self._lease.take()
+        holds_lease = await self._lease.acquire()
         if not holds_lease:
             self._sample_at_s = 0.0
         elif time.monotonic() >= self._sample_at_s and await self._is_watched():
@@ -123,11 +126,11 @@ class MetricsWorker:
             return
 
     async def _is_watched(self) -> bool:
-        """Return whether a node has a subscriber, or somebody who is no node listens. Raises: redis.RedisError."""
+        """Return whether a node or another process subscribes to the channel. Raises: redis.RedisError."""
         if await self._client.scard(self._keys.key(SYSTEM_METRICS, "nodes")):
             return True
         if isinstance(self._client, RedisCluster):
-            return False  # who listens there without a node is known to one shard alone
+            return False  # other processes are known to one shard only
         ((_, listener_count),) = await self._client.pubsub_numsub(self._keys.topic(SYSTEM_METRICS))
         return bool(listener_count)
 
@@ -146,7 +149,7 @@ class MetricsWorker:
         )
 
     async def _measure_response_time_ms(self) -> float:
-        """Publish a probe and wait until it is heard. Raises: BrokerUnavailable, TimeoutError after an interval."""
+        """Publish a probe and wait until it is received. Raises: BrokerUnavailable, TimeoutError after an interval."""
         await self._broker.subscribe(self._probe_channel)
         self._probe_returned.clear()
         started_s = time.perf_counter()
@@ -157,8 +160,7 @@ class MetricsWorker:
         return round((time.perf_counter() - started_s) * 1000, 3)
 
     async def _publish(self, sample: bytes) -> None:
-        # A worker that slept through the end of its lease cannot publish any more, whatever it believes: the lease is
-        # checked in the same step in Redis.
+        # A worker that was stopped past its lease cannot publish, because Redis checks the lease in the same step.
         once = Once(lease_owner=self._lease.owner)
         published = await self._broker.publish(
             Publication(SYSTEM_METRICS, sample, Kind.JSON), self._namespace, once=once

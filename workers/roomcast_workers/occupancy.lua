@@ -1,15 +1,15 @@
--- Tell that channels are occupied or vacated: each change once, whoever heard of it how often, and only by the worker that
--- holds the lease. What finds no room in the stream is not told, and not noted either: it is found again.
--- KEYS[1] stream; KEYS[2] channels that were told to be occupied, a set; KEYS[3] lease
--- ARGV[1] how many entries the stream may hold; ARGV[2] who must hold the lease
--- ARGV[3...] of each change: the channel; SADD if it is occupied, SREM if it is vacated; the event, '' if it is
---   only noted
--- Returns how many found no room; -1 if the lease is not held.
+-- Report that channels are occupied or vacated: each change once, however often it was received, and only by the worker
+-- that holds the lease. A change that does not fit into the stream is not recorded, so that it is detected again.
+-- KEYS[1] stream; KEYS[2] channels that were reported as occupied, a set; KEYS[3] lease
+-- ARGV[1] maximum length of the stream; ARGV[2] required owner of the lease
+-- ARGV[3...] for each change: the channel; SADD if it is occupied, SREM if it is vacated; the event, '' if it is only
+--   recorded
+-- Returns how many changes did not fit; -1 if the lease is not held.
 if redis.call('GET', KEYS[3]) ~= ARGV[2] then
   return -1
 end
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
-local refused = 0
+local rejected = 0
 for i = 3, #ARGV, 3 do
   local is_occupied = redis.call('SISMEMBER', KEYS[2], ARGV[i]) == 1
   if is_occupied ~= (ARGV[i + 1] == 'SADD') then
@@ -21,8 +21,8 @@ for i = 3, #ARGV, 3 do
         room = room - 1
       end
     else
-      refused = refused + 1
+      rejected = rejected + 1
     end
   end
 end
-return refused
+return rejected

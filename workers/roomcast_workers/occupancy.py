@@ -1,4 +1,4 @@
-"""Hearing which channels are occupied and vacated, and telling each change once."""
+"""Reports each change of channels between occupied and vacated once, into the webhook stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 from redis.asyncio.cluster import RedisCluster
+from typing_extensions import override
 
+from roomcast.brokers import Sink
 from roomcast.model.publications import Publication
 from roomcast.presence.occupancy import EVENTS, occupied_channels
 from roomcast.redis_access.pipeline import run_all
@@ -28,23 +30,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_MAX_HEARD = 10_000
+_MAX_RECEIVED = 10_000
 _CHANGES_AT_ONCE = 500
-# All that is occupied is looked up again no more often than this: while the stream is full, and in a Redis Cluster,
-# where the broker does not hear what presence publishes (docs/presence.md).
-_LOOK_INTERVAL_S = 2.0
+# Shortest interval between two reads of all occupied channels: they are read again while the stream is full, and in a
+# Redis Cluster, where the broker does not receive the events of presence (docs/presence.md).
+_READ_INTERVAL_S = 2.0
 
 
-class Occupancy:
-    """Puts changes of occupancy into the webhook stream. Implements `roomcast.brokers.Sink`.
+class Occupancy(Sink):
+    """Adds changes of occupancy to the webhook stream.
 
-    What was told stands in Redis beside the stream, so that after anything that may have been missed (another worker
-    takes over, Redis was away) the difference to what is occupied now is told.
-    Delivery: into the stream, once, in order for each channel. What changed and changed back while nobody heard is not
-        told.
+    The reported state is in Redis beside the stream. When changes may have been missed (another worker takes over,
+    Redis was unavailable), the difference to the current state is reported.
+    Delivery: into the stream, once, in order for each channel. A change that was reverted while no worker was connected
+        is not reported.
 
     Args:
-        events: of "occupied" and "vacated", those that are told.
+        events: the reported ones of "occupied" and "vacated".
     """
 
     def __init__(
@@ -56,82 +58,86 @@ class Occupancy:
         self._events = events
         self._prefix = prefix
         self._script = read_script("roomcast_workers", "occupancy")
-        self._heard: deque[tuple[str, bool]] = deque()
-        self._hears = not isinstance(client, RedisCluster)
+        self._received: deque[tuple[str, bool]] = deque()
+        self._receives = not isinstance(client, RedisCluster)
         self._has_changed = asyncio.Event()
-        self._is_unsure = True
-        self._look_at_s = 0.0
+        self._may_have_missed = True
+        self._read_at_s = 0.0
 
     async def changed(self, *, within_s: float) -> None:
-        """Wait until something new was heard, `within_s` at most."""
+        """Wait at most `within_s` for a change."""
         try:
             async with asyncio.timeout(within_s):
                 await self._has_changed.wait()
         except TimeoutError:
             return
 
+    @override
     def on_event(self, event: BrokerEvent) -> None:
-        """Take note of what the channel `events` tells."""
         if not isinstance(event, Publication) or event.channel != EVENTS:
             return
         try:
             change = orjson.loads(event.data)
             channel, is_occupied = str(change["channel"]), {"occupied": True, "vacated": False}[change["event"]]
         except (ValueError, LookupError, TypeError):
-            return  # of somebody else, who may publish there as well
-        if len(self._heard) >= _MAX_HEARD:
-            self._is_unsure = True
+            return  # from another publisher
+        if len(self._received) >= _MAX_RECEIVED:
+            self._may_have_missed = True
         else:
-            self._heard.append((channel, is_occupied))
+            self._received.append((channel, is_occupied))
         self._has_changed.set()
 
+    @override
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Ignore what somebody else put into the channel."""
+        """Ignore messages of other publishers."""
 
-    def on_disconnected(self) -> None:
-        """See `on_connected`."""
+    @override
+    def on_disconnected(self) -> None: ...  # handled by `on_connected`
 
+    @override
     def on_connected(self, *, is_again: bool) -> None:
-        """Take note that changes may have been missed."""
-        self._is_unsure = self._is_unsure or is_again
+        self._may_have_missed = self._may_have_missed or is_again
 
-    def rest(self) -> None:
-        """Forget what was heard: another worker tells it."""
-        self._heard.clear()
-        self._is_unsure = True
+    def clear(self) -> None:
+        """Forget the received changes, because another worker reports them."""
+        self._received.clear()
+        self._may_have_missed = True
 
-    async def tell(self) -> None:
-        """Tell what has changed; `events` must be heard by now. Raises: redis.RedisError."""
+    async def report(self) -> None:
+        """Report all changes; the channel `events` must be subscribed to. Raises: redis.RedisError."""
         self._has_changed.clear()
-        if (self._is_unsure or not self._hears) and time.monotonic() >= self._look_at_s:
-            # First, so that what is missed from here on is seen.
-            self._is_unsure = False
-            self._look_at_s = time.monotonic() + _LOOK_INTERVAL_S
+        if (self._may_have_missed or not self._receives) and time.monotonic() >= self._read_at_s:
+            # Reset before the read, so that a loss during the read is noticed.
+            self._may_have_missed = False
+            self._read_at_s = time.monotonic() + _READ_INTERVAL_S
             try:
                 await self._offer(await self._difference())
             except BaseException:
-                self._is_unsure, self._look_at_s = True, 0.0
+                self._may_have_missed, self._read_at_s = True, 0.0
                 raise
-        while self._heard:
-            changes = list(islice(self._heard, _CHANGES_AT_ONCE))
+        while self._received:
+            changes = list(islice(self._received, _CHANGES_AT_ONCE))
             await self._offer(changes)
             for _ in changes:
-                self._heard.popleft()
+                self._received.popleft()
 
     async def _difference(self) -> list[tuple[str, bool]]:
-        told = {str(member, "utf-8", "replace") async for member in self._client.sscan_iter(self._stream.occupied_key)}
+        reported = {
+            str(member, "utf-8", "replace") async for member in self._client.sscan_iter(self._stream.occupied_key)
+        }
         occupied = await occupied_channels(self._client, prefix=self._prefix)
-        return [*((channel, False) for channel in told - occupied), *((channel, True) for channel in occupied - told)]
+        vacated, newly_occupied = reported - occupied, occupied - reported
+        return [*((channel, False) for channel in vacated), *((channel, True) for channel in newly_occupied)]
 
     async def _offer(self, changes: list[tuple[str, bool]]) -> None:
         for start in range(0, len(changes), _CHANGES_AT_ONCE):
             args = [*self._arguments(changes[start : start + _CHANGES_AT_ONCE])]
             keys = [self._stream.entries.key, self._stream.occupied_key, self._stream.entries.lease_key]
             command = self._script.call(keys, [self._stream.max_length, self._lease.owner, *args])
-            (untold_count,) = await run_all(self._client, [command], [self._script])
-            if untold_count:
-                self._is_unsure = True
-                reason = "no lease" if untold_count < 0 else "the stream is full"
+            (rejected_count,) = await run_all(self._client, [command], [self._script])
+            if rejected_count:
+                self._may_have_missed = True
+                reason = "no lease" if rejected_count < 0 else "the stream is full"
                 log.warning("webhooks.occupancy_untold", reason=reason)
 
     def _arguments(self, changes: Iterable[tuple[str, bool]]) -> Iterable[str | bytes]:
@@ -139,5 +145,5 @@ class Occupancy:
         for channel, is_occupied in changes:
             event = "occupied" if is_occupied else "vacated"
             document = {"id": uuid.uuid4().hex, "event": event, "time_ms": time_ms, "channel": channel}
-            told = orjson.dumps(document) if event in self._events else b""
-            yield from (channel, "SADD" if is_occupied else "SREM", told)
+            reported = orjson.dumps(document) if event in self._events else b""
+            yield from (channel, "SADD" if is_occupied else "SREM", reported)

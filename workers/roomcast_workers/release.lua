@@ -1,7 +1,7 @@
--- Give the lease back, if it is mine.
+-- Release the lease, if the owner holds it.
 -- KEYS[1] lease key
--- ARGV[1] who I am
--- Returns 1 if it was mine.
+-- ARGV[1] owner
+-- Returns 1 if it was released.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end

@@ -1,4 +1,4 @@
-"""What the workers share: they live until they are told to end, and say that they live."""
+"""Base of the workers: their interface, health keys, retries after outages, shutdown."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ log = structlog.get_logger(__name__)
 
 
 class Worker(Protocol):
-    """A process that publishes."""
+    """A process beside the nodes."""
+
+    __slots__ = ()
 
     async def run(self) -> None:
-        """Work through every outage of Redis; end only when cancelled."""
+        """Work, through every outage of Redis, until cancelled."""
 
     async def finish(self) -> None:
-        """Give back what others may wait for, after `run` has ended; a second at most."""
+        """Release the lease, after `run` has ended, within a second."""
 
 
 class Health:
-    """A worker's sign of life: a key with a TTL.
+    """The health of a worker: a key with a TTL.
 
-    Key: `<prefix>health:<worker>:<name>`, a JSON object with what the worker last said of itself.
+    Key: `<prefix>health:<worker>:<name>`, a JSON object with the facts that the worker last recorded.
     """
 
     def __init__(self, client: Client, *, prefix: str, worker: str, name: str) -> None:
@@ -43,17 +45,17 @@ class Health:
         self._key = f"{prefix}health:{worker}:{name}"
 
     async def record(self, facts: dict[str, object], *, ttl_s: float) -> None:
-        """Say that the worker lives, for at most `ttl_s`. Raises: redis.RedisError."""
+        """Record that the worker is running; expires after `ttl_s`. Raises: redis.RedisError."""
         await self._client.set(self._key, orjson.dumps(facts), px=math.ceil(ttl_s * 1000))
 
     async def read(self) -> str | None:
-        """Return what the worker last said of itself, or None when it gives no sign. Raises: redis.RedisError."""
+        """Return the facts that were last recorded, None if they have expired. Raises: redis.RedisError."""
         facts = await self._client.get(self._key)
         return None if facts is None else str(facts, "utf-8")  # type: ignore[arg-type]  # `connect` gives bytes
 
 
 async def work_through_outages(step: Callable[[], Awaitable[None]], *, worker: str, pause_s: float) -> None:
-    """Take one step after the other; after one that Redis has cut short, pause. One log line an outage."""
+    """Repeat the step; pause after one that failed because of Redis. Logs one line per outage."""
     is_waiting = False
     while True:
         try:
@@ -67,7 +69,7 @@ async def work_through_outages(step: Callable[[], Awaitable[None]], *, worker: s
 
 
 async def run_until_told(worker: Worker) -> None:
-    """Run a worker until SIGINT or SIGTERM, then let it end cleanly."""
+    """Run a worker until SIGINT or SIGTERM, then finish it."""
     if await run_until_signal(worker.run(), signal.SIGINT, signal.SIGTERM):
         await worker.finish()
         log.info("worker.ended")

@@ -1,4 +1,4 @@
-"""The webhook worker: posts what has happened to the application, and loses none of it."""
+"""The webhook worker: posts events to the application."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 import structlog
+from typing_extensions import override
 
 from roomcast.hooks.webhook_receiver import NotDelivered
 from roomcast.hooks.webhook_stream import WebhookStream
@@ -16,7 +17,7 @@ from roomcast.presence.occupancy import EVENTS
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
 from roomcast_workers.occupancy import Occupancy
-from roomcast_workers.runner import Health, work_through_outages
+from roomcast_workers.runner import Health, Worker, work_through_outages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,29 +31,28 @@ log = structlog.get_logger(__name__)
 
 NAME = "webhooks"
 
-# Another worker goes on 2.5 s after one was killed, at the latest.
+# Another worker continues at most 2.5 s after one was killed.
 _LEASE_TTL_S = 2.0
 _TICK_S = 0.5
 _HEALTH_TTL_S = 3 * _LEASE_TTL_S
 _BATCH_LENGTH = 100
 _FIRST_PAUSE_S = 0.5
 _MAX_PAUSE_S = 30.0
-# An event is tried until it is so old, once at least.
+# An event is retried until it has this age, and posted at least once.
 _MAX_AGE_S = 300.0
 
 
-class WebhookWorker:
-    """Posts the events of the webhook stream in their order, if it holds the lease; of several workers, one works.
+class WebhookWorker(Worker):
+    """Posts the events of the webhook stream in their order while it holds the lease.
 
-    Nodes put into the stream who comes and goes; the worker itself, from what it hears in `events`, which channels are
-    occupied and vacated: so that this is told by one and not by each node.
-    Delivery: at least once, in order: an event is removed after the receiver has taken it. It comes twice, with its
-        same id, if a worker ends in between. One that is not taken for 5 minutes is moved to the dead letters.
-    Implements `roomcast_workers.runner.Worker`.
+    Nodes add connects and disconnects to the stream. The worker adds which channels are occupied and vacated, because
+    every node would report the same change.
+    Delivery: at least once, in order: an event is removed after the receiver has confirmed it. It is posted twice, with
+        the same id, if a worker ends in between. An event without confirmation for 5 minutes becomes a dead letter.
 
     Args:
-        events: which are told, of connect, disconnect, occupied, vacated.
-        timeout_s: the client's longest wait for an answer; a wait for entries must be shorter.
+        events: the reported ones of connect, disconnect, occupied, vacated.
+        timeout_s: the client's timeout for a reply; waits for entries are shorter.
         clock, jitter: `time.time`, `random.random`.
     """
 
@@ -83,8 +83,8 @@ class WebhookWorker:
         self._posted_count = 0
         self._dead_count = 0
 
+    @override
     async def run(self) -> None:
-        """See `Worker.run`."""
         await run_together(
             broker=self._broker.run(self._occupancy),
             hold=work_through_outages(self._hold, worker=NAME, pause_s=_TICK_S),
@@ -92,14 +92,14 @@ class WebhookWorker:
             post=work_through_outages(self._post, worker=NAME, pause_s=_TICK_S),
         )
 
+    @override
     async def finish(self) -> None:
-        """See `Worker.finish`."""
         await self._receiver.aclose()
         await self._lease.release()
 
     async def _hold(self) -> None:
         """Keep the lease, apart from the posting, which may take longer than it lasts."""
-        holds_lease = await self._lease.take()
+        holds_lease = await self._lease.acquire()
         if holds_lease and not self._is_working:
             log.info("webhooks.working")
         self._is_working = holds_lease
@@ -116,10 +116,10 @@ class WebhookWorker:
     async def _watch(self) -> None:
         await self._broker.subscribe(EVENTS)
         if self._lease.is_held:
-            await self._occupancy.tell()
+            await self._occupancy.report()
             await self._occupancy.changed(within_s=_TICK_S)
         else:
-            self._occupancy.rest()
+            self._occupancy.clear()
             await asyncio.sleep(_TICK_S)
 
     async def _post(self) -> None:
@@ -139,18 +139,18 @@ class WebhookWorker:
             refusal = exc
             dead |= {entry.id: exc.reason for entry in posted if self._age_s(entry) > _MAX_AGE_S}
             posted = []
-        await self._settle(posted, dead)
+        await self._ack(posted, dead)
         await self._pause_after(refusal)
 
-    async def _settle(self, posted: Sequence[Entry], dead: dict[bytes, str]) -> None:
-        await self._stream.entries.settle([entry.id for entry in posted], dead)
+    async def _ack(self, posted: Sequence[Entry], dead: dict[bytes, str]) -> None:
+        await self._stream.entries.ack([entry.id for entry in posted], dead)
         self._posted_count += len(posted)
         self._dead_count += len(dead)
         if dead:
             log.warning("webhooks.dead", count=len(dead), reason=next(iter(dead.values())))
 
     async def _pause_after(self, refusal: NotDelivered | None) -> None:
-        """Wait longer from failure to failure, a random part of the time."""
+        """Pause after a failure, longer after each one, for a random part of the time."""
         if refusal is None:
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
@@ -163,7 +163,7 @@ class WebhookWorker:
         await asyncio.sleep(longest_s * self._jitter())
 
     def _age_s(self, entry: Entry) -> float:
-        """Return how long an entry has been in the stream, by the clock of Redis and ours."""
+        """Return how long an entry has been in the stream, by the clocks of Redis and this process."""
         return self._clock() - int(entry.id.partition(b"-")[0]) / 1000
 
 

@@ -1,1 +1,1 @@
-"""What is asked by HTTP: by other services (the server API), by clients of a room, by operators."""
+"""HTTP endpoints: the server API for other services, reads for clients of a room, health and metrics."""

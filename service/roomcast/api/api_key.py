@@ -1,4 +1,4 @@
-"""Who may use the server API: whoever has the key."""
+"""Authentication of the server API: by the API key."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ async def check_api_key(
     key: Annotated[str | None, Depends(_key_header)],
     authorization: Annotated[str | None, Depends(_authorization_header)],
 ) -> None:
-    """Let a request with the key pass: `X-API-Key: <key>`, or `Authorization: apikey <key>`.
+    """Validate the key of a request: `X-API-Key: <key>`, or `Authorization: apikey <key>`.
 
-    Not `?api_key=<key>`, which Centrifugo takes too: a URL ends up in logs. Raises: ClientError 101.
+    Not `?api_key=<key>`, which Centrifugo accepts too, because URLs end up in logs. Raises: ClientError 101.
     """
     api_key = find(request, ApiContext).settings.api_key
     if api_key is None:

@@ -1,4 +1,4 @@
-"""What is done with clients wherever they are: all nodes are asked."""
+"""Methods of the server API that manage clients, on all nodes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from roomcast.model.json import JsonObject
     from roomcast.node.survey import Answers
 
-# Whoever wants more asks for pages: an answer is made in memory, and every node looks through all its channels.
+# Larger results need pages: a result is made in memory, and every node iterates over all its channels.
 MAX_CHANNELS = 10_000
 
 
 async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> JsonObject:
-    """Subscribe a user's connections to a channel, on whatever node; plain rooms are not subscribed to a second one.
+    """Subscribe a user's connections to a channel, on all nodes. Plain clients have one channel, and are skipped.
 
-    Delivery: once every node has done it, error 100 if one has not answered within 3 s.
+    Delivery: done on every node when it returns; error 100 if a node has not answered within 3 s.
     """
     context.node.namespaces.of(wanted.channel)
     return await _done_everywhere(context, "subscribe", wanted)
 
 
 async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonObject:
-    """End a user's subscriptions to a channel, on whatever node; a plain room's connection ends with it (3503).
+    """Unsubscribe a user's connections from a channel, on all nodes. A plain client is disconnected (3503).
 
     Delivery: as of subscribe.
     """
@@ -51,7 +51,7 @@ async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonOb
 
 
 async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObject:
-    """End a user's connections, on whatever node, plain ones too.
+    """Disconnect a user's connections, on all nodes, plain ones too.
 
     Delivery: as of subscribe.
     """
@@ -59,7 +59,7 @@ async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObje
 
 
 async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
-    """Let a user's connections expire at another time, or now, on whatever node.
+    """Change when a user's connections expire, on all nodes.
 
     Delivery: as of subscribe.
     """
@@ -67,9 +67,9 @@ async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
 
 
 async def info(context: ApiContext, _wanted: InfoRequest) -> JsonObject:
-    """Return every node's figures; `missing_nodes` says how many have not answered within 3 s, if some have not.
+    """Return figures of every node; `missing_nodes` is the number of nodes that did not answer within 3 s, if any.
 
-    cpu is the percentage of one core since the last time that somebody asked.
+    cpu is the percentage of one core since the previous request.
     """
     answers = await context.survey.ask("info", {})
     _check_answers(answers)
@@ -78,10 +78,10 @@ async def info(context: ApiContext, _wanted: InfoRequest) -> JsonObject:
 
 
 async def channels(context: ApiContext, wanted: ChannelsRequest) -> JsonObject:
-    """Return the channels that have subscribers, with how many on all nodes: all, or with `limit` or `cursor` a page.
+    """Return the channels that have subscribers, and their numbers: all, or with `limit` or `cursor` a page.
 
-    A page is in the order of the names; its cursor is that of the next one, empty after the last. Errors: 107 for a
-    pattern that is none, 106 for more than 10,000 channels at once, 100 if a node has not answered within 3 s.
+    A page is sorted by name; its cursor selects the next page, and is empty on the last one. Errors: 107 for an invalid
+    pattern, 106 for more than 10,000 channels without pages, 100 if a node has not answered within 3 s.
     """
     compile_glob(wanted.pattern)
     if wanted.is_paged:
@@ -98,16 +98,16 @@ async def channels(context: ApiContext, wanted: ChannelsRequest) -> JsonObject:
 
 
 async def rpc(context: ApiContext, wanted: RpcRequest) -> JsonObject:
-    """Call one of the application's procedures, and return what it answers as `data`.
+    """Call one of the application's procedures, and return its result as `data`.
 
-    Errors: 108 if the application has none, and its own.
+    Errors: 108 if the application has no procedures, and the application's own.
     """
     if Hook.RPC not in context.application.handles:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "the application has no procedures")
     caller = Caller(client="", transport="api")
     try:
         data = await context.application.on_rpc(RpcEvent(caller, wanted.method, orjson.dumps(wanted.params)))
-    except Refused as exc:  # what would end a client's connection
+    except Refused as exc:  # would close a client's connection
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.disconnect.reason) from None
     return {"data": orjson.Fragment(data or b"null")}
 
@@ -120,7 +120,7 @@ async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> 
 
 
 async def _channels_page(context: ApiContext, pattern: str, cursor: str, limit: int) -> tuple[dict[str, int], str]:
-    """Return the subscribers by channel, and the cursor of the next page."""
+    """Return the number of subscribers by channel, and the cursor of the next page."""
     answers = await context.survey.ask("channels", {"pattern": pattern, "cursor": cursor, "limit": limit})
     _check_answers(answers)
     _check_all_there(answers)
@@ -128,7 +128,7 @@ async def _channels_page(context: ApiContext, pattern: str, cursor: str, limit: 
     for answer in answers.values():
         for channel, count in answer["channels"].items():
             counts[channel] = counts.get(channel, 0) + count
-    # Of a node that has more nothing is known behind the last one that it named.
+    # A node with more channels has reported none after its last one, so counts are complete only up to there.
     end = min((max(answer["channels"]) for answer in answers.values() if answer["has_more"]), default=None)
     known = sorted(channel for channel in counts if end is None or channel <= end)
     page = known[:limit]
@@ -137,12 +137,12 @@ async def _channels_page(context: ApiContext, pattern: str, cursor: str, limit: 
 
 
 def _channel_infos(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    # 0: its last subscriber has gone since it was found.
+    # 0: its last subscriber has left meanwhile.
     return {channel: {"num_clients": count} for channel, count in counts.items() if count}
 
 
 def _check_answers(answers: Answers) -> None:
-    """Raise the first error that a node has answered: ClientError."""
+    """Raise the first error in the answers: ClientError."""
     for answer in answers.values():
         error = answer.get("error")
         if error is not None:

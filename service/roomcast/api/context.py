@@ -1,4 +1,4 @@
-"""What the methods of the server API work with."""
+"""The context of the server API's methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ApiContext(NamedTuple):
-    """One node, how it asks the others, and the application, whose procedures can be called."""
+    """One node, its survey of the other nodes, and the application, whose procedures can be called."""
 
     node: Node
     survey: Survey

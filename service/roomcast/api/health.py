@@ -1,4 +1,4 @@
-"""What operators ask of a node."""
+"""Endpoints for operators: health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """Say that the process lives. Redis does not matter here: restarting a node does not bring Redis back."""
+    """Return 200 while the process runs, also without Redis: restarting a node does not restore Redis."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Say whether the node can deliver: 200, or 503 with the reason while Redis is away."""
+    """Return 200 if the node can deliver, or 503 with the reason, such as Redis being unavailable."""
     reason = find(request, ApiContext).node.reason_not_ready()
     if reason is None:
         return JSONResponse({"status": "ready"})
@@ -29,5 +29,5 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """The node's counters and gauges in Prometheus's text format."""
+    """Return the node's counters and gauges in Prometheus's text format."""
     return Response(generate_latest(find(request, CollectorRegistry)), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""All methods of the server API by name, and doing many of them at once."""
+"""All methods of the server API by name, and batches of them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from roomcast.web.failures import FAILURES, failure_of
 
 if TYPE_CHECKING:
     from roomcast.api.context import ApiContext
-    from roomcast.model.json import JsonObject
+    from roomcast.model.json import Json, JsonObject
 
-# So many commands of a parallel batch are under way at once.
+# Commands of a parallel batch that run at once.
 _CONCURRENCY = 64
-# A batch that has taken so long begins no further command: each of them may wait for Redis or for other nodes.
+# After this time a batch starts no further command: each of them may wait for Redis or for other nodes.
 _BATCH_TIMEOUT_S = 30.0
 
 
 class Method(NamedTuple):
-    """What a method takes, and what does it."""
+    """A method: its request, and the function that performs it."""
 
     request: type[ApiRequest]
-    # Any: its request; JSON. Raises: ClientError, BrokerUnavailable.
+    # Any: its request. Raises: ClientError, BrokerUnavailable.
     perform: Callable[[ApiContext, Any], Awaitable[JsonObject]]
 
 
@@ -61,7 +61,7 @@ METHODS: Mapping[str, Method] = {
     "info": Method(InfoRequest, clients.info),
     "rpc": Method(RpcRequest, clients.rpc),
 }
-# What Centrifugo has and Roomcast has not.
+# Methods that Centrifugo has and Roomcast does not have.
 ABSENT = (
     "map_publish",
     "map_remove",
@@ -73,12 +73,12 @@ ABSENT = (
 )
 
 
-async def call(context: ApiContext, name: str, wanted: object) -> JsonObject:
-    """Do what a method does, and return its result.
+async def call(context: ApiContext, name: str, wanted: Json) -> JsonObject:
+    """Call a method, and return its result.
 
     Args:
-        wanted: its request as it was sent, JSON that nobody has checked.
-    Raises: ClientError 107 for a request that is none, 104 for a method that is none, and what the method raises.
+        wanted: its request as received, not validated.
+    Raises: ClientError 107 for an invalid request, 104 for an unknown method; the exceptions of the method.
     """
     if name in ABSENT:
         raise ClientError(ErrorCode.NOT_AVAILABLE, f"there are no map or shared poll channels here ({name})")
@@ -89,10 +89,10 @@ async def call(context: ApiContext, name: str, wanted: object) -> JsonObject:
 
 
 async def batch(context: ApiContext, wanted: BatchRequest) -> JsonObject:
-    """Do many methods, each answered by itself as `{"<method>": result}` or `{"error": ...}`, in their order.
+    """Call many methods, each with its own reply in the same order: `{"<method>": result}` or `{"error": ...}`.
 
-    One after the other, or with `parallel` at once: then of two publications in one channel either may be the first.
-    Delivery: that of each method. What has not begun after 30 s is not done, and answered with error 100.
+    They run one after the other, or with `parallel` at once; then two publications to one channel are in any order.
+    Delivery: that of each method. A command that has not started after 30 s is not performed, and gets error 100.
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + _BATCH_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""What a node does for services that ask all nodes: its figures, its channels, and ending connections."""
+"""Operations that every node performs for the server API: figures, channels, disconnect, unsubscribe."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from roomcast.node.roster import HubRoster
     from roomcast.node.survey import Handler
 
-# Channels that are looked at before the loop goes on: about a millisecond.
+# Channels that are matched between two turns of the event loop: about a millisecond.
 _CHANNELS_AT_ONCE = 1000
-# Who is nothing but a subscription to one channel, and cannot be told that it has ended.
+# Plain clients: each is a subscription to one channel, and cannot be notified that it has ended.
 _PLAIN = (Chat, Feed, Room)
 
 
-class Control:
-    """Answers the questions `info`, `channels`, `disconnect` and `unsubscribe` of a `Survey`.
+class NodeOperations:
+    """Handles `info`, `channels`, `disconnect` and `unsubscribe` of a `Survey`, for connections of every protocol.
 
-    Connections of every protocol are meant; but who has subscriptions to end one by one ends them by itself.
+    Subscriptions of the Centrifuge protocol are ended in `centrifuge`.
+
     Args:
         session_id_of: returns the id of a connection's session; "" for a plain one.
         clock: `time.monotonic`, seconds.
@@ -55,10 +56,10 @@ class Control:
         self._clock = clock
         self._started_at_s = clock()
         self._process = psutil.Process()
-        self._process.cpu_percent()  # each call tells of the time since the one before
+        self._process.cpu_percent()  # each call measures the time since the previous one
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Return what is done for each question."""
+        """Return the handlers by operation."""
         return {
             "info": self.info,
             "channels": self.channels,
@@ -67,7 +68,7 @@ class Control:
         }
 
     async def info(self, _params: JsonObject) -> JsonObject:
-        """Return the node's figures; cpu is the percentage of one core since the last question, rss is in bytes."""
+        """Return the node's figures; cpu is the percentage of one core since the previous call, rss is in bytes."""
         connections = self._hub.connections
         return {
             "uid": self._node_id,
@@ -85,8 +86,8 @@ class Control:
         """Return a page of the channels with subscribers here, in the order of their names.
 
         Args:
-            params: `{"pattern": "room:*", "cursor": "room:a", "limit": 100}`; those after `cursor`, `limit` at most.
-        Returns: `{"channels": {"room:b": 2}, "has_more": false}`: the subscribers of each, here.
+            params: `{"pattern": "room:*", "cursor": "room:a", "limit": 100}`: at most `limit` channels after `cursor`.
+        Returns: `{"channels": {"room:b": 2}, "has_more": false}`: the number of subscribers of each on this node.
         """
         pattern, cursor, limit = compile_glob(params["pattern"]), params["cursor"], params["limit"]
         found: list[str] = []
@@ -94,7 +95,7 @@ class Control:
             if channel > cursor and pattern.match(channel):
                 found.append(channel)
             if number % _CHANNELS_AT_ONCE == 0:
-                # The page so far: never more than that is sorted at once.
+                # Keep the page so far, so that no larger list is ever sorted.
                 found = heapq.nsmallest(limit + 1, found)
                 await asyncio.sleep(0)
         page = heapq.nsmallest(limit + 1, found)
@@ -102,11 +103,11 @@ class Control:
         return {"channels": counts, "has_more": len(page) > limit}
 
     async def disconnect(self, params: JsonObject) -> JsonObject:
-        """End connections of a user.
+        """Disconnect connections of a user.
 
         Args:
             params: `{"user": "ada", "client": "n1-7", "whitelist": ["n1-8"], "disconnect": {"code": 4000, "reason":
-                "x"}}`: one client, or all but those of the whitelist.
+                "x"}}`: one client, or all except those of the whitelist.
         """
         wanted = params.get("disconnect", {})
         code, reason = wanted.get("code") or FORCE_DISCONNECT.code, wanted.get("reason") or FORCE_DISCONNECT.reason
@@ -117,7 +118,7 @@ class Control:
         return {}
 
     async def unsubscribe(self, params: JsonObject) -> JsonObject:
-        """End plain connections of a user to a channel: they are nothing but their subscription.
+        """Disconnect plain connections of a user that are subscribed to a channel.
 
         Args:
             params: `{"user": "ada", "channel": "room:a", "client": "n1-7"}`.
@@ -128,7 +129,7 @@ class Control:
         return {}
 
     def _connections_of(self, params: JsonObject) -> list[Connection]:
-        """Return the connections that a service has named: a user's, or the one with this client id, or session id."""
+        """Return the selected connections: all of a user, or the one with this client id or session id."""
         session_id = params.get("session", "")
         return [
             connection

@@ -1,4 +1,4 @@
-"""What the API page says of the server API: requests and results with examples, and both ways to answer an error."""
+"""OpenAPI documentation of the server API: requests and results with examples, and both kinds of error replies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from roomcast.api.request_models import ApiRequest
+    from roomcast.model.json import Json, JsonObject
 
 _POSITION = {"offset": 1, "epoch": "5f0c2a91"}
 _ERROR = {"code": 102, "message": "unknown channel: no namespace 'x'"}
@@ -24,7 +25,7 @@ _NODE = {
 }
 _ADA = {"client": "host-1a2b3c-7", "user": "ada", "conn_info": {"color": "red"}}
 
-RESULTS: Mapping[str, Mapping[str, Any]] = {  # Any: JSON
+RESULTS: Mapping[str, JsonObject] = {
     "publish": _POSITION,
     "broadcast": {"responses": [{"result": _POSITION}, {"error": _ERROR}]},
     "history": {**_POSITION, "publications": [{**_POSITION, "data": {"text": "hi"}}]},
@@ -43,13 +44,13 @@ _BATCH = {"replies": [{"publish": _POSITION}, {"error": _ERROR}]}
 _MODE = {
     "name": "X-Roomcast-Error-Mode",
     "in": "header",
-    "description": "transport: errors have HTTP statuses, and the body is the error alone",
+    "description": "transport: errors have HTTP statuses, and the body is only the error",
     "schema": {"type": "string", "enum": ["transport"]},
 }
 
 
 def documented(name: str, model: type[ApiRequest], perform: Callable[..., object]) -> dict[str, Any]:
-    """Return the arguments of a route that tell what a method takes and answers."""
+    """Return the arguments of a route that document the request and the replies of a method."""
     summary, _, description = (perform.__doc__ or "").partition("\n")
     return {
         "name": name,
@@ -73,14 +74,14 @@ def _responses(answer: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
     too_large = {"error": {"code": 106, "message": "limit exceeded: the body has more than 655360 bytes"}}
     return {
         200: {
-            "description": "Done, or refused with an error.",
+            "description": "The result, or an error.",
             "content": content(done=answer, refused={"error": _ERROR}),
         },
-        400: {"description": "The body is no JSON.", "content": content(refused=broken)},
-        401: {"description": "Not the right key.", "content": content(refused=unauthorized)},
+        400: {"description": "The body is not JSON.", "content": content(refused=broken)},
+        401: {"description": "The API key is missing or wrong.", "content": content(refused=unauthorized)},
         413: {"description": "The body is too large.", "content": content(refused=too_large)},
         "default": {
-            "description": "With the header X-Roomcast-Error-Mode: transport, any error: 400 for 107 and 108, 404 for "
+            "description": "With the header X-Roomcast-Error-Mode: transport, an error: 400 for 107 and 108, 404 for "
             "102 and 104, 403 for 103, 413 for 106, 416 for 112, 429 for 111, 500 for 100.",
             "content": content(refused=_ERROR),
         },
@@ -88,19 +89,19 @@ def _responses(answer: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 def _schema(model: type[ApiRequest]) -> dict[str, Any]:
-    """Return the JSON schema of a request. It stands alone: what it refers to is put where it is referred to."""
+    """Return the JSON schema of a request, with references replaced by their definitions."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 
-    def whole(part: Any) -> Any:  # Any: JSON
+    def inlined(part: Json) -> Json:
         if isinstance(part, list):
-            return [whole(each) for each in part]
+            return [inlined(each) for each in part]
         if not isinstance(part, dict):
             return part
         reference = part.get("$ref")
         if reference is not None:
-            return whole(definitions[reference.rpartition("/")[2]])
-        return {name: whole(each) for name, each in part.items()}
+            return inlined(definitions[reference.rpartition("/")[2]])
+        return {name: inlined(each) for name, each in part.items()}
 
-    standing_alone: dict[str, Any] = whole(schema)
-    return standing_alone
+    result: dict[str, Json] = inlined(schema)
+    return result

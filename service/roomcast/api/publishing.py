@@ -1,4 +1,4 @@
-"""Publishing for other services: in one channel, or in many."""
+"""Methods of the server API that publish: to one channel, or to many."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:
     """Publish to every subscriber of a channel, on every node.
 
-    Answers with the position once Redis has taken it; with nothing in a channel without a history. Delivery: see
-    docs/guarantees.md; after error 100 it may have been published: send it again with the same `idempotency_key`.
+    Returns the position when Redis has confirmed it, or an empty result in a channel without a history. Delivery: see
+    docs/guarantees.md. After error 100 it may have been published: retry with the same `idempotency_key`.
     """
     return await _publish(context, wanted, wanted.channel, *_payload(context, wanted))
 
 
 async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> JsonObject:
-    """Publish the same to many channels; each is answered by itself, in their order.
+    """Publish the same data to many channels; each has its own result, in the same order.
 
-    Delivery: as of publish, in each channel; the idempotency key counts for each channel by itself.
+    Delivery: as of publish, in each channel. The idempotency key applies to each channel separately.
     """
     kind, data = _payload(context, wanted)
 
@@ -57,7 +57,7 @@ async def _publish(
 
 
 def _payload(context: ApiContext, wanted: PublishRequest | BroadcastRequest) -> tuple[Kind, bytes]:
-    """Return what is published. Raises: ClientError 107 for what cannot be, 106 for too much."""
+    """Return the data to publish and its kind. Raises: ClientError 107 for invalid data, 106 for too much."""
     kind, data = _decoded(wanted.b64data) if wanted.b64data else (Kind.JSON, _encoded(wanted.data))
     max_bytes = context.settings.max_message_bytes
     if len(data) > max_bytes:
@@ -74,7 +74,7 @@ def _encoded(data: object) -> bytes:
 
 
 def _decoded(text: str) -> tuple[Kind, bytes]:
-    """Return the bytes, and their kind: JSON stays JSON, as clients that speak JSON can only be given that."""
+    """Return the bytes and their kind: JSON stays JSON, because clients with JSON encoding receive it as it is."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError:

@@ -1,8 +1,8 @@
-"""What is kept of a channel, and who is in it."""
+"""Methods of the server API that read: history and presence of a channel."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
     from roomcast.api.context import ApiContext
     from roomcast.api.request_models import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
-    from roomcast.model.json import JsonObject
+    from roomcast.model.json import Json, JsonObject
     from roomcast.model.publications import ClientInfo, Publication
 
-# Whoever wants more asks for pages: an answer is made in memory.
+# Larger results need pages: a result is made in memory.
 MAX_PRESENT = 10_000
 
 
 async def history(context: ApiContext, wanted: HistoryRequest) -> JsonObject:
-    """Return a channel's position, and what is kept of it.
+    """Return a channel's position, and publications of its history.
 
-    After `since`, oldest first; or with `reverse` before it, newest first. A payload that is no JSON is `text` or
-    `base64`, and its `data` null. Errors: 108 for a channel without a history, 112 if `since` is of another epoch.
+    Those after `since`, oldest first; or with `reverse` those before it, newest first. Data that is not JSON is in
+    `text` or `base64`, and `data` is null. Errors: 108 for a channel without a history, 112 if `since` is of another
+    epoch.
     """
     since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
     limit = MAX_RECOVERED if wanted.limit < 0 else wanted.limit
@@ -38,26 +39,25 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> JsonObject:
 
 
 async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> JsonObject:
-    """Remove what is kept of a channel; its position stays, and goes on.
+    """Remove all publications of a channel's history; its position continues.
 
-    A client that comes back and is behind it is told that something is lost. Errors: 108 for a channel without a
-    history.
+    A client that reconnects from an earlier position cannot recover. Errors: 108 for a channel without a history.
     """
     await context.node.histories.remove(wanted.channel)
     return {}
 
 
 async def presence(context: ApiContext, wanted: PresenceRequest) -> JsonObject:
-    """Return who is in a channel, on whatever node: all, or with `limit` or `cursor` a page of them.
+    """Return the clients in a channel, on all nodes: all, or with `limit` or `cursor` a page.
 
-    The cursor of a page is that of the next one, empty after the last. Who is there all the while is on some page; who
-    comes or goes meanwhile may be missing, or there twice. Errors: 108 for a channel without presence, 106 for more
-    than 10,000 clients at once.
+    The cursor of a page selects the next one, and is empty on the last. A client that stays is on some page; one that
+    joins or leaves meanwhile may be missing or listed twice. Errors: 108 for a channel without presence, 106 for more
+    than 10,000 clients without pages.
     """
     if wanted.is_paged:
         return await presence_page(context, wanted)
     channel = _present_channel(context, wanted.channel)
-    clients: dict[str, Any] = {}
+    clients: dict[str, Json] = {}
     cursor = ""
     while True:
         page = await context.node.presence.page(channel, cursor=cursor, limit=MAX_PAGE_LENGTH)
@@ -70,7 +70,7 @@ async def presence(context: ApiContext, wanted: PresenceRequest) -> JsonObject:
 
 
 async def presence_page(context: ApiContext, wanted: PresenceRequest) -> JsonObject:
-    """Return a page of who is in a channel; see `presence`."""
+    """Return a page of the clients in a channel; see `presence`."""
     page = await context.node.presence.page(
         _present_channel(context, wanted.channel), cursor=wanted.cursor, limit=wanted.limit
     )
@@ -78,16 +78,16 @@ async def presence_page(context: ApiContext, wanted: PresenceRequest) -> JsonObj
 
 
 async def presence_stats(context: ApiContext, wanted: PresenceStatsRequest) -> JsonObject:
-    """Return how many clients and users are in a channel.
+    """Return the numbers of clients and users in a channel.
 
-    Several clients of one user are one user, and so are all those that name none. Errors are those of presence.
+    All anonymous clients count as one user. Errors: as of presence.
     """
     counts = await context.node.presence.count(_present_channel(context, wanted.channel))
     return {"num_clients": counts.client_count, "num_users": counts.user_count}
 
 
 def _present_channel(context: ApiContext, channel: str) -> str:
-    """Return the channel if it is one with presence. Raises: ClientError 102, 108."""
+    """Return the channel if it has presence. Raises: ClientError 102, 108."""
     if not context.node.namespaces.of(channel).presence:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "the channel's namespace has no presence")
     return channel
@@ -95,9 +95,9 @@ def _present_channel(context: ApiContext, channel: str) -> str:
 
 def _publication(publication: Publication) -> orjson.Fragment:
     text = envelope(publication)
-    # cent wants `data` in every publication.
+    # cent requires `data` in every publication.
     return orjson.Fragment(text if publication.kind is Kind.JSON else b'{"data":null,' + text[1:])
 
 
-def _clients(clients: Iterable[ClientInfo]) -> dict[str, Any]:  # Any: JSON
+def _clients(clients: Iterable[ClientInfo]) -> dict[str, Json]:
     return {each.client: client_members(each) for each in clients}

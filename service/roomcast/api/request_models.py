@@ -1,16 +1,19 @@
-"""What each method of the server API takes. Fields that are not known are ignored, and null is as good as absent."""
+"""Requests of the server API's methods. Unknown fields are ignored, and null is treated as absent."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from roomcast.auth.shapes import OverrideShape
+from roomcast.bodies import faults
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
 from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.json import Json
 from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.positions import MAX_OFFSET
 from roomcast.presence import MAX_PAGE_LENGTH
@@ -21,7 +24,7 @@ MAX_BATCH = 1000
 Wanted = TypeVar("Wanted", bound="ApiRequest")
 
 
-def _check_json(value: Any) -> Any:  # Any: JSON
+def _check_json(value: Json) -> Json:
     try:
         orjson.dumps(value)
     except orjson.JSONEncodeError as exc:
@@ -30,46 +33,46 @@ def _check_json(value: Any) -> Any:  # Any: JSON
 
 
 _Channel = Annotated[str, AfterValidator(check_channel), Field(description="for example room:lobby")]
-_Json = Annotated[Any, AfterValidator(_check_json)]  # Any: JSON
+_Json = Annotated[Json, AfterValidator(_check_json)]
 _Client = Annotated[str, Field(max_length=255)]
 
 
-def example(wanted: dict[str, Any]) -> ConfigDict:  # Any: JSON
-    """Return the configuration of a request with an example for its documentation."""
+def example(wanted: dict[str, Json]) -> ConfigDict:
+    """Return the configuration of a request with this example in its documentation."""
     return ConfigDict(json_schema_extra={"examples": [wanted]})
 
 
 class ApiRequest(BaseModel):
-    """What the requests have in common."""
+    """The base of all requests."""
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, wanted: Any) -> Any:  # Any: whatever was sent
+    def _null_is_absent(cls, wanted: Json) -> Json:
         if not isinstance(wanted, dict):
             return wanted
         return {name: value for name, value in wanted.items() if value is not None or name == "data"}
 
 
 class Position(ApiRequest):
-    """A place in a history. epoch: the text that came with the offset; empty: the present one."""
+    """A position in a history. epoch: received together with the offset; empty: the current one."""
 
     offset: int = Field(0, ge=0, le=MAX_OFFSET)
     epoch: str = Field("", max_length=32)
 
 
 class _Payload(ApiRequest):
-    data: Any = Field(None, description="any JSON value; subscribers get it as compact JSON text")  # Any: JSON
-    b64data: str = Field("", description="instead of data: bytes in base64; what is no JSON goes as a binary message")
-    tags: dict[str, str] = Field(default_factory=dict, description="what subscribers can filter by")
-    skip_history: bool = Field(default=False, description="for those who are subscribed now; not kept")
+    data: Json = Field(None, description="any JSON value; subscribers receive it as compact JSON text")
+    b64data: str = Field("", description="instead of data: bytes in base64; sent as a binary message unless it is JSON")
+    tags: dict[str, str] = Field(default_factory=dict, description="subscribers can filter by them")
+    skip_history: bool = Field(default=False, description="only for current subscribers, not added to the history")
     idempotency_key: str = Field(
         "", max_length=MAX_KEY_LENGTH, description="the same key in a channel within 5 minutes publishes once"
     )
-    delta: bool = Field(default=False, description="taken and ignored: the namespace says whether there are deltas")
-    version: int | None = Field(None, ge=0, le=MAX_VERSION, description="not higher than the newest: dropped; 0: none")
-    version_epoch: str = Field(
-        "", max_length=MAX_VERSION_EPOCH_LENGTH, description="another one begins counting versions anew"
+    delta: bool = Field(default=False, description="accepted and ignored: deltas are an option of the namespace")
+    version: int | None = Field(
+        None, ge=0, le=MAX_VERSION, description="dropped unless higher than the newest version; 0: none"
     )
+    version_epoch: str = Field("", max_length=MAX_VERSION_EPOCH_LENGTH, description="a new one restarts the versions")
 
     @model_validator(mode="after")
     def _has_payload(self) -> _Payload:
@@ -79,7 +82,7 @@ class _Payload(ApiRequest):
 
 
 class PublishRequest(_Payload):
-    """What is to be published, and where."""
+    """A publication to one channel."""
 
     model_config = example({"channel": "room:lobby", "data": {"text": "hi"}})
 
@@ -87,24 +90,24 @@ class PublishRequest(_Payload):
 
 
 class BroadcastRequest(_Payload):
-    """What is to be published, and in which channels."""
+    """A publication to many channels."""
 
     model_config = example({"channels": ["user:ada", "user:bob"], "data": {"text": "hi"}})
 
-    channels: list[str] = Field(min_length=1, max_length=MAX_BROADCAST, description="each answered by itself")
+    channels: list[str] = Field(min_length=1, max_length=MAX_BROADCAST, description="each has its own result")
 
 
 class HistoryRequest(ApiRequest):
-    """What is wanted of a history."""
+    """A part of a channel's history."""
 
     model_config = example({"channel": "room:lobby", "limit": 10, "reverse": True})
 
     channel: _Channel
     limit: int = Field(
-        0, ge=-1, le=MAX_RECOVERED, description=f"so many at most; 0: the position alone; -1: {MAX_RECOVERED}"
+        0, ge=-1, le=MAX_RECOVERED, description=f"maximum number; 0: only the position; -1: {MAX_RECOVERED}"
     )
-    since: Position | None = Field(None, description="those after this position, with reverse before it")
-    reverse: bool = Field(default=False, description="the newest ones, newest first")
+    since: Position | None = Field(None, description="publications after it, with reverse before it")
+    reverse: bool = Field(default=False, description="newest first")
 
 
 class HistoryRemoveRequest(ApiRequest):
@@ -116,26 +119,26 @@ class HistoryRemoveRequest(ApiRequest):
 
 
 class _PagedRequest(ApiRequest):
-    """What may be asked for in pages: by `limit` or `cursor`."""
+    """A request for everything, or with `limit` or `cursor` for a page."""
 
     @property
     def is_paged(self) -> bool:
-        """Return whether a page is wanted."""
+        """Return whether it is for a page."""
         return not self.model_fields_set.isdisjoint({"limit", "cursor"})
 
 
 class PresenceRequest(_PagedRequest):
-    """Which channel's clients are asked for: all, or with limit or cursor a page of them."""
+    """The clients in a channel: all, or with limit or cursor a page."""
 
     model_config = example({"channel": "room:lobby"})
 
     channel: _Channel
-    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="about how many; a page may hold some more")
-    cursor: str = Field("", description="of the page before; empty for the first one")
+    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="approximate number; a page may have some more")
+    cursor: str = Field("", description="from the previous page; empty for the first one")
 
 
 class PresenceStatsRequest(ApiRequest):
-    """Which channel's clients are counted."""
+    """The numbers of clients and users in a channel."""
 
     model_config = example({"channel": "room:lobby"})
 
@@ -143,52 +146,36 @@ class PresenceStatsRequest(ApiRequest):
 
 
 class _UserRequest(ApiRequest):
-    """Whose connections are meant: all of a user's, or one by its client or session id."""
+    """The connections of a user, or one by its client or session id."""
 
-    user: str = Field(max_length=255, description='who it is; "" is who has no name, and needs client or session')
+    user: str = Field(max_length=255, description='"" is anonymous, and requires client or session')
     client: _Client = Field("", description="only the connection of this client id")
     session: _Client = Field("", description="only the connection of this session id")
 
     @model_validator(mode="after")
-    def _names_somebody(self) -> _UserRequest:
+    def _selects_connections(self) -> _UserRequest:
         if not (self.user or self.client or self.session):
             raise ValueError("user is empty: name a client or session")
         return self
 
 
-class Flag(ApiRequest):
-    """An option of a channel that is overridden."""
-
-    value: bool
-
-
-class Override(ApiRequest):
-    """Options of a channel that are otherwise for one subscription."""
-
-    presence: Flag | None = None
-    join_leave: Flag | None = None
-    force_push_join_leave: Flag | None = None
-    force_positioning: Flag | None = None
-    force_recovery: Flag | None = None
-
-
 class SubscribeRequest(_UserRequest):
-    """Who is subscribed, and to what."""
+    """A server-side subscription of a user's connections."""
 
     model_config = example({"user": "ada", "channel": "room:lobby"})
 
     channel: _Channel
-    info: _Json = Field(None, description="goes with the subscription, for others to see")
+    info: _Json = Field(None, description="JSON about the client for others in this channel")
     b64info: str = Field("", description="instead of info: bytes in base64")
     data: _Json = Field(None, description="for the client")
     b64data: str = Field("", description="instead of data: bytes in base64")
     expire_at: int = Field(0, ge=0, description="when the subscription expires, seconds since 1970; 0: never")
-    recover_since: Position | None = Field(None, description="the client has what came up to here")
-    override: Override | None = None
+    recover_since: Position | None = Field(None, description="the client recovers publications after it")
+    override: OverrideShape | None = None
 
 
 class UnsubscribeRequest(_UserRequest):
-    """Whose subscription ends."""
+    """The end of a user's subscriptions to a channel."""
 
     model_config = example({"user": "ada", "channel": "room:lobby"})
 
@@ -196,7 +183,7 @@ class UnsubscribeRequest(_UserRequest):
 
 
 class DisconnectCode(ApiRequest):
-    """The close code and the reason that a client is told; 0 is 3503, force disconnect."""
+    """Close code and reason for the client; 0 is 3503, force disconnect."""
 
     code: int = Field(0, description="3000 to 4999")
     reason: str = ""
@@ -211,45 +198,47 @@ class DisconnectCode(ApiRequest):
 
 
 class DisconnectRequest(_UserRequest):
-    """Whose connections end, and how."""
+    """The end of a user's connections."""
 
     model_config = example({"user": "ada", "disconnect": {"code": 4500, "reason": "banned"}})
 
-    whitelist: list[_Client] = Field(default_factory=list, max_length=1000, description="client ids that stay")
-    disconnect: DisconnectCode | None = Field(None, description="3503, force disconnect, if it is absent")
+    whitelist: list[_Client] = Field(
+        default_factory=list, max_length=1000, description="client ids that are not disconnected"
+    )
+    disconnect: DisconnectCode | None = Field(None, description="default: 3503, force disconnect")
 
 
 class RefreshRequest(_UserRequest):
-    """Whose connections expire at another time, or now."""
+    """A new expiration time of a user's connections."""
 
     model_config = example({"user": "ada", "expire_at": 1900000000})
 
-    expired: bool = Field(default=False, description="the connection ends now (3005)")
+    expired: bool = Field(default=False, description="the connections expire now (3005)")
     expire_at: int = Field(0, ge=0, description="seconds since 1970; 0: never")
-    info: _Json = Field(None, description="goes with the connection from now on, for others to see")
+    info: _Json = Field(None, description="new JSON about the client for others")
     b64info: str = Field("", description="instead of info: bytes in base64")
 
 
 class ChannelsRequest(_PagedRequest):
-    """Which channels are listed: all that match, or with limit or cursor a page of them."""
+    """The channels that match: all, or with limit or cursor a page."""
 
     model_config = example({"pattern": "room:*"})
 
     pattern: str = Field(
         "", max_length=MAX_PATTERN_LENGTH, description="* any text, ? one character, [a-c], [!a-c], {room,game}"
     )
-    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="so many at most")
-    cursor: str = Field("", max_length=255, description="of the page before; empty for the first one")
+    limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="maximum number")
+    cursor: str = Field("", max_length=255, description="from the previous page; empty for the first one")
 
 
 class InfoRequest(ApiRequest):
-    """Nothing."""
+    """No parameters."""
 
     model_config = example({})
 
 
 class RpcRequest(ApiRequest):
-    """Which of the application's procedures is called."""
+    """A call of one of the application's procedures."""
 
     model_config = example({"method": "sum", "params": [1, 2]})
 
@@ -258,7 +247,7 @@ class RpcRequest(ApiRequest):
 
 
 class BatchRequest(ApiRequest):
-    """Many methods at once, each as `{"<method>": {its request}}`."""
+    """Many commands, each `{"<method>": {its request}}`."""
 
     model_config = example(
         {
@@ -269,15 +258,14 @@ class BatchRequest(ApiRequest):
         }
     )
 
-    commands: list[dict[str, Any]] = Field(max_length=MAX_BATCH)  # Any: JSON
-    parallel: bool = Field(default=False, description="at once and in any order, and not one after the other")
+    commands: list[dict[str, Json]] = Field(max_length=MAX_BATCH)
+    parallel: bool = Field(default=False, description="run at once, in any order, instead of one after the other")
 
 
-def validated(model: type[Wanted], wanted: object) -> Wanted:
-    """Return what was asked for. Raises: ClientError 107 that names what is wrong."""
+def validated(model: type[Wanted], wanted: Json) -> Wanted:
+    """Return the request. Raises: ClientError 107 that names the invalid field."""
     try:
         return model.model_validate(wanted)
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the request"
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{where}: {first['msg']}") from None
+        place, message = faults(exc)[0]
+        raise ClientError(ErrorCode.BAD_REQUEST, f"{place or 'the request'}: {message}") from None

@@ -1,4 +1,4 @@
-"""What clients may read of a room, where they may; their token is in a header. Errors have HTTP statuses."""
+"""History and presence of a room for plain clients with the permission. Errors have HTTP statuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roomcast.api.request_models import HistoryRequest, PresenceRequest, validat
 from roomcast.auth.permissions import Action, may
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 from roomcast.web.state import find
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["rooms"])
 
 
-@router.get("/rooms/{name}/history", response_class=Response, summary="Read what is kept of a room.")
+@router.get("/rooms/{name}/history", response_class=Response, summary="Read the history of a room.")
 async def room_history(request: Request, name: str) -> Response:
-    """Return what is kept of a room, where any client may: `?limit=10&reverse=true`, `?limit=10&since=1&epoch=`.
+    """Return the history of a room, if the client may read it: `?limit=10&reverse=true`, `?limit=10&since=1&epoch=`.
 
-    Answers and errors are those of `/api/history`, and 103 where clients may not; errors have HTTP statuses.
+    Results and errors are those of `/api/history`, and 103 without the permission; errors have HTTP statuses.
     """
     channel = await _permitted_channel(request, name, Action.HISTORY)
     query: dict[str, Any] = dict(request.query_params)
@@ -39,11 +39,11 @@ async def room_history(request: Request, name: str) -> Response:
     return _result(await history(find(request, ApiContext), wanted))
 
 
-@router.get("/rooms/{name}/presence", response_class=Response, summary="See who is in a room.")
+@router.get("/rooms/{name}/presence", response_class=Response, summary="List the clients in a room.")
 async def room_presence(request: Request, name: str) -> Response:
-    """Return who is in a room, where any client may see it, a page at a time: `?limit=100&cursor=`.
+    """Return a page of the clients in a room, if the client may see them: `?limit=100&cursor=`.
 
-    Answers and errors are those of `/api/presence`, and 103 where clients may not; errors have HTTP statuses.
+    Results and errors are those of `/api/presence`, and 103 without the permission; errors have HTTP statuses.
     """
     channel = await _permitted_channel(request, name, Action.PRESENCE)
     wanted = validated(PresenceRequest, {**request.query_params, "channel": channel})
@@ -51,10 +51,10 @@ async def room_presence(request: Request, name: str) -> Response:
 
 
 async def _permitted_channel(request: Request, name: str, action: Action) -> str:
-    """Return the channel of a room if this client may do this there. Raises: ClientError 107, 103, 101, 109."""
+    """Return the channel of a room if this client has the permission. Raises: ClientError 107, 103, 101, 109."""
     channel = room_channel(name)
-    visitor = await find(request, Admission).required(request)
-    may(action, channel, find(request, ApiContext).node.namespaces.of(channel), visitor.client, is_subscribed=False)
+    identity = await find(request, Authenticator).required(request)
+    may(action, channel, find(request, ApiContext).node.namespaces.of(channel), identity.client, is_subscribed=False)
     return channel
 
 

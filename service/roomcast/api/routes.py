@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -21,21 +21,20 @@ from roomcast.web.state import find
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from roomcast.model.json import JsonObject
+    from roomcast.model.json import Json, JsonObject
 
-    # Takes a request's JSON, which nobody has checked, and returns what is answered, JSON too.
-    _Answer = Callable[[ApiContext, Any], Awaitable[JsonObject]]
+    _Answer = Callable[[ApiContext, Json], Awaitable[JsonObject]]
 
 router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
 
-# What a request may hold beside two messages' worth of data, such as a thousand channels of a broadcast.
+# In addition to twice the maximum size of a message, such as for a thousand channels of a broadcast.
 _REQUEST_BYTES = 512 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
 _MODE_HEADERS = ("X-Roomcast-Error-Mode", "X-Centrifugo-Error-Mode")
 
 
 def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Request], Awaitable[Response]]:
-    """Return an endpoint: errors too are 200, unless the request wants them as HTTP statuses."""
+    """Return an endpoint. Errors have status 200 too, unless the request asks for HTTP statuses."""
 
     async def endpoint(request: Request) -> Response:
         context = find(request, ApiContext)
@@ -52,18 +51,18 @@ def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Req
 
 
 def _of_method(name: str) -> _Answer:
-    async def answer(context: ApiContext, wanted: object) -> JsonObject:
+    async def answer(context: ApiContext, wanted: Json) -> JsonObject:
         return {"result": await call(context, name, wanted)}
 
     return answer
 
 
-async def _batch(context: ApiContext, wanted: object) -> JsonObject:
+async def _batch(context: ApiContext, wanted: Json) -> JsonObject:
     return await batch(context, validated(BatchRequest, wanted))
 
 
-async def _by_body(context: ApiContext, wanted: object) -> JsonObject:
-    """Take `{"method": "publish", "params": {...}}`, as Centrifugo's older clients send it."""
+async def _by_body(context: ApiContext, wanted: Json) -> JsonObject:
+    """Accept `{"method": "publish", "params": {...}}`, the format of older clients of Centrifugo."""
     if not isinstance(wanted, dict) or not isinstance(wanted.get("method"), str):
         raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
     return {"result": await call(context, wanted["method"], wanted.get("params", {}))}

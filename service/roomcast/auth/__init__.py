@@ -1,9 +1,11 @@
-"""Who a client is, what it was given, and what keeps it out: values that tokens make and sessions use."""
+"""Authentication and authorization of clients: the claims of tokens, and the errors of invalid ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,32 +14,35 @@ if TYPE_CHECKING:
 
 
 class InvalidToken(Exception):  # noqa: N818  (the noun of the field)
-    """A token that is none of ours, or says what it must not; `reason` is for logs and for who makes tokens."""
+    """A token that is not signed with a known key, or has an invalid claim.
+
+    reason: for logs and for the service that issues tokens, never for the client. Each endpoint answers in its own way:
+        error 101, close code 3500, or error 103 for a subscription token.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class ExpiredToken(Exception):  # noqa: N818  (as above)
-    """A token that was good: its client should get a new one."""
+class ExpiredToken(ClientError):  # noqa: N818  (as above)
+    """A token that has expired (error 109): its client should get a new one."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.TOKEN_EXPIRED, "get a new one")
 
 
-class KeysUnavailable(Exception):  # noqa: N818  (as above)
-    """Nobody can say yet whether a token is good: the key that it names could not be fetched; try again soon."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class KeysUnavailable(BrokerUnavailable):
+    """A token that cannot be validated now (error 100), because its key could not be fetched; the client retries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """What a subscription has in another way than its namespace says; None: as the namespace says.
+    """Options of the namespace that are overridden for one subscription; None: as in the namespace.
 
-    presence: others see the client in the channel. join_leave: others are told when it comes and goes.
-    push_join_leave: the client is told of others, though it did not ask. position, recover: the same for its position,
-        and for what it missed.
+    presence: the client is listed in the channel's presence. join_leave: its joins and leaves are published.
+    push_join_leave: it receives joins and leaves of others without asking. position: it receives positions.
+    recover: it can recover missed publications.
     """
 
     presence: bool | None = None
@@ -49,9 +54,9 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionOptions:
-    """How a client is subscribed to a channel by the server.
+    """Options of a subscription that the server makes for a client.
 
-    info: JSON that others see of the client in this channel, or empty. data: JSON for the client itself, or empty.
+    info: JSON about the client for others in this channel, or empty. data: JSON for the client itself, or empty.
     """
 
     info: bytes = b""
@@ -61,11 +66,12 @@ class SubscriptionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionClaims:
-    """What a connection token says.
+    """Claims of a connection token.
 
-    user: "" is nobody known. expire_at_s: Unix time at which the connection ends unless it is refreshed; None: never.
-    info: JSON that others see of the client, or empty. meta: JSON that only the application's handlers see, or empty.
-    channels, subs: what the client is subscribed to as it connects. grants: what it may do beside its namespaces.
+    user: "" is an anonymous client. info: JSON about the client for others, or empty.
+    expire_at_s: Unix time at which the connection expires unless it is refreshed; None: never.
+    meta: JSON that only the application's handlers receive, or empty.
+    channels, subs: server-side subscriptions. grants: permissions in addition to those of the namespaces.
     """
 
     user: str
@@ -79,9 +85,9 @@ class ConnectionClaims:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionClaims:
-    """What a subscription token says: this user may subscribe to this channel.
+    """Claims of a subscription token: this user may subscribe to this channel.
 
-    expire_at_s: Unix time at which the subscription ends unless it is refreshed; None: never.
+    expire_at_s: Unix time at which the subscription expires unless it is refreshed; None: never.
     info, data, override: as in `SubscriptionOptions`.
     """
 

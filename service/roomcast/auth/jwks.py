@@ -1,4 +1,4 @@
-"""The public keys of who signs tokens, fetched from a URL (JWKS, RFC 7517) and kept."""
+"""Public keys of the token issuer, fetched from a URL (JWKS, RFC 7517) and cached."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 REFRESH_INTERVAL_S = 3600.0
-# However many tokens name keys that nobody knows, whoever serves the keys is asked no more often.
+# Tokens with unknown key ids cannot make a node fetch more often than this.
 MIN_FETCH_INTERVAL_S = 10.0
 _FETCH_TIMEOUT_S = 5.0
 # Providers publish two or three keys, of 1 to 3 KB each with their certificates.
@@ -33,7 +33,7 @@ _MAX_KEYS = 100
 
 
 class KeySet:
-    """The keys behind one URL, by their ids. Keys that were fetched once are kept while the URL is down."""
+    """The keys of one URL, by their ids. Fetched keys are kept while the URL is unavailable."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -46,10 +46,10 @@ class KeySet:
         self._fetching: asyncio.Task[bool] | None = None
 
     async def find(self, key_id: str | None, algorithm: str) -> Key | None:
-        """Return the key of this id for this algorithm; without an id the only one for it. None: there is none.
+        """Return the key with this id for this algorithm, or None; without an id, the only key for the algorithm.
 
-        Waits for a fetch if the key is not known, or once when the keys have become old; all who wait share it.
-        Raises: KeysUnavailable if it is not known, and could not be asked for just now.
+        Waits for a fetch if the key is unknown, and once when the keys are an hour old; concurrent calls share it.
+        Raises: KeysUnavailable if the key is unknown and the keys could not be fetched now.
         """
         key, is_current = self._known(key_id, algorithm), False
         if key is None or self._clock() >= self._is_stale_at_s:
@@ -60,7 +60,7 @@ class KeySet:
         return key
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel a fetch and close the connections."""
         if self._fetching is not None:
             await end(self._fetching)
         await self._http.aclose()
@@ -70,7 +70,7 @@ class KeySet:
         return None if not found or (key_id is None and len(found) > 1) else found[0]
 
     async def _refresh(self, *, is_awaited: bool) -> bool:
-        """Fetch the keys unless that was tried just now. Returns: whether they were fetched while this waited."""
+        """Fetch the keys unless that was tried in the last 10 s; return whether they were fetched while this waited."""
         if self._fetching is None:
             if self._clock() < self._next_fetch_at_s:
                 return False
@@ -94,14 +94,14 @@ class KeySet:
         return not self._has_failed
 
     async def _download(self) -> bytes:
-        # Not compressed, so that the bound holds for what is unpacked too.
+        # Uncompressed, so that the limit applies to the decoded size too.
         async with self._http.stream("GET", self._url, headers={"Accept-Encoding": "identity"}) as response:
             response.raise_for_status()
             return await read_chunks(response.aiter_raw(), _MAX_BYTES)
 
 
 def _read(document: bytes) -> list[tuple[str | None, Key]]:
-    """Return the usable keys of a JWKS with their ids. Raises: ValueError for a document that is none."""
+    """Return the usable keys of a JWKS with their ids. Raises: ValueError for anything but a JWKS."""
     jwks = orjson.loads(document)
     entries = jwks.get("keys") if isinstance(jwks, dict) else None
     if not isinstance(entries, list) or len(entries) > _MAX_KEYS:

@@ -1,4 +1,4 @@
-"""What tokens are checked with: secrets, and public keys, each for its own algorithms and no other."""
+"""Keys that verify tokens: secrets and public keys, each for its own algorithms only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from jwt.exceptions import PyJWTError
 from roomcast.config import ENV_PREFIX, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from roomcast.config import Settings
+    from roomcast.model.json import JsonObject
 
-# RFC 7518 3.2: a secret has as many bytes as the hash, or more.
+# RFC 7518 3.2: a secret has at least as many bytes as the hash.
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512"})
 _CURVES = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
@@ -33,14 +32,14 @@ _MIN_RSA_BITS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key, and the algorithms that it may be used with; what a token says of its algorithm changes nothing."""
+    """A key and the algorithms that it may be used with; the `alg` of a token only selects among them."""
 
     material: Any  # str of a secret, or one of cryptography's public keys
     algorithms: frozenset[str]
 
 
 def secret_key(secret: str) -> Key:
-    """Return the key of a shared secret. Raises: ValueError for a text that is another kind of key."""
+    """Return the key of a shared secret. Raises: ValueError for the text of a public key."""
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except PyJWTError:
@@ -49,7 +48,7 @@ def secret_key(secret: str) -> Key:
 
 
 def pem_key(pem: bytes) -> Key:
-    """Return the public key of a PEM text. Raises: ValueError that says what is wrong with it."""
+    """Return the public key of a PEM text. Raises: ValueError with the reason."""
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -57,15 +56,15 @@ def pem_key(pem: bytes) -> Key:
     return Key(key, _algorithms_of(key))
 
 
-def jwk_key(jwk: Mapping[str, Any]) -> Key:  # Any: JSON
-    """Return the public key of a JWK. Raises: ValueError for one that is not public, or not for checking signatures."""
+def jwk_key(jwk: JsonObject) -> Key:
+    """Return the public key of a JWK. Raises: ValueError for a private key, or one that is not for signatures."""
     if jwk.get("kty") not in ("RSA", "EC", "OKP") or "d" in jwk:
         raise ValueError("not a public key")
     uses = jwk.get("key_ops", ["verify"])
     if jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         raise ValueError("not for checking signatures")
     try:
-        # Without its `alg`, which would choose how the rest is read.
+        # Without its `alg`, which would select the parser of the other members.
         key = PyJWK({name: value for name, value in jwk.items() if name != "alg"}).key
     except (PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm, OverflowError) as exc:
         raise ValueError(f"unusable ({type(exc).__name__})") from None
@@ -76,7 +75,7 @@ def jwk_key(jwk: Mapping[str, Any]) -> Key:  # Any: JSON
 
 
 def local_keys(settings: Settings) -> list[Key]:
-    """Return the keys that need not be fetched: of the secret, the one before it, the file. Raises: ConfigError."""
+    """Return the keys in the settings: secret, previous secret, public key file. Raises: ConfigError."""
     keys = []
     for name, secret in (("SECRET", settings.secret), ("PREVIOUS_SECRET", settings.previous_secret)):
         if secret is not None:

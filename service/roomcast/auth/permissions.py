@@ -1,4 +1,4 @@
-"""What a client may do in a channel: pure, asked before each subscription, publication and look."""
+"""Permissions of a client in a channel: checked for each subscription, publication and read. No I/O."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from roomcast.model.namespaces import PRIVATE, Who
 if TYPE_CHECKING:
     from roomcast.model.namespaces import Namespace
 
-# What stands after the last one in a channel's name is who may be in it: `dialog:#42,43`.
+# The users after the last one in a channel's name may subscribe: `dialog:#42,43`.
 _USERS = "#"
 _ANY = "*"
 
 
 class Action(enum.Enum):
-    """What a client does in a channel."""
+    """An action of a client in a channel."""
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
@@ -28,26 +28,26 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Actions that a token allows in all channels whose name fits a pattern.
+    """Actions that a token allows in all channels whose name matches a pattern.
 
-    In a pattern `*` stands for any run of characters, also none: `room:*`, `draw:team-42-*`. A private channel fits
-    only a pattern that says so itself, by its `$`.
+    In a pattern `*` matches any number of characters, also none: `room:*`, `draw:team-42-*`. A private channel matches
+    only a pattern that starts with `$`.
     """
 
     pattern: str
     actions: frozenset[Action]
 
     def allows(self, action: Action, channel: str) -> bool:
-        """Return whether this is granted, in a time that grows with the lengths of pattern and name alone."""
+        """Return whether this is granted, in a time that depends only on the lengths of pattern and name."""
         return action in self.actions and _fits(self.pattern, channel)
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks.
+    """The client whose permissions are checked.
 
-    user: "" is nobody known. is_trusted: nobody checks clients here (ROOMCAST_INSECURE), so `$` and `#` keep nobody
-        out; what the namespaces say holds all the same.
+    user: "" is anonymous. is_trusted: clients are not authenticated (ROOMCAST_INSECURE), so `$` and `#` restrict no
+        channel; the permissions of namespaces still apply.
     """
 
     user: str = ""
@@ -62,9 +62,9 @@ def may(
 
     Args:
         namespace: the channel's.
-        is_subscribed: the client is in the channel now.
-        has_token: it brought a subscription token for this channel and this user, which was checked.
-    Raises: ClientError 103 that says what is missing.
+        is_subscribed: the client is subscribed to the channel now.
+        has_token: it has a valid subscription token for this channel and this user.
+    Raises: ClientError 103 with the missing permission.
     """
     if action is Action.SUBSCRIBE:
         _may_subscribe(channel, namespace, client, has_token=has_token)
@@ -73,18 +73,18 @@ def may(
 
 
 def is_limited(channel: str) -> bool:
-    """Return whether a channel's name says by itself who may be in it."""
+    """Return whether a channel's name restricts its subscribers."""
     return channel.startswith(PRIVATE) or users_of(channel) is not None
 
 
 def users_of(channel: str) -> frozenset[str] | None:
-    """Return the users who alone may be in a channel such as `dialog:#42,43`; None where the name limits nobody."""
+    """Return the users to which a channel such as `dialog:#42,43` is restricted; None if it is not."""
     _, separator, names = channel.rpartition(_USERS)
     return frozenset(names.split(",")) - {""} if separator else None
 
 
 def personal_channel(namespace_name: str, user: str) -> str | None:
-    """Return a user's own channel, such as `user:#42`; None if others would be in it: for a name with `,` or `#`."""
+    """Return a user's personal channel, such as `user:#42`; None for a name with `,` or `#`: it would admit others."""
     channel = f"{namespace_name}:{_USERS}{user}"
     return channel if user and channel.rpartition(_USERS)[2].split(",") == [user] else None
 
@@ -135,7 +135,7 @@ def _who_may(action: Action, namespace: Namespace) -> Who:
 
 
 def _fits(pattern: str, channel: str) -> bool:
-    """Return whether a name fits. No regular expression: many `*` in one cost a power of the name's length."""
+    """Return whether a name matches. Not a regular expression: with many `*` its time is a power of the length."""
     start, star, rest = pattern.partition(_ANY)
     if not channel.startswith(start):
         return False
@@ -147,7 +147,7 @@ def _fits(pattern: str, channel: str) -> bool:
     at, end = len(start), len(channel) - len(last)
     if at > end or not channel.endswith(last):
         return False
-    for part in middle:  # the first place of each leaves the most for those after it
+    for part in middle:  # the first match of each leaves the most room for the next
         found = channel.find(part, at, end)
         if found < 0:
             return False

@@ -1,4 +1,4 @@
-"""Tickets: a way into one connection, for clients that have no place for a token but the URL."""
+"""Tickets: each authenticates one connection of a client that can put a credential only into the URL."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.redis_access.pipeline import run_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from roomcast.model.json import JsonObject
     from roomcast.redis_access.client import Client
 
-# Between the page's request for a ticket and its connection. A URL may end up in logs; by then it opens nothing.
+# Time for a page to connect after it got a ticket. A URL may end up in logs, where the ticket must be useless.
 TICKET_TTL_S = 30
 _TICKET_BYTES = 32
 _TICKET_LENGTH = 43  # of that many bytes in URL-safe base64
 
 
 class Tickets:
-    """Tickets in Redis: issued by any node, good for one connection to any node.
+    """Tickets in Redis: issued by any node, valid for one connection to any node.
 
-    Redis has only their hashes: who can read it cannot use them.
+    Redis holds only their hashes, so that a reader of Redis cannot use them.
     """
 
     def __init__(self, client: Client, *, prefix: str) -> None:
         self._client = client
         self._prefix = prefix
 
-    async def issue(self, claims: Mapping[str, Any]) -> str:  # Any: JSON
-        """Return a new ticket for these claims, 43 URL-safe characters, good for 30 s. Raises: BrokerUnavailable."""
+    async def issue(self, claims: JsonObject) -> str:
+        """Return a new ticket for these claims, 43 URL-safe characters, valid for 30 s. Raises: BrokerUnavailable."""
         ticket = secrets.token_urlsafe(_TICKET_BYTES)
         await self._run("SET", self._key(ticket), orjson.dumps(claims), "EX", TICKET_TTL_S)
         return ticket
 
-    async def redeem(self, ticket: str) -> dict[str, Any] | None:  # Any: JSON
-        """Return the claims of a ticket and end it, in one step; None if it was used, is too old, or never was one.
+    async def redeem(self, ticket: str) -> JsonObject | None:
+        """Return the claims of a ticket and delete it, atomically; None if it is used, expired or unknown.
 
-        Raises: BrokerUnavailable; the ticket may have been ended all the same.
+        Raises: BrokerUnavailable; the ticket may be deleted anyway.
         """
         if len(ticket) != _TICKET_LENGTH or not ticket.isascii():
             return None

@@ -1,14 +1,16 @@
-"""Checking tokens: JWTs that the application signed, and nobody else."""
+"""Validation of clients' tokens: JWTs with the signature of a known key."""
 
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jwt
 import orjson
 from jwt.exceptions import DecodeError, ExpiredSignatureError, InvalidSignatureError, PyJWTError
+from typing_extensions import override
 
 from roomcast.auth import ExpiredToken, InvalidToken
 from roomcast.auth.claims import connection_claims, subscription_claims
@@ -16,24 +18,30 @@ from roomcast.auth.jwks import KeySet
 from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, local_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from roomcast.auth import ConnectionClaims, SubscriptionClaims
     from roomcast.auth.keys import Key
     from roomcast.config import Settings
+    from roomcast.model.json import Json, JsonObject
 
-# Others allow as much; whoever needs more wants an id in the token, and the rest by that id.
+# Other servers of this kind allow as much. Larger data belongs into the application, under an id in the token.
 MAX_TOKEN_BYTES = 16 * 1024
 
-# PyJWT quotes some of what a token says before anybody knows who has signed it, and reasons are logged.
+# PyJWT quotes parts of a token before its signature is verified, and reasons are logged.
 _MAX_REASON_LENGTH = 120
+
+C = TypeVar("C")
 
 
 class TokenVerifier:
-    """Says what a token says, if it is signed with a key of ours and holds now.
+    """Returns the claims of a token that is signed with a known key and valid now.
 
-    A coroutine only for the sake of a key that must be fetched first: with the keys at hand nothing is waited for. An
-    HS256 token of 255 bytes takes some 50 us (tests/bench/tokens.py).
+    A coroutine only because a key may have to be fetched: with known keys it does not wait. An HS256 token of 255 bytes
+    takes about 50 us (tests/bench/tokens.py).
+
+    Args:
+        counts: invalid tokens are counted here, as `refused_tokens`.
     """
 
     def __init__(
@@ -44,7 +52,9 @@ class TokenVerifier:
         audience: str | None = None,
         issuer: str | None = None,
         leeway_s: float = 0.0,
+        counts: Counter[str] | None = None,
     ) -> None:
+        self._counts = Counter() if counts is None else counts
         self._keys = keys
         self._key_set = key_set
         self._audience = audience
@@ -53,23 +63,23 @@ class TokenVerifier:
         self._jwt = _StrictJwt()
 
     async def connection(self, token: str) -> ConnectionClaims:
-        """Return what a connection token says. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
-        return connection_claims(await self.payload(token))
+        """Return the claims of a connection token. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
+        return await self._claims(token, connection_claims)
 
     async def subscription(self, token: str) -> SubscriptionClaims:
-        """Return what a subscription token says; who compares its user and channel is the caller.
+        """Return the claims of a subscription token; the caller compares its user and channel.
 
         Raises: InvalidToken, ExpiredToken, KeysUnavailable.
         """
-        return subscription_claims(await self.payload(token))
+        return await self._claims(token, subscription_claims)
 
     async def aclose(self) -> None:
-        """Let go of what fetches keys."""
+        """Close the connections that fetch keys."""
         if self._key_set is not None:
             await self._key_set.aclose()
 
-    async def payload(self, token: str) -> dict[str, Any]:  # Any: JSON
-        """Return all claims of a token, as they are. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
+    async def payload(self, token: str) -> JsonObject:
+        """Return all claims of a token, not validated. Raises: InvalidToken, ExpiredToken, KeysUnavailable."""
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidToken(f"{len(token)} characters, at most {MAX_TOKEN_BYTES} are allowed")
         algorithm, key_id = _header_of(token)
@@ -89,7 +99,14 @@ class TokenVerifier:
             raise InvalidToken(f"signed with {algorithm[:16]!r}, for which there is no key here")
         raise InvalidToken("signed with a key that is none of ours")
 
-    def _decode(self, token: str, key: Key) -> dict[str, Any]:  # Any: JSON
+    async def _claims(self, token: str, read: Callable[[JsonObject], C]) -> C:
+        try:
+            return read(await self.payload(token))
+        except InvalidToken:
+            self._counts["refused_tokens"] += 1
+            raise
+
+    def _decode(self, token: str, key: Key) -> JsonObject:
         """Return the claims. Raises: InvalidToken, ExpiredToken, and PyJWT's InvalidSignatureError."""
         try:
             return self._jwt.decode(
@@ -108,10 +125,10 @@ class TokenVerifier:
             raise InvalidToken(str(exc)[:_MAX_REASON_LENGTH]) from None
 
 
-def read_verifier(settings: Settings) -> TokenVerifier:
-    """Return what checks tokens as the settings say; keys are fetched with the first token that needs them.
+def read_verifier(settings: Settings, counts: Counter[str] | None = None) -> TokenVerifier:
+    """Return the verifier that the settings describe; keys are fetched with the first token that needs them.
 
-    Raises: ConfigError for a secret or a file that holds no usable key.
+    Raises: ConfigError for a secret or a file without a usable key.
     """
     return TokenVerifier(
         local_keys(settings),
@@ -119,13 +136,15 @@ def read_verifier(settings: Settings) -> TokenVerifier:
         audience=settings.token_audience,
         issuer=settings.token_issuer,
         leeway_s=settings.token_leeway_s,
+        counts=counts,
     )
 
 
 class _StrictJwt(jwt.PyJWT):
-    """PyJWT, with a parser that takes JSON alone: no NaN, and no text or number that could not be written again."""
+    """PyJWT with a strict JSON parser: no NaN, and no text or number that cannot be serialised again."""
 
-    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    @override
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Json]:  # Any: PyJWT's parts of a token
         try:
             payload = orjson.loads(decoded["payload"])
         except orjson.JSONDecodeError as exc:
@@ -136,7 +155,7 @@ class _StrictJwt(jwt.PyJWT):
 
 
 def _header_of(token: str) -> tuple[str, str | None]:
-    """Return a token's algorithm and key id, for choosing the key; the key then says what is taken.
+    """Return a token's algorithm and key id, which select the key; the key determines the accepted algorithms.
 
     Raises: InvalidToken.
     """

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionOptions
+from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
@@ -88,7 +88,7 @@ async def refresh(session: Session, command: Command) -> Members | None:
 async def _claims(session: Session, token: str) -> ConnectionClaims | None:
     """Return the claims of a token, or of a client without one; None if the token is invalid: the connection is closed.
 
-    Raises: ClientError 101 for a missing token, 109 for an expired one, 100 while keys are not available.
+    Raises: ClientError 101 for a missing token, 109 for an expired one; BrokerUnavailable without its key.
     """
     settings = session.context.settings
     if settings.insecure:
@@ -99,10 +99,6 @@ async def _claims(session: Session, token: str) -> ConnectionClaims | None:
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
         return await session.context.verifier.connection(token)
-    except ExpiredToken:
-        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the connection token has expired") from None
-    except KeysUnavailable as exc:
-        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
         session.context.refused_token(session.connection, exc.reason)
         session.disconnect(INVALID_TOKEN)

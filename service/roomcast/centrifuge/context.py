@@ -77,6 +77,5 @@ class SessionContext:
         return {"expires": True, "ttl": min(max(math.ceil(ttl_s), 1), _MAX_TTL_S)}
 
     def refused_token(self, connection: Connection, reason: str) -> None:
-        """Count and log an invalid token; never the token itself."""
-        self.node.counts["refused_tokens"] += 1
+        """Log why a token is invalid; never the token itself."""
         log.info("session.refused_token", conn=connection.id, reason=reason)

@@ -13,9 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING
 
 from roomcast.model.errors import ClientError, ErrorCode
+
+if TYPE_CHECKING:
+    from roomcast.model.json import Json, JsonObject
 
 MAX_DEPTH = 8
 MAX_NODES = 64
@@ -100,7 +103,7 @@ _WITH_VALUES = frozenset({Compare.IN, Compare.NOT_IN})
 _WITH_NOTHING = frozenset({Compare.EXISTS, Compare.NOT_EXISTS})
 
 
-def parse(tf: Mapping[str, Any]) -> Filter:  # Any: JSON of a client
+def parse(tf: JsonObject) -> Filter:
     """Return the filter that a client wants.
 
     Args:
@@ -144,7 +147,7 @@ class _Reader:
         self._nodes = 0
         self._values = 0
 
-    def node(self, node: Any, *, depth: int) -> Filter:  # Any: JSON of a client
+    def node(self, node: Json, *, depth: int) -> Filter:
         if not isinstance(node, Mapping):
             raise _refused("a node is an object")
         self._nodes += 1
@@ -158,7 +161,7 @@ class _Reader:
         except ValueError:
             raise _refused("op is one of and, or, not; or empty") from None
 
-    def _branch(self, operation: Operation, node: Mapping[str, Any], depth: int) -> Branch:
+    def _branch(self, operation: Operation, node: JsonObject, depth: int) -> Branch:
         nodes = _list(node, "nodes")
         if operation is Operation.NOT and len(nodes) != 1:
             raise _refused("not has exactly one node")
@@ -166,7 +169,7 @@ class _Reader:
             raise _refused(f"{operation.value} has at least one node")
         return Branch(operation, tuple(self.node(each, depth=depth + 1) for each in nodes))
 
-    def _leaf(self, node: Mapping[str, Any]) -> Leaf:
+    def _leaf(self, node: JsonObject) -> Leaf:
         try:
             compare = Compare(_text(node, "cmp"))
         except ValueError:
@@ -190,18 +193,18 @@ class _Reader:
         return Leaf(key, compare, value, number=_number(value) if compare in _NUMBERS else None)
 
 
-def _text(node: Mapping[str, Any], name: str) -> str:
+def _text(node: JsonObject, name: str) -> str:
     text = node.get(name)
     return "" if text is None else _checked(name, text)
 
 
-def _checked(name: str, text: Any) -> str:  # Any: JSON of a client
+def _checked(name: str, text: Json) -> str:
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         raise _refused(f"{name}: text of at most {MAX_CHARACTERS} characters")
     return text
 
 
-def _list(node: Mapping[str, Any], name: str) -> list[Any]:
+def _list(node: JsonObject, name: str) -> list[Json]:
     found = node.get(name)
     if found is None:
         return []

@@ -16,6 +16,7 @@ from roomcast.model.publications import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from roomcast.model.json import Json
     from roomcast.model.publications import Publication
 
 _UNSIGNED_32, _UNSIGNED_64 = range(2**32), range(2**64)
@@ -140,7 +141,7 @@ def _command(line: bytes) -> Command:
     return Command(command_id, "", {})
 
 
-def _members(what: str, members: Any, types: _Types) -> Members:  # Any: JSON
+def _members(what: str, members: Json, types: _Types) -> Members:
     """Return the members that the schema has. Raises: MalformedFrame if one has another type."""
     if type(members) is not dict:
         raise MalformedFrame(f"{what} is a JSON object")
@@ -164,12 +165,12 @@ def _members(what: str, members: Any, types: _Types) -> Members:  # Any: JSON
     return found
 
 
-def _is_of(expected: type | range, value: Any) -> bool:  # Any: JSON
+def _is_of(expected: type | range, value: Json) -> bool:
     """Return whether a value has exactly this type: true is not a number."""
     return type(value) is int and value in expected if isinstance(expected, range) else type(value) is expected
 
 
-def _text(value: Any) -> bytes:  # Any: JSON
+def _text(value: Json) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError as exc:  # orjson parses 1,024 levels of nesting, but serialises only 254

@@ -6,12 +6,11 @@ import base64
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from roomcast.auth import InvalidToken, SubscriptionOptions
 from roomcast.auth.claims import subscription_options
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.command_queue import CommandQueue
 from roomcast.connections.connection import Connection
-from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable
 from roomcast.node.node import SubscribeSuperseded
 from roomcast.node.survey import UnknownNode
 from roomcast.transports.command_stream import CommandStream
@@ -71,7 +70,7 @@ class SessionOperations:
     async def _subscribe(self, params: JsonObject) -> Members:
         """Subscribe a user's clients to a channel, and notify them."""
         channel = params["channel"]
-        options = _options_of(params)
+        options = subscription_options(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
         count = 0
@@ -98,7 +97,7 @@ class SessionOperations:
 
     async def _refresh(self, params: JsonObject) -> Members:
         """Let a user's connections expire now, or at another time, and notify them."""
-        info = _options_of(params).info
+        info = subscription_options(params).info
         for session in self._sessions_of(params):
             if params.get("expired"):
                 session.disconnect(EXPIRED)
@@ -133,11 +132,3 @@ def _push_subscription(session: Session, channel: str, result: Members) -> None:
     session.push(channel, "subscribe", {name: result[name] for name in names if name in result})
     for publication in result.get("publications", ()):
         session.push(channel, "pub", publication)
-
-
-def _options_of(params: JsonObject) -> SubscriptionOptions:
-    """Return the options of a subscription, or a refresh, by the server API. Raises: ClientError 107."""
-    try:
-        return subscription_options(params)
-    except InvalidToken as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable, Override, SubscriptionOptions
+from roomcast.auth import InvalidToken, Override, SubscriptionOptions
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import since_of
@@ -214,13 +214,9 @@ async def _terms(
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
-    """Return the claims of a token for this client and channel. Raises: ClientError 100, 103, 109."""
+    """Return the claims of a token for this client and channel. Raises: ClientError 103, 109; BrokerUnavailable."""
     try:
         claims = await session.context.verifier.subscription(token)
-    except ExpiredToken:
-        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription token has expired") from None
-    except KeysUnavailable as exc:
-        raise ClientError(ErrorCode.INTERNAL, exc.reason) from None
     except InvalidToken as exc:
         session.context.refused_token(session.connection, exc.reason)
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None

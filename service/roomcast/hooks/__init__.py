@@ -1,7 +1,7 @@
-"""How the application takes part in what its clients do: the interface; its docstrings are the contract.
+"""The interface between a node and the application: hooks, events and answers; the docstrings are the contract.
 
-An application answers by handlers in Python (`hooks.python`) or over HTTP (`hooks.proxy`), and is told over HTTP what
-has happened (`hooks.webhooks`). See docs/applications.md.
+An application answers in Python handlers (`hooks.python`) or over HTTP (`hooks.proxy`), and is notified of events over
+HTTP (webhooks). See docs/applications.md.
 """
 
 from __future__ import annotations
@@ -17,28 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-__all__ = [
-    "Application",
-    "Caller",
-    "ConnectAnswer",
-    "ConnectEvent",
-    "ConnectedEvent",
-    "DisconnectEvent",
-    "Hook",
-    "Override",
-    "PublishAnswer",
-    "PublishEvent",
-    "RefreshAnswer",
-    "RefreshEvent",
-    "RpcEvent",
-    "SubRefreshEvent",
-    "SubscribeAnswer",
-    "SubscribeEvent",
-]
-
-
 class Hook(enum.StrEnum):
-    """What an application can be asked, or told."""
+    """A question to the application, or a notification."""
 
     CONNECT = "connect"
     SUBSCRIBE = "subscribe"
@@ -50,12 +30,12 @@ class Hook(enum.StrEnum):
 
 
 class Caller(NamedTuple):
-    """The client whose doing it is.
+    """The client that caused an event.
 
-    client: unique among all connections. transport: "websocket", "sse" ... encoding: "json" or "protobuf".
-    user: who it is; "" is nobody known. meta: JSON that only the application sees, as it was answered to
-        `on_connect`, or stood in the token; empty for none.
-    headers: of its handshake, those that `Application.headers` names; names in lower case.
+    client: id, unique among all connections. transport: "websocket", "sse" ... encoding: "json" or "protobuf".
+    user: "" is anonymous. meta: JSON that only the application receives: the one in its answer to `on_connect`, or in
+        the token; or empty.
+    headers: the headers of the handshake that `Application.headers` lists, names in lower case.
     """
 
     client: str
@@ -69,9 +49,9 @@ class Caller(NamedTuple):
 class ConnectEvent(NamedTuple):
     """A client connects.
 
-    caller: its user and meta are those of its token; without a token it has none.
-    info: JSON of the token, or empty. data: what the client sent along, JSON if its encoding is; or empty.
-    name, version: of the client library, as it says. channels: those it wants to be subscribed to by the server.
+    caller: its user and meta are those of the token; both are empty without one.
+    info: JSON of the token, or empty. data: sent by the client, JSON if its encoding is; or empty.
+    name, version: of the client library, as sent. channels: server-side subscriptions that the client wants to recover.
     """
 
     caller: Caller
@@ -83,9 +63,9 @@ class ConnectEvent(NamedTuple):
 
 
 class SubscribeAnswer(NamedTuple):
-    """A client may subscribe.
+    """The client may subscribe.
 
-    info: JSON of this subscription, for others to see, or empty. data: for the client, JSON if its encoding is; or
+    info: JSON about the client for others in this channel, or empty. data: for the client, JSON if its encoding is; or
         empty. expire_at_s: when the subscription expires, seconds since 1970; 0: never.
     """
 
@@ -96,13 +76,12 @@ class SubscribeAnswer(NamedTuple):
 
 
 class ConnectAnswer(NamedTuple):
-    """A client may connect.
+    """The client may connect.
 
-    user: who it is; None: as its token says, and nobody known without one.
-    info: JSON of the connection, for others to see, or empty; None: as its token says.
-    data: for the client, JSON if its encoding is; or empty. meta: see `Caller`; None: as its token says.
-    channels: what the server subscribes the client to. expire_at_s: when the connection expires, seconds since 1970;
-        0: never; None: as its token says.
+    user: None: as in the token, anonymous without one. info: JSON about the client for others, or empty; None: as in
+        the token. meta: see `Caller`; None: as in the token.
+    data: for the client, JSON if its encoding is; or empty. channels: server-side subscriptions.
+    expire_at_s: when the connection expires, seconds since 1970; 0: never; None: as in the token.
     """
 
     user: str | None = None
@@ -114,7 +93,7 @@ class ConnectAnswer(NamedTuple):
 
 
 class SubscribeEvent(NamedTuple):
-    """A client subscribes without a subscription token. data: what it sent along, JSON if its encoding is; or empty."""
+    """A client subscribes without a subscription token. data: sent by it, JSON if its encoding is; or empty."""
 
     caller: Caller
     channel: str
@@ -130,14 +109,14 @@ class PublishEvent(NamedTuple):
 
 
 class PublishAnswer(NamedTuple):
-    """A client may publish. data: what is published instead, JSON if the client's encoding is; None: what it sent."""
+    """The client may publish. data: replaces the client's data, JSON if its encoding is; None: unchanged."""
 
     data: bytes | None = None
     skip_history: bool = False
 
 
 class RpcEvent(NamedTuple):
-    """A client calls a procedure. data: JSON if its encoding is, or empty. method: empty for a message without one."""
+    """A client calls a procedure. data: JSON if its encoding is, or empty. method: empty for a `send`."""
 
     caller: Caller
     method: str
@@ -158,10 +137,10 @@ class SubRefreshEvent(NamedTuple):
 
 
 class RefreshAnswer(NamedTuple):
-    """A connection, or a subscription, goes on, or does not.
+    """The connection or subscription is refreshed, or expires.
 
-    expire_at_s: when it expires now, seconds since 1970; 0: never. is_expired: it ends.
-    info: JSON, for others to see from now on; None: as before.
+    expire_at_s: when it expires next, seconds since 1970; 0: never. is_expired: it expires now.
+    info: new JSON about the client for others; None: unchanged.
     """
 
     expire_at_s: int = 0
@@ -176,7 +155,7 @@ class ConnectedEvent(NamedTuple):
 
 
 class DisconnectEvent(NamedTuple):
-    """A client that was connected is gone. code, reason: the close code; 1006 if it vanished."""
+    """A client has disconnected. code, reason: of the close frame; 1006 if there was none."""
 
     caller: Caller
     code: int
@@ -184,63 +163,64 @@ class DisconnectEvent(NamedTuple):
 
 
 class Application(Protocol):
-    """What the application says to what its clients want, and what it is told of them.
+    """The application behind a node: decides requests of clients and is notified of them.
 
-    What is asked here is asked once and never again by itself: an application that gave no answer may have acted.
-    Methods that ask raise, beside what they say:
-        ApplicationError: the request is answered with the application's own error.
-        Refused: the connection ends.
-        ClientError: 108 for a hook that is not handled; 111 while too much is being asked; 100 if the application gave
-            no answer in time, or none that can be used. Whatever they have of an application's fault is in the log,
-            and nothing of it in the error.
+    A question is never repeated: an application that did not answer may have acted on it.
+    Methods with an answer raise:
+        ApplicationError: the client receives the application's own error.
+        Refused: the connection is closed.
+        ClientError: 108 for a hook that is not handled; 111 if too many requests wait for the application; 100 if it
+            did not answer in time, or gave an invalid answer. The reason is in the log, never in the error.
     """
+
+    __slots__ = ()
 
     @property
     def handles(self) -> frozenset[Hook]:
-        """Return what the application takes part in; nothing else is asked.
+        """Return the hooks that the application handles; others are not called.
 
-        Without CONNECT the token alone decides who connects, without RPC there is none (108), without SUBSCRIBE and
-        PUBLISH namespaces and tokens decide, without REFRESH and SUB_REFRESH only tokens refresh.
+        Without CONNECT only tokens authenticate, without RPC calls fail (108), without SUBSCRIBE and PUBLISH namespaces
+        and tokens decide, without REFRESH and SUB_REFRESH only tokens refresh.
         """
 
     @property
     def headers(self) -> frozenset[str]:
-        """Return the headers of handshakes that `Caller.headers` must have, in lower case."""
+        """Return the headers of handshakes that `Caller.headers` contains, in lower case."""
 
     async def on_connect(self, event: ConnectEvent) -> ConnectAnswer:
-        """Return who a client is and what it begins with. A client without a token is the application's to judge."""
+        """Accept a client, also one without a token, and return its user and subscriptions."""
 
     async def on_subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
-        """Return what a subscription begins with, if the client may subscribe."""
+        """Accept a subscription and return its options."""
 
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
-        """Return what is published, if the client may publish."""
+        """Accept a publication and return changes to it."""
 
     async def on_rpc(self, event: RpcEvent) -> bytes:
-        """Return what a procedure answers: JSON if the client's encoding is, or empty."""
+        """Return the result of a procedure: JSON if the client's encoding is, or empty."""
 
     async def on_refresh(self, event: RefreshEvent) -> RefreshAnswer:
-        """Return until when a connection goes on."""
+        """Return when a connection expires next."""
 
     async def on_sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
-        """Return until when a subscription goes on."""
+        """Return when a subscription expires next."""
 
     def on_connected(self, event: ConnectedEvent) -> None:
-        """Tell that a client has connected: its `connect` was answered. Never waits.
+        """Notify that a client has connected: its `connect` was answered. Does not block.
 
         Delivery: see docs/applications.md; `on_disconnect` follows once the client is gone, unless the node was killed.
         """
 
     def on_disconnect(self, event: DisconnectEvent) -> None:
-        """Tell that a client is gone for which `on_connected` was called. Never waits.
+        """Notify that a client has disconnected for which `on_connected` was called. Does not block.
 
-        Delivery: at most once to the Python handler: what waits for it when the node ends is given a second, what
-            finds its queue full is dropped and counted. At least once as webhook, see docs/applications.md.
+        Delivery: at most once to the Python handler: a node that shuts down flushes its queue for a second; events that
+            find the queue full are dropped and counted. At least once as webhook, see docs/applications.md.
         """
 
 
-class NoAnswer(Exception):  # noqa: N818  (what became of the question)
-    """The application gave no answer, or none that can be used; `reason` is for the log, never for a client."""
+class NoAnswer(Exception):  # noqa: N818  (the result of the question)
+    """The application gave no answer, or an invalid one; `reason` is for the log, never for a client."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -248,9 +228,9 @@ class NoAnswer(Exception):  # noqa: N818  (what became of the question)
 
 
 class Handlers(NamedTuple):
-    """Who is asked, by `Hook`; None: nobody.
+    """The function for each `Hook`, or None.
 
-    Handlers raise what `Application` says, and NoAnswer in place of its ClientError 100; then the log has the reason.
+    They raise as the methods of `Application`, but NoAnswer instead of ClientError 100, after logging the reason.
     """
 
     connect: Callable[[ConnectEvent], Awaitable[ConnectAnswer]] | None = None
@@ -262,7 +242,7 @@ class Handlers(NamedTuple):
     disconnect: Callable[[DisconnectEvent], Awaitable[None]] | None = None
 
     def or_else(self, others: Handlers) -> Handlers:
-        """Return these handlers, and the others' for the hooks that these have none for."""
+        """Return these handlers, completed by the others."""
         return Handlers(
             connect=self.connect or others.connect,
             subscribe=self.subscribe or others.subscribe,

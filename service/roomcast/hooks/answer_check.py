@@ -1,4 +1,4 @@
-"""What an application may answer: checked here, whoever answered, before a client or a channel gets it."""
+"""Validation of answers, from Python handlers and from the proxy, before a client or a channel receives them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from dataclasses import asdict
 
 import orjson
 
-from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.auth import Override
+from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.channels import check_channel, check_name
 from roomcast.model.client_info import MAX_INFO_BYTES
 from roomcast.model.errors import ClientError
 
 _MAX_TIME_S = 2**53 - 1
-# A connection's meta is kept for as long as it lives, and sent along with each question over HTTP.
+# A connection's meta is in memory as long as it is open, and part of each request to the proxy.
 _MAX_META_BYTES = 16 * 1024
 
 
 class AnswerCheck:
-    """Returns answers that can be used; JSON in them has no line breaks, which part messages on the wire.
+    """Returns valid answers; JSON in them is without line breaks, which separate messages on the wire.
 
-    Answers are typed `object`, because nobody has checked what an application's code returns.
-    Each method raises NoAnswer that says what is wrong.
+    Answers are typed `object`, because an application's code may return anything.
+    Each method raises NoAnswer with the reason.
 
     Args:
         max_message_bytes: largest `data`.
@@ -100,7 +101,7 @@ def _sized(name: str, value: object, max_bytes: int) -> bytes:
 
 
 def _json(name: str, value: object, max_bytes: int) -> bytes:
-    """Return JSON in one line; empty for nothing."""
+    """Return JSON in one line; empty stays empty."""
     found = _sized(name, value, max_bytes)
     if not found:
         return b""
@@ -108,7 +109,7 @@ def _json(name: str, value: object, max_bytes: int) -> bytes:
         written = orjson.dumps(orjson.loads(found))
     except orjson.JSONDecodeError as exc:
         raise NoAnswer(f"{name} is not JSON: {exc}") from None
-    except orjson.JSONEncodeError as exc:  # it reads 1024 levels, and writes 254
+    except orjson.JSONEncodeError as exc:  # orjson parses 1,024 levels of nesting, and serialises 254
         raise NoAnswer(f"{name} is not JSON that can be written: {exc}") from None
     return written if b"\n" in found or b"\r" in found else found
 

@@ -1,4 +1,4 @@
-"""The application as sessions see it: asks whoever handles a hook, checks and counts what is answered."""
+"""The application of a node: calls the handler of each hook, validates and counts its answers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
+from typing_extensions import override
 
-from roomcast.hooks import Hook, NoAnswer
+from roomcast.hooks import Application, Hook, NoAnswer
 from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.tasks import run_together
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# What waits for the handler of disconnects: as many clients as may go at once when a balancer dies.
+# Events that wait for the disconnect handler: when a balancer dies, as many clients disconnect at once.
 _MAX_WAITING = 10_000
-# So many disconnects are told at once: a handler that writes to a database is not to be told one by one.
-_TELLERS = 16
+# Disconnect events that are handled at once: a handler that writes to a database would be too slow one by one.
+_NOTIFIERS = 16
 
 
 class _Event(Protocol):
@@ -51,15 +52,15 @@ E = TypeVar("E", bound=_Event)
 T = TypeVar("T")
 
 
-class HookedApplication:
-    """Implements `roomcast.hooks.Application`.
+class HookedApplication(Application):
+    """The application that consists of handlers.
 
     Args:
         headers: see `Application.headers`.
-        webhooks: who also hears that clients come and go; None: nobody.
+        webhooks: also receives connects and disconnects.
     Attributes:
-        counts: how often each hook was "answered", "refused" (by the application's own word) or "failed"; a disconnect
-            that was not told is "dropped".
+        counts: how often each hook was "answered", "refused" by the application, or "failed"; disconnect events that
+            found the queue full are "dropped".
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class HookedApplication:
         headers: frozenset[str] = frozenset(),
         webhooks: WebhookOutbox | None = None,
     ) -> None:
-        self.handles = frozenset(Hook(name) for name, handler in handlers._asdict().items() if handler is not None)
-        self.headers = headers
+        self._handles = frozenset(Hook(name) for name, handler in handlers._asdict().items() if handler is not None)
+        self._headers = headers
         self.counts: Counter[tuple[Hook, str]] = Counter()
         self._handlers = handlers
         self._check = check
@@ -79,48 +80,58 @@ class HookedApplication:
         self._gone: asyncio.Queue[DisconnectEvent] = asyncio.Queue(_MAX_WAITING)
 
     async def run(self) -> None:
-        """Tell of disconnects; end only when cancelled."""
-        await run_together(**{f"tell{number}": self._tell_forever() for number in range(_TELLERS)})
+        """Notify of disconnects until cancelled."""
+        await run_together(**{f"notify{number}": self._notify_forever() for number in range(_NOTIFIERS)})
 
-    async def settle(self, *, within_s: float) -> None:
-        """Wait until all disconnects are told, `within_s` at most; `run` must run."""
+    async def flush(self, *, within_s: float) -> None:
+        """Wait at most `within_s` until all disconnect events are handled; `run` must be running."""
         try:
             async with asyncio.timeout(within_s):
                 await self._gone.join()
         except TimeoutError:
             log.warning("hooks.untold", count=self._gone.qsize())
 
+    @property
+    @override
+    def handles(self) -> frozenset[Hook]:
+        return self._handles
+
+    @property
+    @override
+    def headers(self) -> frozenset[str]:
+        return self._headers
+
+    @override
     async def on_connect(self, event: ConnectEvent) -> ConnectAnswer:
-        """See `Application.on_connect`."""
         return await self._ask(Hook.CONNECT, self._handlers.connect, event, self._check.connect)
 
+    @override
     async def on_subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
-        """See `Application.on_subscribe`."""
         return await self._ask(Hook.SUBSCRIBE, self._handlers.subscribe, event, self._check.subscribe)
 
+    @override
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
-        """See `Application.on_publish`."""
         return await self._ask(Hook.PUBLISH, self._handlers.publish, event, self._check.publish)
 
+    @override
     async def on_rpc(self, event: RpcEvent) -> bytes:
-        """See `Application.on_rpc`."""
         return await self._ask(Hook.RPC, self._handlers.rpc, event, self._check.rpc)
 
+    @override
     async def on_refresh(self, event: RefreshEvent) -> RefreshAnswer:
-        """See `Application.on_refresh`."""
         return await self._ask(Hook.REFRESH, self._handlers.refresh, event, self._check.refresh)
 
+    @override
     async def on_sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
-        """See `Application.on_sub_refresh`."""
         return await self._ask(Hook.SUB_REFRESH, self._handlers.sub_refresh, event, self._check.refresh)
 
+    @override
     def on_connected(self, event: ConnectedEvent) -> None:
-        """See `Application.on_connected`."""
         if self._webhooks is not None:
             self._webhooks.connected(event)
 
+    @override
     def on_disconnect(self, event: DisconnectEvent) -> None:
-        """See `Application.on_disconnect`."""
         if self._webhooks is not None:
             self._webhooks.disconnected(event)
         if self._handlers.disconnect is None:
@@ -158,7 +169,7 @@ class HookedApplication:
         self.counts[hook, "failed"] += 1
         return ClientError(ErrorCode.INTERNAL, "the application gave no answer")
 
-    async def _tell_forever(self) -> None:
+    async def _notify_forever(self) -> None:
         while True:
             event = await self._gone.get()
             try:

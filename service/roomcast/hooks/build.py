@@ -1,4 +1,4 @@
-"""What settings make of hooks: the application of a node, with all that belongs to it; the webhooks' receiver."""
+"""Makes the application of a node, and the receiver of webhooks, from the settings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from roomcast.config import Settings
     from roomcast.redis_access.client import Client
 
-_SETTLE_TIMEOUT_S = 1.0
+_FLUSH_TIMEOUT_S = 1.0
 
 
 class NodeHooks:
-    """The application at one node.
+    """The application of one node, with its proxy and webhook outbox.
 
     Attributes:
-        application: what sessions ask and tell.
-        proxy, outbox: None if the settings name none.
+        proxy, outbox: None if the settings have none.
     """
 
     def __init__(
@@ -48,30 +47,30 @@ class NodeHooks:
         self._python = python
 
     async def run(self) -> None:
-        """Tell what has happened; end only when cancelled."""
+        """Notify the application of events until cancelled."""
         running: dict[str, Coroutine[Any, Any, None]] = {"application": self.application.run()}  # Any: as in `tasks`
         if self.outbox is not None:
             running["outbox"] = self.outbox.run()
         await run_together(**running)
 
-    async def settle(self) -> None:
-        """Wait until all is told, a second at most; `run` must run."""
+    async def flush(self) -> None:
+        """Wait at most a second until all events are delivered; `run` must be running."""
         await asyncio.gather(
-            self.application.settle(within_s=_SETTLE_TIMEOUT_S),
-            *([self.outbox.settle(within_s=_SETTLE_TIMEOUT_S)] if self.outbox is not None else []),
+            self.application.flush(within_s=_FLUSH_TIMEOUT_S),
+            *([self.outbox.flush(within_s=_FLUSH_TIMEOUT_S)] if self.outbox is not None else []),
         )
 
     async def aclose(self) -> None:
-        """Let threads and connections go, after `run` has ended."""
+        """Close threads and connections, after `run` has ended."""
         self._python.close()
         if self.proxy is not None:
             await self.proxy.aclose()
 
 
 def make_hooks(settings: Settings, client: Client) -> NodeHooks:
-    """Return the application that the settings name: a handler in Python before the proxy, and nobody without either.
+    """Return the application in the settings; a Python handler takes precedence over the proxy.
 
-    Raises: ConfigError that names the setting whose handler cannot be used.
+    Raises: ConfigError that names the setting with an unusable handler.
     """
     python = PythonHandlers(
         load_functions(settings), timeout_s=settings.hook_timeout_s, thread_count=settings.hook_threads
@@ -96,7 +95,7 @@ def make_hooks(settings: Settings, client: Client) -> NodeHooks:
 
 
 def webhook_receiver(settings: Settings) -> WebhookReceiver:
-    """Return where webhooks are posted. Raises: ConfigError if the settings do not say it."""
+    """Return the receiver of webhooks. Raises: ConfigError if the settings have none."""
     if settings.webhook_url is None or settings.webhook_secret is None:
         raise ConfigError("ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET are not set")
     return WebhookReceiver(settings.webhook_url, settings.webhook_secret.get_secret_value(), clock=time.time)

@@ -1,7 +1,7 @@
-"""A circuit breaker: what fails again and again is left alone for a while, and then tried by one.
+"""A circuit breaker: after repeated failures it rejects attempts for a while, and then permits one.
 
-Of our own because the libraries for asyncio have neither growing pauses with jitter nor a clock that tests can turn
-(purgatory 3.0.1), or had no release since 2021 (aiobreaker).
+Written here because the asyncio libraries have neither growing pauses with jitter nor a replaceable clock (purgatory
+3.0.1), or had no release since 2021 (aiobreaker).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MAX_PAUSE_S = 30.0
 
 
 class CircuitState(enum.Enum):
-    """Whether attempts are let through: all of them, none, or one that shows how it is."""
+    """Permits all attempts, none, or one that decides the next state."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -27,17 +27,17 @@ class CircuitState(enum.Enum):
 
 
 class CircuitOpen(Exception):  # noqa: N818  (the noun of the field)
-    """Nothing is tried now."""
+    """The attempt was rejected because the circuit is open."""
 
 
 class Circuit:
-    """Opens after 5 failures one after the other: for 1 s, and twice as long after each attempt that fails, up to 30 s.
+    """Opens after 5 consecutive failures: for 1 s, and twice as long after each further failure, up to 30 s.
 
     Args:
-        failures: what counts as a failure; an attempt that raises anything else has succeeded.
+        failures: exceptions that count as failures; an attempt that raises any other has succeeded.
         clock: `time.monotonic`, seconds.
-        random: `random.random`: a pause is 50 to 100 % of its time, so that not all nodes try again at once.
-        on_change: told each new state.
+        random: `random.random`: a pause is 50 to 100 % of its time, so that nodes do not retry at the same time.
+        on_change: called with each new state.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Circuit:
         self._failure_count = 0
         self._pause_s = _FIRST_PAUSE_S
         self._open_until_s = 0.0
-        self._term = 0  # counts the states: what began in another one says nothing about this one
+        self._term = 0  # counts the states: an attempt that began in another one does not count in this one
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Try what stands in the block. Raises: CircuitOpen; what the block raises."""
+        """Run the block as an attempt. Raises: CircuitOpen; the exceptions of the block."""
         term = self._enter()
         try:
             yield
@@ -72,7 +72,7 @@ class Circuit:
             if term == self._term:
                 self._succeeded()
             raise
-        except BaseException:  # cancelled: nobody knows how it is
+        except BaseException:  # cancelled: neither a failure nor a success
             if term == self._term and self.state is CircuitState.HALF_OPEN:
                 self._change(CircuitState.OPEN)
             raise

@@ -1,4 +1,4 @@
-"""Handlers over HTTP: an application in any language is asked by POST, in the shapes of Centrifugo's proxy protocol."""
+"""Handlers over HTTP: an application in any language answers POST requests of Centrifugo's proxy protocol."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ log = structlog.get_logger(__name__)
 R = TypeVar("R", ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult)
 
 _MAX_CONNECTIONS = 100
-# Requests under way and waiting for one of the connections: more are refused (111).
+# Requests that are sent or wait for a connection; more are rejected (111).
 _MAX_REQUESTS = 1000
-# Below what servers keep an idle connection for: gunicorn 2 s, uvicorn and Node.js 5 s.
+# Shorter than the keep-alive timeout of servers: gunicorn 2 s, uvicorn and Node.js 5 s.
 _KEEP_ALIVE_S = 1.5
-# Not 500, which one client's data may cause: it could otherwise close the way for all others.
+# Not 500, which the data of one client may cause: it could open the circuit for all clients.
 _AWAY = {502, 503, 504}
-# Beside the data of a message: info, meta, the options of many channels.
+# In addition to the data of a message: info, meta, options of many channels.
 _REPLY_BYTES = 256 * 1024
 
 
 class _Unreachable(NoAnswer):
-    """The application is away, or does not keep up: no connection, no answer in time, a status that says so."""
+    """The application is down or overloaded: no connection, no answer in time, or status 502, 503 or 504."""
 
 
 class ProxyHandlers:
-    """Asks `<url>/connect`, `/subscribe`, `/publish`, `/rpc`, `/refresh`, `/sub_refresh`, each question once.
+    """Posts to `<url>/connect`, `/subscribe`, `/publish`, `/rpc`, `/refresh`, `/sub_refresh`, without retries.
 
-    Each path has a circuit of its own: procedures that fail keep nobody from connecting. While it is open the answer is
-    an error at once. Redirects are not followed, proxies of the environment not used.
+    Each path has its own circuit, so that failing procedures do not stop clients from connecting. While it is open,
+    requests fail at once. Redirects are not followed, and proxies of the environment not used.
 
     Args:
-        url: without a slash at its end, or with one.
-        events: which paths are asked.
-        timeout_s: longest wait, from the question to the last byte of the answer.
-        max_message_bytes: largest data of an answer.
+        url: with or without a slash at its end.
+        events: the paths that are used.
+        timeout_s: timeout for the whole request, up to the last byte of the answer.
+        max_message_bytes: maximum size of `data` in an answer.
         clock, jitter: `time.monotonic`, `random.random`.
     Attributes:
         circuits: by hook.
@@ -91,18 +91,18 @@ class ProxyHandlers:
         self.circuits = {hook: _circuit(hook, clock, jitter) for hook in sorted(events)}
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
-        # Base64, and JSON that escapes every character, are longer than what they carry.
+        # JSON that escapes every character is 6 times as long as the data; base64 is shorter.
         self._max_reply_bytes = 6 * max_message_bytes + _REPLY_BYTES
         self._request_count = 0
-        # The one that was used last is taken first: its connection is open. Not one client with many connections, whose
-        # pool looks at all of them for each request: 1.9 ms of CPU where 100 are under way; this way 0.55.
+        # Last in, first out, because the connection that was used last is open. Not one client with many connections:
+        # its pool iterates over all for each request, which takes 1.9 ms of CPU with 100 requests; this takes 0.55 ms.
         self._free: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
         self._all = _connections(timeout_s)
         for connection in self._all:
             self._free.put_nowait(connection)
 
     def handlers(self) -> Handlers:
-        """Return a handler for each event that is asked."""
+        """Return a handler for each event."""
         asked = self.circuits
         return Handlers(
             connect=self._connect if Hook.CONNECT in asked else None,
@@ -159,11 +159,11 @@ class ProxyHandlers:
             self._request_count -= 1
 
     async def _post(self, hook: Hook, headers: Mapping[str, str], body: bytes) -> bytes:
-        """Return the body of the answer. Raises: NoAnswer."""
+        """Return the body of the response. Raises: NoAnswer."""
         fields = [
             *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
             (b"content-type", b"application/json"),
-            (b"accept-encoding", b"identity"),  # what is compressed may become any size
+            (b"accept-encoding", b"identity"),  # compressed data can expand to any size
         ]
         try:
             async with (
@@ -176,7 +176,7 @@ class ProxyHandlers:
         except (TimeoutError, httpx.TimeoutException):
             raise _Unreachable(f"no answer within {self._timeout_s:g} s") from None
         except (TooLarge, httpx.LocalProtocolError) as exc:
-            # The latter for a header that the client should not have sent: no fault of who is asked.
+            # The latter for an invalid header of the client, which must not count as a failure of the application.
             raise NoAnswer(str(exc)) from None
         except httpx.HTTPError as exc:
             raise _Unreachable(f"{type(exc).__name__}: {exc}") from None
@@ -192,7 +192,7 @@ class ProxyHandlers:
 
 def _connections(timeout_s: float) -> list[httpx.AsyncClient]:
     """Return clients of one connection each."""
-    tls = httpx.create_ssl_context(trust_env=False)  # reads all certificates: once
+    tls = httpx.create_ssl_context(trust_env=False)  # once, because it reads all certificates
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEP_ALIVE_S)
     return [
         httpx.AsyncClient(verify=tls, timeout=timeout_s, limits=limits, follow_redirects=False, trust_env=False)

@@ -1,4 +1,4 @@
-"""What is asked and answered over HTTP: JSON in the shapes of Centrifugo's proxy protocol.
+"""Requests and replies of Centrifugo's proxy protocol, in JSON.
 
 Source: centrifugal/centrifugo internal/proxyproto/proxy.proto, and the "proxy" page of its documentation.
 """
@@ -6,13 +6,16 @@ Source: centrifugal/centrifugo internal/proxyproto/proxy.proto, and the "proxy" 
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from roomcast.hooks import ConnectAnswer, NoAnswer, Override, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.auth.shapes import OverrideShape
+from roomcast.bodies import faults
+from roomcast.hooks import ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.model.json import Json
 
 if TYPE_CHECKING:
     from roomcast.hooks import Caller
@@ -21,9 +24,9 @@ M = TypeVar("M", bound="_Model")
 
 
 def question(caller: Caller, **fields: object) -> bytes:
-    """Return the body of a question: who asks, and the fields that are not empty; bytes are taken for a client's data.
+    """Return the body of a request: the caller and the fields that are not empty; bytes are data of the client.
 
-    Data that is no JSON travels as `b64data`, in base64.
+    Data that is not JSON is sent as `b64data`, in base64.
     """
     body: dict[str, object] = {
         "client": caller.client,
@@ -44,7 +47,7 @@ def question(caller: Caller, **fields: object) -> bytes:
 
 
 def read_reply(reply: bytes, kind: type[M]) -> M:
-    """Return the result in a reply. Raises: ApplicationError, ClientError, Refused as it says; NoAnswer for garbage."""
+    """Return the result. Raises: ApplicationError, ClientError, Refused for an error; NoAnswer for an invalid reply."""
     try:
         envelope = _Envelope.model_validate(orjson.loads(reply))
         if envelope.error is not None:
@@ -57,9 +60,7 @@ def read_reply(reply: bytes, kind: type[M]) -> M:
     except orjson.JSONDecodeError as exc:
         raise NoAnswer(f"not JSON: {exc}") from None
     except ValidationError as exc:
-        faults = exc.errors(include_url=False, include_input=False, include_context=False)
-        where = [f"{'.'.join(map(str, fault['loc'])) or 'the reply'}: {fault['msg']}" for fault in faults[:5]]
-        raise NoAnswer("; ".join(where)) from None
+        raise NoAnswer("; ".join(f"{place or 'the reply'}: {message}" for place, message in faults(exc)[:5])) from None
     except ValueError as exc:  # of ApplicationError and Refused
         raise NoAnswer(str(exc)) from None
 
@@ -91,7 +92,7 @@ class _Error(_Model):
     temporary: bool = False
 
     def exception(self) -> ApplicationError | ClientError:
-        """Return what to raise: an error of our own table, or the application's. Raises: ValueError."""
+        """Return the exception to raise: for a code of `ErrorCode`, or the application's own. Raises: ValueError."""
         known = ErrorCode.of(self.code)
         if known is not None:
             return ClientError(known, self.message or "the application says so")
@@ -104,68 +105,46 @@ class _Disconnect(_Model):
 
 
 class _Envelope(_Model):
-    result: dict[str, Any] | None = None  # Any: JSON
+    result: dict[str, Json] | None = None
     error: _Error | None = None
     disconnect: _Disconnect | None = None
 
 
-class _Bool(_Model):
-    value: bool
-
-
-class _Override(_Model):
-    presence: _Bool | None = None
-    join_leave: _Bool | None = None
-    force_recovery: _Bool | None = None
-    force_positioning: _Bool | None = None
-    force_push_join_leave: _Bool | None = None
-
-    def value(self) -> Override:
-        """Return it as the interface has it."""
-        return Override(
-            presence=_value(self.presence),
-            join_leave=_value(self.join_leave),
-            push_join_leave=_value(self.force_push_join_leave),
-            position=_value(self.force_positioning),
-            recover=_value(self.force_recovery),
-        )
-
-
 class SubscribeResult(_Model):
-    """What `/subscribe` answers, and `/connect` for each channel in `subs`."""
+    """The result of `/subscribe`, and of `/connect` for each channel in `subs`."""
 
     expire_at: int = 0
-    info: Any = None  # Any: JSON, as in all fields of this kind
+    info: Json = None
     b64info: _Base64 = b""
-    data: Any = None
+    data: Json = None
     b64data: _Base64 = b""
-    override: _Override = _Override()
+    override: OverrideShape = OverrideShape()
 
     def answer(self) -> SubscribeAnswer:
-        """Return it as the interface has it."""
+        """Return the answer of a handler."""
         return SubscribeAnswer(
             info=_payload(self.info, self.b64info) or b"",
             data=_payload(self.data, self.b64data) or b"",
             expire_at_s=self.expire_at,
-            override=self.override.value(),
+            override=self.override.override(),
         )
 
 
 class ConnectResult(_Model):
-    """What `/connect` answers."""
+    """The result of `/connect`."""
 
     user: str | None = None
     expire_at: int | None = None
-    info: Any = None
+    info: Json = None
     b64info: _Base64 = b""
-    data: Any = None
+    data: Json = None
     b64data: _Base64 = b""
-    meta: Any = None
+    meta: Json = None
     channels: list[str] = Field(default_factory=list)
     subs: dict[str, SubscribeResult] = Field(default_factory=dict)
 
     def answer(self) -> ConnectAnswer:
-        """Return it as the interface has it."""
+        """Return the answer of a handler."""
         return ConnectAnswer(
             user=self.user,
             info=_payload(self.info, self.b64info),
@@ -180,47 +159,43 @@ class ConnectResult(_Model):
 
 
 class PublishResult(_Model):
-    """What `/publish` answers."""
+    """The result of `/publish`."""
 
-    data: Any = None
+    data: Json = None
     b64data: _Base64 = b""
     skip_history: bool = False
 
     def answer(self) -> PublishAnswer:
-        """Return it as the interface has it."""
+        """Return the answer of a handler."""
         return PublishAnswer(data=_payload(self.data, self.b64data), skip_history=self.skip_history)
 
 
 class RpcResult(_Model):
-    """What `/rpc` answers."""
+    """The result of `/rpc`."""
 
-    data: Any = None
+    data: Json = None
     b64data: _Base64 = b""
 
     def answer(self) -> bytes:
-        """Return it as the interface has it."""
+        """Return the answer of a handler."""
         return _payload(self.data, self.b64data) or b""
 
 
 class RefreshResult(_Model):
-    """What `/refresh` and `/sub_refresh` answer."""
+    """The result of `/refresh` and `/sub_refresh`."""
 
     expired: bool = False
     expire_at: int = 0
-    info: Any = None
+    info: Json = None
     b64info: _Base64 = b""
 
     def answer(self) -> RefreshAnswer:
-        """Return it as the interface has it."""
+        """Return the answer of a handler."""
         return RefreshAnswer(
             expire_at_s=self.expire_at, is_expired=self.expired, info=_payload(self.info, self.b64info)
         )
 
 
-def _value(option: _Bool | None) -> bool | None:
-    return None if option is None else option.value
-
-
-def _payload(value: Any, decoded: bytes) -> bytes | None:  # Any: JSON
-    """Return a payload as bytes, None if there is none; `null` counts as none, as it does for Centrifugo."""
+def _payload(value: Json, decoded: bytes) -> bytes | None:
+    """Return a payload as bytes, or None; `null` is None, as for Centrifugo."""
     return decoded or (None if value is None else orjson.dumps(value))

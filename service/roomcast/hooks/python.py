@@ -1,4 +1,4 @@
-"""Handlers in Python: the application's own functions, in the node's process."""
+"""Python handlers: functions of the application that run in the node's process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Any: what an application's function takes and returns is checked when it is called (`hooks.answers`).
+# Any: the answers of an application's function are validated when it is called (`hooks.answer_check`).
 Function = Callable[[Any], Any]
 
-# Calls that may wait for a thread: they are given up after the timeout anyway.
+# Maximum number of calls that wait for a thread; more would time out anyway.
 _MAX_WAITING = 1000
 
 
@@ -47,9 +47,9 @@ def load_functions(settings: Settings) -> dict[Hook, Function]:
 def _load(setting: str, path: str) -> Function:
     module_name, _, name = path.partition(":")
     try:
-        target: Any = importlib.import_module(module_name)  # Any: a module, then whatever is in it
+        target: Any = importlib.import_module(module_name)  # Any: a module, then its attributes
     except Exception as exc:
-        # Whatever the application's code raises while it is imported.
+        # The application's code may raise any exception while it is imported.
         raise ConfigError(f"{setting}: cannot import {module_name!r}: {type(exc).__name__}: {exc}") from exc
     try:
         for part in name.split("."):
@@ -58,7 +58,7 @@ def _load(setting: str, path: str) -> Function:
         raise ConfigError(f"{setting}: {path!r} is not there: {exc}") from None
     if not callable(target):
         raise ConfigError(f"{setting}: {path!r} is no function")
-    with suppress(ValueError):  # a function of C code that does not tell what it takes
+    with suppress(ValueError):  # a C function without a signature
         try:
             inspect.signature(target).bind(None)
         except TypeError as exc:
@@ -70,12 +70,12 @@ def _load(setting: str, path: str) -> Function:
 class PythonHandlers:
     """Calls an application's functions: asynchronous ones are awaited, others run in a thread.
 
-    A function in a thread cannot be stopped: past the timeout its client has its error, its thread is busy for as long
-    as it takes. While all threads are, calls wait; more than 1,000 are refused (111).
+    A function in a thread cannot be stopped: after the timeout its client receives an error, but the thread is busy
+    until the function returns. While all threads are busy, up to 1,000 calls wait; more are rejected (111).
 
     Args:
-        functions: each takes its hook's event.
-        timeout_s: longest wait for an answer.
+        functions: each takes the event of its hook.
+        timeout_s: timeout for an answer.
     """
 
     def __init__(self, functions: Mapping[Hook, Function], *, timeout_s: float, thread_count: int) -> None:
@@ -87,18 +87,10 @@ class PythonHandlers:
 
     def handlers(self) -> Handlers:
         """Return a handler for each function."""
-        return Handlers(
-            connect=self._handler(Hook.CONNECT),
-            subscribe=self._handler(Hook.SUBSCRIBE),
-            publish=self._handler(Hook.PUBLISH),
-            rpc=self._handler(Hook.RPC),
-            refresh=self._handler(Hook.REFRESH),
-            sub_refresh=self._handler(Hook.SUB_REFRESH),
-            disconnect=self._handler(Hook.DISCONNECT),
-        )
+        return Handlers(**{hook: self._handler(hook) for hook in Hook})
 
     def close(self) -> None:
-        """Let the threads go; who is in one ends when its function does."""
+        """Stop the threads; a busy one ends when its function returns."""
         self._threads.shutdown(wait=False)
 
     def _handler(self, hook: Hook) -> Callable[[Any], Awaitable[Any]] | None:  # Any: see Function
@@ -139,12 +131,12 @@ class PythonHandlers:
                 self._waiting_count -= 1
             loop = asyncio.get_running_loop()
             running = self._threads.submit(function, event)
-            # Not when the wait ends, but when the function does: until then its thread is busy.
+            # Released when the function returns, not when the wait ends: until then its thread is busy.
             running.add_done_callback(lambda _: self._thread_is_free(loop))
             return await asyncio.wrap_future(running)
 
         return call
 
     def _thread_is_free(self, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(RuntimeError):  # the node has ended meanwhile
+        with suppress(RuntimeError):  # the loop is closed, because the node has ended
             loop.call_soon_threadsafe(self._free_threads.release)

@@ -1,4 +1,4 @@
-"""Posting what has happened to the application: batches of events, signed."""
+"""The application as the receiver of webhooks: signed batches of events are posted to it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 SIGNATURE_HEADER = "X-Roomcast-Signature"
 _TIMEOUT_S = 10.0
-# What a receiver answers is read so far, to use its connection again, and not looked at.
+# A reply is read up to here and discarded, so that its connection can be reused.
 _MAX_REPLY_BYTES = 64 * 1024
 
 
-class NotDelivered(Exception):  # noqa: N818  (what became of the batch)
-    """The receiver did not take a batch, or nobody knows whether it did; `reason` is for the log."""
+class NotDelivered(Exception):  # noqa: N818  (the result of the batch)
+    """The receiver did not confirm a batch; `reason` is for the log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -33,13 +33,13 @@ def sign(body: bytes, secret: str, *, time_s: int) -> str:
 
 
 class WebhookReceiver:
-    """Where events are posted: `{"events": [...]}`, in their order.
+    """Posts events in their order, as `{"events": [...]}`.
 
-    Redirects are not followed, proxies of the environment not used.
+    Redirects are not followed, and proxies of the environment not used.
 
     Args:
         clock: `time.time`, seconds since 1970; the receiver compares it with its own.
-        timeout_s: longest wait, from the first byte of the request to the status.
+        timeout_s: timeout for the whole request.
     """
 
     def __init__(self, url: str, secret: str, *, clock: Callable[[], float], timeout_s: float = _TIMEOUT_S) -> None:
@@ -54,10 +54,10 @@ class WebhookReceiver:
         await self._http.aclose()
 
     async def post(self, events: Sequence[bytes]) -> None:
-        """Post events, each a JSON object; return once the receiver has taken them: a status from 200 to 299.
+        """Post events, each a JSON object; return when the receiver has confirmed them: a status from 200 to 299.
 
-        Delivery: at most once; who calls this again makes it at least once.
-        Raises: NotDelivered; the receiver may have taken them all the same.
+        Delivery: at most once; a caller that retries makes it at least once.
+        Raises: NotDelivered; the receiver may have received them anyway.
         """
         body = b'{"events":[%b]}' % b",".join(events)
         headers = {
@@ -69,7 +69,7 @@ class WebhookReceiver:
                 asyncio.timeout(self._timeout_s),
                 self._http.stream("POST", self._url, content=body, headers=headers) as response,
             ):
-                await _read_off(response)
+                await _drain(response)
         except (TimeoutError, httpx.TimeoutException):
             raise NotDelivered(f"no answer within {self._timeout_s:g} s") from None
         except httpx.HTTPError as exc:
@@ -78,7 +78,7 @@ class WebhookReceiver:
             raise NotDelivered(f"status {response.status_code}")
 
 
-async def _read_off(response: httpx.Response) -> None:
+async def _drain(response: httpx.Response) -> None:
     size_bytes = 0
     async for chunk in response.aiter_raw():
         size_bytes += len(chunk)

@@ -1,4 +1,4 @@
-"""The webhook stream: what has happened, oldest first, until the webhook worker has posted it."""
+"""The webhook stream: events wait in Redis, oldest first, until the webhook worker has posted them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
-from roomcast.redis_access.work_queue import IngestStream
+from roomcast.redis_access.work_queue import WorkQueue
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
@@ -24,63 +24,54 @@ if TYPE_CHECKING:
     from roomcast.redis_access.client import Client
     from roomcast.redis_access.work_queue import StreamCounts
 
-# A few minutes of many clients: 30 MB of Redis's memory.
+log = structlog.get_logger(__name__)
+
+# A few minutes of many clients, in 30 MB of Redis's memory.
 _MAX_LENGTH = 100_000
+_MAX_WAITING = 10_000
+_BATCH_LENGTH = 500
+_RETRY_S = 1.0
+_COUNT_INTERVAL_S = 1.0
 
 
 class WebhookStream:
-    """What is in the stream is not posted yet, as with the ingest stream, whose keys and ways it has.
+    """A work queue of events, with a maximum length and the set of channels that were reported as occupied.
 
     An entry has one field, `event`: a JSON object. Methods raise redis-py's errors (`client.OUTAGES`).
     Keys, in one slot of a cluster: `<prefix>webhooks`, `{<prefix>webhooks}:dead`, `:lease`, `:occupied`.
     """
 
     def __init__(self, client: Client, *, prefix: str, max_length: int = _MAX_LENGTH) -> None:
-        self.entries = IngestStream(client, prefix=prefix, name="webhooks")
+        self.entries = WorkQueue(client, prefix=prefix, name="webhooks")
         self.occupied_key = ChannelKeys(prefix).key("webhooks", "occupied")
         self.max_length = max_length
         self._client = client
         self._offer = read_script("roomcast.hooks", "offer")
 
     async def offer(self, events: Sequence[bytes]) -> int:
-        """Add events; return how many of them, from the first on, found room."""
+        """Add events until the stream is full; return how many were added."""
         command = self._offer.call([self.entries.key], [self.max_length, *events])
         (count,) = await run_all(self._client, [command], [self._offer])
         return int(count)
 
     async def counts(self) -> StreamCounts:
-        """Return how many events wait to be posted, and how many were given up."""
+        """Return how many events wait, and how many are dead letters."""
         return await self.entries.counts()
 
 
-log = structlog.get_logger(__name__)
-
-
-_MAX_WAITING = 10_000
-
-
-_BATCH_LENGTH = 500
-
-
-_RETRY_S = 1.0
-
-
-_COUNT_INTERVAL_S = 1.0
-
-
 class WebhookOutbox:
-    """Keeps what has happened until Redis has it.
+    """The node's events until Redis has confirmed them.
 
-    Delivery: at least once into the stream, in order; events are lost with a node that is killed before Redis has them
-        (they go at once), and dropped and counted when 10,000 wait or the stream is full. One that Redis may have taken
-        and did not confirm is added again, under its same id.
+    Delivery: at least once into the stream, in order. Events are sent at once, and lost if the node is killed before
+        Redis has them; they are dropped and counted if 10,000 wait or the stream is full. An event that Redis did not
+        confirm is added again, with the same id.
 
     Args:
-        events: of "connect" and "disconnect", those that are told.
+        events: the reported ones of "connect" and "disconnect".
         clock: `time.time`, seconds since 1970.
     Attributes:
         dropped_count: events that were dropped.
-        counts: of the stream, as of the last second; None while nobody knows.
+        counts: of the stream, updated every second; None while unknown.
     """
 
     def __init__(self, stream: WebhookStream, events: frozenset[str], *, clock: Callable[[], float]) -> None:
@@ -95,11 +86,11 @@ class WebhookOutbox:
         self._is_empty.set()
 
     async def run(self) -> None:
-        """Give Redis what has happened, through every outage; end only when cancelled."""
-        await run_together(tell=self._tell_forever(), count=self._count_forever())
+        """Send events to Redis, through every outage, until cancelled."""
+        await run_together(send=self._send_forever(), count=self._count_forever())
 
-    async def settle(self, *, within_s: float) -> None:
-        """Wait until Redis has everything, `within_s` at most; `run` must run."""
+    async def flush(self, *, within_s: float) -> None:
+        """Wait at most `within_s` until Redis has all events; `run` must be running."""
         try:
             async with asyncio.timeout(within_s):
                 await self._is_empty.wait()
@@ -107,11 +98,11 @@ class WebhookOutbox:
             log.warning("webhooks.untold", count=len(self._waiting))
 
     def connected(self, event: ConnectedEvent) -> None:
-        """Tell that a client has connected; never waits."""
+        """Report that a client has connected; does not block."""
         self._add("connect", event.caller.client, user=event.caller.user)
 
     def disconnected(self, event: DisconnectEvent) -> None:
-        """Tell that a client is gone; never waits."""
+        """Report that a client has disconnected; does not block."""
         self._add("disconnect", event.caller.client, user=event.caller.user, code=event.code, reason=event.reason)
 
     def _add(self, event: str, client: str, **fields: str | int) -> None:
@@ -121,23 +112,23 @@ class WebhookOutbox:
             self.dropped_count += 1
             return
         time_ms = int(self._clock() * 1000)
-        # Each client comes and goes once.
+        # Each client connects and disconnects once.
         document = {"id": f"{client}:{event}", "event": event, "time_ms": time_ms, "client": client, **fields}
         self._waiting.append(orjson.dumps(document))
         self._is_empty.clear()
         self._has_events.set()
 
-    async def _tell_forever(self) -> None:
+    async def _send_forever(self) -> None:
         while True:
             await self._has_events.wait()
             batch = list(islice(self._waiting, _BATCH_LENGTH))
             try:
-                taken_count = await self._stream.offer(batch)
+                added_count = await self._stream.offer(batch)
             except OUTAGES as exc:
-                log.debug("webhooks.tell_failed", reason=outage_reason(exc))  # the broker's own log line says it once
+                log.debug("webhooks.tell_failed", reason=outage_reason(exc))  # the broker logs the outage
                 await asyncio.sleep(_RETRY_S)
                 continue
-            self.dropped_count += len(batch) - taken_count
+            self.dropped_count += len(batch) - added_count
             for _ in batch:
                 self._waiting.popleft()
             if not self._waiting:

@@ -12,7 +12,7 @@ from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence import Registry
 from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
-from roomcast.redis_access.work_queue import IngestStream
+from roomcast.redis_access.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from roomcast.redis_access.client import Client
@@ -42,7 +42,7 @@ class NodeRegistry(Registry):
     def __init__(self, client: Client, *, prefix: str) -> None:
         self._client = client
         self._keys = NodeKeys(prefix)
-        self._ingest = IngestStream(client, prefix=prefix)
+        self._ingest = WorkQueue(client, prefix=prefix)
 
     @override
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:

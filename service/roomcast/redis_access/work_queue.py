@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     fields: Mapping[bytes, bytes]
 
 
-class IngestStream:
+class WorkQueue:
     """A stream of entries that are not processed yet: there is no other state, so its length is the lag.
 
     It has no consumer group, which would spread one channel's entries over many readers and lose their order: the
@@ -57,7 +57,7 @@ class IngestStream:
             raise ResponseError(f"{self.key}: {exc}") from exc
         return [Entry(entry_id, fields) for _, entries in streams for entry_id, fields in entries]
 
-    async def settle(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
+    async def ack(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
         """Remove published entries, and move those that cannot be published to the dead letters, with the reason."""
         commands: list[Command] = [
             self._bury.call([self.key, self.dead_key], [entry_id, reason, _MAX_DEAD_LETTERS, _MAX_DEAD_FIELDS])

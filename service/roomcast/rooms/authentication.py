@@ -1,30 +1,29 @@
-"""Who a client of the plain endpoints is: by a token, by a ticket, as nobody, or, where nobody is checked, as it says.
+"""Authentication of plain clients: by a token, by a ticket, as anonymous; with ROOMCAST_INSECURE by the query.
 
-A token never stands in a URL, where logs and histories keep it: it comes among the WebSocket's subprotocols, as
-`new WebSocket(url, ["roomcast", "token." + token])`, in a header (`Authorization: Bearer`), or as the first message.
+A token is never in a URL, because logs and histories keep URLs. It is a subprotocol of the WebSocket
+(`new WebSocket(url, ["roomcast", "token." + token])`), a header (`Authorization: Bearer`), or the first message.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable
+from roomcast.auth import ConnectionClaims, InvalidToken
 from roomcast.auth.claims import connection_claims
 from roomcast.auth.permissions import Client
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
-from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.requests import HTTPConnection
 
     from roomcast.auth.tickets import Tickets
     from roomcast.auth.tokens import TokenVerifier
     from roomcast.config import Settings
+    from roomcast.model.json import JsonObject
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +32,10 @@ _TOKEN_PREFIX = "token."  # noqa: S105  (no secret)
 _BEARER = "bearer "
 
 
-class Visitor(NamedTuple):
-    """A client that may come in.
+class Identity(NamedTuple):
+    """An authenticated client.
 
-    info: JSON that others see, or empty. expire_at_s: Unix time at which it has to go, 0: never.
+    info: JSON for other clients, or empty. expire_at_s: Unix time at which the connection is closed, 0: never.
     """
 
     client: Client
@@ -44,72 +43,68 @@ class Visitor(NamedTuple):
     expire_at_s: int = 0
 
 
-class Admission:
-    """Says who a client is, before its connection is made, or by its first message."""
+class Authenticator:
+    """Authenticates plain clients, by their request or by their first message."""
 
     def __init__(self, verifier: TokenVerifier, tickets: Tickets, settings: Settings) -> None:
         self._verifier = verifier
         self._tickets = tickets
         self._is_insecure = settings.insecure
-        self._lets_anonymous_in = settings.anonymous
+        self._accepts_anonymous = settings.anonymous
 
-    async def visitor(self, connection: HTTPConnection) -> Visitor | None:
-        """Return who a client is by its request; None if the request does not say it.
+    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+        """Return the identity of a client by its request; None if it has no credentials and needs some.
 
-        Raises: ClientError 101 for a token or ticket that is refused, 109 for one that has expired, 107 for claims that
-            nobody checks; BrokerUnavailable.
+        Raises: ClientError 101 for an invalid token or ticket, 109 for an expired token, 107 for a user or info in the
+            query; BrokerUnavailable.
         """
         query = connection.query_params
         if self._is_insecure:
-            return _believed(query.get("user", ""), query.get("info", ""))
+            return _claimed(query.get("user", ""), query.get("info", ""))
         if "user" in query or "info" in query:
             raise ClientError(ErrorCode.BAD_REQUEST, "user and info stand in the token")
         if token := _token_of(connection):
             return await self.by_token(token)
         if ticket := query.get("ticket", ""):
             return await self._by_ticket(ticket)
-        return Visitor(Client()) if self._lets_anonymous_in else None
+        return Identity(Client()) if self._accepts_anonymous else None
 
-    async def required(self, connection: HTTPConnection) -> Visitor:
-        """Return who a client is. Raises: as `visitor`, and ClientError 101 if the request does not say it."""
-        visitor = await self.visitor(connection)
-        if visitor is None:
+    async def required(self, connection: HTTPConnection) -> Identity:
+        """Return the identity of a client. Raises: as `authenticate`, and ClientError 101 without credentials."""
+        identity = await self.authenticate(connection)
+        if identity is None:
             raise ClientError(ErrorCode.UNAUTHORIZED, "send a token as Authorization: Bearer, or a ticket")
-        return visitor
+        return identity
 
-    async def by_token(self, token: str) -> Visitor:
-        """Return who a token says that a client is. Raises: ClientError 101, 109; BrokerUnavailable without its key."""
+    async def by_token(self, token: str) -> Identity:
+        """Return the identity in a token. Raises: ClientError 101, 109; BrokerUnavailable without its key."""
         try:
-            return _visitor(await self._verifier.connection(token))
-        except ExpiredToken:
-            raise ClientError(ErrorCode.TOKEN_EXPIRED, "get a new one") from None
-        except KeysUnavailable as exc:
-            raise BrokerUnavailable(exc.reason) from None
+            return _identity(await self._verifier.connection(token))
         except InvalidToken as exc:
             log.info("admission.refused_token", reason=exc.reason)  # never the token
             raise ClientError(ErrorCode.UNAUTHORIZED, "the token is not good") from None
 
     async def ticket_for_bearer(self, connection: HTTPConnection) -> str | None:
-        """Return a ticket for who sends a token in the header; None without a token. Raises: as `by_token`."""
+        """Return a ticket for the client whose token is in the header; None without one. Raises: as `by_token`."""
         token = _token_of(connection)
         if not token or self._is_insecure:
             return None
         await self.by_token(token)
         return await self._tickets.issue(await self._verifier.payload(token))
 
-    async def ticket_for(self, claims: Mapping[str, Any]) -> str:  # Any: JSON
-        """Return a ticket for whom such claims are. Raises: ClientError 107 if they are none; BrokerUnavailable."""
+    async def ticket_for(self, claims: JsonObject) -> str:
+        """Return a ticket for these claims. Raises: ClientError 107 for invalid claims; BrokerUnavailable."""
         try:
             connection_claims(claims)
         except InvalidToken as exc:
             raise ClientError(ErrorCode.BAD_REQUEST, exc.reason) from None
         return await self._tickets.issue(claims)
 
-    async def _by_ticket(self, ticket: str) -> Visitor:
+    async def _by_ticket(self, ticket: str) -> Identity:
         claims = await self._tickets.redeem(ticket)
         if claims is None:
             raise ClientError(ErrorCode.UNAUTHORIZED, "the ticket was used, or is older than 30 s")
-        return _visitor(connection_claims(claims))
+        return _identity(connection_claims(claims))
 
 
 def _token_of(connection: HTTPConnection) -> str:
@@ -120,11 +115,11 @@ def _token_of(connection: HTTPConnection) -> str:
     return header[len(_BEARER) :].strip() if header[: len(_BEARER)].lower() == _BEARER else ""
 
 
-def _visitor(claims: ConnectionClaims) -> Visitor:
-    return Visitor(Client(claims.user, claims.grants), claims.info, claims.expire_at_s or 0)
+def _identity(claims: ConnectionClaims) -> Identity:
+    return Identity(Client(claims.user, claims.grants), claims.info, claims.expire_at_s or 0)
 
 
-def _believed(user: str, info: str) -> Visitor:
+def _claimed(user: str, info: str) -> Identity:
     if user:
         check_name(user, "user")
-    return Visitor(Client(user, is_trusted=True), check_info(info) if info else b"")
+    return Identity(Client(user, is_trusted=True), check_info(info) if info else b"")

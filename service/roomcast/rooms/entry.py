@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from roomcast.deadlines import Deadlines
     from roomcast.model.publications import Kind, Position, Resumption
     from roomcast.node.node import Node
-    from roomcast.rooms.authentication import Admission, Visitor
+    from roomcast.rooms.authentication import Authenticator, Identity
 
 
 class TokenDeadline:
@@ -58,7 +58,7 @@ class RoomEntry:
     def __init__(
         self,
         node: Node,
-        admission: Admission,
+        admission: Authenticator,
         deadlines: Deadlines,
         *,
         channel: str,
@@ -72,7 +72,7 @@ class RoomEntry:
         self._receiver_of = receiver_of
         self._since = since
 
-    async def enter(self, connection: Connection, visitor: Visitor, *, welcome: bytes = b"") -> None:
+    async def enter(self, connection: Connection, visitor: Identity, *, welcome: bytes = b"") -> None:
         """Subscribe a visitor, and send it the start. Raises: ClientError, BrokerUnavailable.
 
         Args:
@@ -93,7 +93,7 @@ class RoomEntry:
         self._node.hub.identify(connection, visitor.client.user)
         await self.enter(connection, visitor, welcome=self._welcome(connection))
 
-    def _may_publish(self, visitor: Visitor) -> bool:
+    def _may_publish(self, visitor: Identity) -> bool:
         namespace = self._node.namespaces.of(self._channel)
         try:
             may(Action.PUBLISH, self._channel, namespace, visitor.client, is_subscribed=True)
@@ -114,12 +114,12 @@ def send_start(connection: Connection, start: Sequence[Publication | Resumption]
         connection.send(connection.encoding.encode(event))
 
 
-def check_subscription(node: Node, channel: str, visitor: Visitor) -> None:
+def check_subscription(node: Node, channel: str, visitor: Identity) -> None:
     """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
     may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
 
 
-def expire_with_token(deadlines: Deadlines, visitor: Visitor, connection: Connection) -> None:
+def expire_with_token(deadlines: Deadlines, visitor: Identity, connection: Connection) -> None:
     """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
     if visitor.expire_at_s:
         deadlines.add(visitor.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
-from roomcast.rooms.authentication import Admission, Visitor
+from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
@@ -39,7 +39,7 @@ class EventStreamResponse(Response):
         server: ClientServer,
         deadlines: Deadlines,
         channel: str,
-        visitor: Visitor,
+        visitor: Identity,
         *,
         since: Position | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
-    visitor = await find(request, Admission).required(request)
+    visitor = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
     return EventStreamResponse(server, find(request, Deadlines), channel, visitor, since=since)

@@ -15,7 +15,7 @@ from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position, Publication, Resumption
-from roomcast.rooms.authentication import Admission
+from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
@@ -71,7 +71,7 @@ async def poll(request: Request, name: str) -> Response:
     Delivery: as of any client that comes back, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    visitor = await find(request, Admission).required(request)
+    visitor = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
     check_subscription(server.node, channel, visitor)
     transport = PollTransport()

@@ -13,7 +13,7 @@ from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_chan
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.publications import Position
 from roomcast.rooms import receivers
-from roomcast.rooms.authentication import SUBPROTOCOL, Admission
+from roomcast.rooms.authentication import SUBPROTOCOL, Authenticator
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
 from roomcast.tasks import TaskSet
@@ -95,11 +95,11 @@ async def _serve(
         receiver_of: makes the receiver of a client that may publish, or may not.
         name: who it is where nobody is checked.
     """
-    server, admission, deadlines = find(socket, ClientServer), find(socket, Admission), find(socket, Deadlines)
+    server, admission, deadlines = find(socket, ClientServer), find(socket, Authenticator), find(socket, Deadlines)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    visitor = await admission.visitor(socket)
+    visitor = await admission.authenticate(socket)
     entry = RoomEntry(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
     first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
     connection = server.connection(transport, encoding, first_message)

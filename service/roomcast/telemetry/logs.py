@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, or text for people."""
+"""The log: one JSON object per line, or readable text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def configure_logging(settings: Settings, *, node_id: str) -> None:
-    """Send every log line of the process, uvicorn's and redis-py's too, to stderr: JSON or for people."""
+    """Send all log lines of the process to stderr, also those of uvicorn and redis-py."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -42,11 +42,10 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
         )
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # uvicorn logs each accepted WebSocket with its whole URL at INFO.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # httpx logs each request with its whole URL at INFO.
-    logging.getLogger("httpx").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # A stream given up as slow ends like this; the node counts it by its code, nobody need be woken.
+    # Both log whole URLs at INFO, in which tickets and keys may be.
+    for name in ("uvicorn", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
     logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

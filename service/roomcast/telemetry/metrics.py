@@ -1,4 +1,4 @@
-"""What a node says about itself: Prometheus metrics read from its counters, and one JSON log line an event."""
+"""Prometheus metrics, read from the counters of a node and its hooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from roomcast.hooks.circuit import CircuitState
 
@@ -20,24 +21,24 @@ if TYPE_CHECKING:
     from roomcast.node.report import NodeReport
 
 _COUNTERS = {
-    "received": "Publications read from Redis for channels of this node.",
-    "published": "Publications of this node's clients and API that Redis took.",
-    "publish_failures": "Publications that Redis did not take.",
-    "malformed": "Redis messages, and entries of histories, that were no publication and were dropped.",
-    "refused_tokens": "Clients' tokens of sessions that were refused; the log says why.",
-    "gaps": "Times that publications may have been missed because the connection to Redis was lost.",
+    "received": "Publications received from Redis for channels of this node.",
+    "published": "Publications of this node's clients and API that Redis confirmed.",
+    "publish_failures": "Publications that Redis did not confirm.",
+    "malformed": "Invalid messages and history entries in Redis that were dropped.",
+    "refused_tokens": "Invalid tokens of all clients; the log has the reasons.",
+    "gaps": "Lost connections to Redis, during which publications may have been missed.",
 }
 
 
 class NodeCollector(Collector):
-    """Reads a node's plain counters when Prometheus asks, so that counting costs the hot path an addition."""
+    """Reads a node's plain counters on each scrape, so that counting costs the hot path only an addition."""
 
     def __init__(self, node: Node, report: NodeReport) -> None:
         self._node = node
         self._report = report
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """Yield the node's metrics as they are now."""
         node = self._node
         connections = GaugeMetricFamily("roomcast_connections", "Connected clients.", labels=["transport"])
         for transport in ("websocket", "sse", "http_stream", "poll"):
@@ -47,42 +48,35 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", node.hub.channel_count())
         ready = node.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
-        yield CounterMetricFamily(
-            "roomcast_deliveries",
-            "Publications for subscribers of this node, the dropped ones too.",
-            node.hub.delivery_count,
-        )
-        yield CounterMetricFamily(
-            "roomcast_dropped",
-            "Publications that slow subscribers did not get, by their channels' policies.",
-            node.hub.dropped_count,
-        )
-        yield CounterMetricFamily(
-            "roomcast_repaired",
-            "Publications that pub/sub lost and this node read from the histories for its clients.",
-            node.tracker.repaired_count,
-        )
-        yield CounterMetricFamily(
-            "roomcast_unrecovered",
-            "Times that a channel's publications were lost for good; its clients were told.",
-            node.tracker.unrecovered_count,
-        )
         ingest = self._report.ingest
         if ingest is not None:  # of the cluster, the same on every node
             yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", ingest.lag)
             yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", ingest.dead)
-        for name, documentation in _COUNTERS.items():
-            yield CounterMetricFamily(f"roomcast_{name}", documentation, node.counts[name])
+        for name, documentation, count in self._counters():
+            yield CounterMetricFamily(f"roomcast_{name}", documentation, count)
         closed = CounterMetricFamily(
-            "roomcast_connections_closed", "Connections that ended, by close code; 1006: vanished.", labels=["code"]
+            "roomcast_connections_closed", "Closed connections by close code; 1006: no close frame.", labels=["code"]
         )
         for code, count in sorted(node.close_codes.items()):
             closed.add_metric([str(code)], count)
         yield closed
 
+    def _counters(self) -> Iterator[tuple[str, str, int]]:
+        hub, tracker = self._node.hub, self._node.tracker
+        yield "deliveries", "Publications for subscribers of this node, including dropped ones.", hub.delivery_count
+        yield "dropped", "Publications dropped for slow subscribers, by the policy of the channel.", hub.dropped_count
+        yield "repaired", "Publications lost by pub/sub and read from the history.", tracker.repaired_count
+        yield (
+            "unrecovered",
+            "Times that publications of a channel were lost for good and its clients notified.",
+            tracker.unrecovered_count,
+        )
+        for name, documentation in _COUNTERS.items():
+            yield name, documentation, self._node.counts[name]
+
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:
-    """Return a Prometheus registry of this node alone."""
+    """Return a Prometheus registry of this node only."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
@@ -90,16 +84,16 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
 
 
 class HookCollector(Collector):
-    """Reads what became of questions and webhooks at this node."""
+    """Reads the counters of hooks and webhooks of this node on each scrape."""
 
     def __init__(self, hooks: NodeHooks) -> None:
         self._hooks = hooks
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics of what the settings name, as they are now."""
         calls = CounterMetricFamily(
             "roomcast_hook_calls",
-            "What the application was asked or told, by what became of it: answered, refused, failed, dropped.",
+            "Calls of the application by outcome: answered, refused, failed, dropped.",
             labels=["hook", "outcome"],
         )
         for (hook, outcome), count in sorted(self._hooks.application.counts.items()):
@@ -108,7 +102,7 @@ class HookCollector(Collector):
         if self._hooks.proxy is not None:
             circuits = GaugeMetricFamily(
                 "roomcast_proxy_circuit_open",
-                "1 while the proxy is left alone because it has failed again and again.",
+                "1 while no requests are sent to the proxy because of repeated failures.",
                 labels=["hook"],
             )
             for hook, circuit in self._hooks.proxy.circuits.items():
@@ -117,10 +111,12 @@ class HookCollector(Collector):
         outbox = self._hooks.outbox
         if outbox is not None:
             yield CounterMetricFamily(
-                "roomcast_webhooks_dropped", "Webhook events of this node that found no room.", outbox.dropped_count
+                "roomcast_webhooks_dropped",
+                "Webhook events of this node that were dropped because a queue was full.",
+                outbox.dropped_count,
             )
             if outbox.counts is not None:  # of the cluster, the same on every node
                 yield GaugeMetricFamily("roomcast_webhooks_lag", "Webhook events not posted yet.", outbox.counts.lag)
                 yield GaugeMetricFamily(
-                    "roomcast_webhooks_dead", "Webhook events that nobody took for five minutes.", outbox.counts.dead
+                    "roomcast_webhooks_dead", "Webhook events not confirmed for five minutes.", outbox.counts.dead
                 )

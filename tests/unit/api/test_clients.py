@@ -1,4 +1,4 @@
-"""What the server API asks of all nodes, and of the application; in one process, so that both can be seen."""
+"""Methods of the server API that survey all nodes, or call the application; both are in this process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Json = Mapping[str, Any]  # Any: JSON
 
 
 class LoopBroker(FakeBroker):
-    """Brings what is published back to the surveys, as Redis does."""
+    """Delivers publications to the surveys, as Redis does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class LoopBroker(FakeBroker):
 
 
 class Cluster:
-    """The server API of one node, and what two nodes do when they are asked."""
+    """The server API of one node, and the handlers of two nodes."""
 
     def __init__(self) -> None:
         self.broker = LoopBroker()
@@ -224,7 +224,7 @@ async def test_a_procedure_may_answer_nothing(cluster: Cluster) -> None:
 
 
 async def test_an_outage_is_temporary_in_either_mode(cluster: Cluster) -> None:
-    cluster.broker.surveys = []  # nobody hears
+    cluster.broker.surveys = []  # no node receives it
 
     async with cluster.app() as http:
         answer = (await http.post("/api/info", json={})).json()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.api.node_side import Control
+from roomcast.api.node_side import NodeOperations
 from roomcast.connections.connection import Connection, Subscription
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.model.namespaces import SlowPolicy
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.anyio
 
 
 class Place:
-    """A hub with connections of users, and the control of its node."""
+    """A hub with connections of users, and the operations of its node."""
 
     def __init__(self) -> None:
         self.hub = Hub(Schedule())
         self.now_s = 100.0
         self.roster = HubRoster(self.hub, "n1")
         self.sessions: dict[Connection, str] = {}
-        self.control = Control(
+        self.operations = NodeOperations(
             self.hub,
             self.roster,
             node_id="n1",
@@ -42,7 +42,7 @@ class Place:
         return made, transport
 
     async def channels(self, pattern: str = "", cursor: str = "", limit: int = 100) -> Any:
-        return await self.control.channels({"pattern": pattern, "cursor": cursor, "limit": limit})
+        return await self.operations.channels({"pattern": pattern, "cursor": cursor, "limit": limit})
 
 
 async def test_info_says_what_the_node_holds() -> None:
@@ -52,7 +52,7 @@ async def test_info_says_what_the_node_holds() -> None:
     place.add("")
     place.now_s += 7.9
 
-    info = dict(await place.control.info({}))
+    info = dict(await place.operations.info({}))
 
     process = info.pop("process")
     assert info == {
@@ -100,8 +100,8 @@ async def test_a_user_is_disconnected_with_the_code_that_is_asked_for() -> None:
     _, to_ada_too = place.add("ada")
     _, to_bob = place.add("bob", "room:a")
 
-    await place.control.disconnect({"user": "ada", "disconnect": {"code": 4500, "reason": "banned"}})
-    await place.control.disconnect({"user": "bob", "disconnect": {"code": 0, "reason": ""}})
+    await place.operations.disconnect({"user": "ada", "disconnect": {"code": 4500, "reason": "banned"}})
+    await place.operations.disconnect({"user": "bob", "disconnect": {"code": 0, "reason": ""}})
 
     assert to_ada.closed_with == to_ada_too.closed_with == [Disconnect(4500, "banned")]
     assert to_bob.closed_with == [FORCE_DISCONNECT]
@@ -112,14 +112,14 @@ async def test_only_the_client_or_session_that_is_named_is_disconnected_and_who_
     (one, to_one), (two, to_two), (three, to_three), (_, to_four) = [place.add("ada") for _ in range(4)]
     place.sessions[two] = "secret"
 
-    await place.control.disconnect({"user": "ada", "client": f"n1-{one.id}"})
-    await place.control.disconnect({"user": "bob", "client": f"n1-{three.id}"})
+    await place.operations.disconnect({"user": "ada", "client": f"n1-{one.id}"})
+    await place.operations.disconnect({"user": "bob", "client": f"n1-{three.id}"})
     assert [bool(to.closed_with) for to in (to_one, to_two, to_three, to_four)] == [True, False, False, False]
 
-    await place.control.disconnect({"user": "ada", "session": "secret"})
+    await place.operations.disconnect({"user": "ada", "session": "secret"})
     assert [bool(to.closed_with) for to in (to_one, to_two, to_three, to_four)] == [True, True, False, False]
 
-    await place.control.disconnect({"user": "ada", "whitelist": [f"n1-{three.id}"]})
+    await place.operations.disconnect({"user": "ada", "whitelist": [f"n1-{three.id}"]})
     assert [bool(to.closed_with) for to in (to_one, to_two, to_three, to_four)] == [True, True, False, True]
 
 
@@ -127,7 +127,7 @@ async def test_somebody_without_a_name_is_found_by_client_id() -> None:
     place = Place()
     (nobody, to_nobody), (_, to_other) = place.add(""), place.add("")
 
-    await place.control.disconnect({"user": "", "client": f"n1-{nobody.id}"})
+    await place.operations.disconnect({"user": "", "client": f"n1-{nobody.id}"})
 
     assert (bool(to_nobody.closed_with), bool(to_other.closed_with)) == (True, False)
 
@@ -139,9 +139,9 @@ async def test_unsubscribing_ends_plain_connections_to_that_channel_and_no_other
         place.add("ada", "room:b"),
         place.add("ada", "room:a"),
     )
-    session.receiver = Echo()  # one that is no plain subscription
+    session.receiver = Echo()  # not a plain client
 
-    await place.control.unsubscribe({"user": "ada", "channel": "room:a"})
+    await place.operations.unsubscribe({"user": "ada", "channel": "room:a"})
 
     assert to_here.closed_with == [FORCE_DISCONNECT]
     assert to_elsewhere.closed_with == to_session.closed_with == []

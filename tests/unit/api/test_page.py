@@ -1,4 +1,4 @@
-"""What the API page says of the server API."""
+"""The documentation of the server API in OpenAPI."""
 
 from __future__ import annotations
 

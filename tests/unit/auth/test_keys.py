@@ -101,7 +101,7 @@ def test_a_jwk_that_is_no_public_key_for_signatures_is_refused(members: dict[str
 
 
 def test_a_private_key_in_a_set_is_refused() -> None:
-    """Whoever publishes it has made a mistake: anybody could sign with it."""
+    """It is published by mistake: every reader could sign with it."""
     whole = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1())))
 
     assert jwk_key({name: value for name, value in whole.items() if name != "d"}).algorithms
@@ -123,7 +123,7 @@ def test_any_object_is_a_key_or_refused(jwk: dict[str, Any]) -> None:
     try:
         jwk_key(jwk)
     except ValueError as exc:
-        assert str(exc)  # noqa: PT017  (that it is no other exception is what is tested)
+        assert str(exc)  # noqa: PT017  (any other exception fails the test)
 
 
 def test_keys_that_openssl_makes_are_taken(tmp_path: Path) -> None:

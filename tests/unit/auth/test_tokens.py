@@ -36,7 +36,7 @@ async def refusal(token: str, checking: TokenVerifier | None = None) -> str:
 
 
 def forged(header: dict[str, Any], claims: dict[str, Any], key: bytes = b"") -> str:
-    """Return a token as whoever attacks would write it, without a library that objects."""
+    """Return an attacker's token, made without a library that would refuse to."""
 
     def encode(part: bytes) -> bytes:
         return base64.urlsafe_b64encode(part).rstrip(b"=")
@@ -95,7 +95,7 @@ async def test_what_a_token_says_of_its_algorithm_opens_nothing(algorithm: str) 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
 async def test_a_public_key_is_no_secret(algorithm: str) -> None:
-    """The classic: whoever has the public key signs with its text by HMAC, and hopes that it is used as it is said."""
+    """A known attack: the text of the public key is used as an HMAC secret, and `alg` says HS256."""
     pem = public_pem(private_key(algorithm))
 
     for checking in (verifier(pem_key(pem)), verifier(secret_key(SECRET), pem_key(pem))):

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from roomcast.auth import Override
 from roomcast.hooks import (
     Caller,
     ConnectAnswer,
     NoAnswer,
-    Override,
     PublishAnswer,
     RefreshAnswer,
     SubscribeAnswer,
@@ -17,7 +17,7 @@ from roomcast.hooks.answer_check import AnswerCheck
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")
-# Where others are told of a client, one whose info cannot be written is not told of, nor is who joins with it.
+# Info that cannot be serialised would break the presence of a channel, and the join of its client.
 DEEP = b"[" * 300 + b"]" * 300
 check = AnswerCheck(max_message_bytes=100)
 

@@ -7,7 +7,7 @@ from tests.support.fakes import Clock
 
 
 class FaultError(Exception):
-    """What counts as a failure."""
+    """An exception that counts as a failure."""
 
 
 class Circuits:
@@ -30,7 +30,7 @@ class Circuits:
     def is_open(self) -> bool:
         try:
             with self.circuit.attempt():
-                raise KeyboardInterrupt  # so that the attempt says nothing about how it is
+                raise KeyboardInterrupt  # neither a failure nor a success
         except CircuitOpen:
             return True
         except KeyboardInterrupt:
@@ -135,7 +135,7 @@ def test_what_began_before_it_opened_neither_closes_it_nor_opens_it_again() -> N
     assert it.circuit.state is CircuitState.OPEN
 
     it.clock.now_s += 1
-    with pytest.raises(FaultError), it.circuit.attempt():  # the attempt that shows how it is
+    with pytest.raises(FaultError), it.circuit.attempt():  # the attempt that decides the state
         it.clock.now_s += 100
         raise FaultError
     assert it.is_open(), "the pause began when it failed"

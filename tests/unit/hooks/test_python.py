@@ -153,7 +153,7 @@ async def test_a_disconnect_is_told_and_a_handler_that_raises_is_logged() -> Non
         with structlog.testing.capture_logs() as log:
             it.on_disconnect(DisconnectEvent(CALLER, 4000, "raises"))
             it.on_disconnect(told)
-            await it.settle(within_s=5)
+            await it.flush(within_s=5)
         running.cancel()
 
     assert application.gone == [told]
@@ -165,7 +165,7 @@ async def test_disconnects_that_find_the_queue_full_are_counted_and_what_is_unto
         with structlog.testing.capture_logs() as log:
             for _ in range(10_003):
                 it.on_disconnect(DisconnectEvent(CALLER, 1000, ""))
-            await it.settle(within_s=0.01)
+            await it.flush(within_s=0.01)
 
     assert it.counts == {(Hook.DISCONNECT, "dropped"): 3}
     assert [(line["event"], line["count"]) for line in log] == [("hooks.untold", 10_000)]

@@ -1,7 +1,7 @@
--- Take the lease if it is free, keep it if it is mine.
+-- Acquire the lease if it is free, or extend it.
 -- KEYS[1] lease key
--- ARGV[1] who I am; ARGV[2] how long the lease holds, ms
--- Returns 1 if I hold it now, 0 if somebody else does.
+-- ARGV[1] owner; ARGV[2] TTL, ms
+-- Returns 1 if the owner holds it now, 0 if another one does.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
   return 0
