@@ -95,8 +95,6 @@ MAX_TEST_FILE_LINES = 450
 
 # Temporary exceptions. A test fails when an entry is no longer needed; none may be added.
 KNOWN_OVERSIZED = {
-    "roomcast.brokers.listener",
     "roomcast.node.hub.Hub",
-    "roomcast.transports.websocket.frames.FrameParser.feed",
 }
 KNOWN_LONG_TESTS = {"test_broker.py"}

@@ -13,12 +13,21 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
-from roomcast.brokers.listener import longest_backoff_s
+from roomcast.brokers.listener import Listener, longest_backoff_s
 from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.sharded_listener import Shards
+from roomcast.brokers.sharded_listener import ShardedListener
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import ClientInfo, Heard, History, Kind, Membership, Position, Publication, Removal
+from roomcast.model.publications import (
+    BrokerEvent,
+    ClientInfo,
+    History,
+    Kind,
+    Membership,
+    Position,
+    Publication,
+    Removal,
+)
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
@@ -39,7 +48,7 @@ class RecordingSink:
         self.disconnection_count = 0
         self._arrived = asyncio.Event()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         assert not isinstance(event, Membership)
         if isinstance(event, Removal):
             self.removals.append(event)
@@ -95,7 +104,7 @@ async def test_what_is_published_after_the_subscription_arrives_as_it_was_and_in
             Publication("room:a", b"text"),
             Publication("room:a", b"\x00\xff", Kind.BINARY),
             Publication("room:a", "größe".encode()),
-            *[Publication("room:a", str(number).encode()) for number in range(200)],
+            *[Publication("room:a", str(number).encode(), Kind.JSON) for number in range(200)],
         ]
         for publication in sent:
             assert await publish(broker, publication) == 1
@@ -275,11 +284,12 @@ async def test_nothing_is_left_of_channels_that_nobody_wants(server: Client, pre
 def _kept_count(broker: RedisBroker) -> int:
     """Return how much the broker's listeners keep of channels."""
     keepers: list[object] = [broker._listener]
-    if isinstance(broker._listener, Shards):
+    if isinstance(broker._listener, ShardedListener):
         keepers = [shard.listener for shard in broker._listener._shards.values()]
-        own = len(broker._listener._homes) + len(broker._listener._unheard)
+        own = len(broker._listener._homes) + len(broker._listener._moving)
     else:
         own = 0
+    keepers += [listener._channels for listener in keepers if isinstance(listener, Listener)]
     kept = [kept for keeper in keepers for kept in vars(keeper).values()]
     return own + sum(len(collection) for collection in kept if isinstance(collection, dict | set | list | deque))
 
@@ -440,6 +450,30 @@ async def test_without_its_lease_nothing_is_published(server: Client, prefix: st
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).receiver_count == -3
         await server.set(ChannelKeys(prefix).key("room:a", "lease"), "me")
         assert (await broker.publish(Publication("room:a", b"1"), KEPT, once=once)).position is not None
+
+
+async def test_the_kind_of_a_payload_arrives_and_is_kept(server: Client, prefix: str) -> None:
+    sent = [(b'{"n":1}', Kind.JSON), (b"hi", Kind.TEXT), (b"\xff", Kind.BINARY)]
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe("room:a")
+        for data, kind in sent:
+            await broker.publish(Publication("room:a", data, kind), KEPT)
+        await sink.until_texts([data for data, _ in sent])
+        kept = (await read(broker, limit=10)).publications
+
+    assert [(each.data, each.kind) for each in kept] == sent
+    assert kept == sink.publications
+
+
+async def test_a_kept_entry_of_an_older_node_is_json_if_its_text_is(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await keep(broker, b"hi")
+        meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+        await server.xadd(stream, {"k": b"t", "d": b'{"n":2}'}, id="2-0")
+        await server.hset(meta, "offset", "2")
+        kept = (await read(broker, limit=10)).publications
+
+    assert [(each.data, each.kind) for each in kept] == [(b"hi", Kind.TEXT), (b'{"n":2}', Kind.JSON)]
 
 
 TAGGED = Publication("room:a", b"hi", tags={"lang": "en"}, info=ClientInfo("n1-7", "ada", b'{"n":1}', b"[2]"))

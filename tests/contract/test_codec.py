@@ -168,7 +168,7 @@ def test_the_other_encoding_s_frame_is_refused(peer: Peer) -> None:
 
 
 ADA = client_members(ClientInfo("c1", "ada", b'{"n":1}', b"[]"))
-PUBLICATION = Publication("a", b'{"t":1}', Kind.TEXT, Position(11, "e"), {"k": "v"}, ClientInfo("c1", "ada"))
+PUBLICATION = Publication("a", b'{"t":1}', Kind.JSON, Position(11, "e"), {"k": "v"}, ClientInfo("c1", "ada"))
 
 
 @pytest.mark.parametrize(

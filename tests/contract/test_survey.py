@@ -13,7 +13,7 @@ import pytest
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import MAX_CONTROL_BYTES, Heard, Publication
+from roomcast.model.publications import MAX_CONTROL_BYTES, BrokerEvent, Publication
 from roomcast.node import survey as survey_module
 from roomcast.node.survey import Handler, Survey, UnknownNode
 from roomcast.redis_access.client import Client
@@ -33,7 +33,7 @@ class Ear:
         self.survey = survey
         self.malformed: list[str] = []
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         assert isinstance(event, Publication)
         assert event.channel in self.survey.channels
         self.survey.on_publication(event)

@@ -94,8 +94,7 @@ class Project:
         """Open clients in the lobby until every node has one; return them, and how many each node has."""
         clients: list[ClientConnection] = []
         while True:
-            for _ in range(CLIENT_COUNT):
-                clients.append(stack.enter_context(self.connect(LOBBY)))
+            clients.extend(stack.enter_context(self.connect(LOBBY)) for _ in range(CLIENT_COUNT))
             # Clients of an earlier test may still be on their way out.
             wait_until(lambda: sum(self.client_counts().values()) == len(clients), "only this test's clients are there")
             counts = self.client_counts()

@@ -5,15 +5,11 @@
 NOT_YET = (
     *("Makefile", "pyproject.toml", "compose.yaml", "deploy/*"),
     "roomcast/app.py",
-    *("brokers/*", "presence/*", "transports/*"),
     *(
         "connections/*",
-        "model/*",
         "node/*",
-        "redis_access/*",
         "rooms/*",
         "web/*",
-        "websocket/*",
     ),
 )
 

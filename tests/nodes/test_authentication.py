@@ -176,7 +176,7 @@ async def test_why_a_token_is_refused_the_log_says_and_the_client_is_not_told(do
 async def refused_count(node: NodeProcess) -> int:
     async with http_client() as http:
         (line,) = re.findall(
-            r"^roomcast_refused_tokens_total (\S+)$", (await http.get(node.http("/metrics"))).text, re.M
+            r"^roomcast_refused_tokens_total (\S+)$", (await http.get(node.http("/metrics"))).text, re.MULTILINE
         )
     return int(float(line))
 

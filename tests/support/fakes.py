@@ -173,7 +173,7 @@ class FakeBroker:
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         raise NotImplementedError
 
-    async def settle(self, *, within_s: float) -> None:
+    async def flush(self, *, within_s: float) -> None:
         raise NotImplementedError
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:

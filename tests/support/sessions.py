@@ -198,7 +198,7 @@ class Bench:
 
     def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
         """Pass the node a publication of another node, and let it be written."""
-        self.node.on_event(Publication(channel, json.dumps(text).encode(), position=position, **members))
+        self.node.on_event(Publication(channel, json.dumps(text).encode(), Kind.JSON, position, **members))
         self.turn.run()
 
     def at(self, now_s: float) -> None:

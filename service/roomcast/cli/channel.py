@@ -16,7 +16,7 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.model.publications import Heard, Kind, Publication
+from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.tasks import end, run_together, run_until_signal
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def publish_command(channel: str, data: str) -> None:
         raise click.UsageError(
             f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
         ) from exc
-    publication = Publication(_channel(channel), data.encode())
+    publication = Publication(_channel(channel), data.encode(), Kind.JSON)
     asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
 
 
@@ -83,12 +83,12 @@ class _Printer:
         """Wait until the reader of stdout has gone, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication):
             return
         publication = event
         try:
-            if publication.kind is Kind.TEXT:
+            if publication.kind is not Kind.BINARY:
                 text = publication.data.decode()
                 # A payload may contain escape sequences that a terminal would execute.
                 click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 class Transport(Protocol):
     """The way to one client. All calls are synchronous and return at once; none of them raises."""
 
+    __slots__ = ()
+
     name: str
 
     def write(self, data: bytes) -> None:

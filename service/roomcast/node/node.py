@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
     from roomcast.connections.encoding import Encoding
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
-    from roomcast.model.publications import Heard
+    from roomcast.model.publications import BrokerEvent
     from roomcast.node.hub import Hub
     from roomcast.node.roster import HubRoster
     from roomcast.node.tracker import Tracker
@@ -214,7 +214,7 @@ class Node:
         self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
             listener = self._listeners.get(event.channel)

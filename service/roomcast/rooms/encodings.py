@@ -1,4 +1,4 @@
-"""What the plain endpoints' clients see: a publication as it was, or in an envelope that also tells where it stands."""
+"""The encodings of plain clients: the payload as it is, or in an envelope with its position."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def envelope(event: Event) -> bytes:
     """Return the JSON text of an event, for clients that asked for `?envelope=1`.
 
     A publication is `{"offset":1,"epoch":"5f0c2a91","data":...}`: offset and epoch if the channel has a history, and
-    `data` if its payload is JSON, `text` if it is any other text, `base64` if it is binary. Before that, where there is
-    such a thing: `"tags":{"lang":"en"}`, and who published it, `"info":{"client":"n1-7","user":"ada","conn_info":...,
-    "chan_info":...}`, without what is empty.
-    Where a subscription goes on: `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Who came or went:
-    `{"join":[...]}`, `{"leave":[...]}`.
+    `data` for JSON, `text` for other text, `base64` for binary. Before that, if known: `"tags":{"lang":"en"}`, and the
+    publisher `"info":{"client":"n1-7","user":"ada","conn_info":...,"chan_info":...}`, without empty members.
+    A resumption is `{"offset":1,"epoch":"5f0c2a91","recovered":true}`; joins and leaves are `{"join":[...]}`,
+    `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
         members = _position_members(event.position) + _about_members(event)
@@ -40,26 +39,15 @@ def envelope(event: Event) -> bytes:
     return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
 
 
-def is_json(publication: Publication) -> bool:
-    """Return whether a payload is JSON."""
-    if publication.kind is Kind.BINARY:
-        return False
-    try:
-        orjson.loads(publication.data)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
 def client_members(info: ClientInfo) -> dict[str, object]:
-    """Return what is told of a client, without what is empty: client, user, conn_info, chan_info."""
+    """Return the members of a client that are not empty: client, user, conn_info, chan_info."""
     infos = {"conn_info": info.info, "chan_info": info.channel_info}
-    told = {name: orjson.Fragment(text) for name, text in infos.items() if text}
-    return {"client": info.client, "user": info.user, **told}
+    known = {name: orjson.Fragment(text) for name, text in infos.items() if text}
+    return {"client": info.client, "user": info.user, **known}
 
 
 def clients(event: Membership) -> bytes:
-    """Return the JSON array of who came or went."""
+    """Return the JSON array of clients that joined or left."""
     return orjson.dumps(
         [{"client": each.client, "user": each.user, "info": _json_or_null(each.info)} for each in event.clients]
     )
@@ -85,7 +73,7 @@ def _about_members(publication: Publication) -> bytes:
 def _payload_member(publication: Publication) -> bytes:
     if publication.kind is Kind.BINARY:
         return b'"base64":"%b"' % base64.b64encode(publication.data)
-    if is_json(publication):
+    if publication.kind is Kind.JSON:
         return b'"data":' + publication.data
     return b'"text":' + orjson.dumps(publication.data.decode())
 
@@ -116,7 +104,7 @@ def _missed_frame(count: int) -> bytes:
 
 
 def _sse_event(event: Event) -> bytes:
-    """Return the bytes of a server-sent event; positions are the ids, from which the browser goes on by itself."""
+    """Return the bytes of a server-sent event; positions are its ids, from which the browser recovers by itself."""
     if isinstance(event, Publication):
         return event_stream.event_id(event.position) + event_stream.event(event.kind, event.data)
     if isinstance(event, Resumption):

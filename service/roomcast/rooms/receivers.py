@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Room:
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         """Publish it to the room; where the client may not, end the connection (3507)."""
         if self._may_publish:
+            kind = kind_of_text(data) if kind is Kind.TEXT else kind
             self._publisher.publish_for(connection, Publication(self._channel, data, kind))
         else:
             connection.close(PERMISSION_DENIED)

@@ -86,7 +86,7 @@ async def test_the_reply_to_subscribe_comes_before_what_is_published_meanwhile(b
     client.send(subscribe("room:a"))
     await turns()
 
-    bench.node.on_event(Publication("room:a", b'"hi"'))  # read, and not written yet
+    bench.node.on_event(Publication("room:a", b'"hi"', Kind.JSON))  # read, and not written yet
     bench.broker.open()
     await until(lambda: "room:a" in client.session.subscriptions)
     bench.turn.run()
@@ -113,7 +113,7 @@ async def test_what_is_published_while_a_client_connects_comes_after_its_reply(b
 
 
 async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_reply(bench: Bench) -> None:
-    kept = [Publication("kept:a", b"%d" % offset, position=Position(offset, "e")) for offset in (1, 2, 3)]
+    kept = [Publication("kept:a", b"%d" % offset, Kind.JSON, position=Position(offset, "e")) for offset in (1, 2, 3)]
     bench.broker.histories["kept:a"] = History(Position(3, "e"), 0, kept)
     client = await bench.connected()
 
@@ -144,7 +144,7 @@ async def test_where_a_subscription_begins_and_what_was_missed_stands_in_the_rep
 async def test_what_is_too_much_for_one_reply_follows_it_before_anything_else(bench: Bench) -> None:
     texts = [f"{offset}" + "x" * 30_000 for offset in range(1, 6)]
     kept = [
-        Publication("kept:a", b'"%b"' % text.encode(), position=Position(offset, "e"))
+        Publication("kept:a", b'"%b"' % text.encode(), Kind.JSON, position=Position(offset, "e"))
         for offset, text in enumerate(texts, 1)
     ]
     bench.broker.histories["kept:a"] = History(Position(5, "e"), 0, kept)
