@@ -97,4 +97,3 @@ MAX_TEST_FILE_LINES = 450
 KNOWN_OVERSIZED = {
     "roomcast.node.hub.Hub",
 }
-KNOWN_LONG_TESTS = {"test_broker.py"}

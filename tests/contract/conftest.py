@@ -20,3 +20,9 @@ async def single_server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
     async with connect(request.getfixturevalue("redis_url"), timeout_s=5.0, client_name="test") as client:
         assert isinstance(client, Redis)
         yield client
+
+
+@pytest.fixture
+def valkey(client: Redis) -> Redis:
+    """A real server, for behaviour that the fake does not have."""
+    return client

@@ -28,7 +28,7 @@ from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from roomcast_workers.lease import Lease
-from tests.contract.test_broker import RecordingSink
+from tests.support.brokers import RecordingSink
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, Cluster, bare_environment, eventually, http_client, receive
 from tests.support.redis_cluster import Cluster as RedisCluster
