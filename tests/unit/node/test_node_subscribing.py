@@ -146,7 +146,7 @@ async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
             async with node.subscribing(ada, "room:a") as start:
                 refuse(start)
 
-        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert (ada.subscriptions, len(node.hub.channels())) == ({}, 0)
         assert broker.unsubscribed == ["room:a"]
 
 
@@ -196,7 +196,7 @@ async def test_a_body_that_awaits_is_an_error_and_subscribes_nothing() -> None:
             async with node.subscribing(ada, "room:a"):
                 await asyncio.sleep(0)
 
-        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert (ada.subscriptions, len(node.hub.channels())) == ({}, 0)
         assert broker.unsubscribed == ["room:a"]
 
 
@@ -219,7 +219,7 @@ async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves
         await subscribing
 
     assert isinstance(node.presence, FakePresence)
-    assert (starts, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
+    assert (starts, ada.subscriptions, len(node.hub.channels()), node.presence.members) == ([], {}, 0, {})
     assert broker.unsubscribed == ["room:a"]
 
 
@@ -279,7 +279,7 @@ class SlowHistories(FakeBroker):
 
 
 async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
-    """What was published after its handshake was dropped: a read that came late had it, and told no more of it."""
+    """A publication after its handshake was dropped, because a late read already had it."""
     broker, turn = SlowHistories(), Schedule()
     node = fake_node(Hub(turn), broker)
     node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)
