@@ -1,4 +1,4 @@
-"""The composition root: knows every class, holds no logic."""
+"""The composition root: it connects the classes, and has no logic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import socket
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -51,6 +50,7 @@ from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.failures import failure_of
+from roomcast.web.page import add_page
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import offer
 
@@ -68,10 +68,9 @@ log = structlog.get_logger(__name__)
 _EXPIRY_GRACE_S = 25.0
 _SETTLE_TIMEOUT_S = 1.0
 _API = (
-    "What is asked by HTTP. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
+    "The HTTP endpoints. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
 )
-
 
 _ROUTERS = (
     websockets.router,
@@ -126,7 +125,7 @@ class _Parts(NamedTuple):
 
 
 def new_node_id() -> str:
-    """Return a name for a node of this host, another one for each start."""
+    """Return a node id: the host's name, and a random part for each start."""
     return f"{socket.gethostname()}-{secrets.token_hex(3)}"
 
 
@@ -134,8 +133,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     """Return the ASGI app of one node.
 
     Args:
-        on_failure: called when the node's own tasks end in an unexpected exception, after it was logged. It should
-            end the process: a half-dead node is worse than a restart.
+        on_failure: called after an unexpected exception of the node's tasks was logged. It should end the process: a
+            half-dead node is worse than a restart.
     """
     lifespan = partial(_run_node, settings=settings, node_id=node_id, on_failure=on_failure)
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
@@ -145,22 +144,14 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
-    app.add_exception_handler(WebSocketDisconnect, _let_go)
-    app.add_exception_handler(ClientDisconnect, _give_up)
-    _add_page(app)
+    app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
+    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    add_page(app)
     return app
 
 
-def _add_page(app: FastAPI) -> None:
-    page = files("roomcast").joinpath("web/index.html").read_text()
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page)
-
-
 def _allow_origins(app: FastAPI, origins: list[str]) -> None:
-    """Answer what browsers ask before a page's requests to another origin (Fetch Standard 3.2)."""
+    """Answer the preflight requests of pages of other origins (Fetch Standard 3.2)."""
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
@@ -171,7 +162,7 @@ def _allow_origins(app: FastAPI, origins: list[str]) -> None:
 async def _run_node(
     app: FastAPI, *, settings: Settings, node_id: str, on_failure: Callable[[], None]
 ) -> AsyncIterator[None]:
-    """Run a node behind an app. What was opened is closed in the reverse order, whatever raises."""
+    """Run a node behind an app. Its parts are closed in the reverse order of their opening, after any exception too."""
 
     def on_done(task: asyncio.Task[None]) -> None:
         if not task.cancelled():
@@ -250,7 +241,7 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
     )
 
 
-# Starlette sends what these return: as the answer to a request, or as the refusal of a WebSocket's handshake.
+# Starlette sends the response of these: the answer to a request, or the refusal of a WebSocket's handshake.
 
 
 async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
@@ -259,12 +250,12 @@ async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Respons
     return JSONResponse({"error": failure.body}, failure.status)
 
 
-async def _let_go(_connection: HTTPConnection, _exc: Exception) -> None:
-    """The client went while its handshake was being answered: nobody to answer, and no fault of ours."""
+async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:
+    """Handle a client that disconnects during its handshake; no error is logged."""
 
 
-async def _give_up(_connection: HTTPConnection, _exc: Exception) -> Response:
-    """The client went while its request was being read: no fault of ours either; the answer reaches nobody."""
+async def _answer_disconnect(_connection: HTTPConnection, _exc: Exception) -> Response:
+    """Handle a client that disconnects while its request is read; no error is logged."""
     return Response(status_code=400)
 
 

@@ -96,6 +96,4 @@ MAX_PUBLIC_METHODS = 15
 KNOWN_CIRCLES: set[frozenset[str]] = set()
 KNOWN_ROOM_CIRCLES: set[frozenset[str]] = set()
 KNOWN_UPWARD: set[str] = set()
-KNOWN_OVERSIZED = {
-    "roomcast.node.hub.Hub",
-}
+KNOWN_OVERSIZED: set[str] = set()

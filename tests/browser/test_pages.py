@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from roomcast.redis_access.keys import ChannelKeys
 from tests.support.processes import two_free_ports
 
 pytestmark = pytest.mark.browser
@@ -45,6 +47,19 @@ class DevCluster:
 
     node_urls: tuple[str, str]
     redis_url: str
+    process_id: int
+
+    def kill_node(self, number: int) -> None:
+        """Kill a node as `kill -9` does; `roomcast dev` starts it again."""
+        port = self.node_urls[number].rpartition(":")[2].strip("/")
+        for process in psutil.Process(self.process_id).children(recursive=True):
+            if {"node", port} <= set(process.cmdline()):
+                process.kill()
+
+    def forget(self, room: str) -> None:
+        """Remove a room's history, and with it its positions."""
+        with closing(redis.Redis.from_url(self.redis_url)) as client:
+            client.delete(*ChannelKeys("roomcast:").of_channel(f"room:{room}")[1:])
 
     def publish(self, room: str, data: object) -> None:
         """Publish as any other service may: plain PUBLISH, nothing of ours."""
@@ -52,12 +67,16 @@ class DevCluster:
             client.publish(f"roomcast:room:{room}", orjson.dumps(data))
 
 
+_ROOMS = itertools.count(1)
+
+
 class Window:
     """One window of the browser, on one node."""
 
-    def __init__(self, driver: webdriver.Chrome, handle: str) -> None:
+    def __init__(self, driver: webdriver.Chrome, handle: str, room: str) -> None:
         self._driver = driver
         self._handle = handle
+        self.room = room
 
     @property
     def driver(self) -> webdriver.Chrome:
@@ -108,6 +127,10 @@ class Window:
         texts: list[str] = self.run("return [...document.querySelectorAll('.said')].map((e) => e.textContent)")
         return texts
 
+    def notices(self) -> list[str]:
+        texts: list[str] = self.run("return [...document.querySelectorAll('.notice')].map((e) => e.textContent)")
+        return texts
+
     def figures(self) -> dict[str, float]:
         texts: list[list[str]] = self.run(
             "return [...document.querySelectorAll('.tile')]"
@@ -130,7 +153,7 @@ def running_cluster() -> Iterator[DevCluster]:
     with process:
         try:
             redis_url = _greeting(process)["Redis"]
-            yield DevCluster((f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port + 1}/"), redis_url)
+            yield DevCluster((f"http://127.0.0.1:{port}/", f"http://127.0.0.1:{port + 1}/"), redis_url, process.pid)
         finally:
             children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.send_signal(signal.SIGINT)
@@ -171,13 +194,14 @@ def dev_cluster(browser: webdriver.Chrome) -> Iterator[DevCluster]:
 
 @pytest.fixture
 def windows(browser: webdriver.Chrome, dev_cluster: DevCluster) -> Iterator[tuple[Window, Window]]:
-    """Two windows, one per node, freshly loaded."""
+    """Two windows, one per node, freshly loaded, in a room of their own."""
     first_handle = browser.current_window_handle
     browser.switch_to.new_window("window")
     second_handle = browser.current_window_handle
-    first, second = Window(browser, first_handle), Window(browser, second_handle)
-    first.open(dev_cluster.node_urls[0])
-    second.open(dev_cluster.node_urls[1])
+    room = f"room {next(_ROOMS)}"
+    first, second = Window(browser, first_handle, room), Window(browser, second_handle, room)
+    first.open(f"{dev_cluster.node_urls[0]}?room={room}")
+    second.open(f"{dev_cluster.node_urls[1]}?room={room}")
     yield first, second
     second.driver.close()
     browser.switch_to.window(first_handle)
@@ -231,7 +255,7 @@ def test_dashboard_shows_every_figure_on_both_nodes(windows: tuple[Window, Windo
 
 def test_what_redis_publishes_appears_in_both(windows: tuple[Window, Window], dev_cluster: DevCluster) -> None:
     for data in ({"text": "hi"}, "a text", {"build": 418, "ok": True}, {"from": "a service", "text": 42}, None):
-        dev_cluster.publish("lobby", data)
+        dev_cluster.publish(windows[0].room, data)
 
     for window in windows:
         window.wait_for_text("null")
@@ -243,9 +267,9 @@ def test_markup_is_shown_as_text_and_runs_nothing(windows: tuple[Window, Window]
 
     first.say(INJECTION, name=INJECTION[:40])
     second.wait_for_text(INJECTION)
-    dev_cluster.publish("lobby", {"from": "<b>x</b>", "text": INJECTION})
-    dev_cluster.publish("lobby", {INJECTION: INJECTION})
-    dev_cluster.publish("lobby", "the last")
+    dev_cluster.publish(windows[0].room, {"from": "<b>x</b>", "text": INJECTION})
+    dev_cluster.publish(windows[0].room, {INJECTION: INJECTION})
+    dev_cluster.publish(windows[0].room, "the last")
 
     for window in windows:
         window.wait_for_text("the last")
@@ -258,13 +282,13 @@ def test_rooms_are_apart(windows: tuple[Window, Window], dev_cluster: DevCluster
     first, second = windows
 
     first.join("quiet room")
-    second.say("for the lobby only")
-    second.wait_for_text("for the lobby only")
+    second.say("for the other room only")
+    second.wait_for_text("for the other room only")
     dev_cluster.publish("quiet room", {"text": "for the quiet room only"})
     first.wait_for_text("for the quiet room only")
 
     assert first.said() == ["for the quiet room only"]
-    assert second.said() == ["for the lobby only"]
+    assert second.said() == ["for the other room only"]
     for url in ("#quiet%20room", "?room=quiet+room"):
         second.open(dev_cluster.node_urls[1] + url)
         assert second.run("return document.getElementById('room').value") == "quiet room"
@@ -277,7 +301,7 @@ def test_names_that_no_room_can_have_are_refused_by_the_field(windows: tuple[Win
         window.write("room", room + Keys.ENTER)
 
         assert not window.run("return document.getElementById('room').validity.valid")
-        assert window.run("return document.title") == "lobby \u00b7 Roomcast"
+        assert window.run("return document.title") == f"{window.room} \u00b7 Roomcast"
 
 
 def test_lost_connection_comes_back_and_says_what_may_be_missing(windows: tuple[Window, Window]) -> None:
@@ -294,6 +318,54 @@ def test_lost_connection_comes_back_and_says_what_may_be_missing(windows: tuple[
     assert first.said() == second.said() == ["back again"]
 
 
+def test_after_the_kill_of_its_node_the_page_recovers_what_it_missed(
+    windows: tuple[Window, Window], dev_cluster: DevCluster
+) -> None:
+    first, second = windows
+    first.say("before")
+    second.wait_for_text("before")
+
+    dev_cluster.kill_node(1)
+    second.wait_for("a lost connection", "return document.getElementById('status').dataset.state !== 'open'")
+    for text in ("one", "two", "three"):
+        first.say(text)
+    second.wait_for_text("three")
+    second.wait_for_state("open")
+    first.say("after")
+    second.wait_for_text("after")
+
+    assert second.said() == ["before", "one", "two", "three", "after"]
+    assert second.notices() == ["Connected again."]
+
+
+def test_what_cannot_be_recovered_is_said(windows: tuple[Window, Window], dev_cluster: DevCluster) -> None:
+    first, second = windows
+    first.say("before")
+    second.wait_for_text("before")
+
+    dev_cluster.kill_node(1)
+    second.wait_for("a lost connection", "return document.getElementById('status').dataset.state !== 'open'")
+    dev_cluster.forget(first.room)
+
+    second.wait_for_text("Some messages are missing here")
+    assert second.said() == ["before"]
+
+
+def test_a_reload_keeps_what_the_rooms_history_has(windows: tuple[Window, Window], dev_cluster: DevCluster) -> None:
+    first, second = windows
+    first.say("one", name="Ada")
+    first.say("two")
+    second.wait_for_text("two")
+
+    second.driver.refresh()
+    second.wait_for_text("two")
+    first.say("three")
+    second.wait_for_text("three")
+
+    assert second.said() == ["one", "two", "three"]
+    assert second.notices() == []
+
+
 def test_without_websockets_the_page_receives_by_events_and_says_so(
     windows: tuple[Window, Window], dev_cluster: DevCluster
 ) -> None:
@@ -302,7 +374,7 @@ def test_without_websockets_the_page_receives_by_events_and_says_so(
     window.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NO_WEBSOCKETS})
     window.driver.refresh()
     window.wait_for_state("receiving")
-    dev_cluster.publish("lobby", {"text": "one way"})
+    dev_cluster.publish(windows[0].room, {"text": "one way"})
 
     window.wait_for_text("one way")
     window.wait_for_figures()
@@ -315,7 +387,7 @@ def test_page_fits_a_small_phone(windows: tuple[Window, Window], dev_cluster: De
 
     metrics = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}
     window.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    dev_cluster.publish("lobby", {"text": "w" * 500})
+    dev_cluster.publish(windows[0].room, {"text": "w" * 500})
     window.wait_for_text("w" * 500)
 
     assert window.run("return document.documentElement.scrollWidth") == 360

@@ -187,7 +187,7 @@ async def until_empty(server: Server) -> None:
     async def is_empty() -> bool:
         return (
             not server.hub.connections
-            and not server.hub.channel_count()
+            and not len(server.hub.channels())
             and not server.uvicorn.server_state.connections
         )
 

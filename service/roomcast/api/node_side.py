@@ -77,7 +77,7 @@ class NodeOperations:
             "num_clients": len(connections),
             "num_users": self._hub.user_count(),
             "num_subs": sum(len(connection.subscriptions) for connection in connections),
-            "num_channels": self._hub.channel_count(),
+            "num_channels": len(self._hub.channels()),
             "uptime": int(self._clock() - self._started_at_s),
             "process": {"cpu": self._process.cpu_percent(), "rss": self._process.memory_info().rss},
         }

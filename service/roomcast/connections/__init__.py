@@ -1,1 +1,1 @@
-"""One client: its state, its transport and encoding, and what waits while it is slow."""
+"""One client: its state, transport and encoding, and the backlog of a slow one."""

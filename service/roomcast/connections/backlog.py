@@ -1,4 +1,4 @@
-"""What waits for a congested client, of channels that may drop: bounded in bytes."""
+"""The backlog of a congested client, in channels that may drop publications: bounded in bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 class _Waiting(NamedTuple):
     channel: str
     frame: bytes
-    is_conflated: bool  # it gives way to the next one of its channel
+    is_conflated: bool  # the next one of its channel replaces it
 
 
 class Backlog:
-    """Encoded publications in the order in which they came; the oldest give way to what would pass the bound."""
+    """Encoded publications in the order of their arrival; beyond the bound the oldest are dropped."""
 
     __slots__ = ("_bytes", "_max_bytes", "_missed_count", "_waiting")
 
@@ -27,10 +27,9 @@ class Backlog:
         self._missed_count = 0
 
     def add(self, channel: str, frames: Sequence[bytes], *, only_latest: bool) -> int:
-        """Keep frames of one channel, or the last of them alone; return how many were dropped for it.
+        """Add frames of one channel, or only the last of them; return how many were dropped for it.
 
-        Dropped publications of a channel that keeps only the latest are conflated, not missed: they are not told. What
-        was added otherwise stays.
+        Dropped publications of a channel with `only_latest` are conflated: the client does not count them as missed.
         """
         dropped_count = 0
         if only_latest and frames:
@@ -50,5 +49,5 @@ class Backlog:
         return dropped_count
 
     def drain(self) -> tuple[int, list[bytes]]:
-        """Return how many publications the client has missed, and what has waited."""
+        """Return how many publications the client has missed, and the frames."""
         return self._missed_count, [waiting.frame for waiting in self._waiting]

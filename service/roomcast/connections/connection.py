@@ -1,4 +1,4 @@
-"""One client: who it is, what it is subscribed to, and what happens when it is slow."""
+"""One client: its identity, its subscriptions, and its policy when it is slow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """CONNECTING until the transport's handshake is answered, CLOSING from the first reason to end, then CLOSED."""
+    """CONNECTING until the handshake is accepted, CLOSING from the first reason to close, then CLOSED."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -28,7 +28,7 @@ class State(enum.Enum):
 
 
 class Pause(enum.Flag):
-    """Why nothing is read from a client: too much of what it sent is not done yet."""
+    """Why nothing is read from a client: too many of its messages or commands are not finished."""
 
     UNPUBLISHED = enum.auto()
     COMMANDS = enum.auto()
@@ -37,8 +37,8 @@ class Pause(enum.Flag):
 class Subscription(NamedTuple):
     """How a connection is subscribed to a channel.
 
-    info: JSON about the client in this channel, or empty. is_present: presence knows of it. is_silent: nobody is told
-        when it comes and goes.
+    info: JSON about the client in this channel, or empty. is_present: it is in the channel's presence. is_silent: other
+        clients are not notified when it joins and leaves.
     """
 
     encoding: Encoding
@@ -48,18 +48,18 @@ class Subscription(NamedTuple):
 
 
 class Receiver(Protocol):
-    """What the wire protocol does with a client's messages. Called by the transport; must not block, await or raise."""
+    """The wire protocol's side of a connection. Called by the transport; must not block, await or raise."""
 
     __slots__ = ()
 
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Take a whole message."""
+        """Handle a whole message."""
 
     def on_lost(self, connection: Connection, channel: str) -> None:
-        """Take note that publications of a channel are lost for good; what follows comes after them."""
+        """Handle the loss of publications of a channel; the following ones come after them."""
 
     def on_closed(self, connection: Connection) -> None:
-        """Take note that the client is gone; it is not subscribed any more. Called also if it was never open."""
+        """Handle the end of a connection, whose subscriptions have ended. Called also if it was never open."""
 
 
 class Connection:
@@ -101,8 +101,8 @@ class Connection:
         info: bytes = b"",
     ) -> None:
         self.id = id
-        self.user = user  # who it is, as others see it; "" is nobody known
-        self.info = info  # JSON that goes with it, or empty
+        self.user = user  # shown to others; "" for an anonymous client
+        self.info = info  # JSON, shown to others, or empty
         self.transport = transport
         self.encoding = encoding
         self.receiver = receiver
@@ -110,13 +110,13 @@ class Connection:
         self.state = State.CONNECTING
         self.subscriptions: dict[str, Subscription] = {}
         self.opened_at_s: float | None = None
-        self.unpublished_bytes = 0  # of its own messages, on their way to Redis
-        self.awaited_pongs = 0  # how often it was asked whether it lives, in the words of its protocol
+        self.unpublished_bytes = 0  # of its own messages that Redis has not accepted yet
+        self.awaited_pongs = 0  # pings of its wire protocol without an answer
         self._pauses = Pause(0)
         self.is_congested = False
         self.written_while_congested_bytes = 0
-        self._backlog: Backlog | None = None  # what waits while it is congested, of channels that may drop
-        self._held: bytearray | None = None  # what waits until it is open
+        self._backlog: Backlog | None = None  # while it is congested
+        self._held: bytearray | None = None  # written once it is open
 
     def send(self, data: bytes) -> None:
         """Write encoded bytes, or hold them until the connection is open.
@@ -134,9 +134,9 @@ class Connection:
                 self.close(SLOW)
 
     def send_congested(self, channel: str, frames: Sequence[bytes], policy: SlowPolicy) -> int:
-        """Do with a congested connection's publications what the channel's policy says.
+        """Handle publications for a congested connection by the channel's policy.
 
-        Returns: how many publications were dropped: these, or older ones that had waited.
+        Returns: how many publications were dropped: these, or older ones of the backlog.
         """
         if self.state is not State.OPEN or policy is SlowPolicy.DISCONNECT:
             self.send(b"".join(frames))
@@ -146,21 +146,21 @@ class Connection:
         return self._backlog.add(channel, frames, only_latest=policy is SlowPolicy.LATEST)
 
     def pause_reading(self, reason: Pause) -> None:
-        """Read nothing more from the client until all reasons not to are gone."""
+        """Read nothing more from the client until this and every other reason has ended."""
         self._pauses |= reason
         self.transport.pause_reading()
 
     def resume_reading(self, reason: Pause) -> None:
-        """Read from the client again, unless there is another reason not to."""
+        """End a reason for the pause; read again if it was the last."""
         if reason in self._pauses:
             self._pauses &= ~reason
             if not self._pauses:
                 self.transport.resume_reading()
 
     def await_pong(self) -> bool:
-        """Note that the client is asked whether it lives; return whether it is to be.
+        """Count a ping, and return whether to send it.
 
-        One that has not said who it is would not know what a ping is, and has a deadline of its own.
+        Not to a client that is not authenticated yet: it does not know pings, and has a deadline of its own.
         """
         if self.state is State.CONNECTING:
             return False
@@ -168,12 +168,12 @@ class Connection:
         return True
 
     def on_congested(self) -> None:
-        """Note, told by the transport, that the client does not take what is written as fast as it comes."""
+        """Note that the client reads more slowly than the transport is written to."""
         self.is_congested = True
         self.written_while_congested_bytes = 0
 
     def on_drained(self) -> None:
-        """Note, told by the transport, that the client has caught up, and send what waited."""
+        """Note that the client has caught up, and send the backlog."""
         self.is_congested = False
         backlog, self._backlog = self._backlog, None
         if backlog is None:
@@ -182,11 +182,11 @@ class Connection:
         if missed_count:
             frames.insert(0, self.encoding.missed(missed_count))
         if frames and self.state is State.OPEN:
-            # Not `send`: the backlog has a bound of its own, and with what is still unsent it may pass the other.
+            # Not `send`: backlog and unsent bytes, each within its bound, may together exceed that of the unsent bytes.
             self.transport.write(b"".join(frames))
 
     def open(self) -> None:
-        """Note that the handshake was answered, and send what was published since the subscription."""
+        """Note that the handshake is accepted, and send the publications since the subscription."""
         if self.state is not State.CONNECTING:
             return
         self.state = State.OPEN
@@ -196,7 +196,7 @@ class Connection:
             self.send(bytes(held))
 
     def close(self, disconnect: Disconnect) -> None:
-        """Begin to end the connection, once; the transport then reports that it is gone."""
+        """Begin to close the connection, once; the transport then reports its end."""
         if self.state in (State.CLOSING, State.CLOSED):
             return
         self.state = State.CLOSING
@@ -204,7 +204,7 @@ class Connection:
         self.transport.close(disconnect)
 
     def on_closed(self) -> None:
-        """Note that the transport is gone."""
+        """Note that the transport has ended."""
         self.state = State.CLOSED
         self._held = self._backlog = None
 

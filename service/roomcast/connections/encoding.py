@@ -18,12 +18,12 @@ class Encoding:
     The hub encodes once per Encoding and writes the same bytes to each of its connections, so there is one object
     per combination, made once, never one per connection.
 
-    encode: returns nothing for an event that this encoding cannot tell of.
-    missed: the bytes that tell a client how many publications it was too slow for.
-    tells_positions: clients of this encoding know where they are in a history, and can go on from there.
-    difference: the bytes of a publication for clients that have the one before, given first; None if it has to be sent
-        whole. A client begins with whole ones, of `encode`.
-    ping: the bytes that ask a client whether it lives; nothing: the transport has a way of its own.
+    encode: returns nothing for an event that this encoding cannot express.
+    missed: encodes the number of publications that a client was too slow for.
+    tells_positions: clients of this encoding receive positions, and can recover from them.
+    difference: encodes a publication for clients that have the one before, given first; None if it must be sent whole.
+        A client gets whole ones, of `encode`, first.
+    ping: a ping of the wire protocol; empty: the transport has its own.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The way to one client: the interface of all transports."""
+"""The interface of all transports."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 
 
 class Transport(Protocol):
-    """The way to one client. All calls are synchronous and return at once; none of them raises."""
+    """Carries bytes to and from one client. All calls return at once; none of them raises."""
 
     __slots__ = ()
 
     name: str
 
     def write(self, data: bytes) -> None:
-        """Pass on framed bytes, in order; nothing happens once the client is gone."""
+        """Write framed bytes, in order; without effect once the client has disconnected."""
 
     def unsent_bytes(self) -> int:
-        """Return how much the client has not taken yet (the kernel's own buffer not counted)."""
+        """Return how many bytes are not written to the kernel yet."""
 
     def pause_reading(self) -> None:
         """Read nothing more from the client until `resume_reading`."""
@@ -28,14 +28,12 @@ class Transport(Protocol):
         """Read from the client again."""
 
     def close(self, disconnect: Disconnect) -> None:
-        """Tell the client the code and reason, as far as the transport can, and end the connection soon."""
+        """Send the client the code and reason, if the transport can, and close the connection soon."""
 
     def close_code(self) -> int:
-        """Return the code with which the connection ended, whoever ended it; 1006 for a client that vanished."""
+        """Return the code with which either side closed the connection; 1006 if it was lost."""
 
 
 # Above the high mark a client counts as congested, until its unsent bytes are below the low one.
 HIGH_WATER_BYTES = 64 * 1024
-
-
 LOW_WATER_BYTES = 16 * 1024

@@ -1,4 +1,4 @@
-"""Publishing what clients send, with backpressure."""
+"""Publishing the messages of clients, with backpressure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OVERHEAD_BYTES = 512
 
 
 class ClientPublisher:
-    """Publishes what clients send.
+    """Publishes the messages of clients.
 
     While more than 128 KiB of a client's messages wait for Redis, nothing more is read from that client.
     Args:

@@ -1,4 +1,4 @@
-"""When the hub flushes: at once while it is cheap, for a third of the time while a flush takes up to 5 ms."""
+"""When the hub flushes: at once while flushes are cheap, at most a third of the time while they are long."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ _PAUSE_PER_FLUSH = 2.0
 
 
 class Pace:
-    """Calls the hub's flush, and after one that took long, not again before a pause of twice its time.
+    """Calls the hub's flush; after a long one it pauses for twice its time.
 
-    What comes during the pause shares the next write. Without it a node under load flushes two or three publications
+    Publications during the pause share the next write. Without it a node under load flushes two or three publications
     at a time on a full core: 500 subscribers x 1,000 msg/s cost 1.99 us a delivery at 99 % of a core, p99 12.6 ms
-    (figures with it: tests/bench/README.md). While a flush is cheap compared to what happens between two, nothing
-    waits.
+    (figures with it: tests/bench/README.md). Short flushes cause no pause.
 
     Args:
-        call_soon: calls a function in the loop's next turn: when the broker's reader has nothing more to read.
+        call_soon: calls a function in the loop's next turn, when the broker's reader has nothing more to read.
         call_later: calls a function after a delay in seconds.
-        clock: `time.monotonic`, seconds; not the loop's own time, which stands still during a flush on uvloop.
-        max_pause_s: the longest pause; 0: nothing ever waits.
+        clock: `time.monotonic`, seconds; not the loop's time, which uvloop does not update during a flush.
+        max_pause_s: the longest pause; 0: none.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Pace:
         self._not_before_s = 0.0
 
     def schedule(self, flush: Callable[[], None]) -> None:
-        """Call `flush` once, when it is due; the hub asks again only after that."""
+        """Call `flush` once, when it is due; the hub schedules the next one only after that."""
 
         def timed_flush() -> None:
             started_s = self._clock()

@@ -1,4 +1,4 @@
-"""What is kept of channels, as whoever asks a node may read it, and remove it."""
+"""Reading and removing the histories of channels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ class Histories:
         self._namespaces = namespaces
 
     async def read(self, channel: str, *, limit: int, since: Position | None, newest: bool) -> History:
-        """Return a channel's position, and up to `limit` of the publications that are kept of it, in their order.
+        """Return a channel's position, and up to `limit` publications of its history, in their order.
 
         Args:
-            newest: the newest ones and not the oldest.
-            since: those after it or, of the newest ones, those before it: where a reader goes on; with an empty epoch:
-                of the present one; None: all.
+            newest: the newest ones instead of the oldest.
+            since: only those after it; with `newest` only those before it. With an empty epoch: in the present one.
         Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
         """
         namespace = self._namespace(channel)
@@ -40,7 +39,7 @@ class Histories:
         return found
 
     async def remove(self, channel: str) -> None:
-        """Remove what is kept of a channel; see `Broker.remove_history`.
+        """Remove the history of a channel; see `Broker.remove_history`.
 
         Raises: ClientError 108 for a channel without a history; BrokerUnavailable.
         """

@@ -1,4 +1,4 @@
-"""Who is subscribed on this node, and broadcasting to them: encode once, write many. Synchronous, no I/O."""
+"""The subscriptions of this node, and broadcasting to them: encode once, write many. Synchronous, no I/O."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OPEN = State.OPEN
 
 @dataclass(slots=True)
 class _Subscribers:
-    """The subscribers of one channel, grouped by encoding, and what was published since the last flush.
+    """The subscribers of one channel, grouped by encoding, and the publications since the last flush.
 
-    based: those who have `previous`, the newest publication that was written, and so can be sent differences to it.
+    based: the subscribers that have `previous`, the newest publication that was written: they can get differences.
     """
 
     channel: str
@@ -40,12 +40,12 @@ class _Subscribers:
 class Hub:
     """The connections of one node and their subscriptions.
 
-    Broadcasting costs no task, queue or await: publications gather until the reader of Redis has nothing more to
-    read, then each connection gets one write with all of them (measured in tests/bench/README.md).
+    Broadcasting needs no task, queue or await: publications gather until the reader of Redis has nothing more to read,
+    then each connection gets one write with all of them (measured in tests/bench/README.md).
 
     Args:
-        schedule: calls a function once, when the code that runs now has given the loop back or later: `Pace.schedule`.
-            The broker's reader does not give it back while it has data, so a flush sees all that one read brought.
+        schedule: calls a function once, in a later turn of the loop: `Pace.schedule`. The broker's reader does not
+            await while it has data, so a flush has all publications of one read.
     """
 
     def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:
@@ -58,13 +58,13 @@ class Hub:
         self.dropped_count = 0
 
     def add(self, connection: Connection) -> None:
-        """Take in a connection; it counts until `remove`."""
+        """Add a connection, until `remove`."""
         self.connections.add(connection)
         if connection.user:
             self._by_user.setdefault(connection.user, set()).add(connection)
 
     def remove(self, connection: Connection) -> dict[str, Subscription]:
-        """Forget a connection and return the subscriptions that it had."""
+        """Remove a connection, and return its subscriptions."""
         self.connections.discard(connection)
         self._forget_user(connection)
         subscriptions = dict(connection.subscriptions)
@@ -73,25 +73,25 @@ class Hub:
         return subscriptions
 
     def identify(self, connection: Connection, user: str) -> None:
-        """Note who a connection is that did not say it at first, if it is still there."""
+        """Set the user of a connection that authenticates later, if it is still open."""
         if connection in self.connections:
             self._forget_user(connection)
             connection.user = user
             self.add(connection)
 
     def of_user(self, user: str) -> tuple[Connection, ...]:
-        """Return the connections of a user on this node; of "" those that are nobody known, found one by one."""
+        """Return the connections of a user on this node; for "" the anonymous ones, by a search through all."""
         if not user:
             return tuple(connection for connection in self.connections if not connection.user)
         return tuple(self._by_user.get(user, ()))
 
     def user_count(self) -> int:
-        """Return how many users have a connection on this node; those that are nobody known are one."""
-        has_nobody = any(not connection.user for connection in self.connections)
-        return len(self._by_user) + has_nobody
+        """Return how many users have a connection on this node; all anonymous clients count as one."""
+        has_anonymous = any(not connection.user for connection in self.connections)
+        return len(self._by_user) + has_anonymous
 
     def subscribe(self, connection: Connection, channel: str, subscription: Subscription, policy: SlowPolicy) -> None:
-        """Add a subscription. It also gets what was broadcast and waits for the next flush: see `pending_floor`."""
+        """Add a subscription. It also gets the events that wait for the next flush: see `pending_floor`."""
         subscribers = self._channels.get(channel)
         if subscribers is None:
             subscribers = self._channels[channel] = _Subscribers(channel, policy)
@@ -113,7 +113,7 @@ class Hub:
             del self._channels[channel]
 
     def broadcast(self, event: Event) -> None:
-        """Give a publication, or what else there is to tell, to every subscriber of its channel on this node.
+        """Send an event to every subscriber of its channel on this node.
 
         Delivery: at most once per subscriber, in the order of the calls; written at the next flush.
         """
@@ -126,20 +126,20 @@ class Hub:
             self._dirty.append(subscribers)
         subscribers.pending.append(event)
         if type(event) is Resumption:
-            # At once: where the numbers jump, `pending_floor` would mix those of before with those of after.
+            # At once: `pending_floor` would confuse the offsets before a gap with those after it.
             self._flush_channel(subscribers)
             if not event.is_recovered:
                 for connection in tuple(self.subscribers(event.channel)):
                     connection.receiver.on_lost(connection, event.channel)
 
     def flush(self) -> None:
-        """Write to every connection what was broadcast since the last flush, in one write each."""
+        """Write to every connection the events since the last flush, in one write each."""
         dirty, self._dirty = self._dirty, []
         for subscribers in dirty:
             self._flush_channel(subscribers)
 
     def pending_floor(self, channel: str, offset: int) -> int:
-        """Return the offset before the first publication that waits for the next flush, or `offset` if none does."""
+        """Return the offset before the first publication that waits for the next flush; `offset` if none does."""
         subscribers = self._channels.get(channel)
         for event in subscribers.pending if subscribers is not None else ():
             if type(event) is Publication and event.position is not None:
@@ -147,26 +147,22 @@ class Hub:
         return offset
 
     def flush_channel(self, channel: str) -> None:
-        """Write what waits in one channel, now."""
+        """Write the waiting events of one channel now."""
         subscribers = self._channels.get(channel)
         if subscribers is not None:
             self._flush_channel(subscribers)
 
     def close_all(self, disconnect: Disconnect) -> None:
-        """Begin to end every connection of this node."""
+        """Begin to close every connection of this node."""
         for connection in tuple(self.connections):
             connection.close(disconnect)
 
-    def channel_count(self) -> int:
-        """Return how many channels have a subscriber on this node."""
-        return len(self._channels)
-
     def channels(self) -> Collection[str]:
-        """Return the channels that have a subscriber on this node, as they are at each moment."""
+        """Return a view of the channels that have a subscriber on this node."""
         return self._channels.keys()
 
     def subscribers(self, channel: str) -> Iterator[Connection]:
-        """Return the subscribers of a channel on this node; not to be read across a wait."""
+        """Return the subscribers of a channel on this node; not to be iterated across an await."""
         subscribers = self._channels.get(channel)
         return chain.from_iterable(subscribers.by_encoding.values() if subscribers is not None else ())
 
@@ -184,19 +180,19 @@ class Hub:
 
     def _flush_channel(self, subscribers: _Subscribers) -> None:
         pending, subscribers.pending = subscribers.pending, []
-        if not pending:  # flushed early, by a subscription that came in between
+        if not pending:  # flushed early, by a new subscription
             return
         for encoding, connections in subscribers.by_encoding.items():
             if encoding.difference is not None:
                 self._flush_differences(subscribers, encoding, connections, pending)
                 continue
             encode = encoding.encode
-            # Plain frames have no way to tell of anything but publications: then there is nothing to write.
+            # Plain frames can express publications only.
             frames = [frame for event in pending if (frame := encode(event))]
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             if not data:
                 continue
-            # A connection that closes here leaves the set in a later turn of the loop: it cannot change under us.
+            # A connection that closes here is removed from the set in a later turn of the loop, not during it.
             congested = []
             for connection in connections:
                 if connection.is_congested:
@@ -216,7 +212,7 @@ class Hub:
     def _flush_differences(
         self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
     ) -> None:
-        """Write publications whole to who is new, as differences to who has the one before each."""
+        """Write differences to clients that have the previous publication, whole ones to the others."""
         assert encoding.difference is not None  # noqa: S101  (for the type checker)
         whole: list[bytes] = []
         differences: list[bytes] = []
@@ -239,7 +235,7 @@ class Hub:
         for connection in connections:
             is_based = connection in subscribers.based
             if connection.is_congested and may_drop:
-                # What it will miss nobody knows yet: nothing may build on it.
+                # It may miss publications, so it cannot get differences to them.
                 subscribers.based.discard(connection)
                 congested.append(connection)
             else:
@@ -258,15 +254,15 @@ class Hub:
         pending: list[Event],
         frames: list[bytes],
     ) -> None:
-        """Give what was broadcast to clients that are slow; `frames` are all that `pending` is encoded to."""
+        """Send to congested clients by the channel's policy; `frames` are those of `pending`."""
         channel, policy = subscribers.channel, subscribers.policy
-        told: list[bytes] = []
+        memberships: list[bytes] = []
         if policy is SlowPolicy.LATEST:
-            # The newest publication stands for those before it; for who has come and gone nothing does.
+            # The newest publication replaces those before it, but no join or leave.
             events = [(event, frame) for event in pending if (frame := encoding.encode(event))]
             frames = [frame for event, frame in events if type(event) is Publication]
-            told = [frame for event, frame in events if type(event) is not Publication]
+            memberships = [frame for event, frame in events if type(event) is not Publication]
         for connection in connections:
             self.dropped_count += connection.send_congested(channel, frames, policy)
-            if told:
-                self.dropped_count += connection.send_congested(channel, told, SlowPolicy.DROP_OLDEST)
+            if memberships:
+                self.dropped_count += connection.send_congested(channel, memberships, SlowPolicy.DROP_OLDEST)

@@ -1,16 +1,16 @@
-"""One node: its hub and its broker, and what a publication, a subscription and a connection mean to them."""
+"""One node: it connects the hub, the broker and presence for publications, subscriptions and connections."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Once, Published
+from roomcast.brokers import ALWAYS, Once, Published, Sink
 from roomcast.connections.connection import State, Subscription
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Recovery
@@ -21,7 +21,7 @@ from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.tasks import run_together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from roomcast.brokers import Broker
     from roomcast.connections.connection import Connection
@@ -37,14 +37,14 @@ log = structlog.get_logger(__name__)
 
 
 class SubscribeSuperseded(ClientError):  # noqa: N818  (as BrokerUnavailable)
-    """While a subscription was being made its client was gone, or was subscribed in another way."""
+    """The client disconnected, or was subscribed by another command, while it was being subscribed."""
 
     def __init__(self, channel: str) -> None:
         super().__init__(ErrorCode.ALREADY_SUBSCRIBED, channel)
 
 
-class Node:
-    """The clients of one process, joined with those of all other nodes by the broker. Implements `brokers.Sink`."""
+class Node(Sink):
+    """The clients of one process, connected by the broker with those of all other nodes."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class Node:
         self.close_codes: Counter[int] = Counter()
         self.client_publisher = ClientPublisher(broker, namespaces, tracker, self.counts)
         self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
-        self._interest: Counter[str] = Counter()  # subscriptions here, those that are being made too, by channel
+        self._interest: Counter[str] = Counter()  # subscriptions here by channel, unfinished ones too
 
     async def run(self) -> None:
-        """Keep the node in its cluster, through every outage of Redis; end only when cancelled."""
+        """Keep the node in its cluster, also through outages of Redis; end only when cancelled."""
         await run_together(broker=self.broker.run(self), tracker=self.tracker.run(), presence=self.presence.run())
 
     def connected(self, connection: Connection) -> Connected:
-        """Return a context: within it the connection is one of the node's; `leave` ends it, however the body ends."""
+        """Return a context in which a connection is one of the node's; `leave` is called at its end."""
         return Connected(self, connection)
 
     def leave(self, connection: Connection) -> None:
@@ -99,15 +99,14 @@ class Node:
         )
 
     def listen(self, channels: Sequence[str], listener: Callable[[Publication], None]) -> None:
-        """Give what comes in channels of the nodes alone, such as `control`, to a listener and not to the hub.
+        """Send the publications of channels that only nodes use, such as `control`, to a listener and not to the hub.
 
         Args:
             listener: called in the broker's reader: must not block, await or raise.
         """
         self._listeners.update(dict.fromkeys(channels, listener))
 
-    @asynccontextmanager
-    async def subscribing(
+    def subscribing(
         self,
         connection: Connection,
         channel: str,
@@ -117,10 +116,10 @@ class Node:
         info: bytes = b"",
         since: Position | None = None,
         wants_missed: bool = True,
-    ) -> AsyncIterator[Sequence[Publication | Resumption]]:
+    ) -> Subscribing:
         """Subscribe a connection. The body sends it the start; every publication after that follows once the body ends.
 
-        The start: with recovery the position, for encodings that tell it, and what the client missed `since`; in mode
+        The start: with recovery the position, for encodings that tell it, and the publications missed `since`; in mode
         `cache` the newest publication, for all. The body must not await: a publication meanwhile would be lost.
         Args:
             namespace, encoding: of this subscription; None: the channel's, the connection's.
@@ -130,22 +129,16 @@ class Node:
         Delivery: see docs/guarantees.md.
         Raises: ClientError, SubscribeSuperseded, BrokerUnavailable. Nothing is subscribed then, or if the body raises.
         """
-        namespace = namespace or self.namespaces.of(channel)
+        of_channel = self.namespaces.of(channel)
+        namespace = namespace or of_channel
         encoding = encoding or connection.encoding
         recovery = namespace.recovery
         if not encoding.tells_positions and recovery is not Recovery.CACHE:
             recovery = None
-        self._gain_interest(channel)
-        try:
-            start = await self._start(connection, channel, recovery, since, wants_missed=wants_missed)
-            with _one_turn():
-                yield start
-        except BaseException:
-            self._lose_interest(channel)
-            raise
-        is_silent = not namespace.join_leave and self.namespaces.of(channel).join_leave
+        is_silent = not namespace.join_leave and of_channel.join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
-        self._subscription_began(connection, channel, subscription, namespace.slow)
+        start = self._start(connection, channel, recovery, since, wants_missed=wants_missed)
+        return Subscribing(self, connection, channel, subscription, slow=namespace.slow, start=start)
 
     async def _start(
         self,
@@ -156,7 +149,7 @@ class Node:
         *,
         wants_missed: bool,
     ) -> Sequence[Publication | Resumption]:
-        """Return what a subscriber is sent first; it is up to date until the loop continues."""
+        """Return the start of a subscription; it is up to date until the loop continues."""
         await self.broker.subscribe(channel)
         window = None
         if recovery is not None and since is not None and not since.epoch:
@@ -171,9 +164,12 @@ class Node:
         position = self.tracker.position(channel)
         if recovery is None or position is None:
             return ()
-        if since is not None and since.epoch == position.epoch and since.offset > self._floor(channel, position):
+        # The newest publication that is written to the channel's subscribers.
+        floor = self.hub.pending_floor(channel, position.offset)
+        if since is not None and since.epoch == position.epoch and since.offset > floor:
             self.hub.flush_channel(channel)
-        top = Position(self._floor(channel, position), position.epoch)
+            floor = position.offset
+        top = Position(floor, position.epoch)
         catch_up = catch_up_cache if recovery is Recovery.CACHE else catch_up_stream
         return catch_up(channel, since, top, window)
 
@@ -189,8 +185,8 @@ class Node:
 
         Delivery: in one order for all subscribers of the channel; see docs/guarantees.md.
         Args:
-            skip_history: as in a channel without a history: who is not there now never gets it.
-        Raises: ClientError for a channel that no namespace has, BrokerUnavailable.
+            skip_history: do not store it: clients that reconnect will not get it.
+        Raises: ClientError for a channel without a namespace, BrokerUnavailable.
         """
         namespace = self.namespaces.of(publication.channel)
         seen = self.tracker.position(publication.channel)
@@ -205,17 +201,17 @@ class Node:
         return published
 
     def reason_not_ready(self) -> str | None:
-        """Return why this node cannot deliver now, or None when all is well."""
+        """Return why this node cannot deliver now; None if it can."""
         return self.broker.reason_not_ready()
 
     def drain(self) -> None:
-        """Ask every client to go; they may come back to another node."""
+        """Close every connection with a code that lets the clients reconnect to another node."""
         log.info("node.drain", connections=len(self.hub.connections))
         self.hub.flush()
         self.hub.close_all(SHUTDOWN)
 
+    @override
     def on_event(self, event: BrokerEvent) -> None:
-        """Broadcast what the broker brought, publications with a position in their order."""
         if isinstance(event, Publication):
             listener = self._listeners.get(event.channel)
             if listener is not None:
@@ -228,23 +224,23 @@ class Node:
         else:
             self.hub.broadcast(event)
 
+    @override
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Count and log a Redis message that is no publication; nobody gets it."""
         self.counts["malformed"] += 1
         log.warning("broker.malformed_message", channel=channel, reason=reason)
 
+    @override
     def on_disconnected(self) -> None:
-        """Keep back what comes in channels with history, until it is known what is missing."""
         self.tracker.disconnected()
 
+    @override
     def on_connected(self, *, is_again: bool) -> None:
-        """Repair the gap in channels with history; without one it is counted, logged, and told to who can be told."""
         self.tracker.connected()
         if is_again:
             self.presence.doubt()
             self.counts["gaps"] += 1
-            log.warning("broker.gap", channels=self.hub.channel_count())
-            # Who is told may leave the channel for it.
+            log.warning("broker.gap", channels=len(self.hub.channels()))
+            # Channels without history: nothing can be repaired. A copy: a client that is notified may unsubscribe.
             for channel in tuple(self._interest):
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
@@ -284,10 +280,6 @@ class Node:
             self.tracker.close(channel)
             self.broker.unsubscribe(channel)
 
-    def _floor(self, channel: str, position: Position) -> int:
-        """Return the offset of the newest publication that has been written to the channel's subscribers."""
-        return self.hub.pending_floor(channel, position.offset)
-
 
 class Connected:
     """The context of `Node.connected`."""
@@ -312,12 +304,46 @@ class Connected:
         self._is_detached = True
 
 
-@contextmanager
-def _one_turn() -> Iterator[None]:
-    """Raise RuntimeError if the body awaits, so that the loop continues before it ends."""
-    turns: list[None] = []
-    turn = asyncio.get_running_loop().call_soon(turns.append, None)
-    yield
-    turn.cancel()
-    if turns:
-        raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")
+class Subscribing:
+    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription."""
+
+    __slots__ = ("_channel", "_connection", "_node", "_slow", "_start", "_subscription", "_turn", "_turns")
+
+    _turn: asyncio.Handle
+
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        channel: str,
+        subscription: Subscription,
+        *,
+        slow: SlowPolicy,
+        start: Coroutine[Any, Any, Sequence[Publication | Resumption]],  # Any: as in tasks.py
+    ) -> None:
+        self._node = node
+        self._connection = connection
+        self._channel = channel
+        self._subscription = subscription
+        self._slow = slow
+        self._start = start
+        self._turns: list[None] = []  # of the loop, since the body began
+
+    async def __aenter__(self) -> Sequence[Publication | Resumption]:
+        self._node._gain_interest(self._channel)
+        try:
+            start = await self._start
+        except BaseException:
+            self._node._lose_interest(self._channel)
+            raise
+        self._turn = asyncio.get_running_loop().call_soon(self._turns.append, None)
+        return start
+
+    async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        self._turn.cancel()
+        if exc is None and not self._turns:
+            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
+            return
+        self._node._lose_interest(self._channel)
+        if exc is None:
+            raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")

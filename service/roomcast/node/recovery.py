@@ -1,4 +1,4 @@
-"""Where a node is in a channel's history: doubles, gaps, and what clients that come back have missed. Pure."""
+"""A node's position in a channel's history: duplicates, gaps, and the recovery of reconnecting clients. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from roomcast.model.publications import History
 
-# While a gap is being repaired so many live publications wait at most; what gives way is read from the stream again.
+# At most so many live publications wait while a gap is repaired; older ones are dropped and read from the stream again.
 _MAX_WAITING = 1000
 
 
 class Window:
-    """The newest publications of a channel without a hole, up to where the node is; kept while clients come back.
+    """The newest publications of a channel without a gap, up to the node's position; kept while clients reconnect.
 
-    floor: the offset before the oldest one: whoever has that, or more, can be given all that it missed.
+    floor: the offset before the oldest one: a client with this offset, or a higher one, can recover.
     """
 
     __slots__ = ("_max_length", "_publications", "floor", "used_at_s")
@@ -38,14 +38,14 @@ class Window:
             self.floor += 1
 
     def extend_back(self, publications: Iterable[Publication]) -> None:
-        """Add older ones, given in their order: as many as reach the floor without a hole."""
+        """Add older ones, given in their order, as far as they reach the floor without a gap."""
         for publication in sorted(publications, key=_offset, reverse=True):
             if _offset(publication) == self.floor and len(self._publications) < self._max_length:
                 self._publications.appendleft(publication)
                 self.floor -= 1
 
     def after(self, offset: int) -> list[Publication] | None:
-        """Return all that came after an offset, or None if they do not reach back so far."""
+        """Return the publications after an offset, or None if older ones are missing."""
         if offset < self.floor:
             return None
         return [publication for publication in self._publications if _offset(publication) > offset]
@@ -54,11 +54,11 @@ class Window:
 def catch_up_stream(
     channel: str, since: Position | None, top: Position, window: Window | None
 ) -> list[Publication | Resumption]:
-    """Return what a new subscriber is told first, so that it has all up to `top`, or knows that it has not.
+    """Return what a new subscriber is sent first: every missed publication up to `top`, or the report of a loss.
 
     Args:
-        since: what the client says that it has; None: it begins.
-        top: what comes after this will be broadcast to it.
+        since: the client's position; None: it is new.
+        top: later publications will be broadcast to it.
     """
     if since is None or window is None or since.epoch != top.epoch or since.offset > top.offset:
         return [Resumption(channel, top, is_recovered=False)]
@@ -85,17 +85,17 @@ def catch_up_cache(
 
 
 class Track:
-    """How far a node is in one channel with history.
+    """The position of a node in one channel with history.
 
-    It is *resolved* while every publication follows the one before. After a sign of loss what comes waits, until
-    `resolve` is given what Redis keeps: the node repairs the gap, and its clients notice nothing.
+    It is *resolved* while every publication follows the previous one. After a sign of loss live publications wait until
+    `resolve` gets the history from Redis: the node repairs the gap, and its clients notice only a pause.
     """
 
     __slots__ = ("_epoch", "_offset", "_waiting", "channel", "is_resolved", "window")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
-        self.is_resolved = False  # it does not know yet where it begins
+        self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
         self._offset = -1
         self._epoch = ""
@@ -108,13 +108,13 @@ class Track:
 
     @property
     def seen(self) -> Position | None:
-        """Return the newest position that was heard of, broadcast or not."""
+        """Return the newest position that was received, broadcast or not."""
         return self._waiting[-1].position if self._waiting else self.position
 
     def accept(self, publication: Publication) -> bool:
-        """Take a live publication with a position; return whether it is the next one, to be broadcast now.
+        """Accept a live publication with a position; return whether it is the next one, to be broadcast now.
 
-        If not, it is a double, or it waits until the track is resolved.
+        If not, it is a duplicate, or it waits until the track is resolved.
         """
         assert publication.position is not None  # noqa: S101  (for the type checker)
         offset, epoch = publication.position
@@ -131,14 +131,14 @@ class Track:
         return False
 
     def doubt(self) -> None:
-        """Let what comes wait until the track is resolved again: publications may be missing."""
+        """Make live publications wait until the track is resolved again: some may be missing."""
         self.is_resolved = False
 
     def resolve(self, history: History) -> list[Publication | Resumption]:
-        """Go on from what Redis keeps after `position`; before the first call from its position alone.
+        """Continue from the history after `position`; the first call uses its position alone.
 
-        Returns: what is to be broadcast, in order; a Resumption in it stands where publications are lost. If
-        `is_resolved` is still false after it, something is missing that came later: read again.
+        Returns: the events to broadcast, in order; a Resumption marks lost publications. If `is_resolved` is still
+            false, a later publication is missing: read again.
         """
         top, epoch = history.position
         live = {
@@ -148,38 +148,39 @@ class Track:
         }
         found: list[Publication | Resumption] = []
         if not self._epoch:
-            # Whoever has subscribed meanwhile is owed what has come since, and nothing older.
+            # Clients that have subscribed meanwhile receive the publications since then, and no older ones.
             self._offset = min(live) - 1 if live else top
         else:
             if epoch != self._epoch:
                 self.window = None
-                # Where the numbers go on, what is kept beyond those broadcast is new; where they begin anew, all is.
+                # If the new epoch continues the old numbering, only entries after the last broadcast offset are new.
+                # If it restarts at zero, all entries are.
                 self._offset = min(history.base, self._offset)
                 found.append(Resumption(self.channel, Position(self._offset, epoch), is_recovered=False))
             self._epoch = epoch
             kept = {_offset(publication): publication for publication in history.publications}
             for offset, publication in sorted({**live, **kept}.items()):
                 if self._offset < offset <= top:
-                    self._lose_until(offset - 1, found)
-                    self._go_on(publication, found)
-            self._lose_until(top, found)
+                    self._report_lost(offset - 1, found)
+                    self._continue_with(publication, found)
+            self._report_lost(top, found)
         self._epoch = epoch
         for offset in sorted(live):
             if offset == self._offset + 1:
-                self._go_on(live[offset], found)
+                self._continue_with(live[offset], found)
         self._waiting.clear()
         self._waiting.extend(publication for offset, publication in sorted(live.items()) if offset > self._offset)
         self.is_resolved = not self._waiting
         return found
 
-    def _go_on(self, publication: Publication, found: list[Publication | Resumption]) -> None:
+    def _continue_with(self, publication: Publication, found: list[Publication | Resumption]) -> None:
         self._offset = _offset(publication)
         found.append(publication)
         if self.window is not None:
             self.window.append(publication)
 
-    def _lose_until(self, offset: int, found: list[Publication | Resumption]) -> None:
-        """Note that what is missing up to an offset is not kept any more."""
+    def _report_lost(self, offset: int, found: list[Publication | Resumption]) -> None:
+        """Report as lost the missing publications up to an offset, that the history has no more."""
         if offset > self._offset:
             self._offset = offset
             self.window = None

@@ -1,7 +1,7 @@
-"""Asking the nodes of the cluster, one or all of them; each answers by a handler of its own.
+"""Questions to one node of the cluster or to all; each node answers by its own handlers.
 
-Questions and answers are JSON in channels of the nodes alone, whose names have no colon, so that no client can have
-them: `control` is heard by all nodes, `control.<node id>` by one.
+Questions and answers are JSON in channels that only nodes use; their names have no colon, so no client can subscribe.
+All nodes receive `control`, one node receives `control.<node id>`.
 
     {"question": 7, "from": "n1", "op": "disconnect", "params": {...}}     {"answer": 7, "from": "n2", "result": {...}}
 """
@@ -21,35 +21,35 @@ from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, Kind, Publication
-from roomcast.tasks import end
+from roomcast.tasks import TaskSet
 
 if TYPE_CHECKING:
     from roomcast.brokers import Broker, Published
 
 log = structlog.get_logger(__name__)
 
-# Does what a question asks for, and returns the answer.
+# Executes a question, and returns the answer.
 Handler = Callable[[JsonObject], Awaitable[JsonObject]]
 
 _ALL = "control"
 _WITHOUT_HISTORY = Namespace()
 _MAX_RUNNING = 1000
 _RETRY_S = 1.0
-# Far longer than anybody waits for an answer: it only keeps a handler that hangs from running for ever.
+# Far longer than a caller waits: it only ends handlers that hang.
 _HANDLER_TIMEOUT_S = 30.0
 
 
 class UnknownNode(ClientError):  # noqa: N818  (as BrokerUnavailable)
-    """No node of this id is there to be asked."""
+    """No node with this id is connected."""
 
     def __init__(self, node_id: str) -> None:
         super().__init__(ErrorCode.NOT_AVAILABLE, f"no node {node_id}")
 
 
 class Answers(dict[str, JsonObject]):
-    """What nodes have answered, by node id; one whose handler has failed has `{"error": {"code":, "message":}}`.
+    """The answers by node id; that of a failed handler is `{"error": {"code":, "message":}}`.
 
-    missing_count: how many have taken the question and have not answered in time.
+    missing_count: how many nodes received the question and did not answer in time.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Answers(dict[str, JsonObject]):
 
 
 class _Asked:
-    """A question that waits for its answers; they may come before it is known how many there will be."""
+    """A question that waits for its answers; they may arrive before their number is known."""
 
     def __init__(self) -> None:
         self.answers = Answers()
@@ -79,7 +79,7 @@ class _Asked:
 
 
 class Survey:
-    """Asks other nodes, and answers what they ask."""
+    """Asks other nodes, and answers their questions."""
 
     def __init__(self, broker: Broker, node_id: str) -> None:
         self._broker = broker
@@ -88,24 +88,24 @@ class Survey:
         self.channels = (_ALL, f"{_ALL}.{node_id}")
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = TaskSet("survey")
         self._is_listening = asyncio.Event()
 
     def register(self, handlers: Mapping[str, Handler]) -> None:
-        """Answer by these handlers too; an op that has several is done by each in turn, and their answers are joined.
+        """Answer by these handlers too. If an op has several, all are called in order, and their answers are merged.
 
         Args:
-            handlers: by op. They may raise ClientError and BrokerUnavailable, which travel back.
+            handlers: by op. They may raise ClientError and BrokerUnavailable, which are returned to the asking node.
         """
         for op, handler in handlers.items():
             self._handlers[op].append(handler)
 
     async def run(self) -> None:
-        """Hear what is asked; end only when cancelled, and the handlers that run with it."""
+        """Receive questions until cancelled; then end the running handlers."""
         try:
             while not self._is_listening.is_set():
                 try:
-                    # Both at once: what is wanted before the broker connects is subscribed once it is connected.
+                    # Both at once: until the broker connects each waits for that.
                     await asyncio.gather(*map(self._broker.subscribe, self.channels))
                     self._is_listening.set()
                 except BrokerUnavailable as exc:
@@ -113,15 +113,15 @@ class Survey:
                     await asyncio.sleep(_RETRY_S)
             await asyncio.get_running_loop().create_future()
         finally:
-            await end(*self._running)
+            await self._running.end()
 
     async def ask(self, op: str, params: JsonObject, *, node_id: str | None = None, within_s: float = 3.0) -> Answers:
-        """Ask every node, this one too, or one; return what they have answered once all have, or the time is over.
+        """Ask every node, this one too, or one node; return the answers once all have arrived, or in time.
 
         Args:
             params: JSON; the question has at most 1 MiB.
-        Delivery: at most once to each node. Who is cut off from Redis right now is neither asked nor missing.
-        Raises: UnknownNode; ClientError 106 for a question that is too large, 107 for one that is no JSON;
+        Delivery: at most once to each node. A node without a connection to Redis is neither asked nor missing.
+        Raises: UnknownNode; ClientError 106 for a question that is too large, 107 for one that is not JSON;
             BrokerUnavailable if it was not asked.
         """
         number = next(self._numbers)
@@ -147,7 +147,7 @@ class Survey:
         return asked.answers
 
     def on_publication(self, publication: Publication) -> None:
-        """Take what came in one of `channels`: a question, or an answer to one."""
+        """Handle a message of one of `channels`: a question, or an answer."""
         try:
             message = orjson.loads(publication.data)
         except orjson.JSONDecodeError:
@@ -157,7 +157,7 @@ class Survey:
                 self._start_handling(asker, number, op, params)
             case {"answer": int(number), "from": str(node_id), "result": dict(result)}:
                 asked = self._asked.get(number)
-                if asked is not None:  # else it comes too late
+                if asked is not None:  # else it is too late
                     asked.add(node_id, result)
             case _:
                 log.warning("survey.malformed", channel=publication.channel)
@@ -167,7 +167,7 @@ class Survey:
         channel = _ALL if node_id is None else f"{_ALL}.{node_id}"
         published = await self._broker.publish(Publication(channel, question, Kind.JSON), _WITHOUT_HISTORY)
         if published.receiver_count > 0:
-            # A node that has just connected anew may be counted twice for a moment.
+            # Redis may count a node twice right after it reconnected.
             return published.receiver_count if node_id is None else 1
         if node_id is None:
             raise BrokerUnavailable("no node hears the others")
@@ -177,9 +177,7 @@ class Survey:
         if len(self._running) >= _MAX_RUNNING:
             self._answer(asker, number, _failed(ErrorCode.TOO_MANY_REQUESTS, f"{_MAX_RUNNING} questions at once"))
             return
-        task = asyncio.create_task(self._answer_question(asker, number, op, params), name=f"survey {op}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running.spawn(self._answer_question(asker, number, op, params))
 
     async def _answer_question(self, asker: str, number: int, op: str, params: JsonObject) -> None:
         result: dict[str, Any] = {}
@@ -195,7 +193,7 @@ class Survey:
         except BrokerUnavailable as exc:
             self._answer(asker, number, _failed(ErrorCode.INTERNAL, exc.reason))
         except Exception:
-            # As in a request's handler: the asker is told by number, and the node lives on.
+            # As in a request's handler: the asking node gets the code, and this node continues.
             log.exception("survey.handler_failed", op=op)
             self._answer(asker, number, _failed(ErrorCode.INTERNAL, "see the node's log"))
 

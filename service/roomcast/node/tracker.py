@@ -1,4 +1,4 @@
-"""Keeps a node in step with its channels' histories: finds gaps, and repairs them from Redis before clients notice."""
+"""Compares a node with its channels' histories: detects gaps, and repairs them from Redis before clients notice."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _CHECK_INTERVAL_S = 5.0
-# What Redis has and the node has not may still be on its way to it for so long.
+# A publication in Redis may need so long to reach the node.
 _GRACE_S = 0.5
 _RETRY_S = 0.1
 _WINDOW_ATTEMPTS = 3
-# Clients that come back come in herds: so long after the last one the window is kept.
+# Clients reconnect in herds: the window is kept for so long after the last one.
 _WINDOW_TTL_S = 5.0
 
 
@@ -45,16 +45,16 @@ class Tracker:
         self._clock = clock
         self._tracks: dict[str, Track] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._asked: dict[str, None] = {}  # channels to be resolved, in the order of asking
+        self._asked: dict[str, None] = {}  # channels to resolve, in the order of the requests
         self._has_asked = asyncio.Event()
         self._is_connected = asyncio.Event()
-        self._resolved: dict[str, asyncio.Event] = {}  # who waits for a channel to be resolved
-        self._windows: dict[str, asyncio.Task[None]] = {}  # what is being read
+        self._resolved: dict[str, asyncio.Event] = {}  # set once a channel is resolved
+        self._windows: dict[str, asyncio.Task[None]] = {}  # reads in progress
         self.repaired_count = 0
         self.unrecovered_count = 0
 
     async def run(self) -> None:
-        """Repair what is asked for, and look for gaps that nothing has told of; end only when cancelled."""
+        """Repair gaps, and check for undetected ones; end only when cancelled."""
         await run_together(repair=self._repair_forever(), check=self._check_forever())
 
     def open(self, channel: str, namespace: Namespace) -> None:
@@ -82,7 +82,7 @@ class Tracker:
         return channel in self._tracks
 
     def accept(self, publication: Publication) -> None:
-        """Broadcast a live publication if it is the next one; keep it back if one before it is missing."""
+        """Broadcast a live publication if it is the next one; hold it if one before it is missing."""
         track = self._tracks.get(publication.channel)
         if track is None or publication.position is None or track.accept(publication):
             self._broadcast(publication)
@@ -90,26 +90,26 @@ class Tracker:
             self._ask(publication.channel)
 
     def removed(self, channel: str) -> None:
-        """Serve nothing more of what was kept of a channel: its history was removed."""
+        """Drop the window of a channel whose history was removed."""
         track = self._tracks.get(channel)
         if track is not None:
             track.window = None
 
     def disconnected(self) -> None:
-        """Trust nothing that comes until `connected`."""
+        """Hold live publications until `connected`: some may be missing."""
         self._is_connected.clear()
         for track in self._tracks.values():
             track.doubt()
 
     def connected(self) -> None:
-        """Read what was missed."""
+        """Read the missed publications."""
         for track in self._tracks.values():
             track.window = None  # the history may have been removed meanwhile
             self._doubt(track)
         self._is_connected.set()
 
     async def wait_resolved(self, channel: str) -> None:
-        """Return once the node knows where it is in an open channel. Raises: BrokerUnavailable after 5 s."""
+        """Return once the node knows its position in an open channel. Raises: BrokerUnavailable after 5 s."""
         track = self._tracks.get(channel)
         if track is None or track.is_resolved:
             return
@@ -120,11 +120,11 @@ class Tracker:
             raise BrokerUnavailable("the channel's position is not known") from None
 
     async def window(self, channel: str, since: Position | None = None) -> Window | None:
-        """Return the newest publications of an open channel, up to where the node is; None if they are not to be had.
+        """Return the newest publications of an open channel, up to the node's position; None if unavailable.
 
-        Where the node is, is at least `since`, what a client has, if Redis has that much: a node that is behind would
-        tell the client of a loss that is none, and then give it again what it has.
-        A herd of clients that come back shares one read. Whoever gets it uses it before the loop goes on.
+        A node that is behind a client's position `since` first reads from Redis: otherwise it would report a loss that
+        did not happen, and send publications again. Reconnecting clients share one read. The caller must use the
+        window before it awaits: later publications change it.
         Raises: BrokerUnavailable.
         """
         for attempt in range(_WINDOW_ATTEMPTS):
@@ -136,7 +136,7 @@ class Tracker:
             is_ahead = (
                 since is not None and position is not None and (since.epoch != position.epoch or since > position)
             )
-            # A read that was under way may be older than what the client has: so twice.
+            # Twice: a read in progress may be older than the client's position.
             if attempt < _WINDOW_ATTEMPTS - 1 and is_ahead:
                 self._doubt(track)
                 continue
@@ -156,7 +156,7 @@ class Tracker:
     async def _read_window(self, track: Track) -> None:
         namespace, position = self._namespaces[track.channel], track.position
         assert position is not None  # noqa: S101  (for the type checker: it is resolved)
-        # It gathers what comes while the older ones are read.
+        # It receives live publications while the older ones are read.
         window = track.window = Window(position.offset, max_length=namespace.window_size, now_s=self._clock())
         (history,) = await self._broker.read([Read(track.channel, namespace, limit=namespace.window_size, newest=True)])
         if isinstance(history, BrokerUnavailable):
@@ -166,7 +166,7 @@ class Tracker:
             return
         if history.position.epoch == position.epoch:
             window.extend_back(history.publications)
-        else:  # the epoch has ended: the track must go on in the new one first
+        else:  # the epoch has ended: the track must continue in the new one first
             track.window = None
             self._doubt(track)
 
@@ -189,11 +189,11 @@ class Tracker:
                 await asyncio.sleep(_RETRY_S)
 
     async def _repair(self, tracks: list[Track]) -> bool:
-        """Settle tracks from what Redis keeps; those that cannot be are asked for again, and the answer is False."""
+        """Resolve tracks from their histories; retry those whose read failed, and return whether none did."""
         reads = []
         for track in tracks:
             namespace = self._namespaces[track.channel]
-            # Before it knows where it begins a track needs no publications.
+            # For its first position a track needs no publications.
             limit = namespace.history_size if track.position else 0
             reads.append(Read(track.channel, namespace, seen=track.seen, since=track.position, limit=limit))
         is_done = True
@@ -225,7 +225,7 @@ class Tracker:
             await self._check()
 
     async def _check(self) -> None:
-        """Compare the tops in Redis with what was broadcast: a message can be lost without any other sign."""
+        """Compare the positions in Redis with those broadcast: a message can be lost without any other sign."""
         before = [track for track in self._tracks.values() if track.is_resolved]
         reads = [Read(track.channel, self._namespaces[track.channel], seen=track.position) for track in before]
         histories = await self._broker.read(reads)

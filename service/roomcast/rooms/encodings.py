@@ -1,4 +1,4 @@
-"""The encodings of plain clients: the payload as it is, or in an envelope with its position."""
+"""The encodings of plain clients: a publication unchanged, or in an envelope with its position."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def envelope(event: Event) -> bytes:
     """Return the JSON text of an event, for clients that asked for `?envelope=1`.
 
     A publication is `{"offset":1,"epoch":"5f0c2a91","data":...}`: offset and epoch if the channel has a history, and
-    `data` for JSON, `text` for other text, `base64` for binary. Before that, if known: `"tags":{"lang":"en"}`, and the
-    publisher `"info":{"client":"n1-7","user":"ada","conn_info":...,"chan_info":...}`, without empty members.
-    A resumption is `{"offset":1,"epoch":"5f0c2a91","recovered":true}`; joins and leaves are `{"join":[...]}`,
-    `{"leave":[...]}`.
+    `data` if its payload is JSON, `text` if it is other text, `base64` if it is binary. Before the payload, if not
+    empty: `"tags":{"lang":"en"}`, and the publisher, `"info":{"client":"n1-7","user":"ada","conn_info":...,
+    "chan_info":...}`.
+    The start after a reconnect is `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Clients that join or leave are
+    `{"join":[...]}`, `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
         members = _position_members(event.position) + _about_members(event)
@@ -40,14 +41,14 @@ def envelope(event: Event) -> bytes:
 
 
 def client_members(info: ClientInfo) -> dict[str, object]:
-    """Return the members of a client that are not empty: client, user, conn_info, chan_info."""
+    """Return the members of a client: client, user, and if not empty conn_info, chan_info."""
     infos = {"conn_info": info.info, "chan_info": info.channel_info}
-    known = {name: orjson.Fragment(text) for name, text in infos.items() if text}
-    return {"client": info.client, "user": info.user, **known}
+    present = {name: orjson.Fragment(text) for name, text in infos.items() if text}
+    return {"client": info.client, "user": info.user, **present}
 
 
 def clients(event: Membership) -> bytes:
-    """Return the JSON array of clients that joined or left."""
+    """Return the JSON array of the clients that joined or left."""
     return orjson.dumps(
         [{"client": each.client, "user": each.user, "info": _json_or_null(each.info)} for each in event.clients]
     )
@@ -104,7 +105,7 @@ def _missed_frame(count: int) -> bytes:
 
 
 def _sse_event(event: Event) -> bytes:
-    """Return the bytes of a server-sent event; positions are its ids, from which the browser recovers by itself."""
+    """Return the bytes of a server-sent event; its id is the position, from which the browser recovers by itself."""
     if isinstance(event, Publication):
         return event_stream.event_id(event.position) + event_stream.event(event.kind, event.data)
     if isinstance(event, Resumption):

@@ -1,4 +1,4 @@
-"""How plain clients come into their channel: who may, what is told them first, and how long they may stay."""
+"""Subscribing plain clients: authentication by the first message, permission, start and expiry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import HTTPConnection
+from typing_extensions import override
 
 from roomcast.auth.permissions import Action, may
+from roomcast.deadlines import Expiring
 from roomcast.model.errors import (
     BAD_REQUEST,
     EXPIRED,
@@ -23,6 +25,7 @@ from roomcast.model.errors import (
 from roomcast.model.positions import position_of
 from roomcast.model.publications import Publication
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.rooms.receivers import PlainReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -34,31 +37,31 @@ if TYPE_CHECKING:
     from roomcast.rooms.authentication import Authenticator, Identity
 
 
-class TokenDeadline:
-    """How long a visitor may stay. Implements `Expiring`. It keeps no connection, and goes with it."""
+class TokenDeadline(Expiring):
+    """The expiry of a connection's token. It does not keep the connection alive, and ends with it."""
 
     def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
         self._connection = weakref.ref(connection, lambda _: deadlines.forget(self))
 
-    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
-        """End the connection: it may come back with a new token."""
+    @override
+    def on_deadline(self, now_s: float, grace_s: float) -> None:
         connection = self._connection()
         if connection is not None:
             connection.close(EXPIRED)
 
 
 class RoomEntry:
-    """A WebSocket's way into its one channel: before its handshake is answered, or by its first message.
+    """Subscribes a WebSocket to its channel: before its handshake is accepted, or by its first message.
 
     Args:
-        receiver_of: makes the receiver of a client that may publish, or may not.
-        since: what the client has of the channel.
+        receiver_of: makes the receiver; its argument is whether the client may publish.
+        since: the client's position in the channel.
     """
 
     def __init__(
         self,
         node: Node,
-        admission: Authenticator,
+        authenticator: Authenticator,
         deadlines: Deadlines,
         *,
         channel: str,
@@ -66,75 +69,74 @@ class RoomEntry:
         since: Position | None,
     ) -> None:
         self._node = node
-        self._admission = admission
+        self._authenticator = authenticator
         self._deadlines = deadlines
         self._channel = channel
         self._receiver_of = receiver_of
         self._since = since
 
-    async def enter(self, connection: Connection, visitor: Identity, *, welcome: bytes = b"") -> None:
-        """Subscribe a visitor, and send it the start. Raises: ClientError, BrokerUnavailable.
+    async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
+        """Subscribe a client, and send it the start. Raises: ClientError, BrokerUnavailable.
 
         Args:
             welcome: sent before the start.
         """
-        check_subscription(self._node, self._channel, visitor)
+        check_subscription(self._node, self._channel, identity)
         async with self._node.subscribing(connection, self._channel, since=self._since) as start:
             if welcome:
                 connection.send(welcome)
             send_start(connection, start)
-        connection.receiver = self._receiver_of(self._may_publish(visitor))
-        expire_with_token(self._deadlines, visitor, connection)
+        connection.receiver = self._receiver_of(self._may_publish(identity))
+        expire_with_token(self._deadlines, identity, connection)
 
     async def enter_by_token(self, connection: Connection, token: str) -> None:
         """Subscribe a client that sent its token as a message. Raises: ClientError, BrokerUnavailable."""
-        visitor = await self._admission.by_token(token)
-        connection.info = visitor.info
-        self._node.hub.identify(connection, visitor.client.user)
-        await self.enter(connection, visitor, welcome=self._welcome(connection))
+        identity = await self._authenticator.by_token(token)
+        connection.info = identity.info
+        self._node.hub.identify(connection, identity.client.user)
+        await self.enter(connection, identity, welcome=self._welcome(connection))
 
-    def _may_publish(self, visitor: Identity) -> bool:
+    def _may_publish(self, identity: Identity) -> bool:
         namespace = self._node.namespaces.of(self._channel)
         try:
-            may(Action.PUBLISH, self._channel, namespace, visitor.client, is_subscribed=True)
+            may(Action.PUBLISH, self._channel, namespace, identity.client, is_subscribed=True)
         except ClientError:
             return False
         return True
 
     def _welcome(self, connection: Connection) -> bytes:
-        """Return what tells a client that it was let in by its first message: from then on it hears the channel."""
+        """Return the reply to a first message with a valid token; the channel's publications follow it."""
         client = orjson.dumps({"client": self._node.roster.client_id(connection)})
         is_deflated = connection.encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
 
 
 def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
-    """Send what a new subscriber is sent first."""
+    """Send the start of a subscription."""
     for event in start:
         connection.send(connection.encoding.encode(event))
 
 
-def check_subscription(node: Node, channel: str, visitor: Identity) -> None:
-    """Return if a visitor may subscribe. Raises: ClientError 102, 103."""
-    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), visitor.client, is_subscribed=False)
+def check_subscription(node: Node, channel: str, identity: Identity) -> None:
+    """Return if a client may subscribe. Raises: ClientError 102, 103."""
+    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), identity.client, is_subscribed=False)
 
 
-def expire_with_token(deadlines: Deadlines, visitor: Identity, connection: Connection) -> None:
-    """Let a connection end when its visitor's token does: these clients have no way to refresh one, so at once."""
-    if visitor.expire_at_s:
-        deadlines.add(visitor.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
+def expire_with_token(deadlines: Deadlines, identity: Identity, connection: Connection) -> None:
+    """Close a connection when its token expires: without grace, because plain clients cannot refresh it."""
+    if identity.expire_at_s:
+        deadlines.add(identity.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
 
 
 _DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
 
 
-class FirstMessageAuth:
-    """Implements `Receiver` until the client is let in: `{"token": "..."}` is all that it may send.
+class FirstMessageAuth(PlainReceiver, Expiring):
+    """The receiver until the client is authenticated: it may send only `{"token": "..."}`.
 
     Args:
-        spawn: runs what has to wait, until the node ends.
-        admit: lets in whom a token names, and gives the connection another receiver.
-            Raises: ClientError, BrokerUnavailable.
+        spawn: runs a task until the node ends.
+        admit: authenticates a client by its token, and replaces the receiver. Raises: ClientError, BrokerUnavailable.
     """
 
     connection: Connection
@@ -144,29 +146,23 @@ class FirstMessageAuth:
     ) -> None:
         self._spawn = spawn
         self._admit = admit
-        self._has_introduced_itself = False
+        self._has_token = False
 
-    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:  # noqa: ARG002  (as in Receiver)
-        """Take the token; anything else, or anything more, ends the connection."""
+    @override
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         token = _token_in(data)
-        if token is None or self._has_introduced_itself:
+        if token is None or self._has_token:
             connection.close(BAD_REQUEST)
             return
-        self._has_introduced_itself = True
-        self._spawn(self._let_in(connection, token))
+        self._has_token = True
+        self._spawn(self._authenticate(connection, token))
 
-    def on_lost(self, connection: Connection, channel: str) -> None:
-        """It is subscribed to nothing yet."""
-
-    def on_closed(self, connection: Connection) -> None:
-        """Nobody is told."""
-
-    def on_deadline(self, now_s: float, grace_s: float) -> None:  # noqa: ARG002  (as in Expiring)
-        """End a connection that has said nothing."""
+    @override
+    def on_deadline(self, now_s: float, grace_s: float) -> None:
         if self.connection.receiver is self:
             self.connection.close(STALE)
 
-    async def _let_in(self, connection: Connection, token: str) -> None:
+    async def _authenticate(self, connection: Connection, token: str) -> None:
         try:
             await self._admit(connection, token)
         except ClientError as exc:
@@ -185,7 +181,7 @@ def _token_in(data: bytes) -> str | None:
 
 
 def since_of(connection: HTTPConnection) -> Position | None:
-    """Return the position from which a client goes on. Raises: ClientError 107 for one that is none."""
+    """Return the position from which a client recovers. Raises: ClientError 107 for an invalid one."""
     epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
     if not colon:
         epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")

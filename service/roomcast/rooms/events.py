@@ -29,7 +29,7 @@ router = APIRouter()
 class EventStreamResponse(Response):
     """Subscribes, streams until the client has left, unsubscribes: all in one call of the server's task.
 
-    A generator in a StreamingResponse would not do: one that never starts never runs its `finally`.
+    Not a generator in a StreamingResponse: one that never starts never runs its `finally`.
     """
 
     media_type = "text/event-stream"
@@ -39,7 +39,7 @@ class EventStreamResponse(Response):
         server: ClientServer,
         deadlines: Deadlines,
         channel: str,
-        visitor: Identity,
+        identity: Identity,
         *,
         since: Position | None = None,
     ) -> None:
@@ -48,13 +48,13 @@ class EventStreamResponse(Response):
         self._server = server
         self._deadlines = deadlines
         self._channel = channel
-        self._visitor = visitor
+        self._identity = identity
         self._since = since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
         stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
-        user, info = self._visitor.client.user, self._visitor.info
+        user, info = self._identity.client.user, self._identity.info
         connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
         node = self._server.node
@@ -63,29 +63,29 @@ class EventStreamResponse(Response):
                 send_start(connection, start)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            expire_with_token(self._deadlines, self._visitor, connection)
+            expire_with_token(self._deadlines, self._identity, connection)
             await pump(connection, stream.read, scope, receive, send)
 
 
-@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a receivers.")
+@router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
 async def plain_room_events(request: Request, name: str) -> Response:
-    """The plain room as server-sent events; binary frames come as base64 in events named `binary`.
+    """The plain room as server-sent events; binary frames are sent as base64 in events named `binary`.
 
-    The id of an event is its position, which a browser sends when it comes back: it gets what it missed. Who the client
-    is a token in the header says, or `?ticket=`, which `POST /api/ticket` gives (docs/auth.md).
+    The id of an event is its position, which a browser sends when it reconnects, to recover. The client is identified
+    by a token in the header, or by a `?ticket=` of `POST /api/ticket` (docs/auth.md).
     """
     return await _events(request, room_channel(name))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
 async def dashboard_feed_events(request: Request) -> Response:
-    """The system's figures as server-sent events: the newest at once, then each as it comes."""
+    """The system's figures as server-sent events: the newest first, then each new one."""
     return await _events(request, SYSTEM_METRICS)
 
 
 async def _events(request: Request, channel: str) -> Response:
     since = since_of(request)
-    visitor = await find(request, Authenticator).required(request)
+    identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
-    check_subscription(server.node, channel, visitor)
-    return EventStreamResponse(server, find(request, Deadlines), channel, visitor, since=since)
+    check_subscription(server.node, channel, identity)
+    return EventStreamResponse(server, find(request, Deadlines), channel, identity, since=since)

@@ -1,4 +1,4 @@
-"""The long poll: a room over plain requests, for networks that let nothing else through."""
+"""The long poll: a room over plain requests, for networks that block everything else."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 _WAIT_S = 25.0
-# How an envelope begins in a channel with a history.
+# The start of an envelope in a channel with a history.
 _POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
 _MAX_WAIT_S = 60.0
 
 
 def _member(event: Event) -> bytes:
-    """Return a publication behind its length: JSON as deep as can be read could not be, inside of an answer."""
+    """Return a publication as a netstring.
+
+    orjson parses 1,024 levels of nesting but serialises only 254, so it cannot be embedded in the answer before that.
+    """
     if not isinstance(event, Publication):
         return b""
     text = envelope(event)
@@ -47,7 +50,7 @@ def _member(event: Event) -> bytes:
 
 
 def _members(found: bytes) -> list[bytes]:
-    """Return the publications that `_member` has written, one after the other."""
+    """Return the publications of joined netstrings."""
     members, start = [], 0
     while start < len(found):
         colon = found.index(b":", start)
@@ -62,20 +65,20 @@ POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
 
 @router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"], summary="Poll a room.")
 async def poll(request: Request, name: str) -> Response:
-    """Return what was published in a room after `?since=<offset>&epoch=<epoch>`; wait for it if there is nothing yet.
+    """Return the publications of a room after `?since=<offset>&epoch=<epoch>`; wait for one if there is none yet.
 
     Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
-    "data": ...}]}` at once if there is something, or as soon as there is, or after `timeout` seconds (25; at most 60)
-    without any. The offset and epoch are those of the next poll. Without `since` it answers at once where the room is;
-    `recovered: false` says that something is lost in between.
-    Delivery: as of any client that comes back, see docs/guarantees.md.
+    "data": ...}]}` as soon as there is one, or without any after `timeout` seconds (25; at most 60). The next poll
+    sends this offset and epoch. Without `since` the answer is the room's position, at once. `recovered: false` means
+    that publications are lost.
+    Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    visitor = await find(request, Authenticator).required(request)
+    identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
-    check_subscription(server.node, channel, visitor)
+    check_subscription(server.node, channel, identity)
     transport = PollTransport()
-    connection = server.connection(transport, POLL, Feed(), user=visitor.client.user, info=visitor.info)
+    connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
     connection.open()
     # A client would seem to join and leave with each poll.
@@ -90,7 +93,7 @@ async def poll(request: Request, name: str) -> Response:
 
 
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
-    """Return what comes next; nothing if nothing comes in time, or if the client goes."""
+    """Return the next publications; nothing if none arrive in time, or if the client disconnects."""
     found: list[bytes] = []
 
     async def take() -> None:

@@ -1,9 +1,12 @@
-"""What clients of the plain endpoints say: rooms, the classic chat, echo, and feeds that only speak."""
+"""The receivers of plain clients: rooms, the classic chat, echo, and feeds, which ignore messages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import override
+
+from roomcast.connections.connection import Receiver
 from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
@@ -13,14 +16,28 @@ if TYPE_CHECKING:
 
 
 class Publisher(Protocol):
-    """Who publishes for a client: the node."""
+    """See `ClientPublisher`."""
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
-        """Publish, soon; see `ClientPublisher.publish_for`."""
+        """Publish a client's message soon."""
 
 
-class Room:
-    """A plain room: a message is a publication, a publication is a message, as it was. Implements `Receiver`."""
+class PlainReceiver(Receiver):
+    """The base of the receivers of plain clients."""
+
+    __slots__ = ()
+
+    @override
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        """The encoding notifies the client, if it can."""
+
+    @override
+    def on_closed(self, connection: Connection) -> None:
+        """Other clients are not notified."""
+
+
+class Room(PlainReceiver):
+    """A plain room: each message is published unchanged."""
 
     __slots__ = ("_channel", "_may_publish", "_publisher")
 
@@ -29,23 +46,17 @@ class Room:
         self._channel = channel
         self._may_publish = may_publish
 
+    @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Publish it to the room; where the client may not, end the connection (3507)."""
         if self._may_publish:
             kind = kind_of_text(data) if kind is Kind.TEXT else kind
             self._publisher.publish_for(connection, Publication(self._channel, data, kind))
         else:
             connection.close(PERMISSION_DENIED)
 
-    def on_lost(self, connection: Connection, channel: str) -> None:
-        """Its encoding has told the client, if it can."""
 
-    def on_closed(self, connection: Connection) -> None:
-        """Nobody is told."""
-
-
-class Chat:
-    """The classic chat: what one says is answered to the sender and told to everyone. Implements `Receiver`."""
+class Chat(PlainReceiver):
+    """The classic chat: each message is confirmed to its sender, and published with the sender's id."""
 
     __slots__ = ("_channel", "_client_id", "_may_publish", "_publisher")
 
@@ -55,8 +66,8 @@ class Chat:
         self._may_publish = may_publish
         self._client_id = client_id
 
+    @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Answer `You: x`, and tell everyone who says x."""
         if kind is Kind.BINARY:
             connection.close(UNSUPPORTED_DATA)
             return
@@ -67,42 +78,28 @@ class Chat:
         said = f"Client #{self._client_id} says: ".encode() + data
         self._publisher.publish_for(connection, Publication(self._channel, said))
 
-    def on_lost(self, connection: Connection, channel: str) -> None:
-        """Plain frames have no way to tell it."""
-
+    @override
     def on_closed(self, connection: Connection) -> None:
-        """Tell everyone who left."""
         if connection.opened_at_s is None or not self._may_publish:
             return
         left = f"Client #{self._client_id} left the chat".encode()
         self._publisher.publish_for(connection, Publication(self._channel, left))
 
 
-class Echo:
-    """Each text `x` is answered with `Message received: x`. Implements `Receiver`."""
+class Echo(PlainReceiver):
+    """Answers each text `x` with `Message received: x`."""
 
+    @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Answer it."""
         if kind is Kind.BINARY:
             connection.close(UNSUPPORTED_DATA)
             return
         connection.send(connection.encoding.encode(Publication("", b"Message received: " + data)))
 
-    def on_lost(self, connection: Connection, channel: str) -> None:
-        """Its encoding has told the client, if it can."""
 
-    def on_closed(self, connection: Connection) -> None:
-        """Nobody is told."""
+class Feed(PlainReceiver):
+    """A receive-only channel."""
 
-
-class Feed:
-    """A channel that clients only listen to: what they send is ignored. Implements `Receiver`."""
-
+    @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
-        """Ignore it."""
-
-    def on_lost(self, connection: Connection, channel: str) -> None:
-        """Its encoding has told the client, if it can."""
-
-    def on_closed(self, connection: Connection) -> None:
-        """Nobody is told."""
+        """Messages of clients are ignored."""

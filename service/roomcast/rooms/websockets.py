@@ -1,4 +1,4 @@
-"""The plain clients' endpoints: which protocol is spoken in which channel."""
+"""The WebSocket endpoints of plain clients."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-# How long a client may take to say who it is.
+# How long a client may take to send its token.
 _FIRST_MESSAGE_TIMEOUT_S = 10.0
 
 
 @router.websocket("/ws")
 async def echo(socket: WebSocket) -> None:
-    """Answer each text `x` with `Message received: x`; no room, no Redis, so nobody is asked who it is."""
+    """Answer each text `x` with `Message received: x`, without a room, Redis or authentication."""
     server = find(socket, ClientServer)
     transport, is_compressed = websocket_of(socket)
     encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
@@ -43,9 +43,9 @@ async def echo(socket: WebSocket) -> None:
 
 @router.websocket("/ws/{client_id}")
 async def chat(socket: WebSocket, client_id: str) -> None:
-    """The classic chat, in the room `lobby`: what one says is answered to the sender and told to everyone.
+    """The classic chat, in the room `lobby`: each message is confirmed to its sender, and published.
 
-    Delivery: at most once, in one order for all. Everyone hears that a client left, unless its node was killed.
+    Delivery: at most once, in one order for all. That a client left is published too, unless its node was killed.
     """
     name = check_name(client_id, "client id")
     publisher = find(socket, ClientServer).node.client_publisher
@@ -56,12 +56,12 @@ async def chat(socket: WebSocket, client_id: str) -> None:
 
 @router.websocket("/ws/rooms/{name}")
 async def plain_room(socket: WebSocket, name: str) -> None:
-    """A plain room: every frame reaches every client of the room, the sender too, as it was.
+    """A plain room: every frame is sent unchanged to every client of the room, the sender included.
 
-    With `?envelope=1` a client gets JSON that tells where each publication stands, and comes back with
-    `?envelope=1&since=<offset>&epoch=<epoch>` to what it missed. Who it is its token says (docs/auth.md); where nobody
-    is checked, `?user=ada&info={"color":"red"}` does: user is at most 128 bytes, info JSON of at most 1 KiB.
-    Delivery: in one order for all, from the moment the handshake is answered; see docs/guarantees.md.
+    With `?envelope=1` a client gets JSON with the position of each publication, and reconnects with
+    `?envelope=1&since=<offset>&epoch=<epoch>` to recover. Its token identifies it (docs/auth.md). In insecure mode
+    `?user=ada&info={"color":"red"}` does: user has at most 128 bytes, info is JSON of at most 1 KiB.
+    Delivery: in one order for all, as soon as the handshake is accepted; see docs/guarantees.md.
     """
     publisher, channel = find(socket, ClientServer).node.client_publisher, room_channel(name)
     in_envelope, since = _envelope_of(socket), since_of(socket)
@@ -76,7 +76,7 @@ async def plain_room(socket: WebSocket, name: str) -> None:
 
 @router.websocket("/dashboard-feed")
 async def dashboard_feed(socket: WebSocket) -> None:
-    """The system's figures: the newest at once, then each as it comes. What the client sends is ignored."""
+    """The system's figures: the newest first, then each new one. Messages of the client are ignored."""
     await _serve(socket, SYSTEM_METRICS, lambda _: receivers.Feed())
 
 
@@ -89,30 +89,30 @@ async def _serve(
     since: Position | None = None,
     name: str = "",
 ) -> None:
-    """Serve a client of one channel; who it is its request says, or else its first message.
+    """Serve a client of one channel, authenticated by its request or else by its first message.
 
     Args:
-        receiver_of: makes the receiver of a client that may publish, or may not.
-        name: who it is where nobody is checked.
+        receiver_of: makes the receiver; its argument is whether the client may publish.
+        name: the user in insecure mode.
     """
-    server, admission, deadlines = find(socket, ClientServer), find(socket, Authenticator), find(socket, Deadlines)
+    server, authenticator, deadlines = find(socket, ClientServer), find(socket, Authenticator), find(socket, Deadlines)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    visitor = await admission.authenticate(socket)
-    entry = RoomEntry(server.node, admission, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    identity = await authenticator.authenticate(socket)
+    entry = RoomEntry(server.node, authenticator, deadlines, channel=channel, receiver_of=receiver_of, since=since)
     first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
     connection = server.connection(transport, encoding, first_message)
-    if visitor is None:
+    if identity is None:
         first_message.connection = connection
         deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
     else:
-        connection.user = visitor.client.user or (name if visitor.client.is_trusted else "")
-        connection.info = visitor.info
+        connection.user = identity.client.user or (name if identity.client.is_trusted else "")
+        connection.info = identity.info
     with server.node.connected(connection) as connected:
         server.check_origin(socket)
-        if visitor is not None:
-            await entry.enter(connection, visitor)
+        if identity is not None:
+            await entry.enter(connection, identity)
         await server.accept(socket, connected, subprotocol=subprotocol)
 
 

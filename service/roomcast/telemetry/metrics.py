@@ -45,7 +45,7 @@ class NodeCollector(Collector):
             count = sum(connection.transport.name == transport for connection in node.hub.connections)
             connections.add_metric([transport], count)
         yield connections
-        yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", node.hub.channel_count())
+        yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", len(node.hub.channels()))
         ready = node.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
         ingest = self._report.ingest

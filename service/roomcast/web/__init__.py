@@ -1,1 +1,1 @@
-"""What every endpoint shares: sockets, origins, errors as HTTP answers, streaming."""
+"""Shared by all endpoints: sockets, origins, errors as HTTP answers, streaming, the page."""

@@ -1,4 +1,4 @@
-"""How an error is answered: by number, and by the HTTP status that goes with it where that is wanted."""
+"""Errors as answers: code, message, and the HTTP status for endpoints that use it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, ErrorCode
 
-# What a method of the server API may raise.
+# The exceptions of the server API's methods.
 FAILURES = (ClientError, BrokerUnavailable, ApplicationError)
 
 
 class Failure(NamedTuple):
-    """An error as it is answered.
+    """The answer to a request that failed.
 
-    body: `{"code": 102, "message": "unknown channel: ..."}`, and `"temporary": true` if it may not last.
+    body: `{"code": 102, "message": "unknown channel: ..."}`, and `"temporary": true` if a retry may succeed.
     """
 
     body: dict[str, Any]  # Any: JSON
@@ -21,7 +21,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failure:
-    """Return how an exception is answered."""
+    """Return the answer for an exception."""
     if isinstance(exc, ApplicationError):
         code, message, status, is_temporary = exc.code, exc.message, 400, exc.is_temporary
     else:

@@ -1,4 +1,4 @@
-"""Serving one client: transport, encoding and receiver become a connection, from its handshake to its end."""
+"""Serving one client: a connection of transport, encoding and receiver, from its handshake to its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ClientServer:
-    """Makes connections of this node out of what an endpoint was given."""
+    """Makes and serves connections of this node."""
 
     def __init__(self, node: Node, heartbeat: Heartbeat, settings: Settings) -> None:
         self.node = node
@@ -69,13 +69,13 @@ class ClientServer:
             await connection.transport.run(connection, self.heartbeat)
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Return if a page may connect; see `origins`. Raises: ClientError 103."""
+        """Return if a page may connect. Raises: ClientError 103."""
         check_origin(connection, self._allowed_origins)
 
     def connection(
         self, transport: Transport, encoding: Encoding, receiver: Receiver, *, user: str = "", info: bytes = b""
     ) -> Connection:
-        """Return a new connection, not yet of the node."""
+        """Return a new connection, not yet added to the node."""
         max_unsent_bytes = self.settings.max_unsent_bytes
         return Connection(
             next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info

@@ -1,4 +1,4 @@
-"""Responses that stream until the client is gone."""
+"""Responses that stream until the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 
-# A stream whose client takes nothing for this long is given up; less than a node that ends waits for (10 s).
+# A stream is closed if its client reads nothing for this long; less than the shutdown timeout of a node (10 s).
 _WRITE_TIMEOUT_S = 8.0
 
 
-# X-Accel-Buffering: nginx would hold what is streamed back to fill its buffer.
+# X-Accel-Buffering: nginx would delay the stream to fill its buffer.
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 async def pump(
     connection: Connection, read: Callable[[], Awaitable[bytes]], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Carry what `read` returns to the client of a response that has started, until one of them ends.
+    """Send the chunks of `read` in a response that has started, until either side ends.
 
-    A client that takes nothing for 8 s is slow (3008).
+    A client that reads nothing for 8 s is closed as slow (3008).
     """
     abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
     await run_together(gone=until_gone(receive), pump=_pump(connection, read, send, abort))
 
 
 def _leave_to_server() -> None:
-    """Any other server ends the connection by itself."""
+    """Any other server closes the connection by itself."""
 
 
 async def _pump(
@@ -51,11 +51,11 @@ async def _pump(
     except TimeoutError:
         # The server logs that the response is incomplete.
         connection.close(SLOW)
-        # It would also wait until the client has taken all that is unsent, which may be never.
+        # It would also wait until the client has read all unsent bytes, maybe for ever.
         abort()
 
 
 async def until_gone(receive: Receive) -> None:
-    """Wait until the client of a request is gone."""
+    """Wait until the client of a request disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Reading and removing what is kept of channels, on fakes."""
+"""Reading and removing the histories of channels, on fakes."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_what_was_read_together_is_one_write_each_in_order() -> None:
 
 
 def test_where_the_numbers_jump_what_waits_is_written_first() -> None:
-    """A newcomer would be told an offset of before in the epoch of after."""
+    """A new subscriber would get an offset of the old epoch with the new epoch."""
     hub = Hub(turn := Schedule())
     ada, to_ada = connection()
     hub.subscribe(ada, "room:a", Subscription(ada.encoding), SlowPolicy.DISCONNECT)
@@ -128,7 +128,7 @@ def test_a_removed_connection_leaves_nothing_behind() -> None:
     assert list(hub.remove(ada)) == ["room:a", "room:b"]
 
     assert hub.connections == set()
-    assert hub.channel_count() == 1
+    assert len(hub.channels()) == 1
     assert ada.subscriptions == {}
 
 

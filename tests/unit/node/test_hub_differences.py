@@ -204,7 +204,7 @@ class Reader:
         self._has: bytes | None = None
 
     def read(self) -> list[bytes]:
-        """Return what is new, put together. Raises: AssertionError for a difference to what it has not."""
+        """Return the new publications, whole. Raises: AssertionError for a difference to one that it does not have."""
         frames = b"".join(self._transport.written).split(b";")[:-1]
         self._transport.written.clear()
         return [self._put_together(frame) for frame in frames if not frame.startswith(b"missed")]

@@ -77,7 +77,7 @@ async def test_leaving_leaves_nothing_behind_and_the_broker_is_told_of_the_last_
 
     assert broker.unsubscribed == ["room:b", "room:a"]
     assert node.hub.connections == set()
-    assert node.hub.channel_count() == 0
+    assert len(node.hub.channels()) == 0
 
 
 async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
@@ -89,7 +89,7 @@ async def test_a_subscription_that_redis_does_not_confirm_is_none() -> None:
         with pytest.raises(BrokerUnavailable, match="Redis is away"):
             await subscribe(node, ada, "room:a")
 
-        assert node.hub.channel_count() == 0
+        assert len(node.hub.channels()) == 0
         assert broker.unsubscribed == ["room:a"]
 
 
@@ -335,7 +335,7 @@ async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
             async with node.subscribing(ada, "room:a") as start:
                 refuse(start)
 
-        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert (ada.subscriptions, len(node.hub.channels())) == ({}, 0)
         assert broker.unsubscribed == ["room:a"]
 
 
@@ -385,7 +385,7 @@ async def test_a_body_that_awaits_is_an_error_and_subscribes_nothing() -> None:
             async with node.subscribing(ada, "room:a"):
                 await asyncio.sleep(0)
 
-        assert (ada.subscriptions, node.hub.channel_count()) == ({}, 0)
+        assert (ada.subscriptions, len(node.hub.channels())) == ({}, 0)
         assert broker.unsubscribed == ["room:a"]
 
 
@@ -422,7 +422,7 @@ async def test_a_client_that_goes_while_it_is_being_subscribed_is_not_and_leaves
         await subscribing
 
     assert isinstance(node.presence, FakePresence)
-    assert (starts, ada.subscriptions, node.hub.channel_count(), node.presence.members) == ([], {}, 0, {})
+    assert (starts, ada.subscriptions, len(node.hub.channels()), node.presence.members) == ([], {}, 0, {})
     assert broker.unsubscribed == ["room:a"]
 
 
@@ -483,7 +483,7 @@ async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
 
     assert [receiver.lost for receiver in receivers] == [["room:a"], ["room:a"], ["room:b"], ["room:b"]]
     assert broker.unsubscribed == ["room:a", "room:b"]
-    assert node.hub.channel_count() == 0
+    assert len(node.hub.channels()) == 0
 
 
 async def test_an_option_of_one_subscription_holds_for_it_alone() -> None:
@@ -519,7 +519,7 @@ class SlowHistories(FakeBroker):
 
 
 async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
-    """What was published after its handshake was dropped: a read that came late had it, and told no more of it."""
+    """A publication after its handshake was dropped, because a late read already had it."""
     broker, turn = SlowHistories(), Schedule()
     node = fake_node(Hub(turn), broker)
     node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)

@@ -189,7 +189,7 @@ TOP = Position(7, "e")
         (None, [lost(7)]),
         (Position(5, "e"), [Resumption("room:a", Position(5, "e"), is_recovered=True), *pubs(6, 7)]),
         (TOP, [Resumption("room:a", TOP, is_recovered=True)]),
-        (Position(3, "e"), [lost(7)]),  # older than what is kept
+        (Position(3, "e"), [lost(7)]),  # older than the history
         (Position(8, "e"), [lost(7)]),  # from the future
         (Position(5, "f"), [lost(7)]),
     ],
