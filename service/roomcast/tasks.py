@@ -1,4 +1,4 @@
-"""Tasks that live and die together."""
+"""Background tasks that end together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 _PATIENCE_S = 0.1
 
 
-async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is the loop's
-    """Run coroutines as tasks of these names until the first one ends; end the others, then raise what it raised.
+async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any: yielded to the loop
+    """Run coroutines as tasks of these names until the first one ends, end the others, and raise its exception.
 
     Not a TaskGroup: that cancels each task once, and on Python 3.11 `asyncio.wait_for`, which redis-py uses, swallows
-    a cancellation that comes as its wait ends (cpython #86296); the group then waits for ever
+    a cancellation that arrives as its wait ends (cpython #86296). The group would then wait forever
     (tests/contract/test_broker.py::test_coming_back_right_after_the_unsubscription_is_confirmed_anew hung).
     """
     tasks = [asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()]
@@ -48,10 +48,10 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: whatever they return
-    """Cancel tasks until each has ended; what they raise meanwhile is not raised here.
+async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: of every type
+    """Cancel tasks until each has ended; their exceptions are not raised here.
 
-    Being cancelled meanwhile does not cut it short: the cancellation is raised once all have ended.
+    If `end` itself is cancelled, the cancellation is raised after all tasks have ended.
     """
     interruption: asyncio.CancelledError | None = None
     running = set(tasks)
@@ -65,7 +65,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: whatever they return
         running = {task for task in running if not task.done()}
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # seen: otherwise asyncio logs it as never retrieved
+            task.exception()  # retrieved: otherwise asyncio logs it
     if interruption is not None:
         raise interruption
 

@@ -1,10 +1,11 @@
-"""What breaks the rules. Each check returns its findings, so that a test can plant one."""
+"""The checks of the rules. Each returns its findings, so that a test can plant one."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from tests.architecture.imports import PACKAGES, Module, import_graph, imported_names, room_of
 from tests.architecture.rules import (
@@ -96,3 +97,24 @@ def _oversized_in(tree: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
 def _public_methods(node: ast.ClassDef) -> set[str]:
     functions = (child for child in node.body if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
     return {function.name for function in functions if not function.name.startswith("_")}
+
+
+def misplaced_tests(tests: Iterable[Path], modules: Iterable[str]) -> set[str]:
+    """Unit tests whose place and name are not those of a module: `node/test_hub_deltas.py` is about `node.hub`.
+
+    Args:
+        tests: relative to tests/unit. modules: dotted, relative to `roomcast`, or to `tests` for its tools.
+    """
+    known = set(modules)
+    return {test.as_posix() for test in tests if not known & set(_subjects(test))}
+
+
+def _subjects(test: Path) -> Iterator[str]:
+    words = test.stem.removeprefix("test_").split("_")
+    for count in range(1, len(words) + 1):
+        yield ".".join((*test.parent.parts, "_".join(words[:count])))
+
+
+def long_files(files: Iterable[Path], max_lines: int) -> set[str]:
+    """Names of files with more lines."""
+    return {file.name for file in files if len(file.read_text(encoding="utf-8").splitlines()) > max_lines}

@@ -53,7 +53,7 @@ def read_modules(root: Path) -> dict[str, Module]:
 
 
 def imported_names(tree: ast.Module) -> set[str]:
-    """Return what a module imports, as written: `os.path`, `roomcast.node.hub.Hub`."""
+    """Return the imported names of a module, as written: `os.path`, `roomcast.node.hub.Hub`."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -108,7 +108,7 @@ def reduced(graph: Graph) -> dict[str, set[str]]:
 
 
 def circles(graph: Graph) -> set[frozenset[str]]:
-    """Return the groups whose members all reach each other."""
+    """Return the groups in which each member reaches all others."""
     reached = {start: _reachable(graph, start) for start in graph}
     groups = (frozenset(end for end in reached[start] if start in reached[end]) for start in graph)
     return {group for group in groups if group}

@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The places of each floor from left to right with their centres, and what is joined."""
+    """The places of each floor from left to right with their centres, and their joints."""
 
     centres: dict[Place, float]
     joints: set[tuple[Place, Place]]

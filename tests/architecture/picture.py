@@ -10,7 +10,7 @@ from html import escape
 
 from tests.architecture.imports import Module, reduced, room_graph
 from tests.architecture.layout import BOX_WIDTH, Layout, Place, lay_out
-from tests.architecture.rules import KNOWN_UPWARD, ROOMS
+from tests.architecture.rules import ROOMS
 
 PICTURE = "docs/images/house.svg"
 
@@ -41,9 +41,6 @@ _STYLE = """
 def draw(modules: Mapping[str, Module]) -> str:
     """Return the picture."""
     graph = room_graph(modules)
-    for known in KNOWN_UPWARD:
-        here, _, there = known.partition(" imports ")
-        graph[modules[here].room].discard(modules[there].room)
     floors = {room: ROOMS[room].floor for room in graph}
     texts = {room: noun_lines(_module_of_room(room, modules)) for room in graph}
     files = {module.room for module in modules.values() if module.is_at_root}

@@ -1,1 +1,1 @@
-"""Measurements, not tests: `make bench`. What is measured, and how, is in README.md beside this file."""
+"""Measurements, not tests: `make bench`. README.md in this folder describes them."""

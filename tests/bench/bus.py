@@ -41,7 +41,7 @@ def running_bus() -> Iterator[Bus]:
 
 
 class RedisReader:
-    """Sees what a server under load leaves unread of what it subscribed to in Redis."""
+    """Measures the data that a server under load has subscribed to in Redis and not read yet."""
 
     def __init__(self, bus: Bus) -> None:
         self._client = redis.Redis.from_url(bus.url)

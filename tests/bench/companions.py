@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from tests.bench.errors import BenchError
 
-# What goes through a pipe is checked where it arrives, in `Companion.receive`.
+# Objects from a pipe are checked on arrival, in `Companion.receive`.
 Pipe: TypeAlias = "Connection[Any, Any]"
 
 # A companion leaves when its pipe closes; the publisher, in the middle of publishing, does not look at it.
@@ -40,7 +40,7 @@ class Companion:
         self._pipe.send(message)
 
     def receive(self, kind: type[T], *, within_s: float) -> T:
-        """Return what it says next. Raises: BenchError if it ends, says something else, or takes too long."""
+        """Return its next message. Raises: BenchError if it ends, sends something else, or takes too long."""
         if not self._pipe.poll(within_s):
             raise BenchError(f"{self._process.name} did not say {kind.__name__} within {within_s:g} s")
         try:

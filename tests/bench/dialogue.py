@@ -1,4 +1,4 @@
-"""What a client says to a server, as bytes: the handshake, the frames, and how it comes to be subscribed."""
+"""The bytes of a client: its handshake, its frames, and its steps to a subscription."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PONG = 0xA
 _FIN = 0x80
 _MASKED = 0x80
 _LENGTH_16 = 126
-# Any key will do for a server, which has to unmask all the same; one key makes equal frames of equal messages.
+# One key for all frames: equal messages become equal frames, and the server must unmask them anyway.
 _MASK = os.urandom(4)
 
 
@@ -21,9 +21,9 @@ _MASK = os.urandom(4)
 class Dialogue:
     """How a client of one contender subscribes and publishes.
 
-    steps: after the handshake, what it says (nothing if empty) and what it waits for then, in turn; after the last the
-        server has subscribed it. Without steps, the answer to the handshake says that.
-    before, after: what stands around a message that a client publishes.
+    steps: after the handshake, pairs of bytes that it sends (may be empty) and bytes that it then waits for. After the
+        last step it is subscribed; without steps, after the response to the handshake.
+    before, after: the bytes around a message that a client publishes.
     """
 
     path: str

@@ -44,7 +44,7 @@ class Echoer:
         self.socket.sendall(self._burst)
 
     def read(self, buffer: bytearray) -> int:
-        """Send as many messages as came back, and return how many."""
+        """Send a message for each echo. Returns: how many."""
         length = self.socket.recv_into(buffer)
         if not length:
             raise ConnectionResetError("the server has ended a connection")

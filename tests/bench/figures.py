@@ -1,4 +1,4 @@
-"""What one run gave, and what several runs gave together."""
+"""The figures of one run, and of several runs together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LATE_MS = 5.0
 class Column:
     """A figure in a table.
 
-    digits: after the point. Percents are cut, not rounded: what was lost once must show.
+    digits: after the point. Percents are cut, not rounded, so that a single loss shows.
     of_rounds: the median, or `min` or `max` where the worst round counts.
     """
 
@@ -53,7 +53,7 @@ class Row:
         return float(of_rounds([figures[name] for figures in self.rounds]))
 
     def warnings(self) -> list[str]:
-        """Return what makes this row's figures doubtful."""
+        """Return the reasons to doubt the figures of this row."""
         failed = [f"{self.contender}, {self.case}: a round failed: {failure}" for failure in self.failures]
         if not self.rounds:
             return failed

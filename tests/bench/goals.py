@@ -1,4 +1,4 @@
-"""What the service shall reach, held against what was measured in the same run."""
+"""The goals of the service, compared with the figures of the same run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _GOALS = (
 
 
 def check_goals(sections: Sequence[Section]) -> list[str]:
-    """Return a line for each goal whose figures were measured."""
+    """Return a line for each goal that was measured."""
     rows = {(section.name, row.case, row.contender): row for section in sections for row in section.rows if row.rounds}
     lines = []
     for goal in _GOALS:

@@ -1,7 +1,7 @@
 """The messages that are published: JSON of a fixed size with the number and the time at fixed places.
 
-The number comes first and has a fixed width, and nothing else looks like the beginning of a message: in whatever a
-protocol puts around them, a subscriber finds messages, loss, repetition and disorder by searching bytes.
+The number is first and has a fixed width, and no other bytes look like the beginning of a message. So a subscriber
+finds messages, loss, duplicates and disorder by searching bytes, in the frames of every protocol.
 """
 
 from __future__ import annotations

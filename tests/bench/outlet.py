@@ -1,4 +1,4 @@
-"""How a service publishes to a contender: bytes on one TCP connection, whatever the protocol."""
+"""How a service publishes to a contender: bytes on one TCP connection."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 class Outlet:
     """Messages have one size, so that every protocol is some bytes before a message and some after it.
 
-    hello: what is said once, first.
-    unheard: the server's answer to a message that nobody is subscribed to; empty where there is none.
+    hello: sent once, first.
+    unheard: the server's response to a message without subscribers; empty if it has none.
     """
 
     port: int

@@ -1,4 +1,4 @@
-"""Percentiles of what was measured."""
+"""Percentiles."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from tests.bench.svg import bar_plot, line_plot
 
 
 def draw_plots(sections: Sequence[Section], folder: Path, name: str) -> list[str]:
-    """Write what can be drawn of these sections, and return the files' names."""
+    """Draw the plots of these sections. Returns: the names of the files."""
     folder.mkdir(exist_ok=True)
     drawn = []
     for section in sections:

@@ -85,7 +85,7 @@ async def measure(port: int) -> None:
         one = nodes[0]
 
         async def until_count(count: int) -> None:
-            while (await one.count(CHANNEL)).client_count != count:  # noqa: ASYNC110  (Redis tells nobody)
+            while (await one.count(CHANNEL)).client_count != count:  # noqa: ASYNC110  (Redis does not notify)
                 await asyncio.sleep(0.01)
 
         for node in nodes:

@@ -33,7 +33,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was published.
+    """The publications of a run.
 
     per_s: from the first to the last message.
     late_p99_ms: between the time when a message was due and the time when it was given to the socket.
@@ -87,12 +87,12 @@ def run(pipe: Pipe, *, outlet: Outlet, rate_per_s: int, seconds: float, size_byt
                 unheard_count=unheard_count,
             )
         )
-        while not pipe.poll(0.01):  # some servers drop what they have not sent when its publisher is gone
+        while not pipe.poll(0.01):  # some servers drop unsent messages of a publisher that has disconnected
             _answers(connection, outlet)
 
 
 def _answers(connection: socket.socket, outlet: Outlet) -> int:
-    """Take what the server has answered, so that it never waits for us; return how many messages were unheard."""
+    """Read the server's responses, so that it never waits. Returns: how many messages had no subscriber."""
     unheard_count = 0
     while select.select([connection], [], [], 0)[0]:
         answers = connection.recv(_READ_BYTES)

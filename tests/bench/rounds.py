@@ -1,4 +1,4 @@
-"""Running scenarios: the contenders take turns in each round, so that what the machine does meanwhile meets all."""
+"""Running scenarios: contenders alternate within each round, so that other load of the machine affects all of them."""
 
 from __future__ import annotations
 

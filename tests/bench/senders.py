@@ -1,7 +1,7 @@
 """The load client of inbound publishing: some clients publish over their WebSockets, one more subscribes and counts.
 
-Another message is published for each that the subscriber gets. After some silence what is under way counts as lost, and
-as many are published anew.
+For each message that the subscriber receives another one is published. After some silence the messages under way count
+as lost and are replaced.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(
     warm_up_s: float,
     seconds: float,
 ) -> None:
-    """Keep `window_count` messages under way; say `Turned` about what the subscriber gets after the warm-up."""
+    """Keep `window_count` messages under way; report those after the warm-up as `Turned`."""
     buffer = bytearray(_BUFFER_BYTES)
     subscriber = LaneSubscriber(_connect(port, dialogue), dialogue, size_bytes=size_bytes, sender_count=sender_count)
     _subscribe(subscriber, buffer)
@@ -87,7 +87,7 @@ def run(
     pipe.recv()
     selector = selectors.DefaultSelector()
     selector.register(subscriber.socket, selectors.EVENT_READ, subscriber)
-    for sender in sockets:  # they hear the room too, and must not fall behind
+    for sender in sockets:  # they receive the room too, and must not fall behind
         selector.register(sender, selectors.EVENT_READ, None)
     senders = Senders(sockets, dialogue, size_bytes)
     senders.send(window_count)

@@ -44,9 +44,9 @@ class Server:
 def running_server(contender: Contender, bus: Bus, cores: Cores) -> Iterator[Server]:
     """Run a contender's server.
 
-    Raises: BenchError, with the end of what it printed, if it does not listen in time.
+    Raises: BenchError, with the end of its output, if it does not listen in time.
     """
-    # Settings of whoever runs this must not change what is measured.
+    # The user's settings must not change the measurement.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         place = find_place(Path(folder))

@@ -1,4 +1,4 @@
-"""One subscriber: what it says until it is subscribed, and what it counts from then on.
+"""One subscriber: it performs its dialogue, then counts messages.
 
 Two million deliveries a second leave no time for a call per message. A read brings many: they are counted by searching
 for their beginning, and their first and last number must be those that were due. Only if they are not, and always on
@@ -58,11 +58,11 @@ class Subscriber:
         self._dialogue = dialogue
         self._size_bytes = size_bytes
         self._greeted = -1  # how many of the dialogue's steps are done; -1: not even the handshake
-        self._heard = b""  # what came and could not be used yet
+        self._heard = b""  # received and not used yet
         self._newest = -1
 
     def read(self, buffer: bytearray) -> None:
-        """Take what has come, once the socket is readable."""
+        """Read the socket, which is readable."""
         try:
             length = self.socket.recv_into(buffer)
         except BlockingIOError:
@@ -110,7 +110,7 @@ class Subscriber:
             self.socket.sendall(frame(self._dialogue.opcode, self._dialogue.steps[self._greeted][0]))
 
     def _count(self, data: bytes | bytearray, length: int) -> None:
-        # Messages are ASCII; what else has this byte is a length, in which case the server gets a pong for nothing.
+        # Messages are ASCII. This byte may also be part of a length; then the server receives a needless pong.
         ping = data.find(_PING, 0, length)
         if ping >= 0:
             self._answer_ping(bytes(data[ping + 1 : min(length, ping + 2 + _MAX_CONTROL_BYTES)]))

@@ -21,7 +21,7 @@ _BUFFER_BYTES = 1 << 18
 _CONNECT_TIMEOUT_S = 20.0
 # A reset frees the port at once: ten thousand ports in TIME_WAIT a run would be missed by the next.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# Each loopback address has ports of its own; Linux alone has them all.
+# Each loopback address has its own ports. Only Linux has all of 127.0.0.0/8.
 _CONNECTIONS_PER_ADDRESS = 4000
 _STALLED_RECEIVE_BYTES = 1 << 16
 _STALLED_WAIT_S = 0.5
@@ -66,7 +66,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What all subscribers together got, without the stalled one.
+    """The messages of all subscribers together, without the stalled one.
 
     in_order_count: messages that were newer than the one before on their connection: none of them counts twice.
     other_count: messages that were not: repeated or out of order.
@@ -84,7 +84,7 @@ class Received:
 
 
 def run(pipe: Pipe, *, port: int, dialogue: Dialogue, size_bytes: int) -> None:
-    """Do what the pipe says until `Finish`."""
+    """Execute the commands from the pipe until `Finish`."""
     gc.disable()  # nothing here makes cycles, and a collection would look like the server's latency
     client = _Client(pipe, port, dialogue, size_bytes)
     while not client.is_finished:
@@ -197,7 +197,7 @@ class _Client:
         )
 
     def _has_server_ended(self, stalled: Subscriber) -> bool:
-        """Read what waits on the stalled connection: at its end is a close frame, an end, or silence."""
+        """Read the waiting bytes of the stalled connection. Returns: whether a close frame or the end follows."""
         stalled.socket.settimeout(_STALLED_WAIT_S)
         deadline_s = time.monotonic() + _CONNECT_TIMEOUT_S
         try:

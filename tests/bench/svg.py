@@ -9,7 +9,7 @@ from html import escape
 _WIDTH = 760
 _HEIGHT = 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 150, 40, 50
-# Okabe and Ito's colours, told apart by colour-blind readers too; ours first.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; ours first.
 _COLOURS = ("#d55e00", "#000000", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9")
 _GREY = "#cccccc"
 

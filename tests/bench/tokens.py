@@ -1,4 +1,4 @@
-"""What checking a token costs, by algorithm: `python -m tests.bench.tokens`, a few seconds, no server."""
+"""The cost of checking a token, by algorithm: `python -m tests.bench.tokens`, a few seconds, no server."""
 
 from __future__ import annotations
 

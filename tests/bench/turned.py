@@ -1,4 +1,4 @@
-"""What the load clients of inbound traffic say to the process that measures."""
+"""The messages from the load clients of inbound traffic to the measuring process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Turned:
     """How many messages made their way to the server and back in the measured window.
 
     wrong_count: of connections with an answer that was not due, or of messages that came twice or out of order.
-    missed_count: messages that had not come back when all was silent, the warm-up's too.
+    missed_count: messages without an echo when all was silent, including the warm-up.
     """
 
     per_s: float

@@ -16,7 +16,7 @@ from tests.bench.cores import Cores
 class Usage:
     """Processor seconds (user and system) used until `at_s`.
 
-    core_s: of the server's core, by whomever; 0 without a core of its own.
+    core_s: of the server's core, by any process; 0 without a core of its own.
     load_s: of the load client, the publisher and Redis together.
     """
 
@@ -28,10 +28,10 @@ class Usage:
 
 
 class Meter:
-    """Reads what the processes of one run use.
+    """Measures the processes of one run.
 
     Args:
-        load_pids: the load client first, then publisher, Redis and whatever else makes the load.
+        load_pids: the load client first, then publisher, Redis and the other processes that make the load.
     """
 
     def __init__(self, cores: Cores, *, server_pids: Sequence[int], load_pids: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The page in a real browser: two windows, one per node, with nothing but Redis between them."""
+"""The page in a real browser: two windows, one per node, with only Redis between them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ window.WebSocket = class extends WebSocket {
 
 @dataclass(frozen=True, slots=True)
 class DevCluster:
-    """What `roomcast dev` started."""
+    """The addresses of a running `roomcast dev`."""
 
     node_urls: tuple[str, str]
     redis_url: str
@@ -110,7 +110,7 @@ class Window:
         self.wait_for("figures", f"return {values}.every((each) => /\\d/.test(each.textContent))")
 
     def write(self, field_id: str, text: str) -> None:
-        """Put a text in place of what a field holds. Not by clear(), whose change event the page answers."""
+        """Replace the text of a field. Not with clear(), because the page reacts to its change event."""
         self.driver.find_element(By.ID, field_id).send_keys(Keys.CONTROL, "a", Keys.NULL, text)
 
     def say(self, text: str, *, name: str | None = None) -> None:
@@ -170,7 +170,7 @@ def running_cluster() -> Iterator[DevCluster]:
 
 
 def _greeting(process: subprocess.Popen[str]) -> dict[str, str]:
-    """Return what the greeting says, by its first word. Fails when there is none in time."""
+    """Return the lines of the greeting, by their first word. Fails if it is not printed in time."""
     assert process.stdout is not None
     lines: dict[str, str] = {}
     watchdog = threading.Timer(START_TIMEOUT_S, process.send_signal, [signal.SIGINT])
@@ -307,7 +307,7 @@ def test_names_that_no_room_can_have_are_refused_by_the_field(windows: tuple[Win
 def test_lost_connection_comes_back_and_says_what_may_be_missing(windows: tuple[Window, Window]) -> None:
     first, second = windows
 
-    # Longer than a node takes: it closes the connection (1009), and nobody ever gets this.
+    # Longer than the limit: the node closes the connection (1009), and no client receives it.
     first.run("document.getElementById('message').value = 'x'.repeat(70_000)")
     first.say("")
     first.wait_for_text("Connected again")
@@ -403,7 +403,7 @@ def test_page_fits_a_small_phone(windows: tuple[Window, Window], dev_cluster: De
 
 def test_reload_leaves_no_error_in_the_console(windows: tuple[Window, Window]) -> None:
     for window in windows:
-        window.driver.get_log("browser")  # type: ignore[no-untyped-call]  # selenium; forgets what was before
+        window.driver.get_log("browser")  # type: ignore[no-untyped-call]  # selenium; clears the log
         window.driver.refresh()
         window.wait_for_state("open")
         window.wait_for_figures()

@@ -10,7 +10,7 @@ from roomcast.model.publications import Event, History, Publication, Resumption
 from roomcast.node.hub import Hub
 from roomcast.node.recovery import Track
 
-SKIP_REPAIR = "skip-repair"  # what was missed is not broadcast after a gap, and nothing is said
+SKIP_REPAIR = "skip-repair"  # missed publications are not broadcast after a gap, and the loss is not reported
 DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast
 BUGS = (SKIP_REPAIR, DROP_OFFSET)
 

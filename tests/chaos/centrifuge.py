@@ -1,4 +1,4 @@
-"""What a subscriber hears over the Centrifuge protocol, as its client libraries would act on it."""
+"""A subscriber of the Centrifuge protocol, which acts as its client libraries do."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _RESUBSCRIBE = 2500
 async def centrifuge_events(
     url: str, room: str, place: Place | None, *, open_timeout_s: float
 ) -> AsyncGenerator[tuple[Place, str] | tuple[Place, bool], None]:
-    """Yield each publication with its place, and where subscriptions go on, until a command is refused.
+    """Yield each publication with its place, and the place where a subscription starts, until a command is rejected.
 
-    Raises: what websockets raises when the connection is lost.
+    Raises: exceptions of websockets when the connection is lost.
     """
     channel, number = f"room:{room}", 2
     async with connect(

@@ -1,4 +1,4 @@
-"""Whether the promise was kept: each subscriber's log against what was acknowledged and what Redis keeps. Pure."""
+"""Checks the delivery guarantees: each subscriber's log against the acknowledged publications and Redis. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from tests.chaos.journal import Acknowledged, Heard, Line, Log, Name, Place, Told
 
-LOST = "lost"  # acknowledged, and neither heard nor announced as lost
-SILENT = "silent losses"  # a log goes on behind a gap, and nothing has said so
-DOUBLED = "doubled"  # heard twice in one numbering
-DISORDERED = "disordered"  # heard in another order than published, or than others heard it
-NEEDLESS = "needless announcements"  # told that something is lost which was there to be had
+LOST = "lost"  # acknowledged, and neither received nor announced as lost
+SILENT = "silent losses"  # a log continues after a gap that was not announced
+DOUBLED = "doubled"  # received twice in one epoch
+DISORDERED = "disordered"  # received in another order than published, or than by others
+NEEDLESS = "needless announcements"  # a loss was announced, but the publications were available
 ZEROS = (LOST, DOUBLED, DISORDERED, SILENT, NEEDLESS)
 
 FAILOVER = "a failover lost the tail"
@@ -33,9 +33,9 @@ class Offence(NamedTuple):
 
 @dataclass(slots=True)
 class Verdict:
-    """What the logs show.
+    """The result of a check.
 
-    announced: losses that a subscriber was told of, by cause. republished: what a failover had lost and came again.
+    announced: losses that subscribers were notified of, by cause. republished: lost in a failover and published again.
     """
 
     offences: list[Offence] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Verdict:
 
 
 class _Gap(NamedTuple):
-    """An announced loss: nothing after `before` and up to `after` need have been heard."""
+    """An announced loss: publications after `before` and up to `after` may be missing."""
 
     before: Place
     after: Place
@@ -77,12 +77,12 @@ def check(
     window_size: int,
     may_lose_tail: bool,
 ) -> Verdict:
-    """Return what is wrong with the logs.
+    """Return the offences in the logs.
 
     Args:
-        acknowledged: by room. streams: what Redis has at the end, by room: whose each entry is, and its digest.
-        window_size: how many publications a client that comes back may get.
-        may_lose_tail: a failover may take publications with it that were acknowledged.
+        acknowledged: by room. streams: the entries in Redis at the end, by room, each with its name and digest.
+        window_size: how many publications a reconnecting client may recover.
+        may_lose_tail: a failover may lose acknowledged publications.
     """
     verdict = Verdict()
     for log in logs:
@@ -129,7 +129,7 @@ class _Reading:
             self._at = line.place
 
     def look_for_lost(self) -> None:
-        """Check that what was acknowledged was heard, or announced as lost."""
+        """Check that each acknowledged publication was received, or announced as lost."""
         lines = self._log.lines
         if not lines:
             self._verdict.offences.append(Offence(LOST, self._log.subscriber, "nothing was heard at all"))
@@ -160,7 +160,7 @@ class _Reading:
         at, place, name = self._at, line.place, line.name
         before = self._heard.get(name)
         self._heard.setdefault(name, place)
-        # What a failover has lost its publisher may publish again: in another epoch it is another publication.
+        # A publisher may publish again after a failover lost a publication: in another epoch it is another one.
         if before is not None and before.epoch == place.epoch:
             self._offend(DOUBLED, f"{name} came at {before} and at {place}", index)
             return
@@ -173,8 +173,8 @@ class _Reading:
         elif place.offset <= at.offset:
             self._offend(DISORDERED, f"{place} came after {at}", index)
         if self._may_lose_tail and self._acknowledged.get(name, place) != place:
-            # Lost after it was acknowledged, and with it its key: an older attempt, held up in a node that was frozen,
-            # has published it again, maybe behind what its publisher published since.
+            # Lost with its idempotency key after it was acknowledged: an older attempt, delayed in a frozen node, has
+            # published it again, perhaps after later ones of its publisher.
             self._verdict.republished.add(name)
             return
         key = (place.epoch, name.publisher)
@@ -189,7 +189,7 @@ class _Reading:
 
 
 def _check_agreement(verdict: Verdict, logs: Sequence[Log], stream: Mapping[Place, tuple[Name, int]]) -> None:
-    """Check that at one place everybody heard the same, and that it is what Redis keeps there."""
+    """Check that all subscribers received the same publication at each place, and the one in Redis."""
     known: dict[Place, tuple[Name, int]] = dict(stream)
     for log in logs:
         for line in log.lines:
@@ -207,7 +207,7 @@ def _check_streams(
     *,
     may_lose_tail: bool,
 ) -> None:
-    """Check that Redis has what it has acknowledged, once."""
+    """Check that Redis has each acknowledged publication once."""
     for room, stream in streams.items():
         places: defaultdict[Name, list[Place]] = defaultdict(list)
         for place, (name, _) in stream.items():

@@ -1,4 +1,4 @@
-"""What is made to fail, at random: three hands, one for nodes, one for Redis, one for clients, at the same time."""
+"""Random faults: three tasks at the same time, one for nodes, one for Redis, one for clients."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Fault = Callable[[], Awaitable[None]]
 
 
 class Faults:
-    """Brings faults about, and counts them by kind.
+    """Causes faults, and counts them by kind.
 
-    One hand does one thing after the other, so that what it has broken it mends before it breaks the next.
+    Each task causes one fault at a time and repairs it before the next.
     Args:
         seed: the same seed brings the same faults at the same times, as far as the machine allows it.
     """

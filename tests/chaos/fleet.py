@@ -17,7 +17,7 @@ class Slot:
     """A place for one node.
 
     Args:
-        proxy: what lies between the node and Redis, where one can lie there.
+        proxy: between the node and Redis, in shapes that allow one.
     """
 
     def __init__(self, environment: Mapping[str, str], module: str, proxy: Proxy | None) -> None:

@@ -1,4 +1,4 @@
-"""What publishers and subscribers write down while everything fails around them."""
+"""The logs of publishers and subscribers during a chaos run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Name(NamedTuple):
-    """One publication: whose it is, and the how-manieth of theirs."""
+    """One publication: its publisher, and its number among those of the publisher."""
 
     publisher: str
     number: int
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """A subscriber got a publication. digest: of its whole payload."""
+    """A subscriber received a publication. digest: of its whole payload."""
 
     place: Place
     name: Name
@@ -32,9 +32,9 @@ class Heard(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A subscriber was told where its subscription goes on.
+    """A subscriber was notified of its place.
 
-    is_first: it opened a connection.
+    is_first: the first event of a connection.
     """
 
     place: Place
@@ -48,7 +48,7 @@ Line = Heard | Told
 
 @dataclass(slots=True)
 class Log:
-    """All that one subscriber heard, in its order."""
+    """All events of one subscriber, in their order."""
 
     subscriber: str
     room: str
@@ -61,7 +61,7 @@ class Log:
 
 
 class Acknowledged(NamedTuple):
-    """A publisher was told that Redis has its publication, and where."""
+    """A publisher received the position of its publication."""
 
     name: Name
     place: Place
@@ -73,7 +73,7 @@ def payload(name: Name, padding: str) -> str:
 
 
 def read_payload(text: bytes | str) -> tuple[Name, int]:
-    """Return whose publication a payload is, and its digest."""
+    """Return the name in a payload, and its digest."""
     said = json.loads(text)
     data = text.encode() if isinstance(text, str) else text
     return Name(said["publisher"], said["number"]), zlib.crc32(data)

@@ -40,7 +40,7 @@ class Proxy:
         self._is_whole.clear()
 
     def heal(self) -> None:
-        """Pass what has waited, as a network does that was away for a while."""
+        """Forward the waiting bytes, as a network does after an interruption."""
         self._is_whole.set()
 
     def reset(self) -> None:

@@ -23,7 +23,7 @@ def backoff_s(chance: random.Random, attempt: int) -> float:
 
 
 class Publisher:
-    """One service that publishes into a room; nothing of it is published before what came before is acknowledged."""
+    """One service that publishes into a room, each publication after the one before is acknowledged."""
 
     def __init__(self, name: str, room: str, fleet: Fleet, chance: random.Random) -> None:
         self.room = room
@@ -34,7 +34,7 @@ class Publisher:
         self._chance = chance
 
     async def run(self, *, rate_per_s: float, until_stopped: asyncio.Event) -> None:
-        """Publish at random times until it is stopped; what is under way then is finished."""
+        """Publish at random times until it is stopped; a publication under way is finished."""
         async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}, timeout=_TIMEOUT_S, trust_env=False) as http:
             number = 0
             while not until_stopped.is_set():
@@ -55,7 +55,7 @@ class Publisher:
             try:
                 response = await http.post(self._fleet.any_node().http("/api/publish"), content=body)
             except httpx.TransportError:
-                pass  # nobody knows whether it was published: the key makes it one publication
+                pass  # it may have been published: the idempotency key makes it one publication
             else:
                 answer = response.json()
                 if "result" in answer:

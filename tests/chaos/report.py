@@ -1,4 +1,4 @@
-"""What a run has shown, for a terminal and as Markdown."""
+"""The report of a run, for a terminal and as Markdown."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _CATCH_UP_TIMEOUT_S = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run.
+    """The parameters of a run.
 
     rate_per_s: publications of all publishers of one room together; away for 10 s, a client has missed ten times that.
     bug: see tests/chaos/broken.py; empty: the service as it is.
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it. longest_interruption_s: between two publications that one subscriber heard."""
+    """The result of a run. longest_interruption_s: between two publications of one subscriber."""
 
     plan: Plan
     verdict: Verdict
@@ -75,7 +75,7 @@ class Outcome:
     subscriber_count: int
     longest_interruption_s: float
     catch_up_s: float
-    node_faults: Sequence[Mapping[str, Any]]  # Any: what log lines hold
+    node_faults: Sequence[Mapping[str, Any]]  # Any: JSON
 
     @property
     def is_good(self) -> bool:
@@ -170,7 +170,7 @@ async def _live(
         for publisher in publishers:
             place = publisher.acknowledged[-1].place
             last[publisher.room] = max(last[publisher.room], place, key=lambda place: place.offset)
-        # Whoever does not catch up has lost something: the checker says what.
+        # A subscriber that does not catch up has lost something: the checker reports it.
         with suppress(TimeoutError):
             await _until(
                 lambda: all(subscriber.log.place() == last[subscriber.log.room] for subscriber in subscribers),
@@ -186,12 +186,12 @@ async def _live(
 
 async def _until(condition: Callable[[], bool], *, within_s: float) -> None:
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110  (of many logs, none of which tells when it grows)
+        while not condition():  # noqa: ASYNC110  (logs do not notify)
             await asyncio.sleep(0.05)
 
 
 def _read_stream(servers: Servers, prefix: str, room: str) -> dict[Place, tuple[Name, int]]:
-    """Return what Redis keeps of a room in the epoch in which it is."""
+    """Return the entries of a room in Redis, of the present epoch."""
     keys = ChannelKeys(prefix)
     with servers.client() as client:
         epoch, base = client.hmget(keys.key(f"room:{room}", "meta"), "epoch", "base")

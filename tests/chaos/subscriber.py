@@ -1,4 +1,4 @@
-"""Subscribers: they come back as real clients do, with where they were, and write down all that they hear."""
+"""Subscribers: they reconnect as real clients do, with their position, and log everything that they receive."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Subscriber:
         self._reads.set()
 
     def leave(self) -> None:
-        """Let the connection go, as one does whose network changes; the client comes back."""
+        """Abandon the connection, as a client does when its network changes; the client reconnects."""
         self._is_leaving.set()
 
     async def run(self) -> None:
@@ -65,13 +65,13 @@ class Subscriber:
         attempt = 0
         while True:
             before = self.log.connection_count
-            with suppress(*_LOST):  # what was missed is told by the next connection
+            with suppress(*_LOST):  # the next connection reports missed publications
                 await self._listen()
             attempt = 0 if self.log.connection_count > before else attempt + 1
             await asyncio.sleep(backoff_s(self._chance, attempt))
 
     async def _listen(self) -> None:
-        """Write down what one connection brings, until it is lost. Raises: one of _LOST."""
+        """Log the events of one connection, until it is lost. Raises: one of _LOST."""
         self._is_leaving.clear()
         is_first = True
         async with aclosing(self._events()) as events:

@@ -1,4 +1,4 @@
-"""What both encodings of the Centrifuge protocol promise: the same commands, replies and pushes, by whatever bytes."""
+"""The contract of both encodings of the Centrifuge protocol: the same commands, replies and pushes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from roomcast.model.publications import ClientInfo, Kind, Position, Publication
 
 
 class Peer(Protocol):
-    """A client of one encoding: writes commands, and reads what comes, by other code than ours."""
+    """A client of one encoding: writes commands and reads replies with independent code."""
 
     codec: Codec
 
@@ -168,7 +168,7 @@ def test_the_other_encoding_s_frame_is_refused(peer: Peer) -> None:
 
 
 ADA = client_members(ClientInfo("c1", "ada", b'{"n":1}', b"[]"))
-PUBLICATION = Publication("a", b'{"t":1}', Kind.TEXT, Position(11, "e"), {"k": "v"}, ClientInfo("c1", "ada"))
+PUBLICATION = Publication("a", b'{"t":1}', Kind.JSON, Position(11, "e"), {"k": "v"}, ClientInfo("c1", "ada"))
 
 
 @pytest.mark.parametrize(

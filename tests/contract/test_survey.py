@@ -13,7 +13,7 @@ import pytest
 from roomcast.brokers.redis import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import MAX_CONTROL_BYTES, Heard, Publication
+from roomcast.model.publications import MAX_CONTROL_BYTES, BrokerEvent, Publication
 from roomcast.node import survey as survey_module
 from roomcast.node.survey import Handler, Survey, UnknownNode
 from roomcast.redis_access.client import Client
@@ -27,13 +27,13 @@ Json = Mapping[str, Any]  # Any: JSON
 
 
 class Ear:
-    """Gives a survey what a broker brings, as a node does."""
+    """Passes publications from a broker to a survey, as a node does."""
 
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self.malformed: list[str] = []
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         assert isinstance(event, Publication)
         assert event.channel in self.survey.channels
         self.survey.on_publication(event)
@@ -109,7 +109,9 @@ async def test_a_node_that_is_not_there_is_told_apart(server: Client, prefix: st
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("server", ["valkey", "sentinel", "cluster"], indirect=True)  # the fake counts who has left
+@pytest.mark.parametrize(
+    "server", ["valkey", "sentinel", "cluster"], indirect=True
+)  # the fake counts subscribers that have left
 async def test_a_node_that_has_ended_is_not_waited_for(server: Client, prefix: str) -> None:
     async with node(server, prefix, "n1", echo=echo) as survey:
         async with node(server, prefix, "n2", echo=echo):

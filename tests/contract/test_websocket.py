@@ -18,8 +18,8 @@ from roomcast.model.publications import Publication
 from roomcast.transports.websocket.asgi import WebSocketProtocol
 from tests.support.fakes import FakeBroker
 from tests.support.processes import eventually, receive
+from tests.support.websocket_frames import masked
 from tests.support.websocket_server import LIMIT, Server, closed_with, handshake, open_socket, serving, until_empty
-from tests.unit.transports.test_frames import masked
 
 pytestmark = pytest.mark.anyio
 
@@ -185,7 +185,7 @@ async def flood(server: Server, channel: str, until: Callable[[], bool]) -> int:
 
 
 async def read_all(stalled: socket.socket) -> bytes:
-    """Read what a stalled client has coming, until nothing comes for a while."""
+    """Read the waiting messages of a stalled client, until none arrives for a while."""
     loop = asyncio.get_running_loop()
     data = b""
     with suppress(TimeoutError):

@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 
 from roomcast.model.publications import Publication
 from tests.support.processes import eventually, receive
+from tests.support.websocket_frames import masked
 from tests.support.websocket_server import LIMIT, converse, handshake, open_socket, serving, until_empty
-from tests.unit.transports.test_frames import masked
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +119,7 @@ async def test_an_endpoint_that_only_sends_ends_with_its_client(end: bytes | Non
             writer.write(end)
             await reader.read()
             writer.close()
-        # The server lives in this loop: if the endpoint went on, nothing here would.
+        # The server runs in this loop: if the endpoint did not yield, this test would hang.
         async with open_socket(server, "/echo") as client:
             await client.send("x")
             assert await receive(client) == "Message received: x"
@@ -190,7 +190,7 @@ async def test_a_handshake_that_never_ends_is_given_up(monkeypatch: pytest.Monke
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"HTTP/1.1 408 " in answer
         async with open_socket(server, "/echo") as client:
-            await asyncio.sleep(0.5)  # longer than the timeout, which is what is tested
+            await asyncio.sleep(0.5)  # longer than the tested timeout
             await client.send("x")
             assert await receive(client) == "Message received: x"
 

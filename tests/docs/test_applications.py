@@ -1,4 +1,4 @@
-"""The examples of docs/applications.md, run as they stand there: only ports are those of the test."""
+"""The examples of docs/applications.md, executed unchanged: only ports are those of the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from roomcast.hooks.webhook_receiver import sign
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import Cluster, NodeProcess, eventually, receive
 from tests.support.redis_servers import free_ports
@@ -41,7 +41,7 @@ def example(language: str, containing: str) -> str:
 
 
 def settings_in(text: str, *, port: int = 0) -> dict[str, str]:
-    """Return what an example exports, as settings of a test's cluster."""
+    """Return the exports of an example, as settings of a test's cluster."""
     exported = re.findall(r"ROOMCAST_(\w+)=(\S+)", text)
     assert exported
     return {name.lower(): value.replace(":3000", f":{port}") for name, value in exported}

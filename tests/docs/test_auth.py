@@ -1,4 +1,4 @@
-"""The examples of docs/auth.md, run as they stand there: the tokens that they make are good."""
+"""The examples of docs/auth.md, executed unchanged: the tokens that they make are accepted."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One run of compose.yaml under a name of its own, apart from whatever else runs on the machine."""
+    """One run of compose.yaml under a name of its own, isolated from other containers of the machine."""
 
     name: str
     port: int
@@ -60,7 +60,7 @@ class Project:
     secret: str
 
     def compose(self, *arguments: str, timeout_s: float = 60.0) -> str:
-        # Neither an .env file, nor an override, nor a variable of this shell may change what is tested.
+        # No .env file, override or variable of this shell may change the project.
         ours = ("ROOMCAST_", "COMPOSE_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment["ROOMCAST_PORT"] = f"127.0.0.1:{self.port}"
@@ -73,7 +73,7 @@ class Project:
         self.compose("up", "-d", "--wait", "--scale", f"node={node_count}", *options, timeout_s=BUILD_DEADLINE_S)
 
     def logs(self, *services: str) -> str:
-        # Compose 2.26 begins some lines with "erase this line", whatever --ansi says.
+        # Compose 2.26 begins some lines with "erase this line" in spite of --ansi.
         return self.compose("logs", "--no-color", "--no-log-prefix", *services).replace("\x1b[2K", "")
 
     def connect(self, path: str) -> ClientConnection:
@@ -94,8 +94,7 @@ class Project:
         """Open clients in the lobby until every node has one; return them, and how many each node has."""
         clients: list[ClientConnection] = []
         while True:
-            for _ in range(CLIENT_COUNT):
-                clients.append(stack.enter_context(self.connect(LOBBY)))
+            clients.extend(stack.enter_context(self.connect(LOBBY)) for _ in range(CLIENT_COUNT))
             # Clients of an earlier test may still be on their way out.
             wait_until(lambda: sum(self.client_counts().values()) == len(clients), "only this test's clients are there")
             counts = self.client_counts()
@@ -247,7 +246,7 @@ def test_event_stream_passes_the_balancer_unbuffered(project: Project) -> None:
         with connection.getresponse() as events:
             project.publish("room:lobby", 1)
             line = b""
-            while line != b"data: 1\n":  # behind its id, the position, and who joins
+            while line != b"data: 1\n":  # after its id, the position and the joins
                 line = events.readline()
                 assert line, "the stream has ended"
     finally:

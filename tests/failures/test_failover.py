@@ -1,4 +1,4 @@
-"""Redis that fails over, moves its slots, encrypts and asks who one is: real servers in every shape."""
+"""Failover, moving slots, TLS and authentication: real servers in every shape."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end
 from roomcast_workers.lease import Lease
-from tests.contract.test_broker import RecordingSink
+from tests.support.brokers import RecordingSink
 from tests.support.paths import ROOT
 from tests.support.processes import API_KEY, Cluster, bare_environment, eventually, http_client, receive
 from tests.support.redis_cluster import Cluster as RedisCluster
@@ -103,7 +103,7 @@ async def publishing(url: str, channel: str) -> AsyncIterator[Publisher]:
 async def assert_delivery_goes_on(
     url: str, fault: Callable[[], Awaitable[object]], *, channel: str = "room:a"
 ) -> tuple[Publisher, RecordingSink]:
-    """Do something to Redis under a broker that hears; what is published soon after must be heard, the gap told."""
+    """Cause a fault of Redis under a subscribed broker. Later publications must arrive, and the gap be reported."""
     async with running(url) as (broker, sink), publishing(url, channel) as publisher:
         await broker.subscribe(channel)
 
@@ -149,7 +149,7 @@ async def test_a_master_that_is_killed_is_replaced_by_sentinel(sentinel: Sentine
 
 
 async def test_a_former_master_that_sentinel_cannot_reach_is_left_all_the_same(sentinel: Sentinel) -> None:
-    """Nobody cuts its clients, it answers, and it takes itself for the master: Sentinel alone knows better."""
+    """Its clients stay connected, it answers, and it considers itself the master. Only Sentinel reports the new one."""
     before = sentinel.master()
     other = next(server for server in sentinel.servers if server is not before)
 
@@ -369,7 +369,7 @@ async def test_check_says_which_shape_answers_and_which_the_url_should_name(
 async def test_a_whole_deployment_goes_on_when_a_master_is_killed(
     make: Callable[..., Sentinel | RedisCluster], prefix: str, tmp_path: Path
 ) -> None:
-    """A client of one node hears what the API of the other takes, and the metrics worker, before and after."""
+    """A client of one node receives publications of the other node's API and of the worker, before and after."""
     with make(tmp_path) as shape, Cluster(shape.url, prefix, redis_timeout_s="2") as deployment:
         hearing, speaking = deployment.start_node(), deployment.start_node()
         worker = deployment.start_worker(metrics_interval_s="0.5")

@@ -45,7 +45,7 @@ def replica(tmp_path: Path, master: Server) -> Iterator[Server]:
 
 
 async def publish(server: Server, *texts: str) -> Published:
-    """Publish as one does that has seen nothing of the channel; return what became of the last one."""
+    """Publish as a node that has seen no position of the channel. Returns: the result of the last one."""
     commands = [COMMANDS.publish(Publication(CHANNEL, text.encode()), ROOM, None, ALWAYS) for text in texts]
     return COMMANDS.published((await _run(server, commands))[-1])
 

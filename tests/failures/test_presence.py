@@ -1,4 +1,4 @@
-"""Presence over nodes that are processes on a real server: what clients and services are told when something dies."""
+"""Presence over node processes on a real server: the announcements to clients and services after a death."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.redis_shapes import quick_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-# What issue 4 promises of a node that was killed with -9.
+# The documented delay after a node was killed with -9.
 GONE_WITHIN_S = 10.0
 
 
@@ -57,7 +57,7 @@ async def until_users(node: NodeProcess, *expected: str, within_s: float = GONE_
 
 
 class Watcher:
-    """A client that counts who was told to join and to leave."""
+    """A client that counts announced joins and leaves."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.joined: Counter[str] = Counter()
@@ -75,7 +75,7 @@ class Watcher:
                 self._take(await self._socket.recv())
 
     async def until_quiet(self, *, for_s: float) -> None:
-        """Take all that comes, until nothing has come for a while: what should not come needs a time to be missed."""
+        """Read until no message has arrived for a while, so that an unexpected one would be seen."""
         try:
             while True:
                 self._take(await receive(self._socket, for_s))

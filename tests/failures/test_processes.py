@@ -1,4 +1,4 @@
-"""Nodes as processes on a real server: what users rely on, and what happens when something is killed."""
+"""Nodes as processes on a real server, in normal operation and when a process is killed."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_redis_killed_and_restarted_delivers_again(own_redis: ValkeyServer
             assert refusal.value.response.status_code == 503
             for stream in ("/sse/rooms/new", "/sse/dashboard-feed"):
                 assert (await http.get(one.http(stream))).status_code == 503
-            await asyncio.sleep(OUTAGE_S)  # the length of the outage is what is tested
+            await asyncio.sleep(OUTAGE_S)  # the tested length of an outage
             assert (await http.get(one.http("/healthz"))).status_code == 200
 
             with ValkeyServer(port=port, data_dir=data_dir) as again:

@@ -239,7 +239,7 @@ _VALUES = st.recursive(
     max_leaves=8,
 )
 _FIELDS = sorted({name for method in METHODS.values() for name in method.request.model_fields})
-# What a request needs to get past its required fields.
+# Valid values of the required fields.
 _RIGHT = st.fixed_dictionaries(
     {}, optional={"channel": st.just("room:fuzz"), "user": st.just("ada"), "data": _VALUES, "limit": st.just(5)}
 )

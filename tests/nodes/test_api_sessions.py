@@ -29,7 +29,7 @@ async def api(nodes: tuple[NodeProcess, NodeProcess]) -> AsyncIterator[cent.Asyn
 
 
 async def pushed(client: Speaker) -> Json:
-    """Return what a client is told next: the channel, and what of it."""
+    """Return the next push to a client."""
     push: Json = (await client.line())["push"]
     return push
 

@@ -30,7 +30,7 @@ async def ask(cluster: Cluster, *, body: object = None, **headers: str) -> httpx
 
 
 async def users_with(cluster: Cluster, ticket: str) -> list[str]:
-    """Return who is in a room for others, once somebody has come in with a ticket through the other node."""
+    """Return the presence of a room, once a client has connected with a ticket to the other node."""
     room = f"r{abs(hash(ticket))}"
     async with (
         http_client() as http,

@@ -1,4 +1,4 @@
-"""Who comes in to the plain endpoints, and how: tokens, tickets, nobody, and what the namespaces then allow."""
+"""Authentication at the plain endpoints: tokens, tickets, anonymous clients, and the permissions of namespaces."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ may_subscribe = "nobody"
 
 
 class Doors:
-    """Nodes that check tokens: one as it is, one that lets anonymous clients in, one whose namespaces are strict."""
+    """Nodes that check tokens: a default one, one that accepts anonymous clients, one with strict namespaces."""
 
     def __init__(self, nodes: list[NodeProcess]) -> None:
         self.node, self.anonymous, self.strict, self.insecure = nodes
@@ -118,7 +118,7 @@ async def status(node: NodeProcess, path: str, **headers: str) -> int:
 
 
 async def until_present(node: NodeProcess, *expected: Json, channel: str = "room:a") -> None:
-    """Wait until others see these clients in a channel, and nobody else; presence is told a moment later."""
+    """Wait until presence lists exactly these clients of a channel; it is updated a moment later."""
 
     async def is_so() -> bool:
         found = await call_api(node, "presence", channel=channel)
@@ -176,7 +176,7 @@ async def test_why_a_token_is_refused_the_log_says_and_the_client_is_not_told(do
 async def refused_count(node: NodeProcess) -> int:
     async with http_client() as http:
         (line,) = re.findall(
-            r"^roomcast_refused_tokens_total (\S+)$", (await http.get(node.http("/metrics"))).text, re.M
+            r"^roomcast_refused_tokens_total (\S+)$", (await http.get(node.http("/metrics"))).text, re.MULTILINE
         )
     return int(float(line))
 
@@ -287,7 +287,7 @@ async def test_what_is_no_ticket_opens_nothing(doors: Doors, ticket: str) -> Non
     assert await status(doors.node, f"/sse/rooms/a?ticket={ticket}") == 401
 
 
-# Nobody, and where nobody is checked.
+# Anonymous clients, and nodes without checks.
 
 
 async def test_without_a_token_nobody_streams_unless_the_node_lets_anonymous_clients_in(doors: Doors) -> None:
@@ -321,7 +321,7 @@ async def test_in_the_classic_chat_a_name_in_the_path_says_nothing_of_the_user(d
         await until_present(doors.insecure, {"user": "root"}, channel="room:lobby")
 
 
-# What namespaces allow.
+# Permissions of namespaces.
 
 
 async def test_a_room_of_certain_users_is_theirs(doors: Doors) -> None:

@@ -1,4 +1,4 @@
-"""The `roomcast` command as a user runs it: what it prints, and how it ends."""
+"""The `roomcast` command as a user runs it: its output and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`roomcast dev`, which is `make run`: it starts all of it, restarts what dies, and leaves nothing behind."""
+"""`roomcast dev`, which is `make run`: it starts a cluster, restarts processes that end, and leaves none behind."""
 
 from __future__ import annotations
 

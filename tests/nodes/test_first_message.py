@@ -1,4 +1,4 @@
-"""A plain client that says who it is by its first message: on fakes, then on real nodes."""
+"""A plain client that authenticates with its first message: on fakes, then on real nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Door:
-    """An introduction, and what it lets in."""
+    """The authentication by a first message, and the clients that it accepted."""
 
     def __init__(self, admit: Callable[[Connection, str], Awaitable[None]] | None = None) -> None:
         self.tasks: list[asyncio.Task[None]] = []

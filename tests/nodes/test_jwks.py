@@ -1,4 +1,4 @@
-"""Keys from a URL: a real HTTP server, whose answers the test chooses; time is the test's too."""
+"""Keys from a URL: a real HTTP server whose responses, and a clock whose time, the test controls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Provider(ThreadingHTTPServer):
-    """An identity provider: publishes keys, counts who asks; `gate` holds its answers back."""
+    """An identity provider: publishes keys, counts requests; `gate` delays its responses."""
 
     daemon_threads = True
 
@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         try:
             self.wfile.write(self.server.body)
-        except OSError:  # whoever asked has read enough
+        except OSError:  # the client has read enough
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its name there)
@@ -130,7 +130,7 @@ async def test_a_key_that_comes_later_is_found_and_one_that_went_is_not(
 async def test_unknown_keys_are_asked_for_once_in_ten_seconds(
     provider: Provider, clock: Clock, one: PrivateKey, two: PrivateKey
 ) -> None:
-    """Until then nobody can say that they are none: a client may come back, and is not refused for good."""
+    """Until then an unknown key is not invalid: the client may reconnect, and is not rejected for good."""
     provider.publish(one=one)
     keys = KeySet(provider.url, clock=clock)
 

@@ -1,4 +1,4 @@
-"""A node opens and closes its parts: in the reverse order, each once, whatever raises."""
+"""A node closes its parts in the reverse order, each once, also after an exception."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from roomcast.tasks import TaskSet
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 ENDS = {
-    "publications": (RedisBroker, "settle"),
+    "publications": (RedisBroker, "flush"),
     "clients": (TaskSet, "end"),
     "notifications": (NodeHooks, "flush"),
     "tasks": (NodeHooks, "run"),
@@ -34,7 +34,7 @@ WITHOUT_TASKS = [name for name in ENDS if name != "tasks"]
 
 
 class Shutdown:
-    """Notes what ends, once it has ended, and lets one of the ends fail."""
+    """Records the parts that have ended, and makes one of them fail."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ended: list[str] = []

@@ -146,7 +146,7 @@ async def test_a_worker_that_ends_gives_its_lease_back(client: Redis, prefix: st
 
 
 async def test_the_lease_is_checked_in_the_step_that_publishes(client: Redis, prefix: str) -> None:
-    """Somebody else takes the lease between the worker's own check and its publication."""
+    """Another worker acquires the lease between the worker's own check and its publication."""
     health = Health(client, prefix=prefix, worker="metrics", name="w")
     async with working(client, prefix), watching(client, prefix):
 

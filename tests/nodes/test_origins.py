@@ -58,9 +58,9 @@ async def test_a_websocket_of_another_sites_page_is_refused(
 
 
 def first_commands(node: NodeProcess, path: str, headers: dict[str, str]) -> httpx.Response:
-    """Begin a stream as a page does, with commands that are done whoever may read the replies."""
+    """Begin a stream as a page does. Its commands are executed even if the page may not read the replies."""
     method, where = path.split()
-    commands = 'x\n{"id":1,"connect":{}}'  # what is no command ends the response
+    commands = 'x\n{"id":1,"connect":{}}'  # an invalid command ends the response
     with httpx.Client() as http:
         if method == "GET":
             return http.get(node.http(where), params={"cf_connect": commands}, headers=headers)

@@ -1,10 +1,9 @@
-"""Histories as clients see them, on real nodes: envelopes, coming back, and gaps that nobody notices."""
+"""Recovery on real nodes: envelopes, reconnecting clients, and gaps that nodes repair."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,11 +21,10 @@ from roomcast.redis_access.envelope import pack_about
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from tests.chaos.proxy import Proxy
-from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
+from tests.support.histories import after, call, publish
+from tests.support.processes import Cluster, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
-
-
 PREFIX = "histories:"
 KEYS = ChannelKeys(PREFIX)
 COMMANDS = HistoryCommands(
@@ -36,8 +34,8 @@ MEMBERSHIP = ("event: join", "event: leave")
 
 
 @pytest.fixture(scope="module")
-def cluster(redis_server: object) -> Iterator[Cluster]:
-    url = f"redis://127.0.0.1:{redis_server.port}/0"  # type: ignore[attr-defined]
+def cluster(redis_server: ValkeyServer) -> Iterator[Cluster]:
+    url = f"redis://127.0.0.1:{redis_server.port}/0"
     with Cluster(url, PREFIX) as cluster:
         cluster.start_node()
         cluster.start_node()
@@ -46,29 +44,12 @@ def cluster(redis_server: object) -> Iterator[Cluster]:
             assert node.faults() == []
 
 
-@pytest.fixture
-def room() -> str:
-    """Return a room that no other test uses."""
-    return secrets.token_hex(4)
-
-
 async def next_line(socket: ClientConnection) -> dict[str, Any]:
-    """Return the next line that tells of publications: who comes and goes is told between them."""
+    """Return the next line about publications, without joins and leaves."""
     while True:
         line: dict[str, Any] = json.loads(await receive(socket))
         if "join" not in line and "leave" not in line:
             return line
-
-
-async def publish(node: NodeProcess, channel: str, data: object, **options: object) -> dict[str, Any]:
-    async with http_client(headers={"X-API-Key": API_KEY}) as http:
-        answer = await http.post(node.http("/api/publish"), json={"channel": channel, "data": data, **options})
-    result: dict[str, Any] = answer.json()["result"]
-    return result
-
-
-def at(line: dict[str, Any]) -> str:
-    return f"since={line['offset']}&epoch={line['epoch']}"
 
 
 async def test_an_envelope_tells_where_each_publication_stands_whatever_its_payload(
@@ -103,7 +84,7 @@ async def test_who_comes_back_to_another_node_gets_what_it_missed_then_what_come
     for number in range(3, 6):
         await publish(one, f"room:{room}", number)
 
-    async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(last)}") as ada:
+    async with two.connect(f"/ws/rooms/{room}?envelope=1&{after(last)}") as ada:
         assert await next_line(ada) == {"offset": 1, "epoch": last["epoch"], "recovered": True}
         assert [(await next_line(ada))["data"] for _ in range(5)] == [1, 2, 3, 4, 5]
         await publish(one, f"room:{room}", 6)
@@ -125,7 +106,7 @@ async def test_what_cannot_be_recovered_is_said_with_where_it_goes_on(cluster: C
 async def test_who_comes_back_to_a_node_that_is_behind_is_told_of_no_loss(
     redis_server: ValkeyServer, prefix: str, room: str
 ) -> None:
-    """The node is cut off from Redis and does not know it yet; another one has broadcast what it has not."""
+    """The node is cut off from Redis and has not noticed; another one has broadcast a publication that it lacks."""
     room_path = f"/ws/rooms/{room}?envelope=1"
     async with Proxy(redis_server.port) as proxy, http_client() as http:
         with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", prefix) as cluster:
@@ -141,11 +122,11 @@ async def test_who_comes_back_to_a_node_that_is_behind_is_told_of_no_loss(
                 await next_line(bob)
                 first = await publish(ahead, f"room:{room}", 1)
                 assert (await next_line(bob))["data"] == 1
-                async with behind.connect(f"{room_path}&{at(first)}") as eve:  # the node keeps a window from now on
+                async with behind.connect(f"{room_path}&{after(first)}") as eve:  # the node keeps a window from now on
                     assert (await next_line(eve))["recovered"]
                 proxy.cut()
                 second = await publish(ahead, f"room:{room}", 2)
-                coming = asyncio.create_task(behind.connect(f"{room_path}&{at(second)}").__aenter__())
+                coming = asyncio.create_task(behind.connect(f"{room_path}&{after(second)}").__aenter__())
                 await eventually(has_both)
                 proxy.heal()
                 ada = await coming
@@ -273,7 +254,7 @@ async def test_tags_and_who_published_are_told_in_envelopes_live_recovered_and_r
         ]
         assert [await next_line(ada) for _ in said] == expected
 
-    async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(start)}") as bob:
+    async with two.connect(f"/ws/rooms/{room}?envelope=1&{after(start)}") as bob:
         assert (await next_line(bob))["recovered"]
         assert [await next_line(bob) for _ in said] == expected
     _, answer = await call(one, "history", {"channel": f"room:{room}", "limit": 10})
@@ -285,7 +266,7 @@ async def test_a_removed_history_is_served_by_no_node_and_the_numbers_go_on(
 ) -> None:
     one, two = cluster.nodes
     positions = [await publish(one, f"room:{room}", number) for number in range(1, 4)]
-    async with one.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[0])}") as ada:  # its node keeps a window now
+    async with one.connect(f"/ws/rooms/{room}?envelope=1&{after(positions[0])}") as ada:  # its node keeps a window now
         assert [(await next_line(ada)).get("data") for _ in range(3)] == [None, 2, 3]
         await run_pipeline(client, [COMMANDS.remove(f"room:{room}")], COMMANDS.scripts)
         four = await publish(two, f"room:{room}", 4)
@@ -293,9 +274,9 @@ async def test_a_removed_history_is_served_by_no_node_and_the_numbers_go_on(
         assert four == {"offset": 4, "epoch": positions[0]["epoch"]}
 
         for node in (one, two):
-            async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[1])}") as behind:
+            async with node.connect(f"/ws/rooms/{room}?envelope=1&{after(positions[1])}") as behind:
                 assert await next_line(behind) == {**four, "recovered": False}
-            async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(positions[2])}") as on_top:
+            async with node.connect(f"/ws/rooms/{room}?envelope=1&{after(positions[2])}") as on_top:
                 assert await next_line(on_top) == {**positions[2], "recovered": True}
                 assert await next_line(on_top) == {**four, "data": 4}
     _, answer = await call(one, "history", {"channel": f"room:{room}", "limit": 10})
@@ -313,7 +294,7 @@ async def test_a_lost_tail_is_told_to_everyone_and_new_publications_are_not_take
             await publish(one, f"room:{room}", number)
         for socket in (ada, bob):
             assert [(await next_line(socket))["data"] for _ in range(3)] == [1, 2, 3]
-        # What a failover to a replica that lags behind leaves.
+        # The state after a failover to a replica that lags behind.
         await client.hset(KEYS.key(f"room:{room}", "meta"), "offset", "1")
         await client.xdel(KEYS.key(f"room:{room}", "stream"), "2-0", "3-0")
 
@@ -377,7 +358,7 @@ async def test_a_herd_that_comes_back_shares_one_read(cluster: Cluster, room: st
         return int(stats.get("cmdstat_xrevrange", {"calls": 0})["calls"])
 
     async def come_back() -> list[int]:
-        async with two.connect(f"/ws/rooms/{room}?envelope=1&{at(first)}") as socket:
+        async with two.connect(f"/ws/rooms/{room}?envelope=1&{after(first)}") as socket:
             assert (await next_line(socket))["recovered"]
             return [(await next_line(socket))["data"] for _ in range(48)]
 
@@ -399,99 +380,10 @@ async def test_who_changes_nodes_while_much_is_published_gets_everything_once(cl
 
     publishing = asyncio.create_task(publish_on())
     for node in (two, one, two):
-        async with node.connect(f"/ws/rooms/{room}?envelope=1&{at(last)}") as client:
+        async with node.connect(f"/ws/rooms/{room}?envelope=1&{after(last)}") as client:
             assert (await next_line(client))["recovered"]
             for _ in range(60):
                 last = await next_line(client)
                 got.append(last["data"])
     await publishing
     assert got == list(range(1, 181))
-
-
-async def call(node: NodeProcess, method: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    async with http_client(headers={"X-API-Key": API_KEY}) as http:
-        answer = await http.post(node.http(f"/api/{method}"), json=body)
-    return answer.status_code, answer.json()
-
-
-async def test_services_read_a_history_in_either_direction(cluster: Cluster, room: str) -> None:
-    one, two = cluster.nodes
-    positions = [await publish(one, f"room:{room}", number) for number in range(1, 4)]
-    epoch = positions[0]["epoch"]
-    kept = [{"offset": number, "epoch": epoch, "data": number} for number in range(1, 4)]
-
-    def result(*publications: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return 200, {"result": {"offset": 3, "epoch": epoch, "publications": list(publications)}}
-
-    assert await call(two, "history", {"channel": f"room:{room}"}) == result()
-    assert await call(two, "history", {"channel": f"room:{room}", "limit": 2}) == result(*kept[:2])
-    assert await call(two, "history", {"channel": f"room:{room}", "limit": 2, "reverse": True}) == result(*kept[:0:-1])
-    since = {"channel": f"room:{room}", "limit": 300, "since": positions[0]}
-    assert await call(two, "history", since) == result(*kept[1:])
-    for start, before in zip(positions, (kept[:0], kept[:1], kept[1::-1]), strict=True):
-        assert await call(two, "history", {**since, "since": start, "reverse": True}) == result(*before)
-    page = {"channel": f"room:{room}", "limit": 1, "since": positions[2], "reverse": True}
-    assert await call(two, "history", page) == result(kept[1])
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({"channel": "room:a", "limit": 301}, 107),
-        ({"channel": "room:a", "limit": -2}, 107),
-        ({"channel": "room:a", "since": {"offset": -1, "epoch": "e"}}, 107),
-        ({"channel": "room:a", "since": {"offset": 2**53, "epoch": "e"}}, 107),
-        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}}, 112),
-        ({"channel": "room:a", "since": {"offset": 1, "epoch": "other"}, "reverse": True}, 112),
-        ({"channel": "unheard:a"}, 102),
-        ({"channel": "a"}, 102),
-        ({}, 107),
-    ],
-)
-async def test_a_history_that_cannot_be_had_is_refused(cluster: Cluster, body: dict[str, Any], code: int) -> None:
-    status, answer = await call(cluster.nodes[0], "history", body)
-
-    assert (status, answer["error"]["code"]) == (200, code)
-
-
-async def get(node: NodeProcess, path: str) -> tuple[int, dict[str, Any]]:
-    async with http_client() as http:
-        answer = await http.get(node.http(path))
-    return answer.status_code, answer.json()
-
-
-async def test_any_client_reads_a_room_s_history_and_sees_who_is_there(cluster: Cluster, room: str) -> None:
-    one, two = cluster.nodes
-    first = await publish(one, f"room:{room}", 1)
-    second = await publish(one, f"room:{room}", 2)
-
-    status, answer = await get(two, f"/rooms/{room}/history?limit=10&{at(first)}")
-    assert (status, answer["result"]) == (200, {**second, "publications": [{**second, "data": 2}]})
-    status, answer = await get(two, f"/rooms/{room}/history?limit=1&reverse=true")
-    assert (status, answer["result"]["publications"]) == (200, [{**second, "data": 2}])
-    async with one.connect(f"/ws/rooms/{room}?user=ada"):
-
-        async def is_seen() -> bool:
-            _, answer = await get(two, f"/rooms/{room}/presence")
-            return [client["user"] for client in answer["result"]["presence"].values()] == ["ada"]
-
-        await eventually(is_seen)
-
-
-@pytest.mark.parametrize(
-    "query", ["history?limit=301", "history?limit=x", "history?since=1", "history?since=-1&epoch=e", "presence?limit=0"]
-)
-async def test_what_cannot_be_read_is_refused(cluster: Cluster, query: str) -> None:
-    status, answer = await get(cluster.nodes[0], f"/rooms/a/{query}")
-
-    assert (status, answer["error"]["code"]) == (400, 107)
-
-
-async def test_clients_read_only_where_they_may(redis_url: str, prefix: str, tmp_path: Any) -> None:
-    namespaces = tmp_path / "namespaces.toml"
-    namespaces.write_text("[room]\nhistory_size = 10\nhistory_ttl_s = 10\npresence = true\n")
-    with Cluster(redis_url, prefix, namespaces_file=str(namespaces)) as cluster:
-        node = cluster.start_node()
-        for what in ("history", "presence"):
-            status, answer = await get(node, f"/rooms/a/{what}")
-            assert (status, answer["error"]["code"]) == (403, 103)

@@ -1,4 +1,4 @@
-"""The webhook worker on a real server: nothing lost, in order, told by one, through failures and deaths."""
+"""The webhook worker on a real server: events are posted in order, none is lost through failures and deaths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nodes put into the webhook stream, and how a batch is posted."""
+"""The events that nodes add to the webhook stream, and the requests that post them."""
 
 from __future__ import annotations
 

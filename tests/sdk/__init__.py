@@ -18,7 +18,7 @@ Kinds = tuple[tuple[str, str], ...]
 
 
 class SdkError(Exception):
-    """What the SDK rejected a call with."""
+    """The SDK rejected a call."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{code} {message}")
@@ -37,7 +37,7 @@ class Driver(Protocol):
         """Do a call of driver.mjs with the SDK. Raises: SdkError."""
 
     async def events(self) -> list[Event]:
-        """Return everything that happened so far: what driver.mjs emits."""
+        """Return all events that driver.mjs has emitted."""
 
 
 _names = itertools.count(1)
@@ -82,7 +82,7 @@ class Client:
             await self.perform("disconnect")
 
     async def connect(self, **arguments: Any) -> Event:
-        """Make the client, connect it, and return the event that told so. Arguments: as of `open`."""
+        """Make the client, connect it, and return the event `connected`. Arguments: as of `open`."""
         await self.open(**arguments)
         await self.perform("connect")
         return await self.heard("connected")
@@ -95,7 +95,7 @@ class Client:
         states: list[dict[str, Any]] | None = None,
         **options: Any,
     ) -> Event:
-        """Subscribe, and return the event that told so.
+        """Subscribe, and return the event `subscribed`.
 
         Args:
             tokens: as of `open`. states: the positions that getState returns, one after the other.
@@ -112,7 +112,7 @@ class Client:
         return await self.driver.perform(call, self.name, **arguments)
 
     async def events(self, event: str, **members: Any) -> list[Event]:
-        """Return what this client has told so far: events of this kind with these members."""
+        """Return the events of this client, of one kind and with these members."""
         wanted = {"client": self.name, "event": event, **members}
         return [each for each in await self.driver.events() if all(each.get(name) == wanted[name] for name in wanted)]
 
@@ -130,6 +130,6 @@ class Client:
             raise AssertionError(f"{self}: no {count} {event} {members}, but {told}") from None
 
     async def published(self, channel: str, count: int) -> list[Any]:
-        """Return what came in a channel, in its order, once there are `count`. Raises: AssertionError."""
+        """Return the publications of a channel in their order, once there are `count`. Raises: AssertionError."""
         await self.heard("publication", count, channel=channel)
         return [each["data"] for each in await self.events("publication", channel=channel)]

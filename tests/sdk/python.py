@@ -20,7 +20,7 @@ class _Payloads:
     """In the Protobuf encoding payloads are bytes; the tests' are JSON in them.
 
     Args:
-        encoding: json, protobuf, or "bytes": Protobuf whose payloads are the tests' own bytes.
+        encoding: json, protobuf, or "bytes": Protobuf with the tests' own bytes as payloads.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -28,11 +28,11 @@ class _Payloads:
         self._is_json_in_bytes = encoding == "protobuf"
 
     def encode(self, value: Any) -> Any:
-        """Return what the SDK sends as a payload."""
+        """Return the payload for the SDK."""
         return json.dumps(value).encode() if self._is_json_in_bytes else value
 
     def plain(self, value: Any, name: str = "") -> Any:
-        """Return what the SDK tells as driver.mjs tells it."""
+        """Return a value of the SDK in the format of driver.mjs."""
         if name in {"data", "connInfo", "chanInfo"} and self._is_json_in_bytes and isinstance(value, bytes):
             return json.loads(value) if value else None
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -75,7 +75,7 @@ class PythonDriver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # The SDK closes connections in the background, and tells nobody when it has.
+        # The SDK closes connections in the background, without a notification.
         closing = [task for task in asyncio.all_tasks() if "Client._close_conn" in repr(task.get_coro())]
         if closing:
             await asyncio.wait(closing, timeout=DEADLINE_S)

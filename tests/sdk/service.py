@@ -10,7 +10,7 @@ from tests.support.processes import API_KEY
 
 
 class Service:
-    """Publishes by the server API of whatever node the balancer, or the test, chooses; until the block ends."""
+    """Publishes by the server API of a node that the balancer, or the test, chooses; until the block ends."""
 
     def __init__(self, url: str) -> None:
         self.url = url

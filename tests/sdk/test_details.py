@@ -1,4 +1,4 @@
-"""What SDKs do now and then: fallbacks, data that goes along, positions of one's own, payloads that are no JSON."""
+"""Less common features of the SDKs: fallbacks, data with commands, own positions, payloads other than JSON."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_what_tokens_say_of_a_client_is_told_with_it(clients: list[Client]
 async def test_who_subscribes_and_unsubscribes_in_haste_hears_everything_once(
     clients: list[Client], prefix: str
 ) -> None:
-    # Over HTTP the SDK waits between them by itself, and what is published meanwhile comes too early.
+    # Over HTTP the SDK waits between them by itself, and publications meanwhile would arrive too early.
     for client in [each for each in clients if each.transport == "websocket"]:
         channel = f"room:{prefix}{client.name}"
         await client.connect()

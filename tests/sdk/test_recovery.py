@@ -1,4 +1,4 @@
-"""What clients have received after their node was killed: everything, once, in its order."""
+"""Clients whose node was killed receive everything, once, in order."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def test_clients_are_told_that_a_history_was_lost_and_hear_what_follows(
 async def test_who_keeps_its_own_state_is_asked_for_another_where_it_cannot_be_recovered(
     clients: list[Client], service: Service, prefix: str
 ) -> None:
-    """By 112: SDKs that are given `getState` would rather not be subscribed than begin anew."""
+    """With 112: SDKs with `getState` want an error instead of a subscription that starts at the present."""
     channel = f"room:{prefix}"
     for number in range(4):
         await service.publish(channel, number)

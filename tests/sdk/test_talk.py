@@ -1,4 +1,4 @@
-"""What every SDK does on every transport and in every encoding, while no two of its requests go to the same node."""
+"""The common features of every SDK, on every transport and encoding; consecutive requests go to different nodes."""
 
 from __future__ import annotations
 

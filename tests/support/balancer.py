@@ -18,7 +18,7 @@ _CONNECTION_HEADERS = re.compile(rb"^(connection|keep-alive):[^\n]*\n", re.IGNOR
 
 
 class Request(NamedTuple):
-    """What was asked of a node. port: that of the node, 0: the balancer answered by itself."""
+    """A request. port: of the node that received it; 0: the balancer answered by itself."""
 
     port: int
     method: str
@@ -33,7 +33,7 @@ class Balancer:
 
     ports: of the nodes, in the order of their turns; those that refuse connections are passed over. May be assigned.
     requests: each request so far.
-    pages: what the balancer serves by itself: content type and body by path.
+    pages: that the balancer serves by itself: content type and body by path.
     """
 
     def __init__(self, ports: Sequence[int] = ()) -> None:
@@ -86,7 +86,7 @@ class Balancer:
         assert task is not None
         self._connections.add(task)
         try:
-            # Whoever goes in the middle of anything is simply gone; so is everyone at the end of the block.
+            # Clients may disconnect at any moment, and all are disconnected at the end of the block.
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await self._route(reader, writer)
         finally:

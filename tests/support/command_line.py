@@ -17,7 +17,7 @@ _FORKS.set_forkserver_preload(["__main__", "roomcast.cli.main"])
 
 
 def roomcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    """Return what a command prints and how it ends; settings by their names without ROOMCAST_."""
+    """Return the output and exit code of a command. Args: settings by their names without ROOMCAST_."""
     environment = bare_environment() | {f"ROOMCAST_{name.upper()}": value for name, value in settings.items()}
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -34,7 +34,7 @@ def roomcast(*arguments: str, stdin: str = "", **settings: str) -> subprocess.Co
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], exit_code: int, *parts: str) -> None:
-    """Assert that a command has said what is wrong, and nothing else."""
+    """Assert that a command printed one line about an error."""
     assert result.returncode == exit_code, result.stderr
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1, result.stderr

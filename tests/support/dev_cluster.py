@@ -1,4 +1,4 @@
-"""`roomcast dev` as a process, and what it prints."""
+"""`roomcast dev` as a process, and its output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DevCluster:
         self.end()
 
     def wait_for(self, pattern: str, *, within_s: float = START_TIMEOUT_S) -> re.Match[str]:
-        """Return the next match in what it prints; `^` and `$` are the ends of lines.
+        """Return the next match in its output; `^` and `$` are the ends of lines.
 
         Raises: AssertionError if there is none in time.
         """

@@ -38,7 +38,7 @@ EMPTY = History(Position(0, "e"), 0, [])
 
 
 class RecordingTransport:
-    """Keeps what is written; `stalled` makes it all count as unsent."""
+    """Keeps written bytes; `stalled` makes all of them count as unsent."""
 
     name = "recording"
 
@@ -116,11 +116,11 @@ class FakeBroker:
         self.removed: list[str] = []
         self.away: str | None = None
         self.histories: dict[str, History | BrokerUnavailable] = {}
-        self.is_slow = False  # what is submitted waits for `take`
+        self.is_slow = False  # submitted publications wait for `take`
         self._waiting: list[Callable[[], None]] = []
 
     def take(self) -> None:
-        """Take what has waited."""
+        """Accept the waiting publications."""
         waiting, self._waiting = self._waiting, []
         for taken in waiting:
             taken()
@@ -173,7 +173,7 @@ class FakeBroker:
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         raise NotImplementedError
 
-    async def settle(self, *, within_s: float) -> None:
+    async def flush(self, *, within_s: float) -> None:
         raise NotImplementedError
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:

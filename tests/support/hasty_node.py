@@ -1,4 +1,4 @@
-"""The service in a hurry, for tests: ten seconds are half a one, and nobody waits for a thread."""
+"""A node with short timeouts: ten seconds become half a second, and calls do not wait for a thread."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def json_response(document: Any) -> Response:  # Any: JSON
 
 @dataclass
 class Backend:
-    """Answers by `answer`, in a thread of its own; keeps what it was asked. It may be stopped and started again."""
+    """Answers by `answer`, in a thread of its own; keeps the requests. It may be stopped and started again."""
 
     answer: Callable[[Asked], Awaitable[Response]] = accept
     asked: list[Asked] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Real node and worker processes for tests, and waiting for what they do."""
+"""Real node and worker processes for tests, and waiting for their effects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def http_client(**options: Any) -> httpx.AsyncClient:  # Any: of httpx
 
 
 def two_free_ports() -> int:
-    """Return a port that is free and whose successor is."""
+    """Return a port; it and the next one are free."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first:
             port: int = first.getsockname()[1]
@@ -59,7 +59,7 @@ def two_free_ports() -> int:
 
 
 def bare_environment() -> dict[str, str]:
-    """Return the environment without the settings of whoever runs the tests."""
+    """Return the environment without the user's own settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
 
 
@@ -90,7 +90,7 @@ class RoomcastProcess:
                 return line
 
     def faults(self) -> list[dict[str, Any]]:
-        """Return the log lines that should not be there: errors, and what is no JSON."""
+        """Return unexpected log lines: errors, and lines that are not JSON."""
         return [line for line in self.log if line.get("level") not in {"debug", "info", "warning"}]
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -125,7 +125,7 @@ class RoomcastProcess:
 
 
 class NodeProcess(RoomcastProcess):
-    """One node on a free port; `module`: what is run in the place of the service."""
+    """One node on a free port; `module`: run instead of `roomcast`."""
 
     def __init__(self, environment: dict[str, str], *, module: str = "roomcast") -> None:
         super().__init__(["node", "--port", "0"], environment, module=module)

@@ -20,7 +20,7 @@ class Cluster(Shape):
     name = "cluster"
 
     def _form(self) -> None:
-        # One more: the first address of the URL is of nobody, and a client must go on to the next.
+        # One more: no server listens on the first address of the URL, and a client must try the next.
         self._nobody, *ports = free_ports(1 + 4 * _PRIMARY_COUNT)
         options = {
             **self._options,
@@ -56,7 +56,7 @@ class Cluster(Shape):
         return redis.RedisCluster(host=HOST, port=self.servers[0].port)
 
     def slots(self, asked: Server | None = None) -> list[tuple[int, int, list[Server]]]:
-        """Return the ranges of slots with who serves them, its primary first."""
+        """Return the ranges of slots with their servers, the primary first."""
         by_port = {server.port: server for server in self.servers}
         living = asked or next(server for server in self.servers if server.is_running)
         return [
@@ -65,7 +65,7 @@ class Cluster(Shape):
         ]
 
     def shard_of(self, slot: int, asked: Server | None = None) -> list[Server]:
-        """Return who serves a slot: its primary, then its replicas."""
+        """Return the servers of a slot: the primary, then its replicas."""
         return next(servers for first, last, servers in self.slots(asked) if first <= slot <= last)
 
     def migrate_slot(self, slot: int, *, pause_s: float = 0.0) -> None:
@@ -111,7 +111,7 @@ class Cluster(Shape):
             start, end = (SLOT_COUNT * step // _PRIMARY_COUNT for step in (number, number + 1))
             server.call("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
         for primary, replica in zip(primaries, replicas, strict=True):
-            # Refused until the two have heard of each other.
+            # Refused until both know of each other.
             replicate = partial(_accepts, replica, "CLUSTER", "REPLICATE", primary.call("CLUSTER", "MYID").decode())
             until(replicate, within_s=FORMATION_TIMEOUT_S)
         self.wait_until_whole()
@@ -136,7 +136,7 @@ class Cluster(Shape):
 
 
 def _role(server: Server) -> str:
-    """Return what a server says it is, or nothing while it does not answer."""
+    """Return the role that a server reports, or nothing while it does not answer."""
     try:
         with server.client() as client:
             return str(client.info("replication")["role"])

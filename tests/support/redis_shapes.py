@@ -13,10 +13,10 @@ from tests.support.redis_servers import DURABLE, FORMATION_TIMEOUT_S, HOST, Redi
 
 MASTER_NAME = "mymaster"
 
-# A master whose replicas have gone to another one takes no more writes: otherwise it would go on, for seconds,
-# acknowledging what is thrown away once it is told.
+# A master without its replicas accepts no more writes. Otherwise it would acknowledge writes for seconds that are lost
+# once Sentinel demotes it.
 _CAREFUL = {**DURABLE, "min-replicas-to-write": "1", "min-replicas-max-lag": "2"}
-# What dies is gone, and is soon replaced.
+# Data is lost with its server, which is soon replaced.
 _FLEETING = {"save": '""'}
 _SOON_DOWN_AFTER_MS = 1000
 
@@ -28,7 +28,7 @@ class Servers(Protocol):
 
     @property
     def url(self) -> str:
-        """Return what a node gets as ROOMCAST_REDIS_URL."""
+        """Return the value of ROOMCAST_REDIS_URL for a node."""
 
     def __enter__(self) -> Self: ...
 
@@ -91,7 +91,7 @@ class Sentinel(Shape):
         self._sentinel_count = sentinel_count
 
     def _form(self) -> None:
-        # One more: the first address of the URL is of nobody, and a client must go on to the next.
+        # One more: no server listens on the first address of the URL, and a client must try the next.
         self._nobody, master_port, *ports = free_ports(2 + self._replica_count + self._sentinel_count)
         self.servers = [self._start("redis-0", master_port, self._options)]
         for port in ports[: self._replica_count]:
@@ -173,6 +173,6 @@ def quick_sentinel(folder: Path, *, image: str | None = None, with_tls: bool = F
 
 def quick_cluster(folder: Path, *, image: str | None = None, with_tls: bool = False) -> Cluster:
     """Return a cluster that replaces a dead primary within about three seconds."""
-    # Meanwhile the others serve their slots; and a replica stands in however long it has heard nothing of its primary.
+    # Meanwhile the others serve their slots. A replica is promoted however long its primary has been silent.
     options = {**_FLEETING, "cluster-require-full-coverage": "no", "cluster-replica-validity-factor": "0"}
     return Cluster(folder, options=options, down_after_ms=_SOON_DOWN_AFTER_MS, image=image, with_tls=with_tls)

@@ -65,7 +65,7 @@ Command = dict[str, Any]  # Any: JSON
 
 
 class Gate(FakeBroker):
-    """A broker whose subscriptions to channels that are shut wait until all are opened."""
+    """A broker whose subscriptions to shut channels wait until all are opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,11 +198,11 @@ class Bench:
 
     def publish(self, channel: str, text: str, *, position: Position | None = None, **members: Any) -> None:
         """Pass the node a publication of another node, and let it be written."""
-        self.node.on_event(Publication(channel, json.dumps(text).encode(), position=position, **members))
+        self.node.on_event(Publication(channel, json.dumps(text).encode(), Kind.JSON, position, **members))
         self.turn.run()
 
     def at(self, now_s: float) -> None:
-        """Set the time, and call what is due."""
+        """Set the time, and call the deadlines that are due."""
         self.now_s = now_s
         self.deadlines.tick()
 

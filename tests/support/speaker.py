@@ -1,4 +1,4 @@
-"""A client that speaks the Centrifuge protocol in JSON word by word, for tests that say what no SDK would say."""
+"""A client that sends single JSON commands of the Centrifuge protocol, also ones that no SDK would send."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Speaker:
         self._ids = itertools.count(1)
         self._lines: deque[Json] = deque()
         self.pushes: deque[Json] = deque()
-        self.welcome: Json = {}  # what `connect` was answered
+        self.welcome: Json = {}  # the reply to `connect`
 
     async def say(self, text: str) -> None:
         """Send a frame as it is."""
@@ -66,7 +66,7 @@ class Speaker:
                 return dict(push)
 
     async def line(self) -> Json:
-        """Return the next line that is no ping."""
+        """Return the next line that is not a ping."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:
@@ -78,7 +78,7 @@ class Speaker:
                     await self.send({})
 
     async def ping(self) -> None:
-        """Wait for a ping, and answer it; what comes before it is dropped."""
+        """Wait for a ping, and answer it; lines before it are dropped."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 while not self._lines:

@@ -1,4 +1,4 @@
-"""Keys and tokens for tests: what an application, or an identity provider, would make."""
+"""Keys and tokens for tests, as an application or an identity provider would make them."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from roomcast.web.sockets import ClientServer, websocket_of
 from tests.support.fakes import FakeBroker
 from tests.support.fakes import node as fake_node
 from tests.support.processes import eventually, receive
-from tests.unit.transports.test_frames import masked
+from tests.support.websocket_frames import masked
 
 LIMIT = 1000
 
@@ -210,7 +210,7 @@ def handshake(path: str, **changes: str | None) -> bytes:
 async def converse(server: Server, data: bytes) -> bytes:
     """Send bytes on a socket of their own, and return all that comes until the server closes it.
 
-    A WebSocket's close frame is answered, as a client must; it is the last of what is returned.
+    A WebSocket's close frame is answered, as a client must; it is the end of the result.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once, Published, Submission
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.publications import Publication
+from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
 from roomcast.redis_access.envelope import MalformedMessage, check_document
 from roomcast.redis_access.work_queue import WorkQueue
@@ -147,7 +147,7 @@ class IngestWorker(Worker):
             version=_version(fields),
             version_epoch=_short_text("version_epoch", fields, MAX_VERSION_EPOCH_LENGTH),
         )
-        return Submission(Publication(channel, data, tags=_tags(fields)), namespace, once)
+        return Submission(Publication(channel, data, Kind.JSON, tags=_tags(fields)), namespace, once)
 
     async def _record_health(self, *, is_holder: bool) -> None:
         now_s = time.monotonic()

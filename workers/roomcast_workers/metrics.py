@@ -15,7 +15,7 @@ from typing_extensions import override
 from roomcast.brokers import Once, Sink
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Heard, Publication
+from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
@@ -86,7 +86,7 @@ class MetricsWorker(Worker, Sink):
         await self._lease.release()
 
     @override
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication):
             return
         if event.channel == EVENTS and event.data == occupied(SYSTEM_METRICS):
@@ -155,14 +155,16 @@ class MetricsWorker(Worker, Sink):
         started_s = time.perf_counter()
         self._probe = str(time.monotonic_ns()).encode()
         async with asyncio.timeout(self._interval_s):
-            await self._broker.publish(Publication(self._probe_channel, self._probe), Namespace())
+            await self._broker.publish(Publication(self._probe_channel, self._probe, Kind.JSON), Namespace())
             await self._probe_returned.wait()
         return round((time.perf_counter() - started_s) * 1000, 3)
 
     async def _publish(self, sample: bytes) -> None:
         # A worker that was stopped past its lease cannot publish, because Redis checks the lease in the same step.
         once = Once(lease_owner=self._lease.owner)
-        published = await self._broker.publish(Publication(SYSTEM_METRICS, sample), self._namespace, once=once)
+        published = await self._broker.publish(
+            Publication(SYSTEM_METRICS, sample, Kind.JSON), self._namespace, once=once
+        )
         if published.receiver_count >= 0:
             self._sample_count += 1
             log.debug("metrics.sampled", receivers=published.receiver_count)

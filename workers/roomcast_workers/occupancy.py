@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from roomcast.hooks.webhook_stream import WebhookStream
-    from roomcast.model.publications import Heard
+    from roomcast.model.publications import BrokerEvent
     from roomcast.redis_access.client import Client
     from roomcast_workers.lease import Lease
 
@@ -73,7 +73,7 @@ class Occupancy(Sink):
             return
 
     @override
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication) or event.channel != EVENTS:
             return
         try:

@@ -11,6 +11,7 @@ import orjson
 from roomcast.brokers import Once
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.payloads import is_json
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
 from roomcast.web.failures import failure_of
@@ -57,7 +58,7 @@ async def _publish(
 
 def _payload(context: ApiContext, wanted: PublishRequest | BroadcastRequest) -> tuple[Kind, bytes]:
     """Return the data to publish and its kind. Raises: ClientError 107 for invalid data, 106 for too much."""
-    kind, data = _decoded(wanted.b64data) if wanted.b64data else (Kind.TEXT, _encoded(wanted.data))
+    kind, data = _decoded(wanted.b64data) if wanted.b64data else (Kind.JSON, _encoded(wanted.data))
     max_bytes = context.settings.max_message_bytes
     if len(data) > max_bytes:
         detail = f"data has {len(data)} bytes, at most {max_bytes} are allowed"
@@ -73,13 +74,9 @@ def _encoded(data: object) -> bytes:
 
 
 def _decoded(text: str) -> tuple[Kind, bytes]:
-    """Return the bytes and their kind: JSON is text, because clients with JSON encoding can only receive text."""
+    """Return the bytes and their kind: JSON stays JSON, because clients with JSON encoding receive it as it is."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError:
         raise ClientError(ErrorCode.BAD_REQUEST, "b64data is not base64") from None
-    try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return Kind.BINARY, data
-    return Kind.TEXT, data
+    return Kind.JSON if is_json(data) else Kind.BINARY, data

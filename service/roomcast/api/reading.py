@@ -8,9 +8,9 @@ import orjson
 
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import MAX_RECOVERED
-from roomcast.model.publications import Position
+from roomcast.model.publications import Kind, Position
 from roomcast.presence import MAX_PAGE_LENGTH
-from roomcast.rooms.encodings import client_members, envelope, is_json
+from roomcast.rooms.encodings import client_members, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,7 @@ def _present_channel(context: ApiContext, channel: str) -> str:
 def _publication(publication: Publication) -> orjson.Fragment:
     text = envelope(publication)
     # cent requires `data` in every publication.
-    return orjson.Fragment(text if is_json(publication) else b'{"data":null,' + text[1:])
+    return orjson.Fragment(text if publication.kind is Kind.JSON else b'{"data":null,' + text[1:])
 
 
 def _clients(clients: Iterable[ClientInfo]) -> dict[str, Json]:

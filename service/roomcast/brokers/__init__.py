@@ -1,4 +1,4 @@
-"""What carries publications between nodes: the interface; its docstrings are the contract that tests hold all to."""
+"""Carries publications between nodes: the interface, to whose docstrings tests hold every implementation."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from roomcast.model.errors import BrokerUnavailable, ClientError
-    from roomcast.model.publications import Heard, History
+    from roomcast.model.publications import BrokerEvent, History
 
 __all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Sink", "Submission"]
 
-# What may come from outside in a `Once`.
+# The limits of a `Once` that other services send.
 MAX_KEY_LENGTH = 128
 MAX_VERSION = 2**53 - 1
 MAX_VERSION_EPOCH_LENGTH = 64
 
 
 class Once(NamedTuple):
-    """What makes a publication happen once, or not at all.
+    """Conditions under which a publication is published, checked in the same step.
 
-    key: the same key within 5 minutes is the same publication: it is published once, and each gets its position.
+    key: the same key within 5 minutes is the same publication: published once, and each call returns its position.
     version: one that is not higher than the newest in `version_epoch` is dropped.
-    lease_owner: who must hold the channel's lease.
+    lease_owner: must hold the channel's lease.
     """
 
     key: str = ""
@@ -39,10 +39,10 @@ ALWAYS = Once()
 
 
 class Published(NamedTuple):
-    """What became of a publication.
+    """The result of a publication.
 
-    position: where it stands in the history, or where the first one with its key does; None without a history.
-    receiver_count: how many subscribed connections (nodes, mostly) took it; -1: it was published before; -2: a newer
+    position: its place in the history, or that of the first one with its key; None without a history.
+    receiver_count: of subscribed connections to Redis, most of them nodes; -1: it was published before; -2: a newer
         version was; -3: the lease is not held.
     """
 
@@ -51,7 +51,7 @@ class Published(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """A publication that is to be published with others; see `Broker.publish`."""
+    """A publication to be published with others; see `Broker.publish`."""
 
     publication: Publication
     namespace: Namespace
@@ -60,12 +60,12 @@ class Submission(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What is to be read of a channel's history.
+    """A query of a channel's history.
 
-    seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and the epoch ends.
-    since: publications after it are wanted; of another epoch: also those of this epoch; None: all that are kept.
-    before: only publications before it are wanted; of another epoch: none of them is known to be; None: up to the top.
-    limit: so many at most; 0: the position alone. newest: the newest ones and not the oldest.
+    seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and a new epoch starts.
+    since: select publications after it; if it is of another epoch, also all of this epoch; None: all.
+    before: select publications before it; if it is of another epoch, none; None: up to the top.
+    limit: the most publications; 0: the position alone. newest: select the newest ones, not the oldest.
     """
 
     channel: str
@@ -78,40 +78,44 @@ class Read(NamedTuple):
 
 
 class Sink(Protocol):
-    """Who hears what a broker brings. Called in the reader's task: must not block, await or raise."""
+    """Receives the events of a broker. Called in the reader's task: must not block, await or raise."""
 
-    def on_event(self, event: Heard) -> None:
-        """Take what is told in a subscribed channel, in the channel's order."""
+    __slots__ = ()
+
+    def on_event(self, event: BrokerEvent) -> None:
+        """Receive an event of a subscribed channel, in the channel's order."""
 
     def on_malformed(self, channel: str, reason: str) -> None:
-        """Take note of a message, or an entry in a stream, that is no publication; it was dropped."""
+        """A message or an entry in a stream is malformed; it was dropped."""
 
     def on_disconnected(self) -> None:
-        """Take note that publications of any subscribed channel may be missed until `on_connected`."""
+        """Until `on_connected`, publications of any subscribed channel may be lost."""
 
     def on_connected(self, *, is_again: bool) -> None:
-        """Take note that all subscribed channels are heard; `is_again`: after `on_disconnected`."""
+        """All subscribed channels are received; `is_again`: after `on_disconnected`."""
 
 
 class Broker(Protocol):
     """Carries publications between the nodes of one cluster, and keeps the channels' histories."""
 
+    __slots__ = ()
+
     async def run(self, sink: Sink) -> None:
-        """Give `sink` what the connection brings; keep it for ever, through every outage; end only when cancelled."""
+        """Pass events to `sink`, through every outage; end only when cancelled."""
 
     def reason_not_ready(self) -> str | None:
-        """Return why nothing can be delivered now, or None when all is well."""
+        """Return why nothing can be delivered now, or None."""
 
     async def subscribe(self, channel: str) -> None:
-        """Want a channel's publications from now on; return once the server has confirmed it.
+        """Subscribe to a channel; return once the server has confirmed it.
 
         Delivery: at most once, in one order for all; every publication whose publish began after this returned,
-            unless the connection to the server is lost (then the `Sink` is told).
-        Raises: BrokerUnavailable if it was not confirmed in time; the channel stays wanted until `unsubscribe`.
+            unless the connection to the server is lost (then the `Sink` is notified).
+        Raises: BrokerUnavailable if it was not confirmed in time; the broker retries until `unsubscribe`.
         """
 
     def unsubscribe(self, channel: str) -> None:
-        """Want a channel no longer; the server is told a little later, in case somebody comes back."""
+        """Unsubscribe from a channel, a little later, in case a client subscribes again."""
 
     async def publish(
         self,
@@ -122,47 +126,46 @@ class Broker(Protocol):
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
-        """Publish to all nodes, and keep the publication if the namespace has a history: one step in Redis.
+        """Publish to all nodes, and keep the publication if the namespace has a history, in one step.
 
         Delivery: at most once per subscriber, in the order of the calls; with a history see docs/guarantees.md.
         Args:
             seen: the newest position that the caller knows; see `Read`.
-            skip_history: publish as in a channel without a history: who is not there now never gets it.
-        Raises: BrokerUnavailable; the publication may have been delivered all the same.
+            skip_history: publish as in a channel without a history: only present subscribers receive it.
+        Raises: BrokerUnavailable; the publication may have been delivered anyway.
         """
 
     def submit(
         self,
         publication: Publication,
         namespace: Namespace,
-        taken: Callable[[Published | BrokerUnavailable], None],
+        on_done: Callable[[Published | BrokerUnavailable], None],
         *,
         seen: Position | None = None,
     ) -> None:
-        """Publish without waiting for it; `taken` is told once, now or later, what `publish` would return or raise."""
+        """Publish without waiting; `on_done` receives the result or exception of `publish` once, now or later."""
 
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
-        """Publish many at once, in their order; return what became of each.
+        """Publish many at once, in their order; return the result of each.
 
-        Of one channel an earlier one may be refused and a later one taken, when Redis runs out of memory in between.
-        Returns: ClientError for a channel whose keys in Redis somebody else has written, BrokerUnavailable for what
-            may be taken later.
-        Raises: BrokerUnavailable; then nobody knows which of them were published.
+        If Redis runs out of memory, an earlier one may be refused and a later one of the same channel published.
+        Returns: ClientError for a channel whose keys in Redis another program has written, BrokerUnavailable for a
+            refusal that may end.
+        Raises: BrokerUnavailable; any of them may have been published.
         """
 
-    async def settle(self, *, within_s: float) -> None:
-        """Wait until everything published has been taken or refused, `within_s` at most."""
+    async def flush(self, *, within_s: float) -> None:
+        """Wait until every publication was accepted or refused, `within_s` at most."""
 
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
-        """Return, for each read, a channel's position with the publications that were asked for, in their order.
+        """Return, for each read, a channel's position and the selected publications, in their order.
 
-        A channel without a position gets one. Entries in the stream that are no publications are left out.
+        A channel without a position gets one. Malformed entries in the stream are left out.
         """
 
     async def remove_history(self, channel: str) -> None:
-        """Remove the publications that are kept of a channel, and tell the nodes; its position stays.
+        """Remove the publications in a channel's history, and notify the nodes; its position stays.
 
-        Whoever is at the newest position has missed nothing. Who is behind it cannot be given what is removed, and is
-        told so.
-        Raises: BrokerUnavailable; they may have been removed all the same.
+        Clients at the newest position have missed nothing. Clients behind it are notified that they could not recover.
+        Raises: BrokerUnavailable; they may have been removed anyway.
         """

@@ -1,6 +1,6 @@
-"""What Redis keeps of channels: the position in a hash, the newest publications in a stream.
+"""The history of a channel in Redis: its position in a hash, its newest publications in a stream.
 
-A channel's keys have its topic in braces, so that all of them, and the topic itself, are in one slot of a cluster:
+A channel's keys have its topic in braces, so that they and the topic itself are in one slot of a cluster:
 `{<prefix><channel>}:meta`, `:stream`, `:once:<idempotency key>`, `:lease`.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from roomcast.brokers import Once, Published, Read
 from roomcast.model.publications import History, Position, Publication
-from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
+from roomcast.redis_access.envelope import KINDS, REMOVAL, MalformedMessage, check_payload, letter_of, unpack_about
 from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from roomcast.redis_access.keys import ChannelKeys
 
 _IDEMPOTENCY_TTL_S = 300.0
-# Longer than a history, so that a client whose channel was silent for an hour need not begin anew.
+# Longer than a history, so that a client of a channel that was silent for an hour keeps its position.
 _META_TTL_S = 24 * 3600.0
 
 
 class HistoryCommands:
-    """Makes the commands that publish with history and read it, and reads their replies.
+    """Makes the commands that publish with history and read it, and parses their replies.
 
     Args:
         publish_command: PUBLISH, or SPUBLISH in a cluster.
-        on_malformed: told of a channel's entry that no node has written, and what is wrong with it.
+        on_malformed: called with a channel and the reason why an entry of its stream is malformed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class HistoryCommands:
         about: bytes = b"",
         skip_history: bool = False,
     ) -> Command:
-        """Return the command that publishes, see `Broker.publish`; `about` is what `pack_about` returns."""
+        """Return the command that publishes, see `Broker.publish`; `about` is the result of `pack_about`."""
         channel = publication.channel
         topic, meta, stream = self._keys.of_channel(channel)
         return self._publish.call(
@@ -74,7 +74,7 @@ class HistoryCommands:
             [
                 self._publish_command,
                 topic,
-                LETTERS[publication.kind],
+                letter_of(publication.kind),
                 publication.data,
                 new_epoch(),
                 0 if skip_history else namespace.history_size,
@@ -111,18 +111,18 @@ class HistoryCommands:
         )
 
     def remove(self, channel: str) -> Command:
-        """Return the command that removes what is kept, and tells the nodes."""
+        """Return the command that removes the history, and notifies the nodes."""
         topic, _, stream = self._keys.of_channel(channel)
         return self._remove.call([stream], [self._publish_command, topic, REMOVAL])
 
     @staticmethod
     def published(reply: Any) -> Published:  # Any: redis-py's reply
-        """Return what the reply to `publish` says."""
+        """Return the result in the reply to `publish`."""
         offset, epoch, receiver_count = reply
         return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
 
     def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
-        """Return what the reply to `read` says; entries that somebody else has written are left out, and told."""
+        """Return the history in the reply to `read`; malformed entries are left out and reported."""
         offset, epoch_bytes, base, entries = reply
         epoch = epoch_bytes.decode()
         publications = []
@@ -140,7 +140,7 @@ class HistoryCommands:
         number, _, serial = entry_id.partition(b"-")
         if kind is None or data is None or serial != b"0" or int(number) > top.offset:
             raise MalformedMessage("not written by a node")
-        check_payload(kind, data, max_message_bytes=self._max_message_bytes)
+        kind = check_payload(kind, data, max_message_bytes=self._max_message_bytes)
         tags, info = (
             unpack_about(about, max_message_bytes=self._max_message_bytes) if about is not None else (None, None)
         )
@@ -148,7 +148,7 @@ class HistoryCommands:
 
 
 def new_epoch() -> str:
-    """Return a name for a numbering that begins: two of one channel must differ, no more than that."""
+    """Return a name for a new epoch, which must differ only from those of the same channel."""
     return f"{random.getrandbits(32):08x}"
 
 

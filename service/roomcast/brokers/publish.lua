@@ -1,14 +1,14 @@
--- Publish with an offset, keep it in the stream, and remember its key: one step, so stream order is publish order.
+-- Publish with an offset, add it to the stream, and set its idempotency key: one step, so stream order is publish order.
 -- KEYS[1] meta, a hash: epoch, offset, base, home, version; KEYS[2] stream; KEYS[3] idempotency key, a hash: offset, epoch;
 --   KEYS[4] lease
--- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] t (text) or b (binary); ARGV[4] payload
--- ARGV[5] an epoch, should a new one be needed; ARGV[6] how many publications are kept, 0: none
--- ARGV[7] for how long, ms; ARGV[8] how long the meta is kept, ms
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] j (JSON), t (other text) or b (binary); ARGV[4] payload
+-- ARGV[5] an epoch, in case a new one is needed; ARGV[6] the number of publications to keep, 0: none
+-- ARGV[7] TTL of the stream, ms; ARGV[8] TTL of the meta, ms
 -- ARGV[9] offset and ARGV[10] epoch that the publisher has seen, '' for none
--- ARGV[11] how long the idempotency key is kept, ms, '' without one
--- ARGV[12] version, '' without one; ARGV[13] what the version counts in: another one begins anew
--- ARGV[14] who must hold the lease, '' for nobody
--- ARGV[15] what is said about the publication, JSON, '' for nothing
+-- ARGV[11] TTL of the idempotency key, ms, '' without one
+-- ARGV[12] version, '' without one; ARGV[13] version epoch: versions restart in another one
+-- ARGV[14] the owner that must hold the lease, '' for none
+-- ARGV[15] tags and info of the publication, JSON, '' for none
 -- Returns { offset, epoch, receivers }; receivers is -1 if it was published before, -2 if a newer version was, -3 if the
 --   lease is not held. Without a history the offset is 0.
 if ARGV[14] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[14] then
@@ -33,7 +33,7 @@ local header, payload = '\1' .. ARGV[3], ARGV[4]
 if ARGV[6] == '0' then
   epoch, offset = '', 0
 else
-  -- See read.lua: where the epoch began, and where the tail may be lost.
+  -- See read.lua: where the epoch started, and where the tail may be lost.
   local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
   local home = former and string.find(former, '[^0]') and replid or ''
   if not epoch then
@@ -46,13 +46,13 @@ else
   end
   offset = offset + 1
   local id, added = string.format('%.0f-0', offset), nil
-  if ARGV[15] == '' then -- a call of its own: to pass a table on costs 4 % of publishing
+  if ARGV[15] == '' then -- a separate call: passing a table costs 4 % of publishing
     added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4])
   else
     added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4], 'm', ARGV[15])
   end
   if type(added) == 'table' and added.err then
-    -- Somebody else has written into the stream: it cannot be trusted any more, and begins anew.
+    -- Another program has written into the stream: it is deleted, and a new epoch starts.
     epoch = ARGV[5]
     redis.call('DEL', KEYS[2])
     redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset - 1)

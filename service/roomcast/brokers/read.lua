@@ -1,15 +1,14 @@
--- Read a channel's position and what follows another one; make the position if there is none yet.
--- KEYS[1] meta, a hash: epoch, offset, base (the offset at which the epoch began), home (where it
---   began, if that server had been promoted); KEYS[2] stream
--- ARGV[1] an epoch, should a new one be needed; ARGV[2] how long the meta is kept, ms
--- ARGV[3] offset and ARGV[4] epoch that somebody has seen, '' for none
--- ARGV[5] offset and ARGV[6] epoch of what the reader has, '' for none; ARGV[7] how many at most; ARGV[8] 'newest' if the
---   newest are wanted, newest first, else '' for the oldest
--- ARGV[9] offset and ARGV[10] epoch before which all that is wanted stands, '' for none
+-- Read a channel's position and the publications after another one; create the position if there is none yet.
+-- KEYS[1] meta, a hash: epoch, offset, base (the offset at which the epoch started), home (the server on which it started,
+--   if that had been promoted); KEYS[2] stream
+-- ARGV[1] an epoch, in case a new one is needed; ARGV[2] TTL of the meta, ms
+-- ARGV[3] offset and ARGV[4] epoch that a node has seen, '' for none
+-- ARGV[5] offset and ARGV[6] epoch of the reader, '' for none; ARGV[7] limit; ARGV[8] 'newest' for the newest
+--   publications, newest first, '' for the oldest
+-- ARGV[9] offset and ARGV[10] epoch before which to read, '' for none
 -- Returns { offset, epoch, base, entries }.
--- A server that was promoted has a replication id of its own from then on. What the one before it had taken, and it has not,
--- is lost, maybe without that anybody who asks has seen it: so the epoch ends there. INFO costs 4 us; a user who may not call
--- it does without.
+-- A promoted server has a new replication id. Publications that the former server had and it has not are lost, maybe unseen
+-- by the node that reads: so a new epoch starts. INFO costs 4 us; it is skipped for an ACL user that may not call it.
 local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
 local home = former and string.find(former, '[^0]') and replid or ''
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'base', 'home')
@@ -20,7 +19,7 @@ if not epoch then
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'base', 0, 'home', home)
   offset, base = 0, 0
 elseif home ~= '' and home ~= meta[4] or ARGV[4] == epoch and tonumber(ARGV[3]) > offset then
-  -- What was seen is no more: a failover has lost the tail. Its numbers are given out again, so the epoch ends here.
+  -- A failover has lost the tail. Its offsets are used again, so a new epoch starts.
   epoch, base = ARGV[1], offset
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', base, 'home', home)
 end
@@ -29,7 +28,7 @@ local entries = {}
 local limit, last = tonumber(ARGV[7]), '+'
 if ARGV[10] ~= '' then
   last = '(' .. ARGV[9] .. '-0'
-  if ARGV[10] ~= epoch or ARGV[9] == '0' then -- nothing is before it, and Redis refuses to look for it
+  if ARGV[10] ~= epoch or ARGV[9] == '0' then -- nothing is before it, and Redis rejects the range
     limit = 0
   end
 end
@@ -47,7 +46,7 @@ if limit > 0 then
     entries = redis.pcall('XRANGE', KEYS[2], first, last, 'COUNT', limit)
   end
   if entries.err then
-    -- Somebody else has put something there that is no stream.
+    -- Another program has written a key of another type.
     redis.call('DEL', KEYS[2])
     entries = {}
   end

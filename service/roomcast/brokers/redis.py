@@ -1,15 +1,17 @@
-"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for what is kept."""
+"""The broker on Redis (or Valkey): pub/sub between the nodes, streams for histories."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
+from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Once, Published
+from roomcast.brokers import ALWAYS, Broker, Once, Published
 from roomcast.brokers.history_commands import HistoryCommands
+from roomcast.brokers.listener import ListenerOptions, ListenerSink
 from roomcast.brokers.outbox import Outbox
-from roomcast.brokers.sharded_listener import subscriptions
+from roomcast.brokers.sharded_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import MAX_CONTROL_BYTES
 from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
@@ -31,14 +33,14 @@ _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200
 
 
-class RedisBroker:
-    """Implements `roomcast.brokers.Broker`, and `Listening` for its listener.
+class RedisBroker(Broker, ListenerSink):
+    """The broker on one server, on a master named by Sentinel, or on a cluster.
 
     Args:
-        client: from `brokers.client.connect`; one connection listens (in a cluster one for each shard), others publish
-            and read.
-        node_id: names the topic on which the node hears its own canary.
-        timeout_s, quiet_s, linger_s: see `Listener`.
+        client: from `redis_access.client.connect`; one connection listens (in a cluster one for each shard), others
+            publish and read.
+        node_id: names the topic of the node's own canary.
+        timeout_s, quiet_s, linger_s: see `ListenerOptions`.
     """
 
     def __init__(
@@ -64,34 +66,28 @@ class RedisBroker:
         )
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
-        self._listener = subscriptions(
-            client,
-            self,
-            own_topic=f"{prefix}node:{node_id}",
-            topic_of=self._keys.topic,
-            timeout_s=timeout_s,
-            quiet_s=quiet_s,
-            linger_s=linger_s,
-        )
+        options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
+        self._listener = make_listener(client, self, options)
         self._sink: Sink
 
+    @override
     async def run(self, sink: Sink) -> None:
-        """See `Broker.run`."""
         self._sink = sink
         await run_together(listen=self._listener.run(), publish=self._outbox.run())
 
+    @override
     def reason_not_ready(self) -> str | None:
-        """See `Broker.reason_not_ready`."""
         return self._listener.reason_not_ready()
 
+    @override
     async def subscribe(self, channel: str) -> None:
-        """See `Broker.subscribe`."""
         await self._listener.subscribe(channel)
 
+    @override
     def unsubscribe(self, channel: str) -> None:
-        """See `Broker.unsubscribe`."""
         self._listener.unsubscribe(channel)
 
+    @override
     async def publish(
         self,
         publication: Publication,
@@ -101,33 +97,34 @@ class RedisBroker:
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
-        """See `Broker.publish`."""
         about = pack_about(publication)
         command = self._publish_command(publication, namespace, seen, once, about=about, skip_history=skip_history)
         return _published(await self._outbox.send(command, len(publication.data) + len(about)))
 
+    @override
     def submit(
         self,
         publication: Publication,
         namespace: Namespace,
-        taken: Callable[[Published | BrokerUnavailable], None],
+        on_done: Callable[[Published | BrokerUnavailable], None],
         *,
         seen: Position | None = None,
     ) -> None:
-        """See `Broker.submit`."""
         about = pack_about(publication)
         command = self._publish_command(publication, namespace, seen, ALWAYS, about=about)
 
         def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
-            taken(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
+            on_done(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
 
         self._outbox.submit(command, len(publication.data) + len(about), parse)
 
+    @override
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
-        """See `Broker.publish_all`."""
         commands = [
-            self._publish_command(what, namespace, None, once, about=pack_about(what), skip_history=skip_history)
-            for what, namespace, once, skip_history in submissions
+            self._publish_command(
+                publication, namespace, None, once, about=pack_about(publication), skip_history=skip_history
+            )
+            for publication, namespace, once, skip_history in submissions
         ]
         try:
             replies = await run_pipeline(self._client, commands, self._history.scripts)
@@ -135,12 +132,12 @@ class RedisBroker:
             raise BrokerUnavailable(outage_reason(exc)) from exc
         return [_refusal(reply) if isinstance(reply, Exception) else _published(reply) for reply in replies]
 
-    async def settle(self, *, within_s: float) -> None:
-        """See `Broker.settle`."""
-        await self._outbox.settle(within_s=within_s)
+    @override
+    async def flush(self, *, within_s: float) -> None:
+        await self._outbox.flush(within_s=within_s)
 
+    @override
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
-        """See `Broker.read`."""
         found: list[History | BrokerUnavailable] = []
         for start in range(0, len(reads), _READS_AT_ONCE):
             some = reads[start : start + _READS_AT_ONCE]
@@ -155,14 +152,14 @@ class RedisBroker:
                     found.append(self._history.history(read.channel, reply))
         return found
 
+    @override
     async def remove_history(self, channel: str) -> None:
-        """See `Broker.remove_history`."""
         await self._outbox.send(self._history.remove(channel), 0)
 
-    # What the listener tells.
+    # What the listener reports.
 
+    @override
     def on_message(self, channel: str, message: bytes) -> None:
-        """See `Listening.on_message`."""
         try:
             max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
             event = unpack(channel, message, max_message_bytes=max_bytes)
@@ -171,12 +168,12 @@ class RedisBroker:
         else:
             self._sink.on_event(event)
 
+    @override
     def on_connected(self, *, is_again: bool) -> None:
-        """See `Listening.on_connected`."""
         self._sink.on_connected(is_again=is_again)
 
+    @override
     def on_disconnected(self) -> None:
-        """See `Listening.on_disconnected`."""
         self._sink.on_disconnected()
 
     def _on_malformed(self, channel: str, reason: str) -> None:
@@ -198,7 +195,7 @@ class RedisBroker:
 
 
 def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:
-    # Any other refusal is the server's and may end: out of memory, a replica, no permission.
+    # Any other refusal may end: out of memory, a replica, no permission.
     if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
         return ClientError(ErrorCode.NOT_AVAILABLE, "the channel's keys in Redis hold something else")
     return BrokerUnavailable(outage_reason(reply))

@@ -1,5 +1,5 @@
--- Remove what is kept of a channel; its position stays, and the next publication has the next offset.
+-- Remove the history of a channel; its position stays, and the next publication has the next offset.
 -- KEYS[1] stream
--- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] what tells the nodes: one step, so none can publish in between
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] the message to the nodes: one step, so none can publish in between
 redis.call('DEL', KEYS[1])
 return redis.call(ARGV[1], ARGV[2], ARGV[3])

@@ -1,45 +1,45 @@
-"""Listening in a cluster: one listener for each shard, and channels that move between them with their slots."""
+"""The listener of a cluster: one listener for each shard, and channels that move between them with their slots."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import SlotNotCoveredError
+from typing_extensions import override
 
-from roomcast.brokers.listener import ChannelMoved, Listener
+from roomcast.brokers.channel_states import ChannelMoved
+from roomcast.brokers.listener import Listener, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, connect_to_node, outage_reason
 from roomcast.tasks import end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import redis.asyncio
     from redis.asyncio.cluster import ClusterNode
 
-    from roomcast.brokers.listener import Listening, Subscriptions
+    from roomcast.brokers.listener import ListenerOptions
     from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 
-# How often the topology is asked for when nothing calls for it, and the shortest pause when something does.
+# The interval between reads of the topology, and the shortest pause before one that is needed at once.
 _REFRESH_S = 2.0
 _PAUSE_S = 0.1
-# Nodes are asked at random: one that is frozen is left for another.
+# Nodes are asked at random: after a frozen one the next attempt asks another.
 _REFRESH_TIMEOUT_S = 1.0
 # How long a subscription waits while a shard is away: see `Listener.patience_s`.
 _PATIENCE_S = 1.0
 
 
-def subscriptions(client: Client, listening: Listening, **options: Any) -> Subscriptions:  # Any: those of Listener
-    """Return what listens on the shape of Redis that a client is of."""
+def make_listener(client: Client, sink: ListenerSink, options: ListenerOptions) -> Listener | ShardedListener:
+    """Return the listener for a client's shape of Redis."""
     if isinstance(client, RedisCluster):
-        return Shards(client, listening, **options)
-    return Listener(client, listening, **options)
+        return ShardedListener(client, sink, options)
+    return Listener(client, sink, options)
 
 
 class _Shard(NamedTuple):
@@ -48,70 +48,57 @@ class _Shard(NamedTuple):
     task: asyncio.Task[None]
 
 
-class Shards:
+class ShardedListener:
     """Keeps the wanted channels subscribed, each on the primary that has its slot.
 
-    What one shard's channels may have missed is told when they are heard again, not before: until then nothing comes in
-    them, and what comes in those of the other shards can be trusted.
+    A gap in one shard's channels is reported when they are subscribed again, not before: until then they receive
+    nothing, and the channels of other shards are complete.
 
-    Args: as for `Listener`; client: the cluster's.
+    Methods are as in `Broker`.
     """
 
-    def __init__(
-        self,
-        client: RedisCluster,
-        listening: Listening,
-        *,
-        own_topic: str,
-        topic_of: Callable[[str], str],
-        timeout_s: float,
-        quiet_s: float,
-        linger_s: float,
-    ) -> None:
+    def __init__(self, client: RedisCluster, sink: ListenerSink, options: ListenerOptions) -> None:
         self._cluster = client
-        self._listening = listening
-        self._own_topic = own_topic
-        self._topic_of = topic_of
-        self._timeout_s = timeout_s
-        self._quiet_s = quiet_s
-        self._linger_s = linger_s
+        self._sink = sink
+        self._options = options
 
-        # Nodes by which the cluster can be found again, should all that are known be gone.
+        # Seed nodes, for when all known nodes are gone.
         self._given = [(str(node.host), int(node.port)) for node in client.startup_nodes]
         self._shards: dict[str, _Shard] = {}  # by the name of its primary, host:port
         self._homes: dict[str, str | None] = {}  # wanted channel -> the shard that has its slot
-        self._unheard: dict[str, bool] = {}  # channel to be subscribed where it is now -> whether it was heard before
+        self._moving: dict[str, bool] = {}  # channel to subscribe on its new shard -> whether it was subscribed
         self._is_stale = asyncio.Event()
-        self._placed = asyncio.Event()  # set, and replaced, when it is known anew which shard has which channel
+        self._placed = asyncio.Event()  # set, and replaced, when channels have been assigned to shards again
         self._has_connected = False
         self._reason_not_ready: str | None = "Redis is not connected yet"
 
     def reason_not_ready(self) -> str | None:
-        """See `Broker.reason_not_ready`."""
+        """Return why nothing can be received now, or None."""
         if self._reason_not_ready is not None:
             return self._reason_not_ready
         for shard in self._shards.values():
             reason = shard.listener.reason_not_ready()
             if reason is not None and shard.listener.is_wanted():
                 return reason
-        return "a shard of the cluster is being replaced" if self._unheard else None
+        return "a shard of the cluster is being replaced" if self._moving else None
 
     async def subscribe(self, channel: str) -> None:
-        """See `Broker.subscribe`."""
+        """Subscribe to a channel; return once its shard has confirmed it. Raises: BrokerUnavailable."""
         self._homes.setdefault(channel, self._home_of(channel))
-        patience_s = self._timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, self._timeout_s)
+        timeout_s = self._options.timeout_s
+        patience_s = timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, timeout_s)
         try:
             async with asyncio.timeout(patience_s):
-                while not await self._is_heard(channel):
+                while not await self._try_subscribe(channel):
                     await self._placed.wait()
         except TimeoutError:
             reason = self.reason_not_ready() or "no shard of the cluster has the channel now"
             raise BrokerUnavailable(reason) from None
 
     def unsubscribe(self, channel: str) -> None:
-        """See `Broker.unsubscribe`."""
+        """Unsubscribe from a channel, after `linger_s`."""
         shard = self._shards.get(self._homes.pop(channel, None) or "")
-        self._unheard.pop(channel, None)
+        self._moving.pop(channel, None)
         if shard is not None:
             shard.listener.unsubscribe(channel)
 
@@ -122,7 +109,7 @@ class Shards:
                 self._is_stale.clear()
                 await self._refresh()
                 await self._place_shards()
-                await self._hear_moved()
+                await self._subscribe_moved()
                 await asyncio.sleep(_PAUSE_S)
                 try:
                     async with asyncio.timeout(_REFRESH_S if self.reason_not_ready() is None else _PAUSE_S):
@@ -134,7 +121,7 @@ class Shards:
                 await self._end_shard(name)
 
     async def _refresh(self) -> None:
-        """Learn which node has which slot."""
+        """Read the cluster's slot map."""
         try:
             await self._cluster.initialize()
             async with asyncio.timeout(_REFRESH_TIMEOUT_S):
@@ -148,7 +135,7 @@ class Shards:
 
     async def _is_up_to_date(self) -> bool:
         """Ask one node whether slots have moved. Raises: one of OUTAGES."""
-        # Not `initialize` at once: that makes redis-py connect to every node anew, each time.
+        # Not `initialize` directly: redis-py would reconnect to every node each time.
         known = self._cluster.nodes_manager.slots_cache
         asked = random.choice(self._cluster.get_nodes())  # noqa: S311
         ranges = await self._cluster.execute_command("CLUSTER SLOTS", target_nodes=asked)
@@ -161,7 +148,7 @@ class Shards:
         return names == {slot: nodes[0].name for slot, nodes in known.items()}
 
     async def _place_shards(self) -> None:
-        """Have a listener on every primary, and each channel on the one that has its slot."""
+        """Start a listener on every primary, and assign each channel to the one that has its slot."""
         primaries: dict[str, ClusterNode] = {
             nodes[0].name: nodes[0] for nodes in self._cluster.nodes_manager.slots_cache.values()
         }
@@ -171,33 +158,33 @@ class Shards:
             new_home = self._home_of(channel)
             if new_home != home:
                 self._homes[channel] = new_home
-                self._unheard[channel] = self._unheard.get(channel, home is not None)
+                self._moving[channel] = self._moving.get(channel, home is not None)
                 if home is not None:
                     self._shards[home].listener.unsubscribe(channel)
         for name in self._shards.keys() - primaries.keys():
             await self._end_shard(name)
         for shard in self._shards.values():
             if shard.task.done():
-                shard.task.result()  # raises: a listener ends only by a fault of ours
+                shard.task.result()  # raises: a listener ends only by an internal error
         if self._shards:
             self._reason_not_ready = None
         self._placed.set()
         self._placed = asyncio.Event()
 
-    async def _hear_moved(self) -> None:
-        """Subscribe to channels that have moved, and tell that something may have been missed."""
-        moved = list(self._unheard)
-        heard = await asyncio.gather(*[self._is_heard(channel) for channel in moved], return_exceptions=True)
+    async def _subscribe_moved(self) -> None:
+        """Subscribe to channels that have moved, and report a gap."""
+        moved = list(self._moving)
+        results = await asyncio.gather(*[self._try_subscribe(channel) for channel in moved], return_exceptions=True)
         again = [
-            self._unheard.pop(channel, False)
-            for channel, is_heard in zip(moved, heard, strict=True)
-            if is_heard is True
+            self._moving.pop(channel, False)
+            for channel, is_subscribed in zip(moved, results, strict=True)
+            if is_subscribed is True
         ]
         if any(again):
-            self._tell_gap()
+            self._report_gap()
 
-    async def _is_heard(self, channel: str) -> bool:
-        """Return whether a wanted channel is subscribed now; False: it is not clear which shard has it.
+    async def _try_subscribe(self, channel: str) -> bool:
+        """Subscribe to a wanted channel on its shard; return False if its shard is unknown or has changed meanwhile.
 
         Raises: BrokerUnavailable.
         """
@@ -215,23 +202,14 @@ class Shards:
 
     def _home_of(self, channel: str) -> str | None:
         try:
-            node = self._cluster.get_node_from_key(self._topic_of(channel))
+            node = self._cluster.get_node_from_key(self._options.topic_of(channel))
         except SlotNotCoveredError:
             return None
         return node.name if node is not None and node.name in self._shards else None
 
     def _start_shard(self, name: str, node: ClusterNode) -> None:
         client = connect_to_node(node)
-        listener = Listener(
-            client,
-            _Ear(self, name),
-            own_topic=self._own_topic,
-            topic_of=self._topic_of,
-            timeout_s=self._timeout_s,
-            quiet_s=self._quiet_s,
-            linger_s=self._linger_s,
-            on_moved=self._on_moved,
-        )
+        listener = Listener(client, _ShardSink(self, name), self._options, self._on_moved)
         task = asyncio.create_task(listener.run(), name=f"listen {name}")
         task.add_done_callback(lambda _: self._is_stale.set())
         self._shards[name] = _Shard(client, listener, task)
@@ -243,45 +221,48 @@ class Shards:
 
     def _on_moved(self, channel: str) -> None:
         if channel in self._homes:
-            self._unheard[channel] = True
+            self._moving[channel] = True
         self._is_stale.set()
 
-    def _tell_gap(self) -> None:
-        self._listening.on_disconnected()
-        self._listening.on_connected(is_again=True)
+    def _report_gap(self) -> None:
+        self._sink.on_disconnected()
+        self._sink.on_connected(is_again=True)
 
-    # What the listeners tell, through `_Ear`.
+    # What the listeners of the shards report, through `_ShardSink`.
 
     def on_message(self, name: str, channel: str, message: bytes) -> None:
-        """Take a message; one of a channel that has moved on comes too late, and its gap is told."""
+        """Pass on a message, unless its channel has moved to another shard: then a gap is reported."""
         if self._homes.get(channel, name) == name:
-            self._listening.on_message(channel, message)
+            self._sink.on_message(channel, message)
 
     def on_connected(self, *, is_again: bool) -> None:
-        """Take note that a shard is heard."""
+        """A shard is subscribed."""
         if is_again:
-            self._tell_gap()
+            self._report_gap()
         elif not self._has_connected:
             self._has_connected = True
-            self._listening.on_connected(is_again=False)
+            self._sink.on_connected(is_again=False)
 
     def on_disconnected(self) -> None:
-        """Take note that a shard is not heard; it may have been replaced."""
+        """A shard's connection is lost; it may have been replaced."""
         self._is_stale.set()
 
 
-class _Ear:
-    """Implements `Listening` for one shard's listener."""
+class _ShardSink(ListenerSink):
+    """Receives the events of one shard's listener."""
 
-    def __init__(self, shards: Shards, name: str) -> None:
-        self._shards = shards
+    def __init__(self, listener: ShardedListener, name: str) -> None:
+        self._listener = listener
         self._name = name
 
+    @override
     def on_message(self, channel: str, message: bytes) -> None:
-        self._shards.on_message(self._name, channel, message)
+        self._listener.on_message(self._name, channel, message)
 
+    @override
     def on_connected(self, *, is_again: bool) -> None:
-        self._shards.on_connected(is_again=is_again)
+        self._listener.on_connected(is_again=is_again)
 
+    @override
     def on_disconnected(self) -> None:
-        self._shards.on_disconnected()
+        self._listener.on_disconnected()

@@ -151,6 +151,6 @@ class CommandStreamResponse(Response):
                     # Browsers report the stream as open with its first bytes.
                     await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
                 self._queue.on_request(self._first)
-                await pump(connection, stream.take, scope, receive, send)
+                await pump(connection, stream.drain, scope, receive, send)
             finally:
                 self._server.heartbeat.remove(stream)

@@ -104,9 +104,7 @@ class JsonCodec(Codec):
         data = publication.data
         if publication.kind is Kind.BINARY:
             return b'"%b"' % base64.b64encode(data)
-        try:
-            orjson.loads(data)
-        except orjson.JSONDecodeError:
+        if publication.kind is Kind.TEXT:
             return orjson.dumps(data.decode())
         # Between values a line end is only space, but clients split frames, and event streams, at it; inside strings
         # it cannot stand.

@@ -62,7 +62,7 @@ class SessionOperations:
     def _execute(self, session_id: str, data: bytes) -> bool:
         match self._context.by_id.get(session_id):
             case Connection(transport=CommandStream() as stream, receiver=CommandQueue() as queue):
-                stream.has_been_heard = True
+                stream.has_answered = True
                 queue.on_request(data)
                 return True
         return False

@@ -10,6 +10,7 @@ from roomcast.centrifuge.filters import matches
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.connections.encoding import Encoding
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.transports.websocket import frames
 
@@ -60,8 +61,10 @@ class Wire:
         return encoding
 
     def kind_of(self, data: bytes) -> Kind:
-        """Return the kind of a client's payload: JSON is text, and in the Protobuf encoding any UTF-8."""
-        return self.codec.kind if self.codec.kind is Kind.TEXT or not frames.is_utf8(data) else Kind.TEXT
+        """Return the kind of a client's payload: JSON in the JSON encoding, any kind in the Protobuf encoding."""
+        if self.codec.kind is Kind.TEXT:
+            return Kind.JSON
+        return kind_of_text(data) if frames.is_utf8(data) else Kind.BINARY
 
     def publications(
         self, found: list[Publication], *, is_delta: bool = False, tags: Filter | None = None

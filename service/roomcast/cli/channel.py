@@ -1,4 +1,4 @@
-"""`roomcast publish` and `roomcast subscribe`: a channel in a terminal."""
+"""`roomcast publish` and `roomcast subscribe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.model.publications import Heard, Kind, Publication
+from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.tasks import end, run_together, run_until_signal
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def publish_command(channel: str, data: str) -> None:
         raise click.UsageError(
             f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
         ) from exc
-    publication = Publication(_channel(channel), data.encode())
+    publication = Publication(_channel(channel), data.encode(), Kind.JSON)
     asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
 
 
 @click.command("subscribe")
 @click.argument("channel")
 def subscribe_command(channel: str) -> None:
-    """Print what is published to CHANNEL, a line each, until Ctrl-C."""
+    """Print each publication to CHANNEL on a line, until Ctrl-C."""
     settings = settings_of_environment()
     subscribing = _subscribe(settings, _channel(channel))
     if asyncio.run(run_until_signal(subscribing, signal.SIGINT)):
@@ -80,17 +80,17 @@ class _Printer:
         self._is_unread = asyncio.Event()
 
     async def until_unread(self) -> None:
-        """Wait until nobody reads what is printed any more, as behind `| head`."""
+        """Wait until the reader of stdout has gone, as behind `| head`."""
         await self._is_unread.wait()
 
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication):
             return
         publication = event
         try:
-            if publication.kind is Kind.TEXT:
+            if publication.kind is not Kind.BINARY:
                 text = publication.data.decode()
-                # What clients sent may hold anything; a terminal must not obey it.
+                # A payload may contain escape sequences that a terminal would execute.
                 click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)
             else:
                 click.echo(f"(binary, {len(publication.data)} bytes)")

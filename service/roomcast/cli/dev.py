@@ -89,7 +89,7 @@ class _Cluster:
         self._balancer = Balancer([(reachable(host), port) for port in ports])
 
     async def run(self) -> None:
-        """Start everything, say so once it serves, and restart whatever ends. Raises: DevError."""
+        """Start everything, print the greeting when it is ready, and restart processes that end. Raises: DevError."""
         for together in (self._redis, [*self._nodes, self._worker]):
             for process in together:
                 await process.start()
@@ -133,7 +133,7 @@ class _Cluster:
 
 
 def _complete(environment: dict[str, str], settings: Settings) -> str | None:
-    """Add what the user has not set. Returns: the secret, if it was made here."""
+    """Add the settings that the user has not set. Returns: the secret, if it was made here."""
     environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
     environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
     environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")

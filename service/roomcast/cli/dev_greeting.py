@@ -1,4 +1,4 @@
-"""What `roomcast dev` prints once everything serves."""
+"""The text that `roomcast dev` prints when everything is ready."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class DevProcess:
     title: its name in messages.
     is_ready: whether the process with this pid serves.
     say: prints a line for the user.
-    after_restart: what users should know about a restart, besides the pid.
+    after_restart: added to the message about a restart.
     output: where stdout and stderr go; None: to the terminal.
     """
 
@@ -95,7 +95,7 @@ class DevProcess:
             if await self._becomes_ready():
                 self.say(f"{self.title} {_ending(code)}; restarted{self.after_restart} (pid {self.pid})")
             elif self._running().returncode is None:
-                self._ready_at_s = time.monotonic()  # from here on it counts as one: it lives, and may wait for Redis
+                self._ready_at_s = time.monotonic()  # counts as ready: it runs, and may be waiting for Redis
                 self.say(f"{self.title} {_ending(code)}; restarted (pid {self.pid}), but it is not ready")
 
     async def stop(self) -> None:
@@ -135,5 +135,5 @@ def _ending(code: int) -> str:
 
 
 def _exit_code(code: int) -> int:
-    """Return the exit code that says the same, as shells do; a process that should have gone on never succeeded."""
+    """Return the exit code as shells do; 1 instead of 0, because the process should not have ended."""
     return 128 - code if code < 0 else code or 1

@@ -95,7 +95,7 @@ for _command in (worker_group, publish_command, subscribe_command, token_command
 
 
 def run() -> None:
-    """Run the command: exit code 0, 1 for a failure, 2 for wrong use; each error is one line."""
+    """Run the command. Exit codes: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C. Each error is one line."""
     try:
         sys.exit(cli.main(prog_name="roomcast", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as exc:
@@ -112,7 +112,7 @@ def run() -> None:
 
 
 def _check_handlers(settings: Settings) -> None:
-    """Import the application's handlers, also from the working directory, as uvicorn does."""
+    """Import the application's handlers. The working directory is searched too, as uvicorn does."""
     sys.path.insert(0, "")
     try:
         load_functions(settings)

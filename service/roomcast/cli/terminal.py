@@ -1,4 +1,4 @@
-"""What the commands have in common: settings, a server that answers, and how a fault is told."""
+"""Shared by the commands: settings, a client of a Redis that answers, and errors as one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Failure(click.ClickException):
-    """An expected fault: one line that says what to do."""
+    """An expected error, printed as one line that says how to fix it."""
 
     def __init__(self, message: str, *, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class Failure(click.ClickException):
 
 
 def settings_of_environment() -> Settings:
-    """Return the settings. Raises: UsageError that names what is wrong with them."""
+    """Return the settings. Raises: UsageError that names the invalid setting."""
     try:
         settings = read_settings()
         read_namespaces(settings)
@@ -37,19 +37,19 @@ def settings_of_environment() -> Settings:
 
 
 def configure_cli_logging(settings: Settings) -> None:
-    """Log what goes wrong alone, for people."""
-    for_people = settings.model_copy(update={"log_format": "console", "log_level": "warning"})
-    configure_logging(for_people, node_id="cli")
+    """Log warnings and errors only, in lines for a terminal."""
+    readable = settings.model_copy(update={"log_format": "console", "log_level": "warning"})
+    configure_logging(readable, node_id="cli")
 
 
 @asynccontextmanager
 async def answering_client(settings: Settings) -> AsyncIterator[Client]:
-    """Give a client of a server that answers. Raises: Failure."""
+    """Yield a client of a Redis that answers. Raises: Failure."""
     configure_cli_logging(settings)
     async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name="roomcast-cli") as client:
         try:
             await ask(client, "PING")
         except OUTAGES as exc:
-            what = "refuses" if isinstance(exc, AuthenticationError | ResponseError) else "does not answer"
-            raise Failure(f"Redis {what} ({exc}); is ROOMCAST_REDIS_URL right?") from exc
+            verb = "refuses" if isinstance(exc, AuthenticationError | ResponseError) else "does not answer"
+            raise Failure(f"Redis {verb} ({exc}); is ROOMCAST_REDIS_URL right?") from exc
         yield client

@@ -1,4 +1,4 @@
-"""`roomcast token`: makes tokens for trying, and says of any token whether this deployment accepts it."""
+"""`roomcast token`: makes tokens for development, and checks whether this deployment accepts a token."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ _STDIN = "-"
 
 
 @click.command("token")
-@click.option("--user", help="Whose token it is; '' for nobody known.")
+@click.option("--user", help="The user, its claim `sub`; '' for an anonymous one.")
 @click.option("--channel", help="Make a subscription token, for this channel.")
-@click.option("--ttl", default="1h", show_default=True, help="How long it is good: 90s, 15m, 1h, 7d.")
-@click.option("--info", metavar="JSON", help="What others see of the client.")
-@click.option(
-    "--permit", "permits", multiple=True, metavar="PATTERN=ACTIONS", help="What it may do beside; repeatable."
-)
-@click.option("--check", metavar="TOKEN", help="Say what is in a token, and whether it is accepted; - reads stdin.")
+@click.option("--ttl", default="1h", show_default=True, help="Lifetime: 90s, 15m, 1h, 7d.")
+@click.option("--info", metavar="JSON", help="Information that other clients see.")
+@click.option("--permit", "permits", multiple=True, metavar="PATTERN=ACTIONS", help="Permit actions; repeatable.")
+@click.option("--check", metavar="TOKEN", help="Print the claims of a token and its validity; - reads stdin.")
 def token_command(
     *, user: str | None, channel: str | None, ttl: str, info: str | None, permits: tuple[str, ...], check: str | None
 ) -> None:
@@ -69,7 +67,7 @@ def _settings() -> Settings:
 def _make(
     settings: Settings, user: str, channel: str | None, *, ttl_s: int, info: str | None, permits: tuple[str, ...]
 ) -> str:
-    """Return a new token, after a look whether a node would take its claims."""
+    """Return a new token, after checking that a node would accept its claims."""
     if settings.secret is None:
         raise click.ClickException(f"{ENV_PREFIX}SECRET is not set: export the one that the nodes have")
     now_s = int(time.time())
@@ -111,7 +109,7 @@ def _permission(text: str) -> dict[str, list[str]]:
 
 
 async def _check(token: str, settings: Settings) -> None:
-    """Print what is in a token. Raises: ClickException with the reason if it is not accepted."""
+    """Print the header and claims of a token. Raises: ClickException with the reason if it is not accepted."""
     try:
         parts = jwt.decode_complete(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError) as exc:

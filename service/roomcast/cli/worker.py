@@ -1,4 +1,4 @@
-"""`roomcast worker`: runs a worker, or says whether one lives."""
+"""`roomcast worker`: runs a worker, or checks that one is alive."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ def worker_group() -> None:
 
 
 def _check_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--check", is_flag=True, help="Only say whether this host's worker lives.")(command)
+    return click.option("--check", is_flag=True, help="Only check that this host's worker is alive.")(command)
 
 
 @worker_group.command(metrics.NAME)
 @_check_option
 def metrics_command(*, check: bool) -> None:
-    """Publish the dashboard's figures; of several workers, one does."""
+    """Publish the dashboard's figures. Of several workers, one is active."""
     _work(metrics.NAME, _metrics_worker, check=check)
 
 
 @worker_group.command(ingest.NAME)
 @_check_option
 def ingest_command(*, check: bool) -> None:
-    """Publish what services add to the ingest stream; of several workers, one does."""
+    """Publish the entries of the ingest stream. Of several workers, one is active."""
     _work(ingest.NAME, _ingest_worker, check=check)
 
 
 @worker_group.command(webhooks.NAME)
 @_check_option
 def webhooks_command(*, check: bool) -> None:
-    """Post what has happened to ROOMCAST_WEBHOOK_URL; of several workers, one does."""
+    """Post events to ROOMCAST_WEBHOOK_URL. Of several workers, one is active."""
     if settings_of_environment().webhook_url is None:
         raise click.UsageError("set ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET (docs/applications.md)")
     _work(webhooks.NAME, _webhook_worker, check=check)

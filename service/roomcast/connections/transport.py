@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 class Transport(Protocol):
     """Carries bytes to and from one client. All calls return at once; none of them raises."""
 
+    __slots__ = ()
+
     name: str
 
     def write(self, data: bytes) -> None:

@@ -17,10 +17,10 @@ _MAX_ALTERNATIVES = 64
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """Return a pattern as a regular expression, whose `match` is of the whole name; an empty one matches every name.
+    """Return a regular expression whose `match` tests a whole name; an empty pattern matches every name.
 
-    Matching takes no more than linear time for each alternative: what `*` has passed is not tried again (`fnmatch`).
-    Raises: ClientError 107 for braces that do not match, and for more than 64 alternatives.
+    Matching takes linear time for each alternative: `*` does not backtrack (`fnmatch`).
+    Raises: ClientError 107 for unbalanced braces, and for more than 64 alternatives.
     """
     alternatives = list(itertools.islice(_alternatives(pattern or "*"), _MAX_ALTERNATIVES + 1))
     if len(alternatives) > _MAX_ALTERNATIVES:
@@ -42,7 +42,7 @@ def _alternatives(pattern: str) -> Iterator[str]:
 
 
 def _choices(pattern: str, start: int) -> tuple[list[str], int]:
-    """Return what stands between an opening brace and its closing one, and where that is."""
+    """Return the alternatives between an opening brace and its closing one, and the index of that."""
     choices, depth, begin = [], 0, start + 1
     for index in range(start, len(pattern)):
         character = pattern[index]

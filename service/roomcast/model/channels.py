@@ -1,4 +1,4 @@
-"""Channel names: what is a valid one, and which channel a room is."""
+"""Channel names: their rules, and the channels of rooms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from roomcast.model.errors import ClientError, ErrorCode
 
-# str.isprintable() would refuse U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
+# str.isprintable() would reject U+3000 and the like; only C0, DEL and C1 do harm in logs and protocols.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 MAX_CHANNEL_BYTES = 255
 MAX_ROOM_BYTES = 128
@@ -18,7 +18,7 @@ LOBBY = "room:lobby"
 def check_channel(name: str) -> str:
     """Return the name if it is a valid channel: 1 to 255 bytes of UTF-8 without control characters and braces.
 
-    Raises: ClientError 107 that says what is wrong.
+    Raises: ClientError 107 with the reason.
     """
     return _check(name, "channel", MAX_CHANNEL_BYTES)
 
@@ -26,7 +26,7 @@ def check_channel(name: str) -> str:
 def check_name(name: str, what: str) -> str:
     """Return the name of a room or a classic chat client: 1 to 128 bytes of UTF-8 without control characters, braces.
 
-    Raises: ClientError 107 that says what is wrong, calling it `what`.
+    Raises: ClientError 107 with the reason, which calls the name `what`.
     """
     return _check(name, what, MAX_ROOM_BYTES)
 
@@ -34,7 +34,7 @@ def check_name(name: str, what: str) -> str:
 def room_channel(room: str) -> str:
     """Return the channel of a plain room: `lobby` is the channel `room:lobby`.
 
-    Raises: ClientError 107 for a name that is no room name.
+    Raises: ClientError 107 for an invalid room name.
     """
     if "/" in room or room in {".", ".."}:
         raise ClientError(ErrorCode.BAD_REQUEST, "room name cannot stand in a URL's path")

@@ -1,4 +1,4 @@
-"""What a client says of itself, for others to see."""
+"""The info of a client, which other clients see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_INFO_BYTES = 1024
 
 
 def check_info(text: str) -> bytes:
-    """Return a client's info as compact JSON. Raises: ClientError 107 if it is none, 106 if it has too many bytes."""
+    """Return a client's info as compact JSON. Raises: ClientError 107 if it is not JSON, 106 if it is too large."""
     size_bytes = len(text.encode(errors="replace"))
     if size_bytes > MAX_INFO_BYTES:
         raise ClientError(

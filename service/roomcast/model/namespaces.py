@@ -1,4 +1,4 @@
-"""Namespaces: what channels of one kind have, who may do what in them. `room:lobby` is of the namespace `room`."""
+"""Namespaces: the features and permissions of a group of channels. `room:lobby` is in the namespace `room`."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import ClassVar
 
 from roomcast.model.errors import ClientError, ErrorCode
 
-# In front of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
+# The prefix of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
 PRIVATE = "$"
 
-# A client that missed more reads the history in pages, or begins anew.
+# A client that missed more reads the history in pages, or restarts.
 MAX_RECOVERED = 300
 
 
 class SlowPolicy(enum.Enum):
-    """What happens to a client that takes its publications more slowly than they come."""
+    """The treatment of a client that reads publications more slowly than they arrive."""
 
-    DISCONNECT = "disconnect"  # it is closed with 3008 past its bound, and may come back
-    DROP_OLDEST = "drop_oldest"  # it misses the oldest, and is told how many
-    LATEST = "latest"  # it gets the newest of each channel when it can: figures, cursors, game states
+    DISCONNECT = "disconnect"  # it is closed with 3008 past its limit, and may reconnect
+    DROP_OLDEST = "drop_oldest"  # it misses the oldest, and receives their number
+    LATEST = "latest"  # it receives the newest of each channel: for figures, cursors, game states
 
 
 class Recovery(enum.Enum):
-    """What a client that comes back gets."""
+    """The publications that a reconnecting client receives."""
 
     STREAM = "stream"  # all that it missed
     CACHE = "cache"  # the newest publication alone
 
 
 class Who(enum.Enum):
-    """Who may do something in a channel; other services may do everything."""
+    """The clients that may do something in a channel; services may do everything."""
 
     NOBODY = "nobody"
     SUBSCRIBERS = "subscribers"
-    USERS = "users"  # clients whose user is known
+    USERS = "users"  # clients with a user
     ANYONE = "anyone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """What the channels of a namespace have.
+    """The features and permissions of a namespace's channels.
 
-    history_size: publications kept, 0: none. history_ttl_s: for how long after the newest one.
-    recovery: None: positions are not told, clients begin anew.
-    presence: who is in the channel can be asked. join_leave: its subscribers are told of each other.
-    delta: clients that ask for it get differences to the publication before (fossil). tags_filter: clients may say by
-        which tags they want publications.
-    personal: every client whose user is known is subscribed to `<namespace>:#<user>` when it connects.
+    history_size: publications kept, 0: none. history_ttl_s: after the newest one.
+    recovery: None: clients receive no positions and cannot recover.
+    presence: the channel's members can be read. join_leave: subscribers receive joins and leaves.
+    delta: clients may request differences to the publication before (fossil). tags_filter: clients may filter
+        publications by tags.
+    personal: every client with a user is subscribed to `<namespace>:#<user>` when it connects.
     """
 
-    # pydantic, which reads the file, refuses what is misspelt.
+    # pydantic, which reads the file, rejects unknown names.
     __pydantic_config__: ClassVar[Mapping[str, object]] = {"extra": "forbid"}
 
     history_size: int = 0
@@ -70,7 +70,7 @@ class Namespace:
     may_see_presence: Who = Who.NOBODY
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself. Raises: ValueError."""
+        """Check the limits and the dependencies of features. Raises: ValueError."""
         if not 0 <= self.history_size <= 100_000:
             raise ValueError("history_size must be 0 to 100000")
         if not 0 <= self.history_ttl_s <= 366 * 24 * 3600:
@@ -84,7 +84,7 @@ class Namespace:
 
     @property
     def window_size(self) -> int:
-        """Return how many publications a client that comes back may get."""
+        """Return the most publications that a reconnecting client may receive."""
         return 1 if self.recovery is Recovery.CACHE else min(self.history_size, MAX_RECOVERED)
 
 
@@ -141,7 +141,7 @@ class Namespaces:
     def of(self, channel: str) -> Namespace:
         """Return the namespace of a channel; that of `$room:board`, a private one, is `room`.
 
-        Raises: ClientError 102 if there is none of its name.
+        Raises: ClientError 102 if it has none.
         """
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name) if colon else None
@@ -151,5 +151,5 @@ class Namespaces:
         return namespace
 
     def personal(self) -> list[str]:
-        """Return the names of the namespaces in which each user has a channel of its own."""
+        """Return the names of the namespaces with personal channels."""
         return [name for name, namespace in self._by_name.items() if namespace.personal]

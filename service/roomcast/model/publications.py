@@ -10,8 +10,12 @@ if TYPE_CHECKING:
 
 
 class Kind(enum.Enum):
-    """What a payload is on the wire: a WebSocket text frame or a binary one. JSON travels as text."""
+    """The kind of a payload. JSON and TEXT are UTF-8 and travel in WebSocket text frames, BINARY in binary frames.
 
+    A publication's kind is decided where it enters a node (`model.payloads`); TEXT is text that is not JSON.
+    """
+
+    JSON = "json"
     TEXT = "text"
     BINARY = "binary"
 
@@ -19,8 +23,8 @@ class Kind(enum.Enum):
 class Position(NamedTuple):
     """A place in a channel's history: the publication with this offset, in the numbering of this epoch.
 
-    offset: 1 for the first publication; 0 stands before it.
-    epoch: changes when the numbering cannot be trusted to go on: offsets of two epochs say nothing about each other.
+    offset: 1 for the first publication; 0 is before it.
+    epoch: changes when the numbering may not continue: offsets of two epochs cannot be compared.
     """
 
     offset: int
@@ -30,9 +34,9 @@ class Position(NamedTuple):
 class ClientInfo(NamedTuple):
     """One client of a channel, as others see it.
 
-    client: unique among all connections. user: who it is; several clients may be one user, "" is nobody known.
+    client: unique among all connections. user: may have several clients; "" for anonymous ones.
     info: JSON of the connection, or empty. channel_info: JSON of its subscription to the channel, or empty.
-    is_silent: nobody is told when it joins or leaves.
+    is_silent: its join and leave are not published.
     """
 
     client: str
@@ -48,9 +52,9 @@ class Publication(NamedTuple):
     A NamedTuple and not a frozen dataclass: one is made per message read from Redis, and the tuple
     is built in a third of the time.
 
-    data: the payload as bytes, at most `max_message_bytes`; UTF-8 if the kind is TEXT. It is never re-encoded.
-    position: where it stands in the channel's history; None if it is in none.
-    tags: what subscribers can filter by; None for none. info: the client that published it, where that is told.
+    data: the payload as bytes, at most `max_message_bytes`; UTF-8 unless the kind is BINARY. It is never re-encoded.
+    position: in the channel's history; None if it is not in it.
+    tags: subscribers can filter by them; None for none. info: the client that published it, if known.
     """
 
     channel: str
@@ -62,11 +66,11 @@ class Publication(NamedTuple):
 
 
 class History(NamedTuple):
-    """What Redis keeps of a channel.
+    """The history of a channel, or the part that was read.
 
     position: of its newest publication; offset 0 if there has been none.
-    base: the offset at which the epoch began: publications up to there may have been numbered twice.
-    publications: in their order; which of them, the reader has asked for.
+    base: the offset at which the epoch started: offsets up to it may have been used twice.
+    publications: in their order.
     """
 
     position: Position
@@ -75,10 +79,10 @@ class History(NamedTuple):
 
 
 class Resumption(NamedTuple):
-    """Says where a subscription goes on: what follows comes after this position.
+    """The position from which a subscription continues: later publications come after it.
 
     position: None in a channel without history.
-    is_recovered: nothing is missing between what the subscriber had and what follows.
+    is_recovered: no publication is missing between the subscriber's position and this one.
     """
 
     channel: str
@@ -95,16 +99,16 @@ class Membership(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """The history of a channel was removed; its numbering goes on, and its subscribers are told nothing."""
+    """The history of a channel was removed; its numbering continues, and subscribers are not notified."""
 
     channel: str
 
 
-# What subscribers of a channel are told.
+# Sent to subscribers of a channel.
 Event = Publication | Resumption | Membership
-# What a broker brings.
-Heard = Publication | Membership | Removal
+# Received from a broker.
+BrokerEvent = Publication | Membership | Removal
 
 
-# A message in a channel without a namespace: nodes speak to each other there, not clients.
+# The limit of a message in a channel without a namespace, by which nodes communicate.
 MAX_CONTROL_BYTES = 1024 * 1024

@@ -11,10 +11,10 @@ MAX_TAG_BYTES = 128
 
 
 def check_tags(value: object) -> Mapping[str, str] | None:
-    """Return what somebody gives as tags, if it is: at most 32 of them, keys and values of at most 128 bytes of UTF-8.
+    """Return tags of a request: at most 32, with keys and values of at most 128 bytes of UTF-8.
 
-    Returns: None for none: an empty object, or None.
-    Raises: ClientError 107 for what is no object of texts, 106 for too much.
+    Returns: None for an empty object, or None.
+    Raises: ClientError 107 for anything but an object of strings, 106 for more.
     """
     if value is None:
         return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
     from roomcast.connections.encoding import Encoding
     from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
-    from roomcast.model.publications import Heard
+    from roomcast.model.publications import BrokerEvent
     from roomcast.node.hub import Hub
     from roomcast.node.roster import HubRoster
     from roomcast.node.tracker import Tracker
@@ -211,7 +211,7 @@ class Node(Sink):
         self.hub.close_all(SHUTDOWN)
 
     @override
-    def on_event(self, event: Heard) -> None:
+    def on_event(self, event: BrokerEvent) -> None:
         if isinstance(event, Publication):
             listener = self._listeners.get(event.channel)
             if listener is not None:

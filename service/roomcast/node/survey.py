@@ -20,7 +20,7 @@ import structlog
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import MAX_CONTROL_BYTES, Publication
+from roomcast.model.publications import MAX_CONTROL_BYTES, Kind, Publication
 from roomcast.tasks import TaskSet
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Survey:
     async def _send(self, question: bytes, node_id: str | None) -> int:
         """Publish a question; return how many nodes will answer it. Raises: UnknownNode, BrokerUnavailable."""
         channel = _ALL if node_id is None else f"{_ALL}.{node_id}"
-        published = await self._broker.publish(Publication(channel, question), _WITHOUT_HISTORY)
+        published = await self._broker.publish(Publication(channel, question, Kind.JSON), _WITHOUT_HISTORY)
         if published.receiver_count > 0:
             # Redis may count a node twice right after it reconnected.
             return published.receiver_count if node_id is None else 1
@@ -201,7 +201,7 @@ class Survey:
         answer = orjson.dumps({"answer": number, "from": self._node_id, "result": result})
         if len(answer) > MAX_CONTROL_BYTES:
             raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"an answer of {len(answer)} bytes")
-        publication = Publication(f"{_ALL}.{asker}", answer)
+        publication = Publication(f"{_ALL}.{asker}", answer, Kind.JSON)
         self._broker.submit(publication, _WITHOUT_HISTORY, _answered)
 
 

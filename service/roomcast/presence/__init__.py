@@ -1,6 +1,6 @@
-"""Who is in which channel, over all nodes: the interface; its docstrings are the contract.
+"""The interface of presence: the members of each channel, over all nodes. Its docstrings are the contract.
 
-A node's clients are members under its *lease*, a name that lives as long as the node reports. An idle member costs
+A node's clients are members under its *lease*, a name that is alive as long as the node reports. An idle member costs
 nothing.
 """
 
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from roomcast.model.publications import ClientInfo
     from roomcast.redis_access.work_queue import StreamCounts
 
-__all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Roster"]
+__all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Registry", "Roster"]
 
 MAX_PAGE_LENGTH = 1000
 
 
 class Counts(NamedTuple):
-    """How many are in a channel. Several clients of one user are one user, and so are all those that name none."""
+    """The members of a channel. Several clients of one user count as one user, and so do all anonymous ones."""
 
     client_count: int
     user_count: int
 
 
 class Page(NamedTuple):
-    """Some of a channel's clients. cursor: where the next page begins; empty after the last one."""
+    """Some of a channel's clients. cursor: of the next page; empty after the last one."""
 
     clients: list[ClientInfo]
     cursor: str
 
 
 class Roster(Protocol):
-    """Knows the subscribers of this node."""
+    """The subscribers of this node."""
+
+    __slots__ = ()
 
     def channels(self) -> Collection[str]:
         """Return the channels that have a subscriber here."""
@@ -44,75 +46,78 @@ class Roster(Protocol):
 
 
 class Presence(Protocol):
-    """Keeps the members of channels, and whether anybody is subscribed at all.
+    """The members of channels, and which channels have a subscriber at all.
 
-    What is noted here is in Redis soon, all of one moment together; while Redis is away it is kept.
-    Delivery: that somebody joined or left is told, once and many at a time, to the subscribers of channels with
-        `join_leave`; that a channel is occupied or vacated is told in the broker channel `events`. At most once each
-        (docs/presence.md).
+    Changes reach Redis within a round, many in one call; while Redis is away they are kept.
+    Delivery: joins and leaves reach the subscribers of channels with `join_leave`, many in one event; occupied and
+        vacated channels are published in the broker channel `events`. At most once each (docs/presence.md).
     """
+
+    __slots__ = ()
 
     @property
     def lease(self) -> str:
-        """Return the name under which this node's members are kept now; its node reports it."""
+        """Return the present lease of this node's members; the node reports it."""
 
     async def run(self) -> None:
-        """Tell Redis what is noted, and end the leases of dead nodes; end only when cancelled."""
+        """Write changes to Redis, and end the leases of dead nodes; end only when cancelled."""
 
     def join(self, channel: str, info: ClientInfo) -> None:
-        """Note that a client is in a channel. Its user is the same for as long as it lives."""
+        """Add a client to a channel. Its user stays the same as long as it is connected."""
 
     def leave(self, channel: str, client: str) -> None:
-        """Note that a client is in a channel no longer."""
+        """Remove a client from a channel."""
 
     def occupy(self, channel: str) -> None:
-        """Note that a channel has its first subscriber here."""
+        """A channel has its first subscriber on this node."""
 
     def vacate(self, channel: str) -> None:
-        """Note that a channel has no subscriber here; told a second or two later, in case somebody comes back."""
+        """A channel has no subscriber on this node; written a second or two later, in case a client resubscribes."""
 
     def doubt(self) -> None:
-        """Note that Redis may have lost something: all that is here is told again. Nobody joins twice by it."""
+        """Write everything again, because Redis may have lost something. No client joins twice by it."""
 
     def renew(self) -> None:
-        """Take another lease, because others may have ended this one."""
+        """Change to another lease, because another node may have ended this one."""
 
     async def retire(self) -> None:
         """End this node's lease, after `run` has ended. Raises: BrokerUnavailable."""
 
     async def page(self, channel: str, *, cursor: str = "", limit: int = 100) -> Page:
-        """Return some of a channel's clients, on whatever node.
+        """Return some of a channel's clients, of all nodes.
 
-        Who is there all the while is on some page; who comes or goes meanwhile may be missing, or there twice.
+        Clients that stay are on some page; those that join or leave between pages may be missing, or on two.
         Args:
             cursor: of the page before; empty for the first one.
-            limit: about how many, 1 to MAX_PAGE_LENGTH; a page may hold some more.
-        Raises: ClientError 107 for a cursor that is none; BrokerUnavailable.
+            limit: 1 to MAX_PAGE_LENGTH; a page may hold some more.
+        Raises: ClientError 107 for an invalid cursor; BrokerUnavailable.
         """
 
     async def count(self, channel: str) -> Counts:
-        """Return how many are in a channel, in constant time. Raises: BrokerUnavailable."""
+        """Return the number of members of a channel, in constant time. Raises: BrokerUnavailable."""
 
 
 class Registry(Protocol):
-    """Knows the living nodes of the cluster, each by the lease under which it works (see `roomcast.presence`)."""
+    """The nodes of the cluster, by their leases."""
+
+    __slots__ = ()
 
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
-        """Say that a node lives, for at most `ttl_s`, and how many clients it holds.
+        """Report that a node is alive, for at most `ttl_s`, and its number of clients.
 
-        Returns: whether the lease holds. One that is not new and has ended does not begin again: others may have swept
-            it.
+        Returns: whether the lease is alive. A lease that has ended is not started again by a report that `is_new` is
+            false for: another node may have swept it.
         Raises: BrokerUnavailable.
         """
 
     async def retire(self, lease: str) -> None:
-        """Say that a node ends. Raises: BrokerUnavailable."""
+        """Report that a node shuts down. Raises: BrokerUnavailable."""
 
     async def connection_counts(self) -> dict[str, int]:
-        """Return the connection count of every living node, by lease. Raises: BrokerUnavailable."""
+        """Return the connection count of every node that is alive, by lease. Raises: BrokerUnavailable."""
 
     async def dead(self) -> set[str]:
         """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
 
     async def ingest_counts(self) -> StreamCounts:
-        """Return what is in the ingest stream. Raises: BrokerUnavailable."""
+        """Return the number of entries in the ingest stream. Raises: BrokerUnavailable."""

@@ -1,8 +1,8 @@
-"""What is kept of a channel's members, and the commands that write and read it.
+"""The keys of a channel's members, and the commands that write and read them.
 
-Beside a channel's other keys (`brokers.history`): `:members` (a hash: client -> lease, user and entry, see join.lua),
-`:users` (a hash: user -> how many of its clients), `:members:<lease>` (a set of clients), `:nodes` (a set of the leases
-that have a subscriber). They are kept for a minute after the last node with a subscriber has died.
+Beside a channel's other keys (`brokers.history_commands`): `:members` (a hash: client -> lease, user and entry, see
+join.lua), `:users` (a hash: user -> number of its clients), `:members:<lease>` (a set of clients), `:nodes` (a set of
+the leases that have a subscriber). They expire a minute after the last node with a subscriber has died.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Nodes refresh it every 20 s: all of them must be dead before what they knew vanishes.
+# Nodes refresh it every 20 s, so keys expire only after all their nodes have died.
 TTL_S = 60
 _TTL_MS = TTL_S * 1000
-# How many members one call of a script joins, takes out by name, or sweeps. 200 are swept in 0.5 ms (docs/presence.md).
+# The members that one call of a script adds, removes by name, or sweeps. 200 are swept in 0.5 ms (docs/presence.md).
 MAX_JOINED = 100
 MAX_LEFT = 100
 _MAX_SWEPT = 200
 _MAX_CURSOR = 2**64 - 1
-# In front of the entry of a member whose coming and going is not told; see join.lua.
+# Before the entry of a member whose join and leave are not published; see join.lua.
 _SILENT = b"!"
 
 
@@ -56,7 +56,7 @@ class PresenceCommands:
         self.scripts = (self._join, self._leave, self._occupy)
 
     def join(self, channel: str, lease: str, clients: Sequence[ClientInfo]) -> Command:
-        """Return the command that puts clients, at most MAX_JOINED, into a channel."""
+        """Return the command that adds clients, at most MAX_JOINED, to a channel."""
         args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _TTL_MS]
         for info in clients:
             entry = pack_clients((info,))[1:-1]
@@ -64,18 +64,18 @@ class PresenceCommands:
         return self._join.call(self._member_keys(channel, lease), args)
 
     def leave(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
-        """Return the command that takes clients, at most MAX_LEFT, out of a channel, under whatever lease they are."""
+        """Return the command that removes clients, at most MAX_LEFT, from a channel, under any lease."""
         return self._leave_command(channel, lease, clients)
 
     def sweep(self, channel: str, lease: str) -> Command:
-        """Return the command that takes out whom a lease has in a channel; the reply is how many there still are.
+        """Return the command that removes members of a lease from a channel; the reply is the number that remain.
 
         With the last of them the lease itself stops counting as a subscriber.
         """
         return self._leave_command(channel, lease, ())
 
     def occupy(self, channel: str, lease: str) -> Command:
-        """Return the command that notes that a lease has a subscriber, and keeps the channel's keys alive."""
+        """Return the command that adds a lease's subscriber, and keeps the channel's keys alive."""
         keys = [self._keys.key(channel, "nodes"), *self._member_keys(channel, lease)]
         return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), occupied(channel)])
 
@@ -85,14 +85,14 @@ class PresenceCommands:
         return [("HLEN", members), ("HLEN", users)]
 
     def page(self, channel: str, cursor: str, limit: int) -> Command:
-        """Return the command that reads a page. Raises: ClientError 107 for a cursor that is none."""
+        """Return the command that reads a page. Raises: ClientError 107 for an invalid cursor."""
         if cursor and (not cursor.isascii() or not cursor.isdigit() or int(cursor[:21]) > _MAX_CURSOR):
             raise ClientError(ErrorCode.BAD_REQUEST, "a cursor is the text that came with the page before")
         return ("HSCAN", self._keys.key(channel, "members"), cursor or "0", "COUNT", limit)
 
     @staticmethod
     def read_page(channel: str, reply: Any) -> Page:  # Any: redis-py's reply
-        """Return what the reply to `page` says; members that somebody else has written are left out."""
+        """Return the page of a reply to `page`; malformed members are left out."""
         cursor, members = reply
         clients: list[ClientInfo] = []
         for member in members.values():
@@ -120,7 +120,7 @@ class PresenceCommands:
         return [self._keys.key(channel, name) for name in ("members", "users", f"members:{lease}")]
 
     def _topic(self, channel: str) -> str:
-        """Return where it is told who comes and goes; nowhere also for a channel of a namespace that is gone."""
+        """Return the topic of joins and leaves; "" for none, also if the channel's namespace was removed."""
         try:
             is_told = self._namespaces.of(channel).join_leave
         except ClientError:

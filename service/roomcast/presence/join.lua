@@ -1,10 +1,10 @@
--- Put clients into a channel, and tell who joined: who is there already, by this lease or an older one, is not told again.
--- KEYS[1] members, a hash: client -> lease, user, entry, with newlines between; KEYS[2] users, a hash: user -> how many
---   of its clients are members; KEYS[3] the lease's members, a set of clients
--- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic, '' if nobody is told; ARGV[3] lease; ARGV[4] how long the keys are kept, ms
+-- Add clients to a channel, and publish the joins of those that were not members yet, by this lease or an older one.
+-- KEYS[1] members, a hash: client -> lease, user, entry, with newlines between; KEYS[2] users, a hash: user -> number
+--   of its clients that are members; KEYS[3] the lease's members, a set of clients
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic, '' to publish nothing; ARGV[3] lease; ARGV[4] TTL of the keys, ms
 -- ARGV[5...] of each client: its id; its user as JSON, so without a newline; its entry [client,user,info] as JSON, with a !
---   before it if nobody is told of this one
--- Returns how many joined and are told.
+--   before it if its join and leave are not published
+-- Returns the number of published joins.
 local joined = {}
 for i = 5, #ARGV, 3 do
   local client, user, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2]

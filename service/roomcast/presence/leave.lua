@@ -1,18 +1,18 @@
--- Take clients out of a channel and tell who left, in one step: whoever does it, each leaves once.
--- The clients are those that are named; without names, whom a lease has there, and once it has nobody left there, the
--- lease does not count as a subscriber any more either.
+-- Remove clients from a channel and publish their leaves, in one step, so that each leaves once.
+-- The clients are the named ones; without names, members of a lease, and after the last of them the lease does not count
+-- as a subscriber any more.
 -- KEYS[1] members, KEYS[2] users, KEYS[3] the lease's members: see join.lua; KEYS[4] the leases with a subscriber, a set
--- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic, '' if nobody is told; ARGV[3] lease; ARGV[4] how many at most, without names
--- ARGV[5] the topic of events; ARGV[6] what is told there when no lease is left
+-- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic, '' to publish nothing; ARGV[3] lease; ARGV[4] limit, without names
+-- ARGV[5] the topic of events; ARGV[6] the event when no lease remains
 -- ARGV[7...] the named clients
--- Returns how many of its members the lease has left.
+-- Returns the number of members that the lease still has.
 local is_sweep = #ARGV == 6
 local clients = is_sweep and redis.call('SPOP', KEYS[3], ARGV[4]) or { unpack(ARGV, 7) }
 local left = {}
 for _, client in ipairs(clients) do
   local member = redis.call('HGET', KEYS[1], client) or ''
   local lease, user, entry = string.match(member, '^([^\n]*)\n([^\n]*)\n(.*)$')
-  -- Whom its node has put under a newer lease meanwhile is still there.
+  -- A client that its node has moved to a newer lease meanwhile stays.
   if lease and (lease == ARGV[3] or not is_sweep) then
     redis.call('HDEL', KEYS[1], client)
     redis.call('SREM', KEYS[3], client)

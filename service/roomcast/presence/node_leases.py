@@ -1,4 +1,4 @@
-"""Which nodes live and how many clients they hold: a key per node with a TTL, and a set of their leases."""
+"""The nodes that are alive and their numbers of clients: a key per node with a TTL, and a set of their leases."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import ResponseError
+from typing_extensions import override
 
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.presence import Registry
 from roomcast.redis_access.client import OUTAGES, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.redis_access.work_queue import WorkQueue
@@ -19,33 +21,33 @@ if TYPE_CHECKING:
 
 
 class NodeKeys:
-    """The names of nodes in Redis. A node is known by its lease: its id, and which lease of it this is."""
+    """The keys of nodes in Redis. A node is identified by its lease: its id and a number."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self.leases = f"{prefix}nodes"  # a set: of the living, and of the dead until they are swept
+        self.leases = f"{prefix}nodes"  # a set: of nodes alive, and of dead ones until they are swept
 
     def of(self, lease: str) -> str:
-        """Return the key that is there while a lease lives: the node's connection count."""
+        """Return the key that exists while a lease is alive: the node's connection count."""
         return f"{self._prefix}node:{lease}"
 
     def channels(self, lease: str) -> str:
-        """Return the key of the set of channels in which a lease has, or had, somebody."""
+        """Return the key of the set of channels in which a lease has, or had, members."""
         return f"{self._prefix}node:{lease}:channels"
 
 
-class NodeRegistry:
-    """The nodes' own reports in Redis. A node that was killed is dead when its key's TTL has passed."""
+class NodeRegistry(Registry):
+    """The reports of nodes in Redis. A killed node counts as dead after the TTL of its key."""
 
     def __init__(self, client: Client, *, prefix: str) -> None:
         self._client = client
         self._keys = NodeKeys(prefix)
         self._ingest = WorkQueue(client, prefix=prefix)
 
+    @override
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
-        """See `Registry.report`."""
         _, was_set = await self._run(
-            # Also when it is too late: what was still written under the lease is then found, and swept again.
+            # Also when the lease has ended: later writes under it are then found and swept.
             ("SADD", self._keys.leases, lease),
             (
                 "SET",
@@ -58,24 +60,24 @@ class NodeRegistry:
         )
         return bool(was_set)
 
+    @override
     async def retire(self, lease: str) -> None:
-        """See `Registry.retire`."""
         await self._run(("DEL", self._keys.of(lease)))
 
+    @override
     async def connection_counts(self) -> dict[str, int]:
-        """See `Registry.connection_counts`."""
         counts = await self._read()
         return {lease: int(count) for lease, count in counts.items() if count is not None and count.isdigit()}
 
+    @override
     async def dead(self) -> set[str]:
-        """See `Registry.dead`."""
         return {lease for lease, count in (await self._read()).items() if count is None}
 
     async def _read(self) -> dict[str, bytes | None]:
-        """Return what is kept of each lease, None of a dead one. Raises: BrokerUnavailable."""
+        """Return the connection count of each lease, None for a dead one. Raises: BrokerUnavailable."""
         (found,) = await self._run(("SMEMBERS", self._keys.leases))
         leases = [_text(member) for member in found]
-        # A key that is no string is none that a node has written: neither living nor dead.
+        # A key of another type was written by another program: the node counts neither as alive nor as dead.
         counts = await self._run(*[("GET", self._keys.of(lease)) for lease in leases], instead_of_wrong_type=b"")
         return dict(zip(leases, counts, strict=True))
 
@@ -92,8 +94,8 @@ class NodeRegistry:
                 raise BrokerUnavailable(outage_reason(reply)) from reply
         return replies
 
+    @override
     async def ingest_counts(self) -> StreamCounts:
-        """See `Registry.ingest_counts`."""
         try:
             return await self._ingest.counts()
         except OUTAGES as exc:

@@ -1,4 +1,4 @@
-"""Which channels have a subscriber, over all nodes: for who has missed what the channel `events` told."""
+"""The channels that have a subscriber, over all nodes: for readers that missed publications of the channel `events`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANNELS_AT_ONCE = 1000
 
 
 async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
-    """Return the channels that have a subscriber now; one that changes meanwhile may be there or not.
+    """Return the channels that have a subscriber now; one that changes meanwhile may be among them or not.
 
     Raises: redis.RedisError.
     """
@@ -41,10 +41,10 @@ EVENTS = "events"
 
 
 def occupied(channel: str) -> bytes:
-    """Return what is told when a channel gets its first subscriber: `{"event":"occupied","channel":"room:lobby"}`."""
+    """Return the event of a channel's first subscriber: `{"event":"occupied","channel":"room:lobby"}`."""
     return orjson.dumps({"event": "occupied", "channel": channel})
 
 
 def vacated(channel: str) -> bytes:
-    """Return what is told when a channel has lost its last subscriber."""
+    """Return the event of a channel that has lost its last subscriber."""
     return orjson.dumps({"event": "vacated", "channel": channel})

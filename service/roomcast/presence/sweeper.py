@@ -1,4 +1,4 @@
-"""Ends the leases of dead nodes: their clients leave, and what nobody watches any more is vacated."""
+"""Ends the leases of dead nodes: their clients leave, and channels without subscribers are vacated."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 1.0
-# A lease must have been dead for so long before it is swept: after an outage of Redis all of them are, and their nodes
-# come back within a second or two. With a lease of 3 s a killed node's clients are gone after 5 to 7.5 s.
+# The time from a lease's death to its sweep: after an outage of Redis all leases are dead, and their nodes report again
+# within a second or two. With a lease of 3 s a killed node's clients leave after 5 to 7.5 s.
 _GRACE_S = 2.0
 _CHANNELS_AT_ONCE = 100
 
 
 class Sweeper:
-    """Looks for dead leases each second, as every other node does: whoever comes first tells who left.
+    """Looks for dead leases each second, on every node; the first one to sweep a client publishes its leave.
 
     Args:
-        own_lease: returns the lease of this node, which it does not sweep while it lives.
+        own_lease: returns the lease of this node, which it does not sweep.
         clock: `time.monotonic`, seconds.
     """
 
@@ -68,9 +68,9 @@ class Sweeper:
                     log.debug("presence.sweep_failed", lease=lease, reason=outage_reason(exc))
 
     async def sweep(self, lease: str) -> bool:
-        """Take everything of a lease out of Redis, in steps that others may do at the same time.
+        """Remove everything of a lease from Redis, in steps that other nodes may execute at the same time.
 
-        Returns: whether nothing is left. Raises: OUTAGES.
+        Returns: whether all is removed. Raises: OUTAGES.
         """
         channels = self._keys.channels(lease)
         cursor = 0
@@ -83,13 +83,13 @@ class Sweeper:
             if not cursor:
                 break
         await self._client.srem(self._keys.leases, lease)
-        # A node that was only suspended may have written just now; it names its channels first, its lease after that.
+        # A node that was only suspended may have written just now: first its channels, then its lease.
         if is_left := await self._client.exists(channels):
             await self._client.sadd(self._keys.leases, lease)
         return not is_left
 
     async def sweep_channels(self, channels: Sequence[str], lease: str) -> list[str]:
-        """Take whom a lease has in channels out of them; return the channels where that was done. Raises: OUTAGES."""
+        """Remove the members of a lease from channels; return the channels where all are removed. Raises: OUTAGES."""
         swept: list[str] = []
         while channels:
             commands = [self._commands.sweep(channel, lease) for channel in channels]
@@ -105,11 +105,11 @@ class Sweeper:
         return swept
 
     async def look(self) -> list[str]:
-        """Return the leases that have been dead for long enough; none while Redis is away."""
+        """Return the leases that have been dead longer than the grace period; none while Redis is away."""
         try:
             dead = await self._registry.dead() - {self._own_lease()}
         except BrokerUnavailable:
-            dead = set()  # what was seen before an outage says nothing about after it
+            dead = set()  # after an outage, all leases have a new grace period
         now_s = self._clock()
         self._dead_since_s = {lease: self._dead_since_s.get(lease, now_s) for lease in dead}
         return [lease for lease, since_s in self._dead_since_s.items() if now_s - since_s >= _GRACE_S]

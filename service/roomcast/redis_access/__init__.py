@@ -1,1 +1,1 @@
-"""How Redis is reached: URLs, connections, keys, scripts, pipelines, and the bytes of a message."""
+"""Access to Redis: URLs, connections, keys, scripts, pipelines, and the bytes of a message."""

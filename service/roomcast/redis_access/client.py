@@ -1,4 +1,4 @@
-"""The Redis client: how it connects to each shape of Redis, and what its failures are called."""
+"""The Redis client: its connection to each shape of Redis, and its failures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from roomcast.redis_access.url import RedisUrl, Shape, parse_redis_url
 
 # A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
-# `scripts.run_pipeline`.
+# `pipeline.run_pipeline`.
 Client = redis.asyncio.Redis | RedisCluster
 
-# What a lost, silent or refusing server raises; anything else is a fault of ours and ends the process.
+# Raised for a lost, silent or refusing server; any other exception is an internal error and ends the process.
 OUTAGES = (
     RedisConnectionError,
     RedisTimeoutError,
@@ -33,12 +33,12 @@ OUTAGES = (
     TimeoutError,
 )
 
-# A Sentinel answers from memory; one that does not is left for the next one in the list.
+# A Sentinel answers from memory; after this time the next one in the list is asked.
 _SENTINEL_TIMEOUT_S = 1.0
 
 
 def connect(url: str, *, timeout_s: float, client_name: str) -> Client:
-    """Return a client whose every wait ends after `timeout_s`; nothing is connected yet.
+    """Return a client that is not connected yet; each of its waits ends after `timeout_s`.
 
     No retries: a PUBLISH repeated after a lost reply would be delivered twice.
     RESP2, because redis-py formats a log line for every pub/sub message on RESP3.
@@ -78,7 +78,7 @@ def publish_verb(client: Client) -> str:
 
 
 def describe(client: Client) -> str:
-    """Return in words what a client that has been used is connected to; it says no user and no password."""
+    """Return a description of a used client's server, without user and password."""
     if isinstance(client, RedisCluster):
         shards = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
         return f"a cluster of {len(shards)} shards"
@@ -107,22 +107,22 @@ async def is_master(client: redis.asyncio.Redis, connection: AbstractConnection)
     try:
         address = await pool.get_master_address()
     except OUTAGES:
-        return True  # no Sentinel answers, or there is no master: as long as the connection lives, it is used
+        return True  # no Sentinel answers, or there is no master: the connection is used as long as it lasts
     return bool(address == (connection.host, connection.port))  # type: ignore[attr-defined]  # a TCP connection
 
 
 def outage_reason(exc: BaseException) -> str:
-    """Return what can be told to anyone about a failed Redis call: no address, no user, no password."""
+    """Return the reason of a failed Redis call, without address, user and password."""
     if isinstance(exc, ResponseError):
         return f"Redis refuses a command ({type(exc).__name__})"
     return f"Redis is away ({type(exc).__name__})"
 
 
 class _Guard(AbstractConnection):
-    """Makes an outage of what uvloop calls an error of ours.
+    """Turns a RuntimeError of uvloop into an outage.
 
-    The pool takes a connection that was reset for a living one (it looks for an end of stream, and a reset is none);
-    writing to it is a RuntimeError on uvloop, and ended the whole node
+    The pool considers a reset connection alive (it checks for the end of the stream only); writing to it is a
+    RuntimeError on uvloop, which ended the whole node
     (tests/failures/test_processes.py::test_a_node_whose_redis_connections_are_reset_lives_on).
     """
 
@@ -134,14 +134,14 @@ class _Guard(AbstractConnection):
 
 
 class _MasterPool(SentinelConnectionPool):
-    """Connections to the master that Sentinel names; those to a former one end once they are free."""
+    """Connections to the master that Sentinel names; those to a former master are closed once they are free."""
 
     async def get_master_address(self) -> tuple[str, int]:
         """Return where the master is. Raises: redis-py's ConnectionError."""
         before = self.master_address
         try:
             address: tuple[str, int] = await super().get_master_address()  # type: ignore[no-untyped-call]  # redis-py
-        except MasterNotFoundError:  # its text has a page about each Sentinel
+        except MasterNotFoundError:  # its text has details about each Sentinel
             raise RedisConnectionError(f"no Sentinel that answers knows a living master {self.service_name}") from None
         if before not in (None, address):
             await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py
@@ -155,7 +155,7 @@ class _MasterPool(SentinelConnectionPool):
 
 
 class _Cluster(RedisCluster):
-    """Connects when it is first used, as `Redis` does, and not when it is entered."""
+    """Connects on first use, as `Redis` does, and not in `__aenter__`."""
 
     async def __aenter__(self) -> _Cluster:
         return self
@@ -164,7 +164,7 @@ class _Cluster(RedisCluster):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; redis-py would keep them after a failure, until it has found the cluster again."""
+        """Close every connection; after a failure redis-py would keep them until it has found the cluster again."""
         await super().aclose()
         await self.nodes_manager.aclose()
         await self.nodes_manager.aclose("startup_nodes")
@@ -209,11 +209,11 @@ def _connect_to_cluster(where: RedisUrl, options: dict[str, Any]) -> RedisCluste
     cluster = _Cluster(
         startup_nodes=[ClusterNode(host, port) for host, port in where.addresses],
         require_full_coverage=False,
-        # Else every fifth MOVED would close all connections, those in use too; `Shards` sees to the topology.
+        # Else every fifth MOVED would close all connections, even those in use; `ShardedListener` reads the topology.
         reinitialize_steps=0,
         **options,
     )
-    # redis-py takes no class for the connections of a cluster: those it has, and those it will make, get ours.
+    # redis-py has no option for the connection class of a cluster: it is set for present and future connections.
     for node in cluster.nodes_manager.startup_nodes.values():
         node.connection_class = _guarded(node.connection_class)  # type: ignore[assignment]  # a subclass of it
     future = cluster.nodes_manager.connection_kwargs

@@ -1,4 +1,4 @@
-"""The names of what is kept in Redis."""
+"""The names of keys and topics in Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ChannelKeys:
         return self._prefix + channel
 
     def key(self, channel: str, name: str) -> str:
-        """Return the key of something that is kept of a channel."""
+        """Return a key of a channel."""
         return f"{{{self._prefix}{channel}}}:{name}"
 
     def _of_channel(self, channel: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Commands in a cluster: each goes to the node that has its key, and follows the key when its slot moves."""
+"""Pipelines. In a cluster each command goes to the node of its key, and follows the key when its slot moves."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def _execute_in_cluster(
     """Return each command's reply, or the exception in its place; those of one key are run in their order.
 
     A shard that is away fails its own commands only. redis-py's own pipeline would fail all of them, would ask (ASKING)
-    on one connection and send the command on another, and would repeat what may have been carried out.
-    Raises: one of OUTAGES, if no node tells what the cluster looks like.
+    on one connection and send the command on another, and would repeat commands that may have been executed.
+    Raises: one of OUTAGES, if no node returns the topology.
     """
     await cluster.initialize()
     replies: list[Any] = [None] * len(commands)
@@ -98,12 +98,12 @@ async def run_pipeline(
     """Return each command's reply, or the exception in its place; the commands are run in their order.
 
     In a cluster those of one key are: the first argument, or the first key of a script.
-    Raises: one of OUTAGES; then nobody knows which were run.
+    Raises: one of OUTAGES; any of them may have been executed.
     """
     commands = list(commands)
     replies = await _execute(client, commands)
     missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missing:  # the server is new, or has forgotten: either way it has run none of them
+    if missing:  # the server has restarted or is new: it has run none of them
         if isinstance(client, RedisCluster):
             await _load_in_cluster(client, scripts)
         else:
@@ -116,7 +116,7 @@ async def run_pipeline(
 async def run_all(
     client: Client, commands: Iterable[Command], scripts: Sequence[Script]
 ) -> list[Any]:  # Any: redis-py's replies
-    """Return each command's reply; see `run_pipeline`. Raises: the first exception in the place of a reply, too."""
+    """Return each command's reply; see `run_pipeline`. Raises: also the first exception among the replies."""
     replies = await run_pipeline(client, commands, scripts)
     for reply in replies:
         if isinstance(reply, Exception):

@@ -1,4 +1,4 @@
-"""Redis URLs: which shape of Redis they name, where it is, and how to connect (docs/redis.md)."""
+"""Redis URLs: the shape of Redis, its addresses, and the connection options (docs/redis.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LAST_PORT = 65535
 
 
 class Shape(Enum):
-    """How Redis runs."""
+    """The shapes in which Redis runs."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -36,11 +36,11 @@ _DEFAULT_PORTS = {Shape.SINGLE: 6379, Shape.SENTINEL: 26379, Shape.CLUSTER: 6379
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """What a URL says.
+    """A parsed URL.
 
     addresses: host and port of the server, of the Sentinels, or of some nodes of the cluster; none for a Unix socket.
-    master_name: by which the Sentinels know the server; "" in other shapes.
-    options: redis-py's arguments for a connection to a server that keeps data: credentials, database, TLS.
+    master_name: of the server in Sentinel; "" in other shapes.
+    options: redis-py's arguments for a connection to a data server: credentials, database, TLS.
     sentinel_options: the same for a connection to a Sentinel, if there are any.
     """
 
@@ -52,7 +52,7 @@ class RedisUrl:
 
 
 def parse_redis_url(text: str) -> RedisUrl:
-    """Return what a URL says. Raises: ValueError that says what is wrong, and shows nothing that may be a secret."""
+    """Return a parsed URL. Raises: ValueError with the reason, and without anything that may be a secret."""
     match = _URL.fullmatch(text)
     shapes = {None: Shape.SINGLE, "+sentinel": Shape.SENTINEL, "+cluster": Shape.CLUSTER}
     if match is None or match["shape"] not in shapes or (match["scheme"] == "unix" and match["shape"]):
@@ -78,7 +78,7 @@ def parse_redis_url(text: str) -> RedisUrl:
     asks_sentinels = options.pop("sentinel_auth", False)
     credentials = f"{match['credentials']}@" if match["credentials"] else ""
     path = match["path"] if match["scheme"] == "unix" else f"x/{database}"
-    # redis-py knows how credentials are quoted and what a scheme means.
+    # redis-py decodes credentials and the scheme.
     for name, value in parse_url(f"{match['scheme']}://{credentials}{path}").items():
         if name != "host":
             options.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The ingest stream: what other services have added, oldest first, until the ingest worker has published it."""
+"""A work queue in a Redis stream: the ingest stream of other services, and the webhooks."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _MAX_DEAD_FIELDS = 1000
 
 
 class Entry(NamedTuple):
-    """What a service has added: its fields by name. Of a name that is there twice the last one counts."""
+    """An entry: its fields by name; of a repeated name the last one counts."""
 
     id: bytes
     fields: Mapping[bytes, bytes]
 
 
 class WorkQueue:
-    """What is in the stream is not published yet: there is no other state, so its length is the lag.
+    """A stream of entries that are not processed yet: there is no other state, so its length is the lag.
 
-    No consumer group, which would deal one channel's entries out to many readers and lose their order: whoever holds
-    the worker's lease reads from the beginning, and removes what is done.
+    It has no consumer group, which would spread one channel's entries over many readers and lose their order: the
+    worker that holds the lease reads from the beginning, and removes processed entries.
 
     Keys, in one slot of a cluster: `<prefix>ingest`, `{<prefix>ingest}:dead`, `{<prefix>ingest}:lease`.
     Methods raise redis-py's errors (`client.OUTAGES`).
 
     Args:
-        name: what stands in the keys; there is another stream of this kind (`hooks.stream`).
+        name: of the stream in the keys.
     """
 
     def __init__(self, client: Client, *, prefix: str, name: str = "ingest") -> None:
@@ -58,7 +58,7 @@ class WorkQueue:
         return [Entry(entry_id, fields) for _, entries in streams for entry_id, fields in entries]
 
     async def ack(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
-        """Remove entries that were published, and move those that cannot be, with the reason, to the dead letters."""
+        """Remove published entries, and move those that cannot be published to the dead letters, with the reason."""
         commands: list[Command] = [
             self._bury.call([self.key, self.dead_key], [entry_id, reason, _MAX_DEAD_LETTERS, _MAX_DEAD_FIELDS])
             for entry_id, reason in dead.items()
@@ -69,14 +69,14 @@ class WorkQueue:
         await run_all(self._client, commands, [self._bury])
 
     async def counts(self) -> StreamCounts:
-        """Return how many entries wait to be published, and how many dead letters there are."""
+        """Return the number of waiting entries and of dead letters."""
         return StreamCounts(*await run_all(self._client, [("XLEN", self.key), ("XLEN", self.dead_key)], ()))
 
 
 class StreamCounts(NamedTuple):
-    """What is in a stream that a worker empties.
+    """The entries of a queue.
 
-    lag: entries that are not done yet. dead: entries that cannot be, and were moved away.
+    lag: not processed yet. dead: cannot be processed, and were moved away.
     """
 
     lag: int

@@ -40,17 +40,6 @@ def envelope(event: Event) -> bytes:
     return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
 
 
-def is_json(publication: Publication) -> bool:
-    """Return whether a payload is JSON."""
-    if publication.kind is Kind.BINARY:
-        return False
-    try:
-        orjson.loads(publication.data)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
 def client_members(info: ClientInfo) -> dict[str, object]:
     """Return the members of a client: client, user, and if not empty conn_info, chan_info."""
     infos = {"conn_info": info.info, "chan_info": info.channel_info}
@@ -85,7 +74,7 @@ def _about_members(publication: Publication) -> bytes:
 def _payload_member(publication: Publication) -> bytes:
     if publication.kind is Kind.BINARY:
         return b'"base64":"%b"' % base64.b64encode(publication.data)
-    if is_json(publication):
+    if publication.kind is Kind.JSON:
         return b'"data":' + publication.data
     return b'"text":' + orjson.dumps(publication.data.decode())
 

@@ -98,7 +98,7 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
 
     async def take() -> None:
         with suppress(TimeoutError):
-            found.append(await transport.take(within_s=wait_s))
+            found.append(await transport.drain(within_s=wait_s))
 
     await run_together(take=take(), gone=until_gone(request.receive))
     return b"".join(found)

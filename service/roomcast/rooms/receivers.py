@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from roomcast.connections.connection import Receiver
 from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Room(PlainReceiver):
     @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         if self._may_publish:
+            kind = kind_of_text(data) if kind is Kind.TEXT else kind
             self._publisher.publish_for(connection, Publication(self._channel, data, kind))
         else:
             connection.close(PERMISSION_DENIED)

@@ -1,1 +1,1 @@
-"""How bytes travel to one client: a WebSocket, an event stream, a stream of replies, one poll."""
+"""Transports to one client: a WebSocket, an event stream, a stream of replies, one poll."""

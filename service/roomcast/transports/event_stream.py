@@ -1,4 +1,4 @@
-"""Server-sent events, for where WebSockets do not get through: the same streams, one way."""
+"""Server-sent events, for networks that block WebSockets: the same publications, one way."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import base64
 from typing import TYPE_CHECKING
 
 import orjson
+from typing_extensions import override
 
 from roomcast.model.publications import Kind
-from roomcast.transports.write_buffer import PendingWrites
+from roomcast.transports.write_buffer import WriteBuffer
 
 if TYPE_CHECKING:
     from roomcast.model.errors import Disconnect
@@ -30,17 +31,17 @@ def event(kind: Kind, payload: bytes) -> bytes:
 
 
 def event_id(position: Position | None) -> bytes:
-    """Return the line that makes a position the event's id, which browsers send when they come back."""
+    """Return the line that makes a position the event's id, which browsers send when they reconnect."""
     return b"" if position is None else b"id: %b:%d\n" % (position.epoch.encode(), position.offset)
 
 
 def missed(count: int) -> bytes:
-    """Return the event that tells a client how many publications it was too slow for."""
+    """Return the event that says how many publications a slow client missed."""
     return b"event: missed\ndata: %d\n\n" % count
 
 
-class EventStream(PendingWrites):
-    """The `Transport` of one event stream: what is written waits here until the response takes it.
+class EventStream(WriteBuffer):
+    """The `Transport` of one event stream, whose response drains it; it is never read.
 
     Args:
         ping_interval_s: a comment is sent after this much silence, so that proxies keep the stream open.
@@ -53,26 +54,28 @@ class EventStream(PendingWrites):
         self._ping_interval_s = ping_interval_s
         self._close_code = _GOING_AWAY
 
-    def pause_reading(self) -> None:
-        """See `Transport.pause_reading`; a stream is never read."""
+    @override
+    def pause_reading(self) -> None: ...
 
-    def resume_reading(self) -> None:
-        """See `Transport.resume_reading`; a stream is never read."""
+    @override
+    def resume_reading(self) -> None: ...
 
+    @override
     def close(self, disconnect: Disconnect) -> None:
-        """Say the code and reason in a last event named `disconnect`, then end the stream."""
+        """Send the code and reason in a last event named `disconnect`, then end the stream."""
         reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
         self.write(b"event: disconnect\ndata: " + reason + b"\n\n")
         self._close_code = disconnect.code
         self.end()
 
+    @override
     def close_code(self) -> int:
-        """See `Transport.close_code`; a stream has no close frame, so a client that goes is always 1001."""
+        """Return 1001 for any client that disconnects: a stream has no close frame."""
         return self._close_code
 
     async def read(self) -> bytes:
-        """Return what `take` returns, or a comment after `ping_interval_s` of silence."""
+        """Return the next bytes, or a comment after `ping_interval_s` of silence."""
         try:
-            return await self.take(within_s=self._ping_interval_s)
+            return await self.drain(within_s=self._ping_interval_s)
         except TimeoutError:
             return _HEARTBEAT

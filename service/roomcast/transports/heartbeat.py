@@ -1,4 +1,4 @@
-"""One timer for all connections that no server pings: pings, and every deadline that a connection can miss."""
+"""One timer for all connections that no server pings: pings and all deadlines."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ if TYPE_CHECKING:
 
     from roomcast.model.errors import Disconnect
 
-# The ping interval is cut into so many ticks at least, so that pings of a storm of connections do not stay together in
-# one, and into ticks of a second at most, so that no deadline comes later than that.
+# The ping interval has at least 50 ticks, which spread the pings of a storm of connections, and a tick has at most a
+# second, by which a deadline may be late.
 _MIN_SLOT_COUNT = 50
 _MAX_TICK_S = 1.0
 _WRITE_TIMEOUT_S = 10.0
 
 
 class Pinged(Protocol):
-    """A transport that the heartbeat keeps an eye on.
+    """A transport that the heartbeat watches.
 
-    has_been_heard: its client has sent something since the last ping. is_reading: nobody has asked it not to read.
-    heartbeat_slot: what `Heartbeat.add` has returned.
+    has_answered: its client has sent something since the last ping. is_reading: False while reading is paused.
+    heartbeat_slot: the result of `Heartbeat.add`.
     """
 
-    has_been_heard: bool
+    __slots__ = ()
+
+    has_answered: bool
     is_reading: bool
     heartbeat_slot: int
 
     def ping(self) -> None:
-        """Ask whether the client lives."""
+        """Send a ping; any bytes of the client answer it."""
 
     def give_up(self, disconnect: Disconnect) -> None:
-        """End soon: the client seems to be gone, but may yet read why."""
+        """Close with a close frame: the client seems to be gone, but may still read it."""
 
     def abort(self, disconnect: Disconnect) -> None:
-        """End at once: there is nobody to say it to."""
+        """End at once: the client does not read."""
 
     def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`."""
+        """Return the bytes that the client has not accepted yet, as in `Transport`."""
 
     def written_while_congested_bytes(self) -> int:
-        """Return what was written since the client became congested."""
+        """Return how many bytes were written since the client became congested."""
 
 
 class _Congestion(NamedTuple):
@@ -54,11 +56,11 @@ class _Congestion(NamedTuple):
 
 
 class Heartbeat:
-    """Finds dead connections. It costs a set entry per connection, where timers of their own would cost 200 bytes.
+    """Finds dead connections. It costs a set entry per connection; a timer for each would cost 200 bytes.
 
     Args:
-        ping_interval_s: how often each connection is asked.
-        ping_timeout_s: how long it may take to send anything after that; at most the interval.
+        ping_interval_s: between two pings of a connection.
+        ping_timeout_s: from a ping to the deadline for its answer; at most the interval.
         clock: `time.monotonic`, seconds.
     """
 
@@ -71,31 +73,31 @@ class Heartbeat:
         self._tick = 0
         self._next_slot = 0
         self._congested: dict[Pinged, _Congestion] = {}
-        self._aborting: dict[Pinged, float] = {}  # -> clock time at which it is aborted
+        self._aborting: dict[Pinged, float] = {}  # -> clock time of the abort
 
     def add(self, socket: Pinged) -> int:
-        """Take in a connection, which is alive now; return its slot."""
+        """Add a connection, which is alive now; return its slot."""
         self._next_slot = (self._next_slot + 1) % self._slot_count
         self._slots[self._next_slot].add(socket)
         return self._next_slot
 
     def remove(self, socket: Pinged) -> None:
-        """Forget a connection."""
+        """Remove a connection."""
         self._slots[socket.heartbeat_slot].discard(socket)
         self._congested.pop(socket, None)
         self._aborting.pop(socket, None)
 
     def watch_congested(self, socket: Pinged) -> None:
-        """Watch that a client which takes slowly takes at all: 10 s without a byte end it."""
+        """Watch a slow client: 10 s without an accepted byte end it."""
         self._congested[socket] = _Congestion(self._clock(), socket.unsent_bytes(), 0)
 
     def unwatch_congested(self, socket: Pinged) -> None:
-        """Watch it no more: it has caught up, so it lives."""
-        socket.has_been_heard = True
+        """Stop watching a client that has caught up, and so is alive."""
+        socket.has_answered = True  # type: ignore[misc]  # implementations have the slot
         self._congested.pop(socket, None)
 
     def abort_after(self, socket: Pinged, timeout_s: float) -> None:
-        """End a connection for good if it is still there then."""
+        """Abort a connection that has not ended by then."""
         at_s = self._clock() + timeout_s
         self._aborting[socket] = min(at_s, self._aborting.get(socket, at_s))
 
@@ -106,11 +108,11 @@ class Heartbeat:
             self.tick()
 
     def tick(self) -> None:
-        """Do what is due; called each `tick_s`."""
+        """Send due pings and check deadlines; called each `tick_s`."""
         self._tick = (self._tick + 1) % self._slot_count
         for socket in tuple(self._slots[(self._tick - self._timeout_ticks) % self._slot_count]):
-            # A congested client's ping waits behind all that it has not taken: its own deadline is the one for taking.
-            if not socket.has_been_heard and socket.is_reading and socket not in self._congested:
+            # A congested client's ping waits behind the bytes that it has not accepted: it has a deadline for those.
+            if not socket.has_answered and socket.is_reading and socket not in self._congested:
                 socket.give_up(NO_PONG)
         for socket in self._slots[self._tick]:
             socket.ping()
@@ -123,8 +125,8 @@ class Heartbeat:
                 socket.abort(SLOW)
         for socket, before in tuple(self._congested.items()):
             unsent_bytes, written_bytes = socket.unsent_bytes(), socket.written_while_congested_bytes()
-            has_taken = before.unsent_bytes + written_bytes - before.written_bytes > unsent_bytes
-            if has_taken:
+            has_accepted = before.unsent_bytes + written_bytes - before.written_bytes > unsent_bytes
+            if has_accepted:
                 self._congested[socket] = _Congestion(now_s, unsent_bytes, written_bytes)
             elif now_s - before.since_s > _WRITE_TIMEOUT_S:
                 socket.abort(SLOW)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, which also gives up on requests that never end. Given to uvicorn as `http=`."""
+"""uvicorn's HTTP protocol with a timeout for requests that never end. Given to uvicorn as `http=`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# The key in scope["extensions"] under which a request offers to end its connection at once, whatever is unsent.
+# The key in scope["extensions"] of a function that ends the connection at once, without sending the rest.
 ABORT = "roomcast.abort"
 
 _REQUEST_TIMEOUT_S = 10.0
-# Of a head, or of what follows a body: as much may come before something of a request is complete.
+# The most bytes of a head, or of a trailer: before the parser has completed a part of a request.
 _MAX_HEAD_BYTES = 256 * 1024
 _TOO_LARGE_ANSWER = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TIMEOUT_ANSWER = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -20,22 +20,22 @@ _PIPELINED_ANSWER = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-L
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """A half-sent head would otherwise hold its socket for ever: uvicorn times only the pause between requests."""
+    """Times the heads of requests: uvicorn times only the pause between requests, so a half-sent head would stay."""
 
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = False
     _is_upgrade = False
-    _progress = 0  # heads, bodies' parts and messages that the parser has told of
-    _incomplete_bytes = 0  # since it told of one
+    _progress = 0  # heads, parts of bodies and messages that the parser has completed
+    _incomplete_bytes = 0  # since the last of them
     _data = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own narrowing
-        """Expect a head from now on."""
+        """Start the timeout for a head."""
         super().connection_made(transport)
         self._expect_more()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless a head, or what follows a body, is larger than any should be."""
+        """Read, unless a head, or a trailer, is larger than the limit."""
         self._data = data
         before = self._progress
         super().data_received(data)
@@ -45,13 +45,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self._incomplete_bytes > _MAX_HEAD_BYTES:
             self._refuse(_TOO_LARGE_ANSWER)
         elif self._timer is None and self.timeout_keep_alive_task is None and not self._is_answering():
-            # Something came behind an answered request, which ended uvicorn's own timer, and is no request yet.
+            # Bytes behind an answered request have ended uvicorn's own timer, and are not a request yet.
             self._expect_more()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand over what came behind the handshake's request too: uvicorn would drop it."""
+        """Hand over also the bytes behind the handshake's request: uvicorn would drop them."""
         if self._is_answering():
-            # Its answer would come in the middle of the WebSocket.
+            # The answer to the earlier request would be sent in the middle of the WebSocket.
             self._refuse(_PIPELINED_ANSWER)
             return
         upgrade = sys.exception()
@@ -63,7 +63,7 @@ class HttpProtocol(HttpToolsProtocol):
             protocol.data_received(rest)
 
     def on_message_begin(self) -> None:
-        """Expect the rest of the head from now on."""
+        """Start the timeout for the rest of the head."""
         super().on_message_begin()
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ASGI: a dict
         self._is_in_head = True
@@ -71,12 +71,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect_more()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those behind a body (trailers) mean nothing here, and would be kept without end."""
+        """Add a header; those behind a body (trailers) have no use here, and no limit."""
         if self._is_in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that the head is there."""
+        """Note that the head is complete."""
         self._progress += 1
         self._is_in_head = False
         self._forget_timer()
@@ -84,17 +84,17 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Note that the request goes on."""
+        """Note that a part of the body has arrived."""
         self._progress += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole."""
+        """Note that the request is complete."""
         self._progress += 1
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing any more."""
+        """Stop the timeout."""
         self._forget_timer()
         super().connection_lost(exc)
 
@@ -102,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         return self._is_upgrade
 
     def _asks_for_websocket(self) -> bool:
-        """Return whether the request asks for a WebSocket (RFC 9110 7.8), in however many lines; HTTP/1.0 cannot."""
+        """Return whether the request asks for a WebSocket (RFC 9110 7.8), in one line or several; not in HTTP/1.0."""
         asked = {
             (name, value.strip().lower())
             for name, line in self.headers

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from roomcast.transports.write_buffer import PendingWrites
+from typing_extensions import override
+
+from roomcast.transports.write_buffer import WriteBuffer
 
 if TYPE_CHECKING:
     from roomcast.model.errors import Disconnect
 
 
-class PollTransport(PendingWrites):
-    """The `Transport` of one poll: what is written waits here for its answer."""
+class PollTransport(WriteBuffer):
+    """The `Transport` of one poll, whose answer drains it; it is never read."""
 
     name = "poll"
 
-    def pause_reading(self) -> None:
-        """See `Transport.pause_reading`; a poll is never read."""
+    @override
+    def pause_reading(self) -> None: ...
 
-    def resume_reading(self) -> None:
-        """See `Transport.resume_reading`; a poll is never read."""
+    @override
+    def resume_reading(self) -> None: ...
 
-    def close(self, disconnect: Disconnect) -> None:  # noqa: ARG002  (as in Transport)
-        """Answer with what there is: the client polls again anyway, maybe another node."""
+    @override
+    def close(self, disconnect: Disconnect) -> None:
+        """End the poll with the publications so far: the client polls again anyway, maybe another node."""
         self.end()
 
+    @override
     def close_code(self) -> int:
-        """See `Transport.close_code`."""
         return 1000

@@ -1,20 +1,24 @@
-"""Writes that wait for a task to take them: the part that transports on plain ASGI share."""
+"""A write buffer that a task drains: the part that transports on plain ASGI share."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
-from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
+from typing_extensions import override
+
+from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES, Transport
+from roomcast.transports.heartbeat import Pinged
 
 if TYPE_CHECKING:
     from roomcast.connections.connection import Connection
+    from roomcast.model.errors import Disconnect
 
 
-class PendingWrites:
-    """Implements the writing side of `Transport` for a task that calls `take`.
+class WriteBuffer(Transport):
+    """The writing side of a `Transport`, for a task that calls `drain`.
 
-    `connection` is set by the owner: it is told of congestion.
+    `connection` is set by the owner: it is notified of congestion.
     """
 
     def __init__(self) -> None:
@@ -25,8 +29,8 @@ class PendingWrites:
         self._is_congested = False
         self.is_ending = False
 
+    @override
     def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
         if self.is_ending:
             return
         self._chunks.append(data)
@@ -36,16 +40,17 @@ class PendingWrites:
             self._is_congested = True
             self.connection.on_congested()
 
+    @override
     def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`; what the task has under way counts until it asks for more."""
+        """Return the bytes in the buffer, and those of the last `drain` until the next one."""
         return self._unsent_bytes
 
     def end(self) -> None:
-        """Take nothing more; `take` returns what is left, then the end."""
+        """Accept no more writes; `drain` returns the rest, then the end."""
         self.is_ending = True
         self._changed.set()
 
-    async def take(self, *, within_s: float | None = None) -> bytes:
+    async def drain(self, *, within_s: float | None = None) -> bytes:
         """Return all that was written since the last call, as soon as there is something; empty at the end.
 
         Calling again says that the previous bytes are sent.
@@ -61,3 +66,25 @@ class PendingWrites:
                 await self._changed.wait()
         chunks, self._chunks = self._chunks, []
         return b"".join(chunks)
+
+
+class PingedBuffer(WriteBuffer, Pinged):
+    """A write buffer that the heartbeat pings. Plain ASGI has no abort; its tasks have a deadline for each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_answered = True
+        self.is_reading = True
+        self.heartbeat_slot = 0
+
+    @override
+    def give_up(self, disconnect: Disconnect) -> None:
+        self.close(disconnect)
+
+    @override
+    def abort(self, disconnect: Disconnect) -> None:
+        self.close(disconnect)
+
+    @override
+    def written_while_congested_bytes(self) -> int:
+        return 0

@@ -62,7 +62,7 @@ class ClientServer:
             connected.detach()
             if is_open:
                 connection.open()
-            detached.data_received(protocol.take_early())
+            detached.data_received(protocol.drain_early())
         elif isinstance(connection.transport, PortableWebSocket):
             if is_open:
                 connection.open()

@@ -1,4 +1,4 @@
-"""What every server that is measured has to tell about itself."""
+"""The interface of a measured server."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Contender(Protocol):
     shares_redis: bool
 
     def missing(self) -> str | None:
-        """Return what must be installed, in a few words, or None if it can run."""
+        """Return the name of a missing requirement, or None if it can run."""
 
     def version(self) -> dict[str, str]:
-        """Return the names and versions of what it runs on, beyond those of the project's own environment."""
+        """Return the names and versions of its software that is not in the project's own environment."""
 
     def command(self, place: Place, bus: Bus) -> list[str]:
         """Return the command that runs the server in the foreground until SIGTERM; write its files before."""

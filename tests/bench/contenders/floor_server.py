@@ -1,8 +1,8 @@
-"""A bare transport loop: one plain write per socket and message, and nothing else.
+"""A bare transport loop: one plain write per socket and message.
 
 Run as `python floor_server.py PORT REDIS_URL TOPIC`. No parser, no bound, no heartbeat, no coalescing: `os.write`
-and not `transport.write`, because uvloop joins what is written to a transport in one turn of the loop. What a socket
-does not take is lost: it measures the cost of the system call, not a server that anyone should run.
+instead of `transport.write`, because uvloop joins the writes of one turn of the loop. Bytes that a socket does not
+accept are lost: it measures the cost of the system call and is not a usable server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Client(asyncio.Protocol):
-    """One WebSocket; whatever it sends after the handshake is ignored."""
+    """One WebSocket; its messages after the handshake are ignored."""
 
     def __init__(self, descriptors: set[int]) -> None:
         self._descriptors = descriptors
@@ -53,7 +53,7 @@ class Client(asyncio.Protocol):
 
 
 class Bus(asyncio.Protocol):
-    """Redis: what is published to the topic goes to every socket."""
+    """Redis: each publication to the topic is written to every socket."""
 
     def __init__(self, descriptors: set[int], topic: bytes) -> None:
         self._descriptors = descriptors

@@ -1,4 +1,4 @@
-"""The same node, whose clients speak the Centrifuge protocol and bring a token each."""
+"""The same node with clients of the Centrifuge protocol, each with a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program prints about itself."""
+"""The output of short commands, such as `--version`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 
 def printed(command: list[str]) -> str:
-    """Return what a short command prints, to either stream; nothing if it cannot be run."""
+    """Return the output of a short command on both streams; empty if it cannot be run."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=10, check=False

@@ -1,7 +1,7 @@
 """python-socketio on uvicorn, its Redis manager behind it; the server itself is socket_io_server.py.
 
-It is no dependency of the project: BENCH_PYTHON names an interpreter whose environment has python-socketio, uvicorn
-and redis; without it this one's is looked at.
+The project does not depend on it: BENCH_PYTHON names an interpreter whose environment has python-socketio, uvicorn
+and redis; the default is this interpreter.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SocketIO:
         return Dialogue("/socket.io/?EIO=4&transport=websocket", steps, before=b'42["m",', after=b"]")
 
     def outlet(self, place: Place, bus: Bus, size_bytes: int) -> Outlet:
-        # What its write-only RedisManager publishes (python-socketio 5.14+: JSON).
+        # The format of its write-only RedisManager (python-socketio 5.14+: JSON).
         return redis_outlet(
             bus.url,
             bus.topic,

@@ -1,4 +1,4 @@
-"""What is measured. Another scenario is another file here and another line below."""
+"""The scenarios. A new one is a file here and a line below."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _LOOK_EVERY_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """A load client and the server whose subscribers it has."""
+    """A load client and its server."""
 
     client: Companion
     server: Server
@@ -74,7 +74,7 @@ def broadcast(
     """Publish at a fixed rate, from one publisher, for WARM_UP_S and then `seconds`, which count.
 
     Args:
-        look: called now and then meanwhile, for what the caller wants to see.
+        look: called repeatedly during the run.
     """
     count = sum(crowd.count for crowd in crowds)
     with companion(
@@ -127,7 +127,7 @@ def _delivered_count(crowds: Sequence[Crowd]) -> int:
 
 
 def _drain(crowds: Sequence[Crowd], expected_count: int) -> None:
-    """Wait for what is under way, at most _DRAIN_S: what has not come by then counts as lost."""
+    """Wait at most _DRAIN_S for messages under way; the others count as lost."""
     deadline_s = time.monotonic() + _DRAIN_S
     while _delivered_count(crowds) < expected_count and time.monotonic() < deadline_s:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Clients that come back: to another node after theirs was killed, and one by one to rooms that nobody has read yet."""
+"""Reconnecting clients: to another node after theirs was killed, and one by one to rooms that were not read before."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _wait_for(client: Companion, expected_count: int) -> None:
 
 
 def _time_alone(bench: Bench, port: int) -> float:
-    """Return the median time, in ms, from a request to the last missed message, in rooms that nobody has read."""
+    """Return the median time, in ms, from a request to the last missed message, in rooms that were not read before."""
     channels = [f"room:alone-{number}" for number in range(_ALONE_ROOM_COUNT)]
     firsts = asyncio.run(_publish(bench, channels, range(1)))
     asyncio.run(_publish(bench, channels, range(1, _ALONE_MISSED_COUNT + 1)))

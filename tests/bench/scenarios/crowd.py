@@ -1,4 +1,4 @@
-"""A connection storm, and what its connections cost while they are idle."""
+"""A connection storm, and the cost of its idle connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.scenarios.scenario import Bench
 from tests.bench.servers import running_server
 from tests.bench.usage import Meter, shares
 
-# What every server makes once, for its first connections, is not the price of one.
+# Servers allocate some memory once, for their first connections; it is not the cost of one.
 _FIRST_COUNT = 200
 _AT_ONCE = 500
 _SETTLE_S = 4.0

@@ -1,4 +1,4 @@
-"""Inbound publishing: clients publish over their WebSockets, one more client of the room counts what it gets."""
+"""Inbound publishing: clients publish over their WebSockets, one more client of the room counts the messages."""
 
 from __future__ import annotations
 

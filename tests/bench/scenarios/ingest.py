@@ -1,4 +1,4 @@
-"""The ingest worker: how fast it publishes what has gathered in the ingest stream."""
+"""The ingest worker: how fast it publishes the entries of a full ingest stream."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class IngestScenario:
         keys = ChannelKeys(bench.bus.prefix)
         stream, lease = keys.topic("ingest"), keys.key("ingest", "lease")
         command = [sys.executable, "-m", "roomcast", "worker", "ingest"]
-        # Settings of whoever runs this must not change what is measured.
+        # The user's settings must not change the measurement.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
         environment |= {**contender.environment(bench.bus), "ROOMCAST_LOG_LEVEL": "warning"}
         with redis.Redis.from_url(bench.bus.url) as client:

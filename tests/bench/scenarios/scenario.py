@@ -1,4 +1,4 @@
-"""What every scenario has to tell about itself, and what it may use."""
+"""The interface of a scenario, and its resources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.figures import Column, Figures, Row
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a run may use, and how much of everything it shall be; `seconds` is a measured window."""
+    """The resources and the size of a run. seconds: the length of a measured window."""
 
     bus: Bus
     cores: Cores

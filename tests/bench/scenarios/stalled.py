@@ -59,5 +59,5 @@ class Stalled:
                 size_bytes=_SIZE_BYTES,
                 look=lambda: memory_bytes.append(server.memory_bytes()),
             )
-        # The first look is after some messages: what a server makes once for them is no growth.
+        # The first sample is taken after some messages: memory that a server allocates once is not growth.
         return {**figures, "growth_mib": (max(memory_bytes) - memory_bytes[0]) / 1024**2}

@@ -1,4 +1,4 @@
-"""The part that the inbound scenarios share: a load client that runs by itself, and what the server uses meanwhile."""
+"""Shared by the inbound scenarios: a load client that runs by itself, and the usage of the server meanwhile."""
 
 from __future__ import annotations
 

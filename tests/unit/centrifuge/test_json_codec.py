@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
 from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
 
 CODEC = JsonCodec()
@@ -177,9 +178,9 @@ def test_whatever_a_client_sends_is_commands_or_refused(frame: bytes) -> None:
 @pytest.mark.parametrize(
     ("publication", "payload"),
     [
-        (Publication("a", b'{"text": "\xc3\xa9"}'), b'{"text": "\xc3\xa9"}'),
-        (Publication("a", b"12"), b"12"),
-        (Publication("a", b'{\n"a":\r\n1}'), b'{ "a":  1}'),
+        (Publication("a", b'{"text": "\xc3\xa9"}', Kind.JSON), b'{"text": "\xc3\xa9"}'),
+        (Publication("a", b"12", Kind.JSON), b"12"),
+        (Publication("a", b'{\n"a":\r\n1}', Kind.JSON), b'{ "a":  1}'),
         (Publication("a", b"hello"), b'"hello"'),
         (Publication("a", b'"\n"'), b'"\\"\\n\\""'),
         (Publication("a", b""), b'""'),
@@ -193,7 +194,8 @@ def test_every_payload_is_json_on_one_line(publication: Publication, payload: by
 
 @given(st.text() | JSON.map(lambda value: json.dumps(value, indent=1)))
 def test_a_payload_s_json_means_what_was_published(text: str) -> None:
-    payload = CODEC.payload(Publication("a", text.encode()))
+    data = text.encode()
+    payload = CODEC.payload(Publication("a", data, kind_of_text(data)))
 
     assert b"\n" not in payload
     assert b"\r" not in payload

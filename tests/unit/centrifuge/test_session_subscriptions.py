@@ -27,7 +27,7 @@ async def test_a_history_of_large_publications_comes_in_replies_that_a_client_ca
     bench: Bench, is_reversed: bool, offsets: list[int]
 ) -> None:
     text = json.dumps("x" * 120_000).encode()
-    kept = [Publication("kept:a", text, position=Position(offset, "e")) for offset in range(1, 21)]
+    kept = [Publication("kept:a", text, Kind.JSON, position=Position(offset, "e")) for offset in range(1, 21)]
     bench.broker.histories["kept:a"] = History(Position(20, "e"), 0, kept)
     client = await bench.connected()
 

@@ -42,7 +42,7 @@ def pushes(data: bytes) -> list[Any]:
 
 
 def publication(data: bytes, **members: Any) -> Publication:
-    return Publication(CHANNEL, data, **members)
+    return Publication(CHANNEL, data, Kind.JSON, **members)
 
 
 def test_a_publication_says_all_that_is_known_of_it() -> None:
@@ -123,8 +123,9 @@ def test_only_subscriptions_that_ask_for_differences_have_them() -> None:
 @pytest.mark.parametrize(
     ("wire", "data", "kind"),
     [
-        (json_wire(), b"1", Kind.TEXT),
+        (json_wire(), b"1", Kind.JSON),
         (protobuf_wire(), b"text", Kind.TEXT),
+        (protobuf_wire(), b'"text"', Kind.JSON),
         (protobuf_wire(), b"\xff", Kind.BINARY),
         (protobuf_wire(), b"", Kind.TEXT),
     ],

@@ -13,7 +13,7 @@ def test_error_codes_and_messages_are_unique() -> None:
 def test_disconnect_codes_are_unique_and_may_stand_in_a_close_frame() -> None:
     assert len({disconnect.code for disconnect in DISCONNECTS}) == len(DISCONNECTS)
     for disconnect in DISCONNECTS:
-        assert disconnect.code in {1003} or 3000 <= disconnect.code <= 3999
+        assert disconnect.code == 1003 or 3000 <= disconnect.code <= 3999
         assert 0 < len(disconnect.reason.encode()) <= 123
 
 

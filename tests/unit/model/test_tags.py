@@ -38,7 +38,7 @@ def test_no_tags_are_none(tags: dict[str, str] | None) -> None:
         ({"ß" * 65: "y"}, 106, "a key or value of tags has 130 bytes, at most 128 are allowed"),
     ],
 )
-def test_anything_else_is_refused_and_says_why(value: Any, code: int, why: str) -> None:  # Any: whatever JSON holds
+def test_anything_else_is_refused_and_says_why(value: Any, code: int, why: str) -> None:  # Any: JSON
     with pytest.raises(ClientError) as caught:
         check_tags(value)
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Removal
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, pack_clients, unpack, unpack_about
 
@@ -76,7 +77,8 @@ def test_a_history_that_was_removed_is_told() -> None:
 
 @given(st.text())
 def test_any_text_comes_back_as_it_was(text: str) -> None:
-    publication = Publication("room:x", text.encode())
+    data = text.encode()
+    publication = Publication("room:x", data, kind_of_text(data))
 
     assert unpack("room:x", pack(publication, b""), max_message_bytes=10_000) == publication
 
@@ -90,7 +92,25 @@ def test_any_binary_comes_back_as_it_was(data: bytes) -> None:
 
 @pytest.mark.parametrize("message", [b'{"text":"hi"}', b"17", b'"hi"', b"null", b" [1]\n"])
 def test_json_of_another_service_is_text_as_it_is(message: bytes) -> None:
-    assert unpack("room:x", message, max_message_bytes=100) == Publication("room:x", message, Kind.TEXT)
+    assert unpack("room:x", message, max_message_bytes=100) == Publication("room:x", message, Kind.JSON)
+
+
+@given(JSON.map(orjson.dumps), TAGS)
+def test_json_comes_back_as_it_was(data: bytes, tags: dict[str, str] | None) -> None:
+    publication = Publication("room:x", data, Kind.JSON, tags=tags)
+
+    message = pack(publication, pack_about(publication))
+
+    assert message[:2] == b"\x01j"
+    assert unpack("room:x", message, max_message_bytes=10_000) == publication
+
+
+@pytest.mark.parametrize("header", [b"\x01t\n", b"\x01t12,5f0c2a91\n", b"\x01t,,2\n{}"])
+def test_json_that_an_older_node_wrote_as_text_is_json(header: bytes) -> None:
+    event = unpack("room:x", header + b'{"text":"hi"}', max_message_bytes=100)
+
+    assert isinstance(event, Publication)
+    assert (event.data, event.kind) == (b'{"text":"hi"}', Kind.JSON)
 
 
 def test_a_publication_may_tell_where_it_stands() -> None:
@@ -117,6 +137,7 @@ def test_who_came_and_went_is_told_with_what_is_known_of_them(letter: bytes, hav
         (b"\x01", "unknown header"),
         (b"\x01x\nhi", "unknown header"),
         (b"\x01t\n\xff", "not UTF-8"),
+        (b"\x01j\n\xff", "not UTF-8"),
         (b"\x01t12\nhi", "unknown header"),
         (b"\x01t-1,e\nhi", "unknown header"),
         (b"\x01t1,\xff\nhi", "unknown header"),
@@ -159,5 +180,5 @@ def test_no_bytes_do_harm(message: bytes) -> None:
         event = unpack("room:x", message, max_message_bytes=50)
     except MalformedMessage:
         return
-    if isinstance(event, Publication) and event.kind is Kind.TEXT:
+    if isinstance(event, Publication) and event.kind is not Kind.BINARY:
         event.data.decode()

@@ -33,11 +33,11 @@ async def test_what_is_written_is_taken_together_and_the_end_is_empty() -> None:
 
     connection.send(b"1;")
     connection.send(b"2;")
-    assert await transport.take() == b"1;2;"
+    assert await transport.drain() == b"1;2;"
     connection.close(SHUTDOWN)
 
-    assert await transport.take() == b"bye 3001 shutdown;"
-    assert await transport.take() == b""
+    assert await transport.drain() == b"bye 3001 shutdown;"
+    assert await transport.drain() == b""
     assert transport.close_code() == 3001
 
 
@@ -49,15 +49,15 @@ async def test_a_disconnect_is_the_last_thing_said_and_said_once() -> None:
     transport.close(SLOW)
     transport.write(b"late;")
 
-    assert await transport.take() == b"1;bye 3001 shutdown;"
-    assert await transport.take() == b""
+    assert await transport.drain() == b"1;bye 3001 shutdown;"
+    assert await transport.drain() == b""
     assert transport.close_code() == 3001
 
 
 async def test_whoever_waits_for_bytes_gets_them_as_they_come() -> None:
     transport, _ = stream()
 
-    taking = asyncio.create_task(transport.take())
+    taking = asyncio.create_task(transport.drain())
     await asyncio.sleep(0)
     assert not taking.done()
     transport.write(b"1;")
@@ -67,12 +67,12 @@ async def test_whoever_waits_for_bytes_gets_them_as_they_come() -> None:
 
 async def test_a_ping_is_written_and_its_pong_awaited() -> None:
     transport, connection = stream()
-    assert (transport.has_been_heard, connection.awaited_pongs) == (True, 0)
+    assert (transport.has_answered, connection.awaited_pongs) == (True, 0)
 
     transport.ping()
 
-    assert (transport.has_been_heard, connection.awaited_pongs) == (False, 1)
-    assert await transport.take() == b"?;"
+    assert (transport.has_answered, connection.awaited_pongs) == (False, 1)
+    assert await transport.drain() == b"?;"
 
 
 async def test_a_client_that_has_not_connected_is_not_pinged() -> None:
@@ -82,8 +82,8 @@ async def test_a_client_that_has_not_connected_is_not_pinged() -> None:
     transport.ping()
     transport.write(b"1;")
 
-    assert transport.has_been_heard
-    assert await transport.take() == b"1;"
+    assert transport.has_answered
+    assert await transport.drain() == b"1;"
 
 
 @pytest.mark.parametrize("way", ["give_up", "abort"])
@@ -92,7 +92,7 @@ async def test_a_client_that_seems_dead_is_told_why_in_case_it_is_not(way: str) 
 
     (transport.give_up if way == "give_up" else transport.abort)(NO_PONG)
 
-    assert await transport.take() == b"bye 3012 no pong;"
+    assert await transport.drain() == b"bye 3012 no pong;"
     assert transport.close_code() == 3012
 
 
@@ -107,15 +107,15 @@ async def test_a_client_that_takes_nothing_is_congested_until_it_does_then_slow(
 
     connection.send(b"x" * 65_537)
     assert (connection.is_congested, transport.unsent_bytes()) == (True, 65_537)
-    await transport.take()
+    await transport.drain()
     transport.write(b"y")
-    await transport.take()
+    await transport.drain()
     assert (connection.is_congested, transport.unsent_bytes()) == (False, 1)
     connection.send(b"x" * 65_537)
     connection.send(b"x" * 65_537)
 
     assert transport.close_code() == SLOW.code
-    assert (await transport.take()).endswith(b"bye 3008 slow;")
+    assert (await transport.drain()).endswith(b"bye 3008 slow;")
 
 
 async def test_a_congested_client_of_a_channel_that_drops_gets_the_newest_when_it_takes_again() -> None:
@@ -124,9 +124,9 @@ async def test_a_congested_client_of_a_channel_that_drops_gets_the_newest_when_i
 
     for number in range(3):
         connection.send_congested("metrics:a", [b"%d;" % number], SlowPolicy.LATEST)
-    await transport.take()
+    await transport.drain()
 
-    assert await transport.take() == b"2;"
+    assert await transport.drain() == b"2;"
 
 
 async def test_reading_cannot_be_paused_and_says_so_by_reading_on() -> None:

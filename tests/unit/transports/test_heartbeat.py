@@ -8,7 +8,7 @@ class Socket:
     """A detached socket that the test drives."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
-        self.has_been_heard = True
+        self.has_answered = True
         self.is_reading = True
         self.pings = 0
         self.aborted_with: list[Disconnect] = []
@@ -18,7 +18,7 @@ class Socket:
 
     def ping(self) -> None:
         self.pings += 1
-        self.has_been_heard = False
+        self.has_answered = False
 
     def give_up(self, disconnect: Disconnect) -> None:
         self.abort(disconnect)
@@ -67,7 +67,7 @@ def test_who_sends_nothing_after_a_ping_is_aborted_in_time_and_who_does_is_not()
 
     for _ in range(120):
         beating.pass_s(1)
-        alive.has_been_heard = True
+        alive.has_answered = True
 
     assert dead.aborted_with[0] is NO_PONG
     assert alive.aborted_with == []

@@ -1,8 +1,8 @@
-"""WebSocket on uvicorn, with a protocol class of our own (`ws=`): ASGI until accepted, then as lean as can be.
+"""WebSocket on uvicorn, with a protocol class of our own (`ws=`): ASGI until accepted, then as lean as possible.
 
-The handshake runs through FastAPI: routes, dependencies, refusals. Once accepted, an ordinary endpoint goes on by ASGI;
-a hub connection *detaches*: the ASGI task, the scope, the request and this protocol are let go, the client's messages
-come by a plain call and writes go straight to the transport.
+The handshake runs through FastAPI: routes, dependencies, refusals. Once accepted, an ordinary endpoint stays on ASGI; a
+hub connection *detaches*: the ASGI task, the scope, the request and this protocol are freed, messages of the client
+arrive by a plain call, and writes go straight to the transport.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from typing_extensions import override
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 
 from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
@@ -37,13 +38,13 @@ EXTENSION = "roomcast.websocket"
 
 
 def transport_of(scope: Scope) -> WebSocketProtocol | None:
-    """Return the protocol that serves this scope's connection, or None under any other server."""
+    """Return the protocol of this scope's connection, or None under any other server."""
     protocol: WebSocketProtocol | None = scope.get("extensions", {}).get(EXTENSION)
     return protocol
 
 
 def _origin_form(target: bytes) -> bytes:
-    """Return a request's target without scheme and host, which it may have (RFC 9112 3.2.2)."""
+    """Return a request's target without the optional scheme and host (RFC 9112 3.2.2)."""
     _, is_absolute, rest = target.partition(b"://")
     if target.startswith(b"/") or not is_absolute:
         return target
@@ -86,7 +87,7 @@ class WebSocketProtocol(FramedSocket):
         self._writable.set()
         self._abort_timer: asyncio.TimerHandle | None = None
 
-    # What uvicorn calls.
+    # Called by uvicorn.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the socket from uvicorn's HTTP protocol."""
@@ -108,14 +109,14 @@ class WebSocketProtocol(FramedSocket):
             self._answer_and_close(handshake.refuse(refusal))
             return
         self.is_compressed = bool(self._config.ws_per_message_deflate) and handshake.offers_deflate(self._request)
-        # What a client sends before it has an answer waits in the kernel.
+        # Bytes that a client sends before it has an answer wait in the kernel.
         self._transport.pause_reading()
         task = self._loop.create_task(self._run_asgi(self._scope()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
-        """Tell the app that the client is gone."""
+        """Notify the app that the client has disconnected."""
         self._is_lost = True
         self._open_sockets.discard(self)
         if self._abort_timer is not None:
@@ -124,21 +125,22 @@ class WebSocketProtocol(FramedSocket):
         self._put({"type": "websocket.disconnect", "code": self.close_code(), "reason": ""})
 
     def pause_writing(self) -> None:
-        """Let the app's sends wait."""
+        """Block the app's sends."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let the app's sends go on."""
+        """Unblock the app's sends."""
         self._writable.set()
 
     def shutdown(self) -> None:
-        """End for uvicorn, which ends too."""
+        """Close: uvicorn shuts down."""
         self.close(SHUTDOWN)
 
-    # The hub's side.
+    # Called by the hub.
 
+    @override
     def close(self, disconnect: Disconnect) -> None:
-        """See `Transport.close`; before the handshake is answered the answer is an HTTP 503."""
+        """Close; before the handshake is answered, with an HTTP 503."""
         if self._is_accepted:
             super().close(disconnect)
             self._put({"type": "websocket.disconnect", "code": disconnect.code, "reason": disconnect.reason})
@@ -149,10 +151,10 @@ class WebSocketProtocol(FramedSocket):
     def detach(
         self, connection: Connection, heartbeat: Heartbeat, on_gone: Callable[[Connection], None]
     ) -> DetachedWebSocket:
-        """Hand the socket to a lean protocol; from here on nothing of ASGI is needed, and the endpoint may return.
+        """Hand the socket to a lean protocol without ASGI; the endpoint may return.
 
-        Whoever calls this opens the connection and then gives the new transport what `take_early` returns.
-        Raises: ClientDisconnected if the client has gone since it was accepted.
+        The caller opens the connection, then passes `drain_early` to the new transport.
+        Raises: ClientDisconnected if the client has disconnected since it was accepted.
         """
         if self._is_lost or self._close_code is not None:
             raise ClientDisconnected
@@ -171,12 +173,12 @@ class WebSocketProtocol(FramedSocket):
         self._transport.set_protocol(detached)
         return detached
 
-    def take_early(self) -> bytes:
-        """Return what came before the handshake was answered, once."""
+    def drain_early(self) -> bytes:
+        """Return the bytes that arrived before the handshake was answered, once."""
         early, self._early = self._early, b""
         return early
 
-    # The app's side.
+    # Called by the app.
 
     async def _run_asgi(self, scope: Scope) -> None:
         try:
@@ -203,8 +205,8 @@ class WebSocketProtocol(FramedSocket):
         kind = message["type"]
         if self._is_detached:
             raise RuntimeError(f"{kind} after the connection was detached")
-        # Without this an endpoint that only sends would go on for ever, and never give the loop back: a socket that
-        # closes takes all that is written to it at once.
+        # Without this an endpoint that only sends would never end nor yield to the loop: a closing socket accepts every
+        # write at once.
         if self._is_lost or self._has_ended or self._close_code is not None or self._transport.is_closing():
             raise ClientDisconnected
         if self._denial is not None:
@@ -236,8 +238,8 @@ class WebSocketProtocol(FramedSocket):
             self._loop.call_soon(self._read_early)
 
     def _read_early(self) -> None:
-        """Read what came before the handshake was answered, unless the connection has detached and has read it."""
-        early = self.take_early()
+        """Read the bytes from before the handshake was answered, unless the connection has detached and read them."""
+        early = self.drain_early()
         if early and not self._is_lost:
             super().data_received(early)
 
@@ -260,7 +262,7 @@ class WebSocketProtocol(FramedSocket):
             raise RuntimeError(f"{message['type']} inside a refusal")
         self._denial_body += message.get("body", b"")
         if not message.get("more_body", False):
-            assert self._denial is not None  # noqa: S101  (for the type checker: `_send` saw to it)
+            assert self._denial is not None  # noqa: S101  (for the type checker: `_send` checked it)
             self._answer_and_close(handshake.answer(*self._denial, self._denial_body))
 
     def _answer_and_close(self, answer: bytes) -> None:
@@ -277,7 +279,7 @@ class WebSocketProtocol(FramedSocket):
             self._answer_and_close(handshake.answer(500, [], b"Internal Server Error"))
 
     def _end_after_return(self) -> None:
-        """An app that returns has said all that it wanted to; one that never answered the handshake is broken."""
+        """Close after the app returned; one that never answered the handshake is broken."""
         if self._is_detached or self._is_lost:
             return
         if self._is_accepted:
@@ -291,7 +293,7 @@ class WebSocketProtocol(FramedSocket):
             self._put({"type": "websocket.receive", "text": payload.decode()})
         else:
             self._put({"type": "websocket.receive", "bytes": payload})
-        # One read's messages at most wait for the app; the rest waits in the kernel.
+        # At most one read's messages wait for the app; the rest waits in the kernel.
         self.pause_reading()
 
     def _on_close_frame(self, payload: bytes) -> None:
@@ -303,7 +305,7 @@ class WebSocketProtocol(FramedSocket):
         self._received.set()
 
     def _end_within(self, timeout_s: float) -> None:
-        # The answer to a close frame must be read, whatever the app has not taken yet.
+        # The answer to a close frame must be read, even if messages still wait for the app.
         self.resume_reading()
         if self._abort_timer is None:
             self._abort_timer = self._loop.call_later(timeout_s, self._transport.abort)

@@ -1,22 +1,24 @@
-"""What both stages of a WebSocket share: reading frames, and the closing handshake (RFC 6455 section 7)."""
+"""The base of both stages of a WebSocket: reading frames, and the closing handshake (RFC 6455 section 7)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from roomcast.connections.transport import HIGH_WATER_BYTES
+from typing_extensions import override
+
+from roomcast.connections.transport import HIGH_WATER_BYTES, Transport
 from roomcast.model.errors import Disconnect
 from roomcast.model.publications import Kind
 from roomcast.transports.websocket import deflate, frames
 
 _CLOSE_TIMEOUT_S = 10.0
-# A read of uvloop brings up to 256,000 bytes, 42,000 frames: without a pause nobody else would be served for a second.
+# A read of uvloop brings up to 256,000 bytes, 42,000 frames: without a pause all other clients would wait a second.
 _TURN_BYTES = 16 * 1024
 _KINDS = {frames.TEXT: Kind.TEXT, frames.BINARY: Kind.BINARY}
 
 
-class FramedSocket(asyncio.Protocol):
-    """One WebSocket's bytes. Implements most of `Transport`; a stage says what to do with messages and deadlines."""
+class FramedSocket(asyncio.Protocol, Transport):
+    """The bytes of one WebSocket; its two stages implement messages and deadlines."""
 
     __slots__ = ("_close_code", "_max_message_bytes", "_parser", "_transport", "_unread", "is_reading")
 
@@ -26,11 +28,11 @@ class FramedSocket(asyncio.Protocol):
     _parser: frames.FrameParser
     _close_code: int | None
     _max_message_bytes: int
-    _unread: bytes  # of a large read, what later turns of the loop will act on
-    is_reading: bool  # nobody has asked for a pause
+    _unread: bytes  # the rest of a large read, for later turns of the loop
+    is_reading: bool  # False between `pause_reading` and `resume_reading`
 
     def data_received(self, data: bytes) -> None:
-        """Act on each message that the bytes complete; on those of a large read in several turns of the loop."""
+        """Handle each message that the bytes complete; those of a large read in several turns of the loop."""
         if self._unread:
             self._unread += data
             return
@@ -58,7 +60,7 @@ class FramedSocket(asyncio.Protocol):
                 if self._close_code is None:
                     self._on_data_message(kind, message)
             elif message.opcode == frames.PING:
-                # Who reads no answers gets no more of them: a flood of pings must not fill our memory.
+                # A client that reads no pongs gets no more: a flood of pings must not fill the memory.
                 if self.unsent_bytes() < HIGH_WATER_BYTES:
                     self.write(frames.frame(frames.PONG, message.payload))
             elif message.opcode == frames.CLOSE:
@@ -69,22 +71,23 @@ class FramedSocket(asyncio.Protocol):
     def eof_received(self) -> None:
         """Close at the end of the client's stream, as asyncio does."""
 
+    @override
     def write(self, data: bytes) -> None:
-        """See `Transport.write`."""
         if self._close_code is None:
             try:
                 self._transport.write(data)
-            except RuntimeError:  # uvloop's word for a socket that has just closed; asking first costs every write
+            except RuntimeError:  # uvloop, for a socket that has just closed; asking first costs every write
                 return
 
+    @override
     def unsent_bytes(self) -> int:
-        """See `Transport.unsent_bytes`."""
         return self._transport.get_write_buffer_size()
 
+    @override
     def close_code(self) -> int:
-        """See `Transport.close_code`."""
         return 1006 if self._close_code is None else self._close_code
 
+    @override
     def close(self, disconnect: Disconnect) -> None:
         """Send a close frame, and end when the client has answered it, or after 10 s."""
         if self._close_code is not None or self._transport.is_closing():
@@ -94,19 +97,19 @@ class FramedSocket(asyncio.Protocol):
         self._end_within(_CLOSE_TIMEOUT_S)
 
     def abort(self, disconnect: Disconnect) -> None:
-        """End at once: there is nobody to say it to."""
+        """End at once: the client does not read."""
         if self._close_code is None:
             self._close_code = disconnect.code
         self._transport.abort()
 
+    @override
     def pause_reading(self) -> None:
-        """See `Transport.pause_reading`."""
         self.is_reading = False
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
+    @override
     def resume_reading(self) -> None:
-        """See `Transport.resume_reading`."""
         self.is_reading = True
         if self._unread:
             asyncio.get_running_loop().call_soon(self._read_on)
@@ -114,12 +117,12 @@ class FramedSocket(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _fail(self, disconnect: Disconnect) -> None:
-        """Close on a client whose frames cannot be read any more, its answer to the close frame included.
+        """Close on a client whose frames cannot be read any more, nor its answer to the close frame.
 
         The sending half is closed, not the socket: with unread bytes of the client in it that would be a reset, and the
         client might never see the code.
         """
-        self.close(disconnect)  # does nothing if we closed first: then there is no answer to wait for
+        self.close(disconnect)  # does nothing if the node closed first: then there is no answer to wait for
         if not self._transport.is_closing() and self._transport.can_write_eof():
             self._transport.write_eof()
 
@@ -147,5 +150,5 @@ class FramedSocket(asyncio.Protocol):
         raise NotImplementedError
 
     def _end_within(self, timeout_s: float) -> None:
-        """Abort after a while, whatever is still unsent: a client that takes nothing would keep it in memory."""
+        """Abort after a while, unsent bytes or not: a client that reads nothing would keep them in memory."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-# The negotiated answer: neither side keeps a window between messages, so no connection needs a compressor of its own.
+# The negotiated answer: neither side keeps a window between messages, so no connection needs its own compressor.
 ACCEPTED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
 _TAIL = b"\x00\x00\xff\xff"
@@ -12,7 +12,7 @@ _RAW_WINDOW_BITS = -15
 
 
 class InflateError(ValueError):
-    """What a client sent is not deflated data, or is larger than allowed; the text says which."""
+    """A client's payload is not deflated data, or is larger than the limit; the text says which."""
 
     def __init__(self, reason: str, *, is_too_big: bool = False) -> None:
         super().__init__(reason)
@@ -26,7 +26,7 @@ def deflate(data: bytes) -> bytes:
 
 
 def inflate(data: bytes, *, max_bytes: int) -> bytes:
-    """Return a message's payload; at most `max_bytes` are ever made of it, whatever it claims to hold.
+    """Return a message's payload; at most `max_bytes` are ever decompressed.
 
     Raises: InflateError.
     """

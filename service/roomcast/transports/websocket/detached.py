@@ -1,16 +1,19 @@
-"""A hub connection's WebSocket, after the handshake: as little as can be."""
+"""A hub connection's WebSocket after the handshake, with as little memory as possible."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from roomcast.model.errors import SHUTDOWN
+from roomcast.transports.heartbeat import Pinged
 from roomcast.transports.websocket import frames
 from roomcast.transports.websocket.base import FramedSocket
 
-# How long a client may take to answer the goodbye of a node that ends.
+# How long a client may take to answer the close frame of a node that shuts down.
 _SHUTDOWN_TIMEOUT_S = 3.0
-# And one that has not answered a ping.
+# And of one that has not answered a ping.
 _GIVE_UP_TIMEOUT_S = 1.0
 
 if TYPE_CHECKING:
@@ -23,10 +26,10 @@ if TYPE_CHECKING:
     from roomcast.transports.heartbeat import Heartbeat
 
 
-class DetachedWebSocket(FramedSocket):
+class DetachedWebSocket(FramedSocket, Pinged):
     """A hub connection's transport and protocol: 300 bytes, no task, no timer, no queue of its own.
 
-    `heartbeat` sees to its pings and deadlines, `on_gone` is called once when it has ended.
+    `heartbeat` handles its pings and deadlines; `on_gone` is called once when it has ended.
     """
 
     __slots__ = (
@@ -34,7 +37,7 @@ class DetachedWebSocket(FramedSocket):
         "_heartbeat",
         "_on_gone",
         "_open_sockets",
-        "has_been_heard",
+        "has_answered",
         "heartbeat_slot",
     )
 
@@ -58,55 +61,56 @@ class DetachedWebSocket(FramedSocket):
         self._heartbeat = heartbeat
         self._on_gone = on_gone
         self._open_sockets = open_sockets
-        self.has_been_heard = True
+        self.has_answered = True
         self.is_reading = True
         self.heartbeat_slot = heartbeat.add(self)
         open_sockets.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Note that the client lives, and act on its messages."""
-        self.has_been_heard = True
+        """Note that the client is alive, and handle its messages."""
+        self.has_answered = True
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
-        """Tell the owner, once."""
+        """Notify the owner, once."""
         self._open_sockets.discard(self)
         self._heartbeat.remove(self)
         self._on_gone(self._connection)
 
+    @override
     def resume_reading(self) -> None:
-        """See `Transport.resume_reading`; what was not read said nothing about the client."""
-        self.has_been_heard = True
+        """Read again, as if the client had answered: its answer could not be read."""
+        self.has_answered = True
         super().resume_reading()
 
     def pause_writing(self) -> None:
-        """Tell the connection that its client is congested."""
+        """Notify the connection that its client is congested."""
         self._heartbeat.watch_congested(self)
         self._connection.on_congested()
 
     def resume_writing(self) -> None:
-        """Tell the connection that its client has caught up."""
+        """Notify the connection that its client has caught up."""
         self._heartbeat.unwatch_congested(self)
         self._connection.on_drained()
 
     def shutdown(self) -> None:
-        """End for uvicorn, which waits; the node's drain has said goodbye before, as a rule."""
+        """End for uvicorn, which waits; usually the node's drain has sent the close frame before."""
         self.close(SHUTDOWN)
         self._end_within(_SHUTDOWN_TIMEOUT_S)
 
+    @override
     def ping(self) -> None:
-        """Ask whether the client lives; whatever it sends from now on says so."""
         if self._connection.await_pong():
-            self.has_been_heard = False
+            self.has_answered = False
             self.write(self._connection.encoding.ping or frames.frame(frames.PING, b""))
 
+    @override
     def give_up(self, disconnect: Disconnect) -> None:
-        """See `Pinged.give_up`."""
         self.close(disconnect)
         self._end_within(_GIVE_UP_TIMEOUT_S)
 
+    @override
     def written_while_congested_bytes(self) -> int:
-        """Return what was written since the client became congested."""
         return self._connection.written_while_congested_bytes
 
     def _on_message(self, kind: Kind, payload: bytes) -> None:

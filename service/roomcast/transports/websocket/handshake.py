@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a request is no WebSocket handshake, as an HTTP answer."""
+    """The HTTP answer to a request that is not a valid WebSocket handshake."""
 
     status: HTTPStatus
     reason: str
@@ -111,7 +111,7 @@ def refuse(refusal: Refusal) -> bytes:
 
 
 def offers_deflate(request: Request) -> bool:
-    """Return whether the client offers permessage-deflate in a form that can be accepted without parameters of ours.
+    """Return whether the client offers permessage-deflate in a form that can be accepted without parameters.
 
     An offer that restricts the server's window (server_max_window_bits) is passed over: shared frames have one window.
     So is one with parameters that RFC 7692 does not know, or has differently (7.1: they must be declined).

@@ -1,4 +1,9 @@
-"""WebSocket by plain ASGI, for any server but ours: the same contract, at the price of a task per connection."""
+"""WebSocket by plain ASGI: for an application that embeds the nodes under another server than `roomcast node`.
+
+The contract is that of `asgi.py`. It costs a task for each connection, and frames are split again, because the server
+frames messages itself. The application calls `Node.drain` before its server stops, so that clients receive 3001.
+tests/contract/test_portable.py runs the nodes under hypercorn.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from starlette.websockets import WebSocketDisconnect
+from typing_extensions import override
 
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
 from roomcast.transports.websocket import frames
-from roomcast.transports.write_buffer import PendingWrites
+from roomcast.transports.write_buffer import PingedBuffer
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -22,8 +28,8 @@ if TYPE_CHECKING:
 _WRITE_TIMEOUT_S = 10.0
 
 
-class PortableWebSocket(PendingWrites):
-    """The `Transport` of a WebSocket that the ASGI server frames itself; what is written here is taken apart again."""
+class PortableWebSocket(PingedBuffer):
+    """The `Transport` of a WebSocket under any ASGI server."""
 
     name = "websocket"
 
@@ -34,52 +40,37 @@ class PortableWebSocket(PendingWrites):
         self._client_code = 1006
         self._may_read = asyncio.Event()
         self._may_read.set()
-        self.has_been_heard = True
-        self.is_reading = True
-        self.heartbeat_slot = 0
 
+    @override
     def close(self, disconnect: Disconnect) -> None:
-        """See `Transport.close`."""
         if self._disconnect is None:
             self._disconnect = disconnect
             self.end()
 
+    @override
     def close_code(self) -> int:
-        """See `Transport.close_code`."""
         return self._client_code if self._disconnect is None else self._disconnect.code
 
+    @override
     def pause_reading(self) -> None:
-        """See `Transport.pause_reading`."""
         self.is_reading = False
         self._may_read.clear()
 
+    @override
     def resume_reading(self) -> None:
-        """See `Transport.resume_reading`."""
-        self.is_reading = self.has_been_heard = True
+        self.is_reading = self.has_answered = True
         self._may_read.set()
 
+    @override
     def ping(self) -> None:
-        """See `Pinged.ping`."""
         if self.connection is not None and self.connection.await_pong():
-            self.has_been_heard = False
+            self.has_answered = False
             self.write(self.connection.encoding.ping)
 
-    def give_up(self, disconnect: Disconnect) -> None:
-        """See `Pinged.give_up`."""
-        self.close(disconnect)
-
-    def abort(self, disconnect: Disconnect) -> None:
-        """See `Pinged.abort`; the ASGI server sees to the rest."""
-        self.close(disconnect)
-
-    def written_while_congested_bytes(self) -> int:
-        """See `Pinged.written_while_congested_bytes`; here each write has its deadline."""
-        return 0
-
     async def run(self, connection: Connection, heartbeat: Heartbeat) -> None:
-        """Carry messages both ways until either side has ended.
+        """Carry messages both ways until either side ends.
 
-        The ASGI server pings by itself; the heartbeat does where the protocol has a ping of its own.
+        The ASGI server sends WebSocket pings; the heartbeat sends those of a protocol that has its own.
         """
         self.connection = connection
         if connection.encoding.ping:
@@ -94,7 +85,7 @@ class PortableWebSocket(PendingWrites):
         while True:
             await self._may_read.wait()
             message = await self._socket.receive()
-            self.has_been_heard = True
+            self.has_answered = True
             if message["type"] == "websocket.disconnect":
                 self._client_code = message.get("code") or 1005
                 return
@@ -106,7 +97,7 @@ class PortableWebSocket(PendingWrites):
 
     async def _write(self) -> None:
         try:
-            while data := await self.take():
+            while data := await self.drain():
                 async with asyncio.timeout(_WRITE_TIMEOUT_S):
                     for opcode, payload in frames.split(data):
                         if opcode == frames.TEXT:

@@ -30,25 +30,13 @@ from roomcast.transports.websocket.frames import (
     frame,
     message_frame,
 )
+from tests.support.websocket_frames import MASK, masked
 
-MASK = b"\x01\x02\x03\x04"
 LIMIT = 200
 
 
-def masked(first: int, payload: bytes = b"", *, length: int | None = None, mask: bytes = MASK) -> bytes:
-    """Return a client's frame; `length` lies about the payload's."""
-    length = len(payload) if length is None else length
-    if length < 126:
-        head = struct.pack("!BB", first, 0x80 | length)
-    elif length < 1 << 16:
-        head = struct.pack("!BBH", first, 0x80 | 126, length)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, length)
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-
-
 def read(data: bytes, *, limit: int = LIMIT, is_compression_allowed: bool = False) -> tuple[list[Message], int | None]:
-    """Return what a parser makes of the bytes: messages, and the code of the violation if there is one."""
+    """Return the result of the parser: messages, and the code of the violation if there is one."""
     parser = FrameParser(max_message_bytes=limit, is_compression_allowed=is_compression_allowed)
     messages = parser.feed(data)
     return messages, parser.violation.code if parser.violation else None
@@ -98,7 +86,7 @@ def test_a_close_frame_holds_its_code_and_as_much_of_the_reason_as_fits() -> Non
         (masked(0x88, b"\x0f\xa0"), [Message(CLOSE, b"\x0f\xa0")]),
         # Control frames may stand inside a fragmented message (RFC 6455 5.4), so this one too.
         (masked(0x01, b"a") + masked(0x88, b"\x03\xe8"), [Message(CLOSE, b"\x03\xe8")]),
-        # What follows a close frame is not read.
+        # Frames after a close frame are not read.
         (masked(0x88) + b"\xff\xff garbage", [Message(CLOSE, b"")]),
         (masked(0x81, b"hi", mask=b"\0\0\0\0"), [Message(TEXT, b"hi")]),
         # Lengths in a longer form than needed: RFC 6455 5.2 forbids them, everyone reads them (websockets too).
@@ -224,9 +212,9 @@ CLOSE_INSIDE = (CLOSE, b"inside a fragmented message")
 
 
 def oracle(data: list[bytes]) -> tuple[list[tuple[int, bytes]], int | None]:  # noqa: PLR0911  (one for each verdict)
-    """Return what websockets makes of it: whole messages and control frames, and the code it would close with.
+    """Return the result of websockets: whole messages and control frames, and its close code.
 
-    Its sans-I/O part gives fragments, and leaves UTF-8 and the size of a whole message to what stands above it.
+    Its sans-I/O part returns fragments, and checks neither UTF-8 nor the size of a whole message.
     """
     server = ServerProtocol(state=State.OPEN, max_size=LIMIT)
     messages: list[tuple[int, bytes]] = []
@@ -274,9 +262,9 @@ def test_any_stream_cut_anywhere_is_read_as_websockets_reads_it(data: bytes, at:
     expected_messages, expected_code = oracle(pieces(data, at))
 
     if code is not None and expected_code is None:
-        # A frame whose first two bytes are wrong is refused at once; the oracle waits until all of it is there.
+        # The parser rejects a frame with two invalid first bytes at once; the oracle waits for all of it.
         expected_code = oracle([data + bytes(70_000)])[1]
-    # Of a frame that is wrong in two ways we say first what its header tells; the cases above have each code alone.
+    # A frame with two faults is rejected for its header first; the cases above have one fault each.
     assert code in ({expected_code, 1002} if expected_code else {None})
     if CLOSE_INSIDE in expected_messages:
         assert messages.pop()[0] == expected_messages.pop()[0]
