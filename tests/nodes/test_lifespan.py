@@ -20,7 +20,7 @@ from roomcast.tasks import TaskSet
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 ENDS = {
-    "publications": (RedisBroker, "settle"),
+    "publications": (RedisBroker, "flush"),
     "clients": (TaskSet, "end"),
     "notifications": (NodeHooks, "flush"),
     "tasks": (NodeHooks, "run"),
