@@ -38,7 +38,7 @@ class _Sent(NamedTuple):
 class ChannelStates:
     """The state of each channel.
 
-    changed: set when a command has to be sent.
+    wanted, confirmed: channels. changed: set when a command has to be sent.
     channel_by_topic: of the present connection; another dict after `start_session`.
 
     Args:
@@ -54,7 +54,7 @@ class ChannelStates:
         self._verb_prefix = "" if on_moved is None else "S"
 
         self.changed = asyncio.Event()
-        self._wanted: set[str] = set()
+        self.wanted: set[str] = set()
         self._leaving: dict[str, float] = {}  # unwanted channel -> loop time at which it is unsubscribed
         self._waiting: dict[str, asyncio.Event] = {}  # channel -> set when its subscription is answered
         self._refused: dict[str, str] = {}  # channel that the ACL forbids -> why, until it is wanted again or unwanted
@@ -64,27 +64,19 @@ class ChannelStates:
     def start_session(self) -> None:
         """Reset the state of the last connection: every wanted channel is to be subscribed again."""
         self.channel_by_topic: dict[bytes, str] = {}
-        self._joining = dict.fromkeys(self._wanted)  # wanted, and no SUBSCRIBE sent on this connection yet
-        self._confirmed: set[str] = set()
+        self._joining = dict.fromkeys(self.wanted)  # wanted, and no SUBSCRIBE sent on this connection yet
+        self.confirmed: set[str] = set()
         self._asked: Counter[str] = Counter()  # SUBSCRIBEs sent and not yet confirmed, by channel
         self._unanswered: deque[_Sent] = deque()  # in the order of sending
         self._alone: list[str] = []  # channels of a refused SUBSCRIBE, to be asked for one by one
         self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
         self._leaving.clear()
 
-    def is_any_wanted(self) -> bool:
-        """Return whether any channel is wanted."""
-        return bool(self._wanted)
-
-    def confirmed_count(self) -> int:
-        """Return how many channels are subscribed."""
-        return len(self._confirmed)
-
     def want(self, channel: str) -> asyncio.Event | None:
         """Want a channel; return the event that is set when `check` can say whether it is subscribed; None: it is."""
-        self._wanted.add(channel)
+        self.wanted.add(channel)
         self._leaving.pop(channel, None)
-        if channel in self._confirmed:
+        if channel in self.confirmed:
             return None
         self._refused.pop(channel, None)
         self._moved.discard(channel)
@@ -97,14 +89,14 @@ class ChannelStates:
         """Check that an answered subscription was confirmed. Raises: BrokerUnavailable, ChannelMoved among them."""
         if channel in self._refused:
             raise BrokerUnavailable(self._refused[channel])
-        if channel in self._moved or channel not in self._wanted:
+        if channel in self._moved or channel not in self.wanted:
             raise ChannelMoved("the channel is on another shard of the cluster")
 
     def unwant(self, channel: str, *, leave_at: float) -> None:
         """Want a channel no longer; it is unsubscribed at a loop time."""
-        if channel not in self._wanted:
+        if channel not in self.wanted:
             return
-        self._wanted.discard(channel)
+        self.wanted.discard(channel)
         self._refused.pop(channel, None)
         self._moved.discard(channel)
         self._joining.pop(channel, None)
@@ -125,7 +117,7 @@ class ChannelStates:
             del self._joining[channel]
         while not chunk and self._alone:
             channel = self._alone.pop(0)
-            chunk = [channel] if channel in self._wanted else []
+            chunk = [channel] if channel in self.wanted else []
         topics = [self._topic_of(channel) for channel in chunk]
         for channel, topic in zip(chunk, topics, strict=True):
             self._subscribed.add(channel)
@@ -146,7 +138,7 @@ class ChannelStates:
         # A channel that left between two connections was never subscribed on this one.
         leaving = [channel for channel in due if channel in self._subscribed]
         self._subscribed.difference_update(leaving)
-        self._confirmed.difference_update(leaving)
+        self.confirmed.difference_update(leaving)
         return self._commands([self._topic_of(channel) for channel in leaving], subscribes=False)
 
     def _commands(self, topics: list[str], *, subscribes: bool) -> list[Command]:
@@ -171,7 +163,7 @@ class ChannelStates:
             return False  # the channel was left and wanted again: this confirms the first SUBSCRIBE
         del self._asked[channel]
         if channel in self._subscribed:
-            self._confirmed.add(channel)
+            self.confirmed.add(channel)
             self._wake(channel)
         return False
 
@@ -243,13 +235,13 @@ class ChannelStates:
         channel = self.channel_by_topic.get(topic)
         if channel is None or self._on_moved is None:
             return
-        self._confirmed.discard(channel)
+        self.confirmed.discard(channel)
         if channel in self._asked:
             return  # a later SSUBSCRIBE is unanswered: its answer says where the channel is
         is_lost = channel in self._subscribed
         self._subscribed.discard(channel)
         del self.channel_by_topic[topic]
-        if is_lost and channel in self._wanted:
+        if is_lost and channel in self.wanted:
             self._moved.add(channel)
             self._on_moved(channel)
             self._wake(channel)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from roomcast.brokers import Once, Published, Read
 from roomcast.model.publications import History, Position, Publication
-from roomcast.redis_access.envelope import KINDS, REMOVAL, MalformedMessage, check_payload, letter_of, unpack_about
+from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
 from roomcast.redis_access.scripts import Command, read_script
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class HistoryCommands:
             [
                 self._publish_command,
                 topic,
-                letter_of(publication.kind),
+                LETTERS[publication.kind],
                 publication.data,
                 new_epoch(),
                 0 if skip_history else namespace.history_size,

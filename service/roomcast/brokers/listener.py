@@ -108,7 +108,7 @@ class Listener:
 
     def is_wanted(self) -> bool:
         """Return whether any channel is wanted."""
-        return self._channels.is_any_wanted()
+        return bool(self._channels.wanted)
 
     def patience_s(self) -> float:
         """Return how long a client waits for Redis: shorter while it is away, because another node may be connected."""
@@ -198,7 +198,7 @@ class Listener:
         """Note that everything that was wanted when this connection was made is subscribed again."""
         self._session_count += 1
         self._reason_not_ready = None
-        log.info("broker.connected", channels=self._channels.confirmed_count())
+        log.info("broker.connected", channels=len(self._channels.confirmed))
         self._sink.on_connected(is_again=self._session_count > 1)
 
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
