@@ -6,9 +6,10 @@ import asyncio
 import secrets
 import socket
 import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import structlog
 from fastapi import FastAPI
@@ -23,15 +24,15 @@ from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.api.node_side import NodeOperations
 from roomcast.auth.tickets import Tickets
-from roomcast.auth.tokens import read_verifier
+from roomcast.auth.tokens import TokenVerifier, read_verifier
 from roomcast.brokers.redis import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
 from roomcast.centrifuge.context import SessionContext
 from roomcast.centrifuge.remote import SessionOperations, session_id_of
-from roomcast.config import read_namespaces
+from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
-from roomcast.hooks.build import make_hooks
+from roomcast.hooks.build import NodeHooks, make_hooks
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
@@ -42,7 +43,7 @@ from roomcast.node.survey import Survey
 from roomcast.node.tracker import Tracker
 from roomcast.presence.node_leases import NodeRegistry
 from roomcast.presence.redis import RedisPresence
-from roomcast.redis_access.client import connect
+from roomcast.redis_access.client import Client, connect
 from roomcast.rooms import events, poll, websockets
 from roomcast.rooms.authentication import Authenticator
 from roomcast.tasks import TaskSet, end, run_together
@@ -53,14 +54,6 @@ from roomcast.web.failures import failure_of
 from roomcast.web.page import add_page
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import offer
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from roomcast.auth.tokens import TokenVerifier
-    from roomcast.config import Settings
-    from roomcast.hooks.build import NodeHooks
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
 
 import orjson
+from pydantic import ValidationError
+from starlette.requests import Request
 
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from pydantic import ValidationError
-    from starlette.requests import Request
-
-    from roomcast.model.json import Json
+from roomcast.model.json import Json
 
 _BODY_TIMEOUT_S = 5.0
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Protocol
 
 _TICK_S = 0.5
 # Forgotten entries stay in the heap until their time, or until they outnumber the valid ones by this many.

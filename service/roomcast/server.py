@@ -5,22 +5,18 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from roomcast.app import create_app, new_node_id
+from roomcast.config import Settings
 from roomcast.telemetry.logs import configure_logging
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.asgi import WebSocketProtocol
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import find_in
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from roomcast.config import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import signal
-    from collections.abc import Coroutine
+import signal
+from collections.abc import Coroutine
+from typing import Any
 
 _PATIENCE_S = 0.1
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from tests.support.balancer import Balancer
 from tests.support.processes import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from tests.support.balancer import Balancer
 
 Event = dict[str, Any]
 Kinds = tuple[tuple[str, str], ...]

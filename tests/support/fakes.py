@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from roomcast.brokers import ALWAYS, Published
+from roomcast.brokers import ALWAYS, Once, Published, Read, Sink, Submission
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
-from roomcast.model.namespaces import Namespaces
+from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import ClientInfo, History, Position, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -18,12 +18,6 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence import Counts, Page
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.brokers import Once, Read, Sink, Submission
-    from roomcast.model.namespaces import Namespace
 
 RAW = Encoding(
     "raw",

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import orjson
 import structlog
 from typing_extensions import override
 
-from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Once, Published, Submission
+from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Broker, Once, Published, Submission
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
+from roomcast.redis_access.client import Client
 from roomcast.redis_access.envelope import MalformedMessage, check_document
-from roomcast.redis_access.work_queue import WorkQueue
+from roomcast.redis_access.work_queue import Entry, WorkQueue
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, Worker, work_through_outages
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from roomcast.brokers import Broker
-    from roomcast.model.namespaces import Namespaces
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.work_queue import Entry
 
 log = structlog.get_logger(__name__)
 

@@ -6,16 +6,12 @@ import asyncio
 import math
 import time
 import uuid
-from typing import TYPE_CHECKING
 
 import structlog
 
-from roomcast.redis_access.client import OUTAGES
+from roomcast.redis_access.client import OUTAGES, Client
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
-
-if TYPE_CHECKING:
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import orjson
 import psutil
@@ -12,21 +11,17 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 from typing_extensions import override
 
-from roomcast.brokers import Once, Sink
+from roomcast.brokers import Broker, Once, Sink
 from roomcast.model.channels import SYSTEM_METRICS
-from roomcast.model.namespaces import Namespace
+from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import BrokerEvent, Kind, Publication
+from roomcast.presence import Registry
 from roomcast.presence.occupancy import EVENTS, occupied
+from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, Worker, work_through_outages
-
-if TYPE_CHECKING:
-    from roomcast.brokers import Broker
-    from roomcast.model.namespaces import Namespaces
-    from roomcast.presence import Registry
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import orjson
 import structlog
@@ -15,18 +15,13 @@ from redis.asyncio.cluster import RedisCluster
 from typing_extensions import override
 
 from roomcast.brokers import Sink
-from roomcast.model.publications import Publication
+from roomcast.hooks.webhook_stream import WebhookStream
+from roomcast.model.publications import BrokerEvent, Publication
 from roomcast.presence.occupancy import EVENTS, occupied_channels
+from roomcast.redis_access.client import Client
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from roomcast.hooks.webhook_stream import WebhookStream
-    from roomcast.model.publications import BrokerEvent
-    from roomcast.redis_access.client import Client
-    from roomcast_workers.lease import Lease
+from roomcast_workers.lease import Lease
 
 log = structlog.get_logger(__name__)
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import orjson
 import structlog
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES
+from roomcast.redis_access.client import OUTAGES, Client
 from roomcast.tasks import run_until_signal
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

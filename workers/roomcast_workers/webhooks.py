@@ -5,27 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import orjson
 import structlog
 from typing_extensions import override
 
-from roomcast.hooks.webhook_receiver import NotDelivered
+from roomcast.brokers import Broker
+from roomcast.hooks.webhook_receiver import NotDelivered, WebhookReceiver
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
+from roomcast.redis_access.client import Client
+from roomcast.redis_access.work_queue import Entry
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
 from roomcast_workers.occupancy import Occupancy
 from roomcast_workers.runner import Health, Worker, work_through_outages
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.brokers import Broker
-    from roomcast.hooks.webhook_receiver import WebhookReceiver
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.work_queue import Entry
 
 log = structlog.get_logger(__name__)
 

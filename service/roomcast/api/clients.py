@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import orjson
 
+from roomcast.api.context import ApiContext
+from roomcast.api.request_models import (
+    ApiRequest,
+    ChannelsRequest,
+    DisconnectRequest,
+    InfoRequest,
+    RefreshRequest,
+    RpcRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+)
 from roomcast.hooks import Caller, Hook, RpcEvent
 from roomcast.model.channel_patterns import compile_glob
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
+from roomcast.model.json import JsonObject
+from roomcast.node.survey import Answers
 from roomcast.presence import MAX_PAGE_LENGTH
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from roomcast.api.context import ApiContext
-    from roomcast.api.request_models import (
-        ApiRequest,
-        ChannelsRequest,
-        DisconnectRequest,
-        InfoRequest,
-        RefreshRequest,
-        RpcRequest,
-        SubscribeRequest,
-        UnsubscribeRequest,
-    )
-    from roomcast.model.json import JsonObject
-    from roomcast.node.survey import Answers
 
 # Larger results need pages: a result is made in memory, and every node iterates over all its channels.
 MAX_CHANNELS = 10_000

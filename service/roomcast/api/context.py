@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from roomcast.config import Settings
-    from roomcast.hooks import Application
-    from roomcast.node.node import Node
-    from roomcast.node.survey import Survey
+from roomcast.config import Settings
+from roomcast.hooks import Application
+from roomcast.node.node import Node
+from roomcast.node.survey import Survey
 
 
 class ApiContext(NamedTuple):

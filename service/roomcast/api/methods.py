@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from roomcast.api import clients, publishing, reading
+from roomcast.api.context import ApiContext
 from roomcast.api.request_models import (
     ApiRequest,
     BatchRequest,
@@ -26,11 +27,8 @@ from roomcast.api.request_models import (
     validated,
 )
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.json import Json, JsonObject
 from roomcast.web.failures import FAILURES, failure_of
-
-if TYPE_CHECKING:
-    from roomcast.api.context import ApiContext
-    from roomcast.model.json import Json, JsonObject
 
 # Commands of a parallel batch that run at once.
 _CONCURRENCY = 64

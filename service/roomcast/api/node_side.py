@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import psutil
 
+from roomcast.connections.connection import Connection
 from roomcast.model.channel_patterns import compile_glob
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
+from roomcast.model.json import JsonObject
+from roomcast.node.hub import Hub
+from roomcast.node.roster import HubRoster
+from roomcast.node.survey import Handler
 from roomcast.rooms.receivers import Chat, Feed, Room
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from roomcast.connections.connection import Connection
-    from roomcast.model.json import JsonObject
-    from roomcast.node.hub import Hub
-    from roomcast.node.roster import HubRoster
-    from roomcast.node.survey import Handler
 
 # Channels that are matched between two turns of the event loop: about a millisecond.
 _CHANNELS_AT_ONCE = 1000

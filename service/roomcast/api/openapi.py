@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from roomcast.api.request_models import ApiRequest
-    from roomcast.model.json import Json, JsonObject
+from roomcast.api.request_models import ApiRequest
+from roomcast.model.json import Json, JsonObject
 
 _POSITION = {"offset": 1, "epoch": "5f0c2a91"}
 _ERROR = {"code": 102, "message": "unknown channel: no namespace 'x'"}

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING
 
 import orjson
 
+from roomcast.api.context import ApiContext
+from roomcast.api.request_models import BroadcastRequest, PublishRequest
 from roomcast.brokers import Once
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.json import JsonObject
 from roomcast.model.payloads import is_json
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
 from roomcast.web.failures import failure_of
-
-if TYPE_CHECKING:
-    from roomcast.api.context import ApiContext
-    from roomcast.api.request_models import BroadcastRequest, PublishRequest
-    from roomcast.model.json import JsonObject
 
 
 async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:

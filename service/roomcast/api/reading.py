@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import orjson
 
+from roomcast.api.context import ApiContext
+from roomcast.api.request_models import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.json import Json, JsonObject
 from roomcast.model.namespaces import MAX_RECOVERED
-from roomcast.model.publications import Kind, Position
+from roomcast.model.publications import ClientInfo, Kind, Position, Publication
 from roomcast.presence import MAX_PAGE_LENGTH
 from roomcast.rooms.encodings import client_members, envelope
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from roomcast.api.context import ApiContext
-    from roomcast.api.request_models import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
-    from roomcast.model.json import Json, JsonObject
-    from roomcast.model.publications import ClientInfo, Publication
 
 # Larger results need pages: a result is made in memory.
 MAX_PRESENT = 10_000

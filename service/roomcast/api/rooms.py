@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
@@ -14,11 +14,9 @@ from roomcast.api.request_models import HistoryRequest, PresenceRequest, validat
 from roomcast.auth.permissions import Action, may
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.json import JsonObject
 from roomcast.rooms.authentication import Authenticator
 from roomcast.web.state import find
-
-if TYPE_CHECKING:
-    from roomcast.model.json import JsonObject
 
 router = APIRouter(tags=["rooms"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -15,15 +15,11 @@ from roomcast.api.openapi import documented
 from roomcast.api.request_models import BatchRequest, validated
 from roomcast.bodies import read_json
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.json import Json, JsonObject
 from roomcast.web.failures import FAILURES, failure_of
 from roomcast.web.state import find
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from roomcast.model.json import Json, JsonObject
-
-    _Answer = Callable[[ApiContext, Json], Awaitable[JsonObject]]
+_Answer = Callable[[ApiContext, Json], Awaitable[JsonObject]]
 
 router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from roomcast.auth.permissions import Grant
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from roomcast.auth.permissions import Grant
 
 
 class InvalidToken(Exception):  # noqa: N818  (the noun of the field)

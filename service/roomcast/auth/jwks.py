@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import httpx
 import orjson
 import structlog
 
 from roomcast.auth import KeysUnavailable
-from roomcast.auth.keys import jwk_key
+from roomcast.auth.keys import Key, jwk_key
 from roomcast.bodies import read_chunks
 from roomcast.tasks import end
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.auth.keys import Key
 
 log = structlog.get_logger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
@@ -15,11 +15,8 @@ from jwt import PyJWK
 from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import PyJWTError
 
-from roomcast.config import ENV_PREFIX, ConfigError
-
-if TYPE_CHECKING:
-    from roomcast.config import Settings
-    from roomcast.model.json import JsonObject
+from roomcast.config import ENV_PREFIX, ConfigError, Settings
+from roomcast.model.json import JsonObject
 
 # RFC 7518 3.2: a secret has at least as many bytes as the hash.
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}

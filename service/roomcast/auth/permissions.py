@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.namespaces import PRIVATE, Who
-
-if TYPE_CHECKING:
-    from roomcast.model.namespaces import Namespace
+from roomcast.model.namespaces import PRIVATE, Namespace, Who
 
 # The users after the last one in a channel's name may subscribe: `dialog:#42,43`.
 _USERS = "#"

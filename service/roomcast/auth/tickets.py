@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.model.json import JsonObject
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_all
-
-if TYPE_CHECKING:
-    from roomcast.model.json import JsonObject
-    from roomcast.redis_access.client import Client
 
 # Time for a page to connect after it got a ticket. A URL may end up in logs, where the ticket must be useless.
 TICKET_TTL_S = 30

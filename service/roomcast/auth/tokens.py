@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jwt
 import orjson
 from jwt.exceptions import DecodeError, ExpiredSignatureError, InvalidSignatureError, PyJWTError
 from typing_extensions import override
 
-from roomcast.auth import ExpiredToken, InvalidToken
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, SubscriptionClaims
 from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.jwks import KeySet
-from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, local_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.auth import ConnectionClaims, SubscriptionClaims
-    from roomcast.auth.keys import Key
-    from roomcast.config import Settings
-    from roomcast.model.json import Json, JsonObject
+from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, Key, local_keys
+from roomcast.config import Settings
+from roomcast.model.json import Json, JsonObject
 
 # Other servers of this kind allow as much. Larger data belongs into the application, under an id in the token.
 MAX_TOKEN_BYTES = 16 * 1024

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
+from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Position, Publication
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.model.errors import BrokerUnavailable, ClientError
-    from roomcast.model.publications import BrokerEvent, History
+from roomcast.model.publications import BrokerEvent, History, Position, Publication
 
 __all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Sink", "Submission"]
 

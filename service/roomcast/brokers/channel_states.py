@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 from redis.crc import key_slot
+from redis.exceptions import MovedError, NoPermissionError
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import outage_reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redis.exceptions import MovedError, NoPermissionError
-
-    from roomcast.redis_access.scripts import Command
+from roomcast.redis_access.scripts import Command
 
 log = structlog.get_logger(__name__)
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from roomcast.brokers import Once, Published, Read
+from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import History, Position, Publication
 from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
+from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.model.namespaces import Namespace
-    from roomcast.redis_access.keys import ChannelKeys
 
 _IDEMPOTENCY_TTL_S = 300.0
 # Longer than a history, so that a client of a channel that was silent for an hour keeps its position.

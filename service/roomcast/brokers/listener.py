@@ -12,22 +12,19 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+import redis.asyncio
 import structlog
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError
 
 from roomcast.brokers.channel_states import ChannelStates
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, is_master, outage_reason
+from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    import redis.asyncio
-    from redis.asyncio.connection import AbstractConnection
-
-    from roomcast.redis_access.scripts import Command
 
 log = structlog.get_logger(__name__)
 

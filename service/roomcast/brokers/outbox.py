@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.redis_access.scripts import Command, Script
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from roomcast.redis_access.client import Client
 
 _PIPELINE_LENGTH = 1000
 # The memory of a waiting command beside its payload (measured: 480 for a PUBLISH).

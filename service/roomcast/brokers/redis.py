@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from redis.exceptions import ResponseError
 from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Broker, Once, Published
+from roomcast.brokers import ALWAYS, Broker, Once, Published, Read, Sink, Submission
 from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.brokers.listener import ListenerOptions, ListenerSink
 from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.sharded_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.publications import MAX_CONTROL_BYTES
-from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import MAX_CONTROL_BYTES, History, Position, Publication
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason, publish_verb
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.brokers import Read, Sink, Submission
-    from roomcast.model.namespaces import Namespace
-    from roomcast.model.publications import History, Position, Publication
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.scripts import Command
 
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200

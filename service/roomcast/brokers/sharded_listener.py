@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import redis.asyncio
 import structlog
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import SlotNotCoveredError
 from typing_extensions import override
 
 from roomcast.brokers.channel_states import ChannelMoved
-from roomcast.brokers.listener import Listener, ListenerSink
+from roomcast.brokers.listener import Listener, ListenerOptions, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES, connect_to_node, outage_reason
+from roomcast.redis_access.client import OUTAGES, Client, connect_to_node, outage_reason
 from roomcast.tasks import end
-
-if TYPE_CHECKING:
-    import redis.asyncio
-    from redis.asyncio.cluster import ClusterNode
-
-    from roomcast.brokers.listener import ListenerOptions
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

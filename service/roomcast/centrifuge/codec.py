@@ -7,16 +7,12 @@ zero and false members are left out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import MAX_OFFSET
-from roomcast.model.publications import Position
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from roomcast.model.publications import ClientInfo, Kind, Publication
+from roomcast.model.publications import ClientInfo, Kind, Position, Publication
 
 # A command's or a result's members by name.
 Members = dict[str, Any]  # Any: the types of the schema

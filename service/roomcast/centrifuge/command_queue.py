@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import structlog
 from typing_extensions import override
 
 from roomcast.centrifuge import expiry
-from roomcast.centrifuge.codec import MalformedFrame
+from roomcast.centrifuge.codec import Command, MalformedFrame, Members
 from roomcast.centrifuge.commands import HANDLERS
+from roomcast.centrifuge.context import SessionContext
 from roomcast.centrifuge.request_order import RequestOrder
 from roomcast.centrifuge.session import Session
-from roomcast.connections.connection import Pause, Receiver, State
+from roomcast.centrifuge.wire import Wire
+from roomcast.connections.connection import Connection, Pause, Receiver, State
 from roomcast.deadlines import Expiring
 from roomcast.hooks import DisconnectEvent
 from roomcast.model.errors import (
@@ -31,15 +34,7 @@ from roomcast.model.errors import (
     ErrorCode,
     Refused,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
-
-    from roomcast.centrifuge.codec import Command, Members
-    from roomcast.centrifuge.context import SessionContext
-    from roomcast.centrifuge.wire import Wire
-    from roomcast.connections.connection import Connection
-    from roomcast.model.publications import Kind
+from roomcast.model.publications import Kind
 
 log = structlog.get_logger(__name__)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from roomcast.auth.permissions import Action, may
 from roomcast.brokers import Published
 from roomcast.centrifuge import connect, subscribe
-from roomcast.centrifuge.codec import client_members, since_of
+from roomcast.centrifuge.codec import Command, Members, client_members, since_of
+from roomcast.centrifuge.session import Session
 from roomcast.hooks import Hook, PublishEvent, RpcEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
@@ -15,14 +17,8 @@ from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.publications import Publication
 from roomcast.presence import MAX_PAGE_LENGTH
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from roomcast.centrifuge.codec import Command, Members
-    from roomcast.centrifuge.session import Session
-
-    Outcome = Coroutine[Any, Any, Members | None] | None
-    Handler = Callable[[Session, Command], Outcome]
+Outcome = Coroutine[Any, Any, Members | None] | None
+Handler = Callable[[Session, Command], Outcome]
 
 
 def _permitted_channel(session: Session, command: Command, action: Action) -> str:

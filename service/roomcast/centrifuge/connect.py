@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
-from roomcast.hooks import ConnectedEvent, ConnectEvent, Hook, RefreshEvent
+from roomcast.centrifuge.codec import Command, Members
+from roomcast.centrifuge.session import Session
+from roomcast.hooks import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.version import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from roomcast.centrifuge.codec import Command, Members
-    from roomcast.centrifuge.session import Session
-    from roomcast.hooks import ConnectAnswer
 
 
 async def connect(session: Session, command: Command) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import structlog
 
+from roomcast.auth.tokens import TokenVerifier
+from roomcast.centrifuge.codec import Members
 from roomcast.centrifuge.wire import Wires
+from roomcast.config import Settings
+from roomcast.connections.connection import Connection
+from roomcast.deadlines import Deadlines, Expiring
+from roomcast.hooks import Application
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from roomcast.auth.tokens import TokenVerifier
-    from roomcast.centrifuge.codec import Members
-    from roomcast.config import Settings
-    from roomcast.connections.connection import Connection
-    from roomcast.deadlines import Deadlines, Expiring
-    from roomcast.hooks import Application
-    from roomcast.node.node import Node
-    from roomcast.tasks import TaskSet
+from roomcast.node.node import Node
+from roomcast.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from google.protobuf.message import DecodeError
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from roomcast.bodies import read_body, read_json
@@ -15,18 +15,13 @@ from roomcast.centrifuge.client_pb2 import EmulationRequest
 from roomcast.centrifuge.command_queue import begin_session
 from roomcast.centrifuge.context import SessionContext
 from roomcast.centrifuge.remote import SessionOperations
+from roomcast.centrifuge.wire import Wire
 from roomcast.config import Settings
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, Disconnect, ErrorCode
 from roomcast.transports.command_stream import CommandStream
 from roomcast.web.sockets import ClientServer, websocket_of
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-    from roomcast.centrifuge.wire import Wire
-    from roomcast.model.errors import Disconnect
 
 router = APIRouter(tags=["Centrifuge protocol"])
 

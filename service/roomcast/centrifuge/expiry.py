@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable
 
-from roomcast.hooks import RefreshEvent, SubRefreshEvent
+from roomcast.centrifuge.session import Session, SessionSubscription
+from roomcast.hooks import RefreshAnswer, RefreshEvent, SubRefreshEvent
 from roomcast.model.errors import (
     EXPIRED,
     SUBSCRIPTION_EXPIRED,
@@ -13,12 +14,6 @@ from roomcast.model.errors import (
     ClientError,
     Refused,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from roomcast.centrifuge.session import Session, SessionSubscription
-    from roomcast.hooks import RefreshAnswer
 
 
 def end_expired(session: Session, now_s: float, grace_s: float) -> None:

@@ -13,12 +13,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from roomcast.model.json import Json, JsonObject
+from roomcast.model.json import Json, JsonObject
 
 MAX_DEPTH = 8
 MAX_NODES = 64

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import orjson
 from typing_extensions import override
 
 from roomcast.centrifuge import fossil
 from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
-from roomcast.model.publications import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from roomcast.model.json import Json
-    from roomcast.model.publications import Publication
+from roomcast.model.json import Json
+from roomcast.model.publications import Kind, Publication
 
 _UNSIGNED_32, _UNSIGNED_64 = range(2**32), range(2**64)
 _SIGNED_32, _SIGNED_64 = range(-(2**31), 2**31), range(-(2**63), 2**63)

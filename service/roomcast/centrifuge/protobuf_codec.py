@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 from typing_extensions import override
 
 from roomcast.centrifuge import client_pb2, fossil
 from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
-from roomcast.model.publications import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from google.protobuf.descriptor import FieldDescriptor
-    from google.protobuf.message import Message
-
-    from roomcast.model.publications import Publication
+from roomcast.model.publications import Kind, Publication
 
 
 class ProtobufCodec(Codec):

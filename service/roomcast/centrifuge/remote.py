@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from roomcast.auth.claims import subscription_options
 from roomcast.centrifuge import subscribe
+from roomcast.centrifuge.codec import Members
 from roomcast.centrifuge.command_queue import CommandQueue
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.session import Session
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable
+from roomcast.model.json import JsonObject
 from roomcast.node.node import SubscribeSuperseded
-from roomcast.node.survey import UnknownNode
+from roomcast.node.survey import Handler, Survey, UnknownNode
 from roomcast.transports.command_stream import CommandStream
-
-if TYPE_CHECKING:
-    from roomcast.centrifuge.codec import Members
-    from roomcast.centrifuge.context import SessionContext
-    from roomcast.centrifuge.session import Session
-    from roomcast.model.json import JsonObject
-    from roomcast.node.survey import Handler, Survey
 
 
 class SessionOperations:

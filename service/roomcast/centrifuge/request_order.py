@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from roomcast.centrifuge.codec import MalformedFrame
-
-if TYPE_CHECKING:
-    from roomcast.centrifuge.codec import Codec
+from roomcast.centrifuge.codec import Codec, MalformedFrame
 
 # Requests that wait for an earlier one; at this limit the next one no longer waits.
 MAX_EARLY = 16

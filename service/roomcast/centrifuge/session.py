@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from roomcast.auth.permissions import Client
-from roomcast.connections.connection import State
+from roomcast.centrifuge.codec import Command
+from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.wire import Wire
+from roomcast.connections.connection import Connection, State
+from roomcast.deadlines import Expiring
 from roomcast.hooks import Caller
-from roomcast.model.errors import SLOW, ApplicationError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from roomcast.centrifuge.codec import Command
-    from roomcast.centrifuge.context import SessionContext
-    from roomcast.centrifuge.wire import Wire
-    from roomcast.connections.connection import Connection
-    from roomcast.deadlines import Expiring
-    from roomcast.model.errors import Disconnect, Unsubscribe
+from roomcast.model.errors import SLOW, ApplicationError, Disconnect, ErrorCode, Unsubscribe
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

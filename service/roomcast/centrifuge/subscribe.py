@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from roomcast.auth import InvalidToken, Override, SubscriptionOptions
+from roomcast.auth import InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
-from roomcast.centrifuge.codec import since_of
-from roomcast.centrifuge.session import SessionSubscription
-from roomcast.hooks import Hook, SubRefreshEvent, SubscribeEvent
+from roomcast.centrifuge.codec import Command, Members, since_of
+from roomcast.centrifuge.filters import Filter
+from roomcast.centrifuge.session import Session, SessionSubscription
+from roomcast.hooks import Hook, SubRefreshEvent, SubscribeAnswer, SubscribeEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.namespaces import Recovery
-from roomcast.model.publications import Publication, Resumption
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from roomcast.auth import SubscriptionClaims
-    from roomcast.centrifuge.codec import Command, Members
-    from roomcast.centrifuge.filters import Filter
-    from roomcast.centrifuge.session import Session
-    from roomcast.hooks import SubscribeAnswer
-    from roomcast.model.namespaces import Namespace
-    from roomcast.model.publications import Position
+from roomcast.model.namespaces import Namespace, Recovery
+from roomcast.model.publications import Position, Publication, Resumption
 
 _DELTA = "fossil"
 # Bits of the member `flag`.

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-from roomcast.centrifuge.codec import client_members, publication_members
-from roomcast.centrifuge.filters import matches
+from roomcast.centrifuge.codec import Codec, Members, client_members, publication_members
+from roomcast.centrifuge.filters import Filter, matches
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.connections.encoding import Encoding
 from roomcast.model.payloads import kind_of_text
-from roomcast.model.publications import Kind, Publication, Resumption
+from roomcast.model.publications import Event, Kind, Membership, Publication, Resumption
 from roomcast.transports.websocket import frames
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.centrifuge.codec import Codec, Members
-    from roomcast.centrifuge.filters import Filter
-    from roomcast.model.publications import Event, Membership
 
 
 class Wire:

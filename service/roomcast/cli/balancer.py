@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from roomcast.tasks import end
 
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterable, Sequence
-
-    Address = tuple[str, int]
-    Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Address = tuple[str, int]
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _CHUNK_BYTES = 64 * 1024
 _CONNECT_TIMEOUT_S = 2.0

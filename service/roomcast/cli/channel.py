@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -16,11 +15,9 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.tasks import end, run_together, run_until_signal
-
-if TYPE_CHECKING:
-    from roomcast.model.namespaces import Namespace
 
 
 @click.command("publish")

@@ -6,13 +6,14 @@ import asyncio
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,13 +21,8 @@ from roomcast.cli.balancer import Balancer
 from roomcast.cli.dev_greeting import Greeting
 from roomcast.cli.dev_ports import REDIS_HOST, answers, claim_ports, port_of, reachable, url_of
 from roomcast.cli.dev_process import DevError, DevProcess
+from roomcast.config import Settings
 from roomcast.tasks import run_together, run_until_signal
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Sequence
-
-    from roomcast.config import Settings
 
 # Redis writes to its log before it acknowledges, so it restarts with its data. Only a crash of the machine loses some.
 _REDIS_OPTIONS = (

@@ -6,15 +6,12 @@ import asyncio
 import errno
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 import psutil
 
 from roomcast.cli.dev_process import DevError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 REDIS_HOST = "127.0.0.1"
 _REDIS_PORT = 6379

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import click
 from redis.exceptions import AuthenticationError, ResponseError
 
 from roomcast.config import ConfigError, Settings, read_namespaces, read_settings
-from roomcast.redis_access.client import OUTAGES, ask, connect
+from roomcast.redis_access.client import OUTAGES, Client, ask, connect
 from roomcast.telemetry.logs import configure_logging
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from roomcast.redis_access.client import Client
 
 
 class Failure(click.ClickException):

@@ -8,21 +8,17 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import jwt
 import orjson
 
-from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionClaims
 from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.tokens import MAX_TOKEN_BYTES, read_verifier
 from roomcast.cli.terminal import configure_cli_logging
-from roomcast.config import ENV_PREFIX, ConfigError, read_settings, require_auth
-
-if TYPE_CHECKING:
-    from roomcast.auth import ConnectionClaims, SubscriptionClaims
-    from roomcast.config import Settings
+from roomcast.config import ENV_PREFIX, ConfigError, Settings, read_settings, require_auth
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _MAX_TTL_S = 10 * 366 * 24 * 3600

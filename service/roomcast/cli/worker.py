@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import click
 
@@ -13,19 +13,13 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.hooks.build import webhook_receiver
 from roomcast.presence.node_leases import NodeRegistry
-from roomcast.redis_access.client import connect
+from roomcast.redis_access.client import Client, connect
 from roomcast.telemetry.logs import configure_logging
 from roomcast_workers import ingest, metrics, webhooks
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.metrics import MetricsWorker
-from roomcast_workers.runner import Health, run_until_told
+from roomcast_workers.runner import Health, Worker, run_until_told
 from roomcast_workers.webhooks import WebhookWorker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.redis_access.client import Client
-    from roomcast_workers.runner import Worker
 
 
 @click.group("worker")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import enum
 import time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from roomcast.connections.backlog import Backlog
+from roomcast.connections.encoding import Encoding
+from roomcast.connections.transport import Transport
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from roomcast.connections.encoding import Encoding
-    from roomcast.connections.transport import Transport
-    from roomcast.model.publications import Kind
+from roomcast.model.publications import Kind
 
 
 class State(enum.Enum):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.model.publications import Event, Publication
+from roomcast.model.publications import Event, Publication
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -7,14 +7,11 @@ HTTP (webhooks). See docs/applications.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from roomcast.auth import Override
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 
 class Hook(enum.StrEnum):

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import structlog
 from typing_extensions import override
 
-from roomcast.hooks import Application, Hook, NoAnswer
+from roomcast.hooks import (
+    Application,
+    Caller,
+    ConnectAnswer,
+    ConnectedEvent,
+    ConnectEvent,
+    DisconnectEvent,
+    Handlers,
+    Hook,
+    NoAnswer,
+    PublishAnswer,
+    PublishEvent,
+    RefreshAnswer,
+    RefreshEvent,
+    RpcEvent,
+    SubRefreshEvent,
+    SubscribeAnswer,
+    SubscribeEvent,
+)
 from roomcast.hooks.answer_check import AnswerCheck
+from roomcast.hooks.webhook_stream import WebhookOutbox
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from roomcast.hooks import (
-        Caller,
-        ConnectAnswer,
-        ConnectedEvent,
-        ConnectEvent,
-        DisconnectEvent,
-        Handlers,
-        PublishAnswer,
-        PublishEvent,
-        RefreshAnswer,
-        RefreshEvent,
-        RpcEvent,
-        SubRefreshEvent,
-        SubscribeAnswer,
-        SubscribeEvent,
-    )
-    from roomcast.hooks.webhook_stream import WebhookOutbox
 
 log = structlog.get_logger(__name__)
 

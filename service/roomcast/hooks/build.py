@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import Any
 
-from roomcast.config import ConfigError
+from roomcast.config import ConfigError, Settings
 from roomcast.config_types import split_names
 from roomcast.hooks import Hook
 from roomcast.hooks.answer_check import AnswerCheck
@@ -15,14 +16,8 @@ from roomcast.hooks.proxy import ProxyHandlers
 from roomcast.hooks.python import PythonHandlers, load_functions
 from roomcast.hooks.webhook_receiver import WebhookReceiver
 from roomcast.hooks.webhook_stream import WebhookOutbox, WebhookStream
+from roomcast.redis_access.client import Client
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
-    from roomcast.config import Settings
-    from roomcast.redis_access.client import Client
 
 _FLUSH_TIMEOUT_S = 1.0
 

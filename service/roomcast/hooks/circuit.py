@@ -7,11 +7,8 @@ Written here because the asyncio libraries have neither growing pauses with jitt
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 _FAILURE_LIMIT = 5
 _FIRST_PAUSE_S = 1.0

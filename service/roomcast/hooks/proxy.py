@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 import structlog
 
 from roomcast.bodies import TooLarge, read_chunks
-from roomcast.hooks import Handlers, Hook, NoAnswer
+from roomcast.hooks import (
+    Caller,
+    ConnectAnswer,
+    ConnectEvent,
+    Handlers,
+    Hook,
+    NoAnswer,
+    PublishAnswer,
+    PublishEvent,
+    RefreshAnswer,
+    RefreshEvent,
+    RpcEvent,
+    SubRefreshEvent,
+    SubscribeAnswer,
+    SubscribeEvent,
+)
 from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
 from roomcast.hooks.proxy_messages import (
     ConnectResult,
@@ -25,23 +40,6 @@ from roomcast.hooks.proxy_messages import (
     read_reply,
 )
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from roomcast.hooks import (
-        Caller,
-        ConnectAnswer,
-        ConnectEvent,
-        PublishAnswer,
-        PublishEvent,
-        RefreshAnswer,
-        RefreshEvent,
-        RpcEvent,
-        SubRefreshEvent,
-        SubscribeAnswer,
-        SubscribeEvent,
-    )
 
 log = structlog.get_logger(__name__)
 

@@ -6,19 +6,16 @@ Source: centrifugal/centrifugo internal/proxyproto/proxy.proto, and the "proxy" 
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
-from roomcast.hooks import ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.json import Json
-
-if TYPE_CHECKING:
-    from roomcast.hooks import Caller
 
 M = TypeVar("M", bound="_Model")
 

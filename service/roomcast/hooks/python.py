@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
-from roomcast.config import ENV_PREFIX, ConfigError
+from roomcast.config import ENV_PREFIX, ConfigError, Settings
 from roomcast.hooks import Handlers, Hook, NoAnswer
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from roomcast.config import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import httpx
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 SIGNATURE_HEADER = "X-Roomcast-Signature"
 _TIMEOUT_S = 10.0

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import orjson
 import structlog
 
-from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.hooks import ConnectedEvent, DisconnectEvent
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import read_script
-from roomcast.redis_access.work_queue import WorkQueue
+from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.hooks import ConnectedEvent, DisconnectEvent
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.work_queue import StreamCounts
 
 log = structlog.get_logger(__name__)
 

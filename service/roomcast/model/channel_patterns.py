@@ -5,12 +5,9 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PATTERN_LENGTH = 255
 _MAX_ALTERNATIVES = 64

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable
 
-from roomcast.connections.connection import Pause
+from roomcast.brokers import Broker, Published
+from roomcast.connections.connection import Connection, Pause
 from roomcast.model.errors import BrokerUnavailable
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Callable
-
-    from roomcast.brokers import Broker, Published
-    from roomcast.connections.connection import Connection
-    from roomcast.model.namespaces import Namespaces
-    from roomcast.model.publications import Publication
-    from roomcast.node.tracker import Tracker
+from roomcast.model.namespaces import Namespaces
+from roomcast.model.publications import Publication
+from roomcast.node.tracker import Tracker
 
 _MAX_UNPUBLISHED_BYTES = 128 * 1024
 # The cost of a waiting message beside its payload, so that empty messages count too.

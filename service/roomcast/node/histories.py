@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from roomcast.brokers import Read
+from roomcast.brokers import Broker, Read
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.publications import Position
-
-if TYPE_CHECKING:
-    from roomcast.brokers import Broker
-    from roomcast.model.namespaces import Namespace, Namespaces
-    from roomcast.model.publications import History
+from roomcast.model.namespaces import Namespace, Namespaces
+from roomcast.model.publications import History, Position
 
 
 class Histories:

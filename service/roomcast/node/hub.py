@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
 
-from roomcast.connections.connection import State
+from roomcast.connections.connection import Connection, State, Subscription
+from roomcast.connections.encoding import Encoding
+from roomcast.model.errors import Disconnect
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.model.publications import Publication, Resumption
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from roomcast.connections.connection import Connection, Subscription
-    from roomcast.connections.encoding import Encoding
-    from roomcast.model.errors import Disconnect
-    from roomcast.model.publications import Event
+from roomcast.model.publications import Event, Publication, Resumption
 
 _OPEN = State.OPEN
 

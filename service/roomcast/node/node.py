@@ -5,33 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Once, Published, Sink
-from roomcast.connections.connection import State, Subscription
+from roomcast.brokers import ALWAYS, Broker, Once, Published, Sink
+from roomcast.connections.connection import Connection, State, Subscription
+from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.namespaces import Recovery
-from roomcast.model.publications import Position, Publication, Removal, Resumption
+from roomcast.model.namespaces import Namespace, Namespaces, Recovery, SlowPolicy
+from roomcast.model.publications import BrokerEvent, Position, Publication, Removal, Resumption
 from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
+from roomcast.node.hub import Hub
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
+from roomcast.node.roster import HubRoster
+from roomcast.node.tracker import Tracker
+from roomcast.presence import Presence
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
-
-    from roomcast.brokers import Broker
-    from roomcast.connections.connection import Connection
-    from roomcast.connections.encoding import Encoding
-    from roomcast.model.namespaces import Namespace, Namespaces, SlowPolicy
-    from roomcast.model.publications import BrokerEvent
-    from roomcast.node.hub import Hub
-    from roomcast.node.roster import HubRoster
-    from roomcast.node.tracker import Tracker
-    from roomcast.presence import Presence
 
 log = structlog.get_logger(__name__)
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from roomcast.model.publications import Position, Publication, Resumption
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from roomcast.model.publications import History
+from roomcast.model.publications import History, Position, Publication, Resumption
 
 # At most so many live publications wait while a gap is repaired; older ones are dropped and read from the stream again.
 _MAX_WAITING = 1000

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import structlog
 
 from roomcast.model.errors import BrokerUnavailable
-
-if TYPE_CHECKING:
-    from roomcast.node.hub import Hub
-    from roomcast.presence import Presence, Registry
-    from roomcast.redis_access.work_queue import StreamCounts
+from roomcast.node.hub import Hub
+from roomcast.presence import Presence, Registry
+from roomcast.redis_access.work_queue import StreamCounts
 
 log = structlog.get_logger(__name__)
 

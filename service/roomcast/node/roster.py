@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
 
 from typing_extensions import override
 
+from roomcast.connections.connection import Connection
 from roomcast.model.publications import ClientInfo
+from roomcast.node.hub import Hub
 from roomcast.presence import Roster
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from roomcast.connections.connection import Connection
-    from roomcast.node.hub import Hub
 
 
 class HubRoster(Roster):

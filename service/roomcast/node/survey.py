@@ -12,19 +12,17 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import structlog
 
+from roomcast.brokers import Broker, Published
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, Kind, Publication
 from roomcast.tasks import TaskSet
-
-if TYPE_CHECKING:
-    from roomcast.brokers import Broker, Published
 
 log = structlog.get_logger(__name__)
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import structlog
 
-from roomcast.brokers import Read
+from roomcast.brokers import Broker, Read
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.model.publications import Publication
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Event, Position, Publication
 from roomcast.node.recovery import Track, Window
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.brokers import Broker
-    from roomcast.model.namespaces import Namespace
-    from roomcast.model.publications import Event, Position
 
 log = structlog.get_logger(__name__)
 

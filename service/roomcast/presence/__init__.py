@@ -6,13 +6,11 @@ nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from roomcast.model.publications import ClientInfo
-    from roomcast.redis_access.work_queue import StreamCounts
+from roomcast.model.publications import ClientInfo
+from roomcast.redis_access.work_queue import StreamCounts
 
 __all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Registry", "Roster"]
 

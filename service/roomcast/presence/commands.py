@@ -7,23 +7,20 @@ the leases that have a subscriber). They expire a minute after the last node wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import structlog
 
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.namespaces import Namespaces
+from roomcast.model.publications import ClientInfo
 from roomcast.presence import Page
 from roomcast.presence.occupancy import EVENTS, occupied, vacated
 from roomcast.redis_access.envelope import MalformedMessage, pack_clients, unpack_clients
+from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from roomcast.model.namespaces import Namespaces
-    from roomcast.model.publications import ClientInfo
-    from roomcast.redis_access.keys import ChannelKeys
 
 log = structlog.get_logger(__name__)
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence import Registry
-from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
-from roomcast.redis_access.work_queue import WorkQueue
-
-if TYPE_CHECKING:
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.scripts import Command
-    from roomcast.redis_access.work_queue import StreamCounts
+from roomcast.redis_access.scripts import Command
+from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 
 
 class NodeKeys:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import orjson
 
 from roomcast.presence.node_leases import NodeKeys
+from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
-
-if TYPE_CHECKING:
-    from roomcast.redis_access.client import Client
 
 _CHANNELS_AT_ONCE = 1000
 

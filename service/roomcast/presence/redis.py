@@ -5,30 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from typing_extensions import override
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.presence import Counts, Page, Presence
+from roomcast.model.namespaces import Namespaces
+from roomcast.model.publications import ClientInfo
+from roomcast.presence import Counts, Page, Presence, Registry, Roster
 from roomcast.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
 from roomcast.presence.node_leases import NodeKeys
 from roomcast.presence.sweeper import Sweeper
-from roomcast.redis_access.client import OUTAGES, outage_reason, publish_verb
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason, publish_verb
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all, run_pipeline
 from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from roomcast.model.namespaces import Namespaces
-    from roomcast.model.publications import ClientInfo
-    from roomcast.presence import Registry, Roster
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES, outage_reason
+from roomcast.presence import Registry
+from roomcast.presence.commands import PresenceCommands
+from roomcast.presence.node_leases import NodeKeys
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from roomcast.presence import Registry
-    from roomcast.presence.commands import PresenceCommands
-    from roomcast.presence.node_leases import NodeKeys
-    from roomcast.redis_access.client import Client
 
 log = structlog.get_logger(__name__)
 

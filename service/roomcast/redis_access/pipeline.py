@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from redis.asyncio.cluster import PipelineCommand, RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from redis.exceptions import AskError, MovedError, NoScriptError, SlotNotCoveredError, TryAgainError
 
-from roomcast.redis_access.client import OUTAGES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from redis.asyncio.cluster import ClusterNode
-
-    from roomcast.redis_access.client import Client
-    from roomcast.redis_access.scripts import Command, Script
+from roomcast.redis_access.client import OUTAGES, Client
+from roomcast.redis_access.scripts import Command, Script
 
 # While a slot moves, commands on keys of both sides must wait: usually for milliseconds.
 _ATTEMPTS = 20

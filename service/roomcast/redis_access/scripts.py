@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+from typing import Any, NamedTuple
 
 # One command with its arguments, as redis-py takes them.
 Command = tuple[Any, ...]  # Any: bytes, str, int or float, in any order

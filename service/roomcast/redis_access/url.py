@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _URL = re.compile(
     r"(?P<scheme>rediss?|unix)(?P<shape>\+[a-z]+)?://((?P<credentials>[^/?#]*)@)?(?P<addresses>[^/?#@]*)"

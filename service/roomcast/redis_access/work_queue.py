@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
+from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import Command, read_script
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from roomcast.redis_access.client import Client
 
 _MAX_DEAD_LETTERS = 10_000
 # Half of them are names. Redis's Lua passes 8,000 on at the most.

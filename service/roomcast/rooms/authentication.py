@@ -6,24 +6,21 @@ A token is never in a URL, because logs and histories keep URLs. It is a subprot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import structlog
+from starlette.requests import HTTPConnection
 
 from roomcast.auth import ConnectionClaims, InvalidToken
 from roomcast.auth.claims import connection_claims
 from roomcast.auth.permissions import Client
+from roomcast.auth.tickets import Tickets
+from roomcast.auth.tokens import TokenVerifier
+from roomcast.config import Settings
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
-
-    from roomcast.auth.tickets import Tickets
-    from roomcast.auth.tokens import TokenVerifier
-    from roomcast.config import Settings
-    from roomcast.model.json import JsonObject
+from roomcast.model.json import JsonObject
 
 log = structlog.get_logger(__name__)
 

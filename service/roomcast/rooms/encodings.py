@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import orjson
 
 from roomcast.connections.encoding import Encoding
-from roomcast.model.publications import Kind, Membership, Position, Publication, Resumption
+from roomcast.model.publications import ClientInfo, Event, Kind, Membership, Position, Publication, Resumption
 from roomcast.transports import event_stream
 from roomcast.transports.websocket import deflate, frames
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.model.publications import ClientInfo, Event
 
 # Below this, deflating costs more bytes and time than it saves.
 _MIN_DEFLATED_BYTES = 128

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import orjson
 from starlette.requests import HTTPConnection
 from typing_extensions import override
 
 from roomcast.auth.permissions import Action, may
-from roomcast.deadlines import Expiring
+from roomcast.connections.connection import Connection, Receiver
+from roomcast.deadlines import Deadlines, Expiring
 from roomcast.model.errors import (
     BAD_REQUEST,
     EXPIRED,
@@ -23,18 +25,11 @@ from roomcast.model.errors import (
     ErrorCode,
 )
 from roomcast.model.positions import position_of
-from roomcast.model.publications import Publication
+from roomcast.model.publications import Kind, Position, Publication, Resumption
+from roomcast.node.node import Node
+from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.receivers import PlainReceiver
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
-
-    from roomcast.connections.connection import Connection, Receiver
-    from roomcast.deadlines import Deadlines
-    from roomcast.model.publications import Kind, Position, Resumption
-    from roomcast.node.node import Node
-    from roomcast.rooms.authentication import Authenticator, Identity
 
 
 class TokenDeadline(Expiring):

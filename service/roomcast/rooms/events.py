@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.model.publications import Position
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
@@ -17,11 +17,6 @@ from roomcast.transports.event_stream import EventStream
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-    from roomcast.model.publications import Position
 
 router = APIRouter()
 

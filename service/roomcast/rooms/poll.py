@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import orjson
 from fastapi import APIRouter, Request
@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.publications import Position, Publication, Resumption
+from roomcast.model.publications import Event, Position, Publication, Resumption
 from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
@@ -24,11 +24,6 @@ from roomcast.transports.poll import PollTransport
 from roomcast.web.sockets import ClientServer
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from roomcast.model.publications import Event
 
 router = APIRouter()
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from typing_extensions import override
 
-from roomcast.connections.connection import Receiver
+from roomcast.connections.connection import Connection, Receiver
 from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
-
-if TYPE_CHECKING:
-    from roomcast.connections.connection import Connection
 
 
 class Publisher(Protocol):

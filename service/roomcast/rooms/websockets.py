@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from roomcast.connections.connection import Receiver
+from roomcast.connections.encoding import Encoding
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
@@ -19,12 +21,6 @@ from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
 from roomcast.tasks import TaskSet
 from roomcast.web.sockets import ClientServer, websocket_of
 from roomcast.web.state import find
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.connections.connection import Receiver
-    from roomcast.connections.encoding import Encoding
 
 router = APIRouter()
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 import structlog
 
-if TYPE_CHECKING:
-    from roomcast.config import Settings
+from roomcast.config import Settings
 
 
 def configure_logging(settings: Settings, *, node_id: str) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from roomcast.hooks.build import NodeHooks
 from roomcast.hooks.circuit import CircuitState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prometheus_client.metrics_core import Metric
-
-    from roomcast.hooks.build import NodeHooks
-    from roomcast.node.node import Node
-    from roomcast.node.report import NodeReport
+from roomcast.node.node import Node
+from roomcast.node.report import NodeReport
 
 _COUNTERS = {
     "received": "Publications received from Redis for channels of this node.",

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from typing_extensions import override
 
+from roomcast.model.errors import Disconnect
 from roomcast.transports.write_buffer import PingedBuffer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.model.errors import Disconnect
 
 
 class CommandStream(PingedBuffer):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
 
 import orjson
 from typing_extensions import override
 
-from roomcast.model.publications import Kind
+from roomcast.model.errors import Disconnect
+from roomcast.model.publications import Kind, Position
 from roomcast.transports.write_buffer import WriteBuffer
-
-if TYPE_CHECKING:
-    from roomcast.model.errors import Disconnect
-    from roomcast.model.publications import Position
 
 _HEARTBEAT = b": ping\n\n"
 _GOING_AWAY = 1001

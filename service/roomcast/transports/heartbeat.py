@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from roomcast.model.errors import NO_PONG, SLOW
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from roomcast.model.errors import Disconnect
+from roomcast.model.errors import NO_PONG, SLOW, Disconnect
 
 # The ping interval has at least 50 ticks, which spread the pings of a storm of connections, and a tick has at most a
 # second, by which a deadline may be late.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from typing_extensions import override
 
+from roomcast.model.errors import Disconnect
 from roomcast.transports.write_buffer import WriteBuffer
-
-if TYPE_CHECKING:
-    from roomcast.model.errors import Disconnect
 
 
 class PollTransport(WriteBuffer):

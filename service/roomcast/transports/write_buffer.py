@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from roomcast.connections.connection import Connection
 from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES, Transport
+from roomcast.model.errors import Disconnect
 from roomcast.transports.heartbeat import Pinged
-
-if TYPE_CHECKING:
-    from roomcast.connections.connection import Connection
-    from roomcast.model.errors import Disconnect
 
 
 class WriteBuffer(Transport):

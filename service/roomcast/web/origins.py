@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
+from starlette.requests import HTTPConnection
+
+from roomcast.config import Settings
 from roomcast.config_types import split_names
 from roomcast.model.errors import ClientError, ErrorCode
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from starlette.requests import HTTPConnection
-
-    from roomcast.config import Settings
 
 ANY = "*"
 # Headers that browsers send by themselves, for a page of any origin.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from typing_extensions import override
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 
 class _Page(StaticFiles):

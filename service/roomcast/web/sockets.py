@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
-from roomcast.connections.connection import Connection
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from roomcast.config import Settings
+from roomcast.connections.connection import Connection, Receiver
 from roomcast.connections.encoding import Encoding
+from roomcast.connections.transport import Transport
+from roomcast.node.node import Connected, Node
+from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import asgi
 from roomcast.transports.websocket.portable import PortableWebSocket
 from roomcast.web.origins import allowed_origins, check_origin
-
-if TYPE_CHECKING:
-    from starlette.requests import HTTPConnection
-    from starlette.websockets import WebSocket
-
-    from roomcast.config import Settings
-    from roomcast.connections.connection import Receiver
-    from roomcast.connections.transport import Transport
-    from roomcast.node.node import Connected, Node
-    from roomcast.transports.heartbeat import Heartbeat
 
 
 class ClientServer:

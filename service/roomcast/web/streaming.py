@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Receive, Scope, Send
 
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import SLOW
 from roomcast.tasks import run_together
 from roomcast.transports.http_protocol import ABORT
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from starlette.types import Receive, Scope, Send
-
 
 # A stream is closed if its client reads nothing for this long; less than the shutdown timeout of a node (10 s).
 _WRITE_TIMEOUT_S = 8.0

@@ -10,28 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote
 
+from starlette.types import Message, Scope
 from typing_extensions import override
+from uvicorn import Config
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
 
+from roomcast.connections.connection import Connection
 from roomcast.connections.transport import HIGH_WATER_BYTES, LOW_WATER_BYTES
 from roomcast.model.errors import SHUTDOWN, Disconnect
 from roomcast.model.publications import Kind
+from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import deflate, frames, handshake
 from roomcast.transports.websocket.base import FramedSocket
 from roomcast.transports.websocket.detached import DetachedWebSocket
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import Message, Scope
-    from uvicorn import Config
-    from uvicorn.server import ServerState
-
-    from roomcast.connections.connection import Connection
-    from roomcast.transports.heartbeat import Heartbeat
 
 # The key in scope["extensions"] under which a connection offers its transport to the endpoint.
 EXTENSION = "roomcast.websocket"

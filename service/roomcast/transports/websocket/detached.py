@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Callable
+from typing import Any
 
 from typing_extensions import override
 
-from roomcast.model.errors import SHUTDOWN
-from roomcast.transports.heartbeat import Pinged
+from roomcast.connections.connection import Connection
+from roomcast.model.errors import SHUTDOWN, Disconnect
+from roomcast.model.publications import Kind
+from roomcast.transports.heartbeat import Heartbeat, Pinged
 from roomcast.transports.websocket import frames
 from roomcast.transports.websocket.base import FramedSocket
 
@@ -15,15 +19,6 @@ from roomcast.transports.websocket.base import FramedSocket
 _SHUTDOWN_TIMEOUT_S = 3.0
 # And of one that has not answered a ping.
 _GIVE_UP_TIMEOUT_S = 1.0
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-
-    from roomcast.connections.connection import Connection
-    from roomcast.model.errors import Disconnect
-    from roomcast.model.publications import Kind
-    from roomcast.transports.heartbeat import Heartbeat
 
 
 class DetachedWebSocket(FramedSocket, Pinged):

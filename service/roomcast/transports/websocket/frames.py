@@ -7,12 +7,10 @@ Source: the shape of websockets' `Protocol` (data in, events out). The tests com
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from roomcast.model.publications import Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 try:  # the C extension of websockets, where its wheel has one
     from websockets.speedups import apply_mask

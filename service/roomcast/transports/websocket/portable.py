@@ -8,22 +8,17 @@ tests/contract/test_portable.py runs the nodes under hypercorn.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from typing_extensions import override
 
+from roomcast.connections.connection import Connection
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
+from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import frames
 from roomcast.transports.write_buffer import PingedBuffer
-
-if TYPE_CHECKING:
-    from starlette.websockets import WebSocket
-
-    from roomcast.connections.connection import Connection
-    from roomcast.transports.heartbeat import Heartbeat
 
 _WRITE_TIMEOUT_S = 10.0
 
