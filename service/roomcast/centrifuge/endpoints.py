@@ -130,7 +130,7 @@ class CommandStreamResponse(Response):
             fields = {"code": disconnect.code, "reason": disconnect.reason}
             return wire.frame(codec.push("", "disconnect", fields))
 
-        self._stream = CommandStream(transport_name, ping=wire.ping, goodbye=goodbye)
+        self._stream = CommandStream(transport_name, goodbye)
         connection_of = partial(self._server.connection, self._stream, wire.encoding)
         self._queue = begin_session(find(request, SessionContext), wire, request.headers, connection_of)
         self._stream.connection = self._queue.session.connection

@@ -11,42 +11,18 @@ from roomcast.transports.write_buffer import PingedBuffer
 
 
 class CommandStream(PingedBuffer):
-    """The `Transport` of a client that sends its commands to `/emulation`; the heartbeat pings it.
+    """The `Transport` of a client that sends its commands to `/emulation`; each of these requests has its own limit.
 
     Args:
         name: as in metrics: http_stream or sse.
-        ping: the bytes of a ping.
         goodbye: returns the last bytes for a disconnect: there is no close frame.
     """
 
-    def __init__(self, name: str, *, ping: bytes, goodbye: Callable[[Disconnect], bytes]) -> None:
+    def __init__(self, name: str, goodbye: Callable[[Disconnect], bytes]) -> None:
         super().__init__()
         self.name = name
-        self._ping = ping
         self._goodbye = goodbye
-        self._disconnect: Disconnect | None = None
 
     @override
-    def ping(self) -> None:
-        if self.connection is not None and self.connection.await_pong():
-            self.has_answered = False
-            self.write(self._ping)
-
-    @override
-    def pause_reading(self) -> None:
-        """Do nothing: each request has a limit of its own."""
-
-    @override
-    def resume_reading(self) -> None: ...
-
-    @override
-    def close(self, disconnect: Disconnect) -> None:
-        if self._disconnect is None:
-            self._disconnect = disconnect
-            self.write(self._goodbye(disconnect))
-            self.end()
-
-    @override
-    def close_code(self) -> int:
-        """Return 1001 for a client that disconnects: it sends no code."""
-        return 1001 if self._disconnect is None else self._disconnect.code
+    def goodbye(self, disconnect: Disconnect) -> bytes:
+        return self._goodbye(disconnect)

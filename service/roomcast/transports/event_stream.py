@@ -12,7 +12,6 @@ from roomcast.model.publications import Kind, Position
 from roomcast.transports.write_buffer import WriteBuffer
 
 _HEARTBEAT = b": ping\n\n"
-_GOING_AWAY = 1001
 
 
 def event(kind: Kind, payload: bytes) -> bytes:
@@ -37,7 +36,7 @@ def missed(count: int) -> bytes:
 
 
 class EventStream(WriteBuffer):
-    """The `Transport` of one event stream, whose response drains it; it is never read.
+    """The `Transport` of one event stream, whose response drains it.
 
     Args:
         ping_interval_s: a comment is sent after this much silence, so that proxies keep the stream open.
@@ -48,26 +47,12 @@ class EventStream(WriteBuffer):
     def __init__(self, *, ping_interval_s: float) -> None:
         super().__init__()
         self._ping_interval_s = ping_interval_s
-        self._close_code = _GOING_AWAY
 
     @override
-    def pause_reading(self) -> None: ...
-
-    @override
-    def resume_reading(self) -> None: ...
-
-    @override
-    def close(self, disconnect: Disconnect) -> None:
-        """Send the code and reason in a last event named `disconnect`, then end the stream."""
+    def goodbye(self, disconnect: Disconnect) -> bytes:
+        """Return a last event, named `disconnect`, with the code and reason."""
         reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
-        self.write(b"event: disconnect\ndata: " + reason + b"\n\n")
-        self._close_code = disconnect.code
-        self.end()
-
-    @override
-    def close_code(self) -> int:
-        """Return 1001 for any client that disconnects: a stream has no close frame."""
-        return self._close_code
+        return b"event: disconnect\ndata: " + reason + b"\n\n"
 
     async def read(self) -> bytes:
         """Return the next bytes, or a comment after `ping_interval_s` of silence."""

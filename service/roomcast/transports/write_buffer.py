@@ -13,10 +13,12 @@ from roomcast.transports.heartbeat import Pinged
 
 
 class WriteBuffer(Transport):
-    """The writing side of a `Transport`, for a task that calls `drain`.
+    """A `Transport` for a task that calls `drain`; it is never read.
 
     `connection` is set by the owner: it is notified of congestion.
     """
+
+    _lost_code = 1001  # the close code of a client that disconnects: it sends none
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
@@ -24,11 +26,11 @@ class WriteBuffer(Transport):
         self._unsent_bytes = 0
         self._changed = asyncio.Event()
         self._is_congested = False
-        self.is_ending = False
+        self._disconnect: Disconnect | None = None
 
     @override
     def write(self, data: bytes) -> None:
-        if self.is_ending:
+        if self._disconnect is not None:
             return
         self._chunks.append(data)
         self._unsent_bytes += len(data)
@@ -42,10 +44,27 @@ class WriteBuffer(Transport):
         """Return the bytes in the buffer, and those of the last `drain` until the next one."""
         return self._unsent_bytes
 
-    def end(self) -> None:
-        """Accept no more writes; `drain` returns the rest, then the end."""
-        self.is_ending = True
-        self._changed.set()
+    @override
+    def pause_reading(self) -> None: ...
+
+    @override
+    def resume_reading(self) -> None: ...
+
+    @override
+    def close(self, disconnect: Disconnect) -> None:
+        """Accept no more writes; `drain` returns the rest, with the goodbye, then the end."""
+        if self._disconnect is None:
+            self.write(self.goodbye(disconnect))
+            self._disconnect = disconnect
+            self._changed.set()
+
+    @override
+    def close_code(self) -> int:
+        return self._lost_code if self._disconnect is None else self._disconnect.code
+
+    def goodbye(self, disconnect: Disconnect) -> bytes:  # noqa: ARG002  (of those that have one)
+        """Return the last bytes for the client."""
+        return b""
 
     async def drain(self, *, within_s: float | None = None) -> bytes:
         """Return all that was written since the last call, as soon as there is something; empty at the end.
@@ -57,7 +76,7 @@ class WriteBuffer(Transport):
         if self._is_congested and self._unsent_bytes <= LOW_WATER_BYTES and self.connection is not None:
             self._is_congested = False
             self.connection.on_drained()
-        if not self._chunks and not self.is_ending:
+        if not self._chunks and self._disconnect is None:
             self._changed.clear()
             async with asyncio.timeout(within_s):
                 await self._changed.wait()
@@ -73,6 +92,12 @@ class PingedBuffer(WriteBuffer, Pinged):
         self.has_answered = True
         self.is_reading = True
         self.heartbeat_slot = 0
+
+    @override
+    def ping(self) -> None:
+        if self.connection is not None and self.connection.await_pong():
+            self.has_answered = False
+            self.write(self.connection.encoding.ping)
 
     @override
     def give_up(self, disconnect: Disconnect) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -21,8 +22,8 @@ def goodbye(disconnect: Disconnect) -> bytes:
 
 
 def stream(*, max_unsent_bytes: int = 1_000_000, is_open: bool = True) -> tuple[CommandStream, Connection]:
-    made = CommandStream("http_stream", ping=b"?;", goodbye=goodbye)
-    made.connection = Connection(1, made, RAW, Feed(), max_unsent_bytes=max_unsent_bytes)
+    made = CommandStream("http_stream", goodbye)
+    made.connection = Connection(1, made, replace(RAW, ping=b"?;"), Feed(), max_unsent_bytes=max_unsent_bytes)
     if is_open:
         made.connection.open()
     return made, made.connection

@@ -34,7 +34,8 @@ async def test_what_was_written_between_two_reads_comes_at_once() -> None:
     assert stream.unsent_bytes() == 2
     assert await stream.read() == b"12"
     assert stream.unsent_bytes() == 2  # under way, not taken yet
-    stream.end()
+    stream.close(SHUTDOWN)
+    assert await stream.read()
     assert await stream.read() == b""
     assert stream.unsent_bytes() == 0
 

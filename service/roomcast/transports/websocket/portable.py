@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from typing_extensions import override
 
 from roomcast.connections.connection import Connection
-from roomcast.model.errors import SLOW, Disconnect
+from roomcast.model.errors import SLOW
 from roomcast.model.publications import Kind
 from roomcast.tasks import run_together
 from roomcast.transports.heartbeat import Heartbeat
@@ -27,24 +27,13 @@ class PortableWebSocket(PingedBuffer):
     """The `Transport` of a WebSocket under any ASGI server."""
 
     name = "websocket"
+    _lost_code = 1006
 
     def __init__(self, socket: WebSocket) -> None:
         super().__init__()
         self._socket = socket
-        self._disconnect: Disconnect | None = None
-        self._client_code = 1006
         self._may_read = asyncio.Event()
         self._may_read.set()
-
-    @override
-    def close(self, disconnect: Disconnect) -> None:
-        if self._disconnect is None:
-            self._disconnect = disconnect
-            self.end()
-
-    @override
-    def close_code(self) -> int:
-        return self._client_code if self._disconnect is None else self._disconnect.code
 
     @override
     def pause_reading(self) -> None:
@@ -55,12 +44,6 @@ class PortableWebSocket(PingedBuffer):
     def resume_reading(self) -> None:
         self.is_reading = self.has_answered = True
         self._may_read.set()
-
-    @override
-    def ping(self) -> None:
-        if self.connection is not None and self.connection.await_pong():
-            self.has_answered = False
-            self.write(self.connection.encoding.ping)
 
     async def run(self, connection: Connection, heartbeat: Heartbeat) -> None:
         """Carry messages both ways until either side ends.
@@ -82,7 +65,7 @@ class PortableWebSocket(PingedBuffer):
             message = await self._socket.receive()
             self.has_answered = True
             if message["type"] == "websocket.disconnect":
-                self._client_code = message.get("code") or 1005
+                self._lost_code = message.get("code") or 1005
                 return
             text = message.get("text")
             if text is None:
