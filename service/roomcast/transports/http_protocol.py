@@ -118,15 +118,12 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _expect_more(self) -> None:
         self._forget_timer()
-        self._timer = self.loop.call_later(_REQUEST_TIMEOUT_S, self._give_up)
+        self._timer = self.loop.call_later(_REQUEST_TIMEOUT_S, self._refuse, _TIMEOUT_ANSWER)
 
     def _forget_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _give_up(self) -> None:
-        self._refuse(_TIMEOUT_ANSWER)
 
     def _refuse(self, answer: bytes) -> None:
         self._forget_timer()

@@ -55,14 +55,13 @@ class WebSocketProtocol(FramedSocket):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._config = config
         self._app_state = app_state
         self._open_sockets: set[Any] = server_state.connections  # Any: uvicorn's, of all its protocol classes
         self._tasks = server_state.tasks
         self._default_headers = server_state.default_headers
-        self._loop = _loop or asyncio.get_event_loop()
+        self._loop = asyncio.get_running_loop()
         self._close_code = None
         self._unread = b""
         self.is_reading = True
@@ -87,8 +86,7 @@ class WebSocketProtocol(FramedSocket):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the socket from uvicorn's HTTP protocol."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # noqa: S101  (uvloop's is none)
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
         self._open_sockets.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -183,9 +181,13 @@ class WebSocketProtocol(FramedSocket):
             pass
         except Exception:
             logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n")
-            self._end_after_failure()
+            self._end(Disconnect(1011, "internal server error"))
         else:
-            self._end_after_return()
+            if self._is_detached or self._is_lost:
+                return
+            if not self._is_accepted and not self._has_ended:
+                logging.getLogger("uvicorn.error").error("ASGI app returned without answering the handshake")
+            self._end(Disconnect(1000, ""))
 
     async def _receive(self) -> Message:
         while not self._queue:
@@ -268,20 +270,11 @@ class WebSocketProtocol(FramedSocket):
             self._transport.close()
         self._put({"type": "websocket.disconnect", "code": self.close_code(), "reason": ""})
 
-    def _end_after_failure(self) -> None:
+    def _end(self, disconnect: Disconnect) -> None:
+        """Close after the app has ended; one that never answered the handshake is broken."""
         if self._is_accepted:
-            super().close(Disconnect(1011, "internal server error"))
+            super().close(disconnect)
         elif not self._has_ended:
-            self._answer_and_close(handshake.answer(500, [], b"Internal Server Error"))
-
-    def _end_after_return(self) -> None:
-        """Close after the app returned; one that never answered the handshake is broken."""
-        if self._is_detached or self._is_lost:
-            return
-        if self._is_accepted:
-            super().close(Disconnect(1000, ""))
-        elif not self._has_ended:
-            logging.getLogger("uvicorn.error").error("ASGI app returned without answering the handshake")
             self._answer_and_close(handshake.answer(500, [], b"Internal Server Error"))
 
     def _on_message(self, kind: Kind, payload: bytes) -> None:

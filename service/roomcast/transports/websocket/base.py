@@ -66,7 +66,7 @@ class FramedSocket(asyncio.Protocol, Transport):
             elif message.opcode == frames.CLOSE:
                 self._on_close_frame(message.payload)
         if self._parser.violation is not None:
-            self._fail(Disconnect(*self._parser.violation))
+            self._fail(self._parser.violation)
 
     def eof_received(self) -> None:
         """Close at the end of the client's stream, as asyncio does."""

@@ -27,14 +27,7 @@ class DetachedWebSocket(FramedSocket, Pinged):
     `heartbeat` handles its pings and deadlines; `on_gone` is called once when it has ended.
     """
 
-    __slots__ = (
-        "_connection",
-        "_heartbeat",
-        "_on_gone",
-        "_open_sockets",
-        "has_answered",
-        "heartbeat_slot",
-    )
+    __slots__ = ("_connection", "_heartbeat", "_on_gone", "_open_sockets", "has_answered", "heartbeat_slot")
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from roomcast.model.errors import Disconnect
 from roomcast.model.publications import Kind
 
 try:  # the C extension of websockets, where its wheel has one
@@ -46,13 +47,6 @@ class Message(NamedTuple):
     opcode: int
     payload: bytes
     is_compressed: bool = False
-
-
-class Violation(NamedTuple):
-    """A violation of the protocol by the client: the close code and reason."""
-
-    code: int
-    reason: str
 
 
 def frame(opcode: int, payload: bytes, *, is_compressed: bool = False) -> bytes:
@@ -110,7 +104,7 @@ class FrameParser:
         self._is_message_compressed = False
         self._fragments: list[bytes] | None = None
         self._fragments_bytes = 0
-        self.violation: Violation | None = None
+        self.violation: Disconnect | None = None
 
     # One loop: a call per step doubles its time.
     def feed(self, data: bytes) -> list[Message]:
@@ -228,7 +222,7 @@ class FrameParser:
         return True
 
     def _refuse(self, code: int, reason: str) -> bool:
-        self.violation = Violation(code, reason)
+        self.violation = Disconnect(code, reason)
         self._wanted_bytes = -1
         self._buffer = self._fragments = None
         return False
