@@ -132,23 +132,19 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     lifespan = partial(_run_node, settings=settings, node_id=node_id, on_failure=on_failure)
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
     app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
-    _allow_origins(app, split_names(settings.allowed_origins))
+    if origins := split_names(settings.allowed_origins):
+        # It answers the preflight requests of pages of other origins (Fetch Standard 3.2).
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
+        )
     for router in _ROUTERS:
         app.include_router(router)
     app.add_exception_handler(ClientError, _refuse_client)
     app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
-    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
     add_page(app)
     return app
-
-
-def _allow_origins(app: FastAPI, origins: list[str]) -> None:
-    """Answer the preflight requests of pages of other origins (Fetch Standard 3.2)."""
-    if origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
-        )
 
 
 @asynccontextmanager
@@ -189,9 +185,7 @@ def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVeri
     survey = Survey(node.broker, node.id)
     deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
     tasks = TaskSet("client")
-    sessions = SessionContext(
-        node, verifier=verifier, application=hooks.application, deadlines=deadlines, settings=settings, tasks=tasks
-    )
+    sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, tasks)
     session_operations = SessionOperations(sessions, survey)
     node_operations = NodeOperations(
         node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of
@@ -244,12 +238,7 @@ async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Respons
 
 
 async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:
-    """Handle a client that disconnects during its handshake; no error is logged."""
-
-
-async def _answer_disconnect(_connection: HTTPConnection, _exc: Exception) -> Response:
-    """Handle a client that disconnects while its request is read; no error is logged."""
-    return Response(status_code=400)
+    """Handle a client that disconnects during its handshake or request; no error is logged."""
 
 
 async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from roomcast import app
 from roomcast.__main__ import main
-from roomcast.centrifuge import context
+from roomcast.centrifuge import command_queue
 from roomcast.hooks import python
 from roomcast.rooms import websockets
 
 if __name__ == "__main__":
     app._EXPIRY_GRACE_S = 0.2
-    context.CONNECT_TIMEOUT_S = 0.5
+    command_queue.CONNECT_TIMEOUT_S = 0.5
     websockets._FIRST_MESSAGE_TIMEOUT_S = 0.5
     python._MAX_WAITING = 0
     main()

@@ -155,11 +155,11 @@ class Bench:
         self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
         self.context = SessionContext(
             self.node,
-            verifier=read_verifier(self.settings, self.node.counts),
-            application=self.application,
-            deadlines=self.deadlines,
-            settings=self.settings,
-            tasks=TaskSet("client"),
+            read_verifier(self.settings, self.node.counts),
+            self.application,
+            self.deadlines,
+            self.settings,
+            TaskSet("client"),
         )
         self.operations = SessionOperations(self.context, Survey(self.broker, "n1"))
         self.handlers = self.operations.handlers()

@@ -17,37 +17,17 @@ from roomcast.model.publications import ClientInfo, Kind, Position, Publication
 # A command's or a result's members by name.
 Members = dict[str, Any]  # Any: the types of the schema
 
-METHODS = (
-    "connect",
-    "subscribe",
-    "unsubscribe",
-    "publish",
-    "presence",
-    "presence_stats",
-    "history",
-    "ping",
-    "send",
-    "rpc",
-    "refresh",
-    "sub_refresh",
-)
-
 
 class Command(NamedTuple):
     """A client's command.
 
     id: of the reply, from 1 on; 0: the client wants no reply.
-    method: one of METHODS; "": the command has none of them.
+    method: the first one of the schema that the command has; "": none.
     """
 
     id: int
     method: str
     params: Members
-
-    @property
-    def is_pong(self) -> bool:
-        """Return whether it is an empty command, which answers a ping."""
-        return not self.id and not self.method
 
 
 class MalformedFrame(ValueError):  # noqa: N818  (the client's error, not ours)
@@ -95,8 +75,8 @@ def client_members(info: ClientInfo) -> Members:
     return members
 
 
-def publication_members(publication: Publication, data: bytes) -> Members:
-    """Return the Publication of the schema, with the given `data`."""
+def publication_members(publication: Publication, data: bytes, *, is_patch: bool = False) -> Members:
+    """Return the Publication of the schema, with the given `data`: a payload, or the patch of one."""
     members: Members = {"data": data}
     if publication.position is not None:
         members["offset"] = publication.position.offset
@@ -104,6 +84,8 @@ def publication_members(publication: Publication, data: bytes) -> Members:
         members["info"] = client_members(publication.info)
     if publication.tags:
         members["tags"] = publication.tags
+    if is_patch:
+        members["delta"] = True
     return members
 
 

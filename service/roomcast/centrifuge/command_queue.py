@@ -38,6 +38,8 @@ from roomcast.model.publications import Kind
 
 log = structlog.get_logger(__name__)
 
+# How long a client may take to send `connect`.
+CONNECT_TIMEOUT_S = 10.0
 # Limits of the commands, and of the bytes of their frames, that wait for one that waits for Redis or the application.
 # Beyond them reading pauses.
 _MAX_WAITING = 64
@@ -63,7 +65,7 @@ def begin_session(
     connection = connection_of(queue)
     session = queue.session = Session(context, wire, connection, queue, headers)
     context.by_id[session.id] = connection
-    context.await_connect(queue)
+    context.deadlines.add_in(CONNECT_TIMEOUT_S, queue)
     return queue
 
 
@@ -141,7 +143,8 @@ class CommandQueue(Receiver, Expiring):
         if self._task is not None:
             self._task.cancel()
         session = self.session
-        session.context.forget(session.id, self)
+        session.context.by_id.pop(session.id, None)
+        session.context.deadlines.forget(self)
         if session.is_connected:
             code = connection.transport.close_code()
             session.context.application.on_disconnect(DisconnectEvent(session.caller, code, ""))
@@ -153,7 +156,7 @@ class CommandQueue(Receiver, Expiring):
         elif self._task is None:
             self.session.disconnect(STALE)
         else:  # the client has sent `connect`, and Redis or the application takes long
-            self.session.context.await_connect(self)
+            self.session.context.deadlines.add_in(CONNECT_TIMEOUT_S, self)
 
     def _admit(self, size_bytes: int) -> bool:
         """Count a frame; return whether it fits into the limits: pausing does not stop a client that sends requests."""
@@ -171,7 +174,7 @@ class CommandQueue(Receiver, Expiring):
         Args:
             is_late: its frame has had its share of this turn of the loop.
         """
-        if command.is_pong:
+        if not command.id and not command.method:
             self._pong()  # at once: the next ping does not wait for commands
         elif self._task is not None:
             self._waiting_bytes += _COMMAND_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -11,7 +12,7 @@ from roomcast.centrifuge.codec import Members
 from roomcast.centrifuge.wire import Wires
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection
-from roomcast.deadlines import Deadlines, Expiring
+from roomcast.deadlines import Deadlines
 from roomcast.hooks import Application
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.node.node import Node
@@ -19,46 +20,26 @@ from roomcast.tasks import TaskSet
 
 log = structlog.get_logger(__name__)
 
-# How long a client may take to send `connect`.
-CONNECT_TIMEOUT_S = 10.0
 # The schema has 32 bits for it, and some languages take one of them for the sign: 68 years.
 _MAX_TTL_S = 2**31 - 1
 
 
+@dataclass(slots=True, eq=False)
 class SessionContext:
     """Made once per node.
 
-    by_id: the connections of the sessions of this node, by session id.
     tasks: the commands and refreshes that wait for Redis or the application.
+    by_id: the connections of the sessions of this node, by session id.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        *,
-        verifier: TokenVerifier,
-        application: Application,
-        deadlines: Deadlines,
-        settings: Settings,
-        tasks: TaskSet,
-    ) -> None:
-        self.node = node
-        self.verifier = verifier
-        self.application = application
-        self.deadlines = deadlines
-        self.settings = settings
-        self.wires = Wires()
-        self.by_id: dict[str, Connection] = {}
-        self.tasks = tasks
-
-    def await_connect(self, expiring: Expiring) -> None:
-        """Call it in 10 s, unless it is forgotten before."""
-        self.deadlines.add_in(CONNECT_TIMEOUT_S, expiring)
-
-    def forget(self, session_id: str, expiring: Expiring) -> None:
-        """Remove a session whose client has disconnected, and its deadline."""
-        self.by_id.pop(session_id, None)
-        self.deadlines.forget(expiring)
+    node: Node
+    verifier: TokenVerifier
+    application: Application
+    deadlines: Deadlines
+    settings: Settings
+    tasks: TaskSet
+    wires: Wires = field(default_factory=Wires)
+    by_id: dict[str, Connection] = field(default_factory=dict)
 
     def expiry(self, expire_at_s: float) -> Members:
         """Return the members of a result that tell when something expires, at a Unix time; 0: never.

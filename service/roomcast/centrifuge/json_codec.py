@@ -10,7 +10,7 @@ import orjson
 from typing_extensions import override
 
 from roomcast.centrifuge import fossil
-from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import Codec, Command, MalformedFrame, Members
 from roomcast.model.json import Json
 from roomcast.model.publications import Kind, Publication
 
@@ -35,6 +35,7 @@ _SUBSCRIBE: _Types = {
     "tf": dict,
     "flag": _SIGNED_64,
 }
+# By method, in the order of the schema.
 _MEMBERS: Mapping[str, _Types] = {
     "connect": {
         "token": str,
@@ -129,10 +130,10 @@ def _command(line: bytes) -> Command:
         command_id = 0
     elif not _is_of(_UNSIGNED_32, command_id):
         raise MalformedFrame("an id is a whole number of 32 bits")
-    for method in METHODS:
+    for method, types in _MEMBERS.items():
         params = command.get(method)
         if params is not None:
-            return Command(command_id, method, _members(method, params, _MEMBERS[method]))
+            return Command(command_id, method, _members(method, params, types))
     return Command(command_id, "", {})
 
 

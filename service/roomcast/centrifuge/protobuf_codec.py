@@ -12,7 +12,7 @@ from google.protobuf.proto import parse_length_prefixed, serialize_length_prefix
 from typing_extensions import override
 
 from roomcast.centrifuge import client_pb2, fossil
-from roomcast.centrifuge.codec import METHODS, Codec, Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import Codec, Command, MalformedFrame, Members
 from roomcast.model.publications import Kind, Publication
 
 
@@ -72,9 +72,9 @@ def _message(members: Members) -> bytes:
 
 
 def _command(command: client_pb2.Command) -> Command:
-    for method in METHODS:
-        if command.HasField(method):
-            return Command(command.id, method, _members(getattr(command, method)))
+    for field, value in command.ListFields():
+        if field.message_type is not None:
+            return Command(command.id, field.name, _members(value))
     return Command(command.id, "", {})
 
 

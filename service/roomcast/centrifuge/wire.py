@@ -68,16 +68,11 @@ class Wire:
         for publication in found:
             if tags is not None and not matches(tags, publication.tags):
                 continue
-            payload = codec.payload(publication)
+            payload = data = codec.payload(publication)
+            patch = None if before is None else codec.patch(before, payload)
             if is_delta:
-                patch = codec.patch(before, payload) if before is not None else None
-                each = publication_members(publication, codec.full(payload) if patch is None else patch)
-                if patch is not None:
-                    each["delta"] = True
-                before = payload
-            else:
-                each = publication_members(publication, payload)
-            members.append(each)
+                data, before = codec.full(payload) if patch is None else patch, payload
+            members.append(publication_members(publication, data, is_patch=patch is not None))
         return members
 
     def _encoder(self, *, tells_members: bool, is_delta: bool, tags: Filter | None) -> Callable[[Event], bytes]:
@@ -107,8 +102,7 @@ class Wire:
         patch = codec.patch(codec.payload(before), codec.payload(publication))
         if patch is None:
             return None
-        members = publication_members(publication, patch)
-        members["delta"] = True
+        members = publication_members(publication, patch, is_patch=True)
         return self.frame(codec.push(publication.channel, "pub", members))
 
 

@@ -11,7 +11,8 @@ from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
+from roomcast.centrifuge.codec import Command, MalformedFrame
+from roomcast.centrifuge.commands import HANDLERS
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
@@ -35,7 +36,6 @@ def test_each_line_is_a_command_and_blank_lines_are_none() -> None:
         Command(2, "subscribe", {"channel": "chat:42", "recover": True, "offset": 3, "flag": 1}),
         Command(0, "", {}),
     ]
-    assert read(frame)[2].is_pong
 
 
 @pytest.mark.parametrize("value", ['{"a":[1,null,"\u00e9"]}', "[]", '"text"', "1", "true", '""'])
@@ -159,7 +159,7 @@ NAMES = st.sampled_from(["channel", "token", "data", "offset", "subs", "since", 
 @given(
     st.binary()
     | st.text().map(str.encode)
-    | st.dictionaries(st.sampled_from(["id", *METHODS]), JSON | st.dictionaries(NAMES, JSON)).map(
+    | st.dictionaries(st.sampled_from(["id", *HANDLERS]), JSON | st.dictionaries(NAMES, JSON)).map(
         lambda value: json.dumps(value).encode()
     )
 )
@@ -171,7 +171,7 @@ def test_whatever_a_client_sends_is_commands_or_refused(frame: bytes) -> None:
 
     for command in commands:
         assert 0 <= command.id < 2**32
-        assert command.method in {"", *METHODS}
+        assert command.method in {"", *HANDLERS}
         assert isinstance(command.params.get("data", b""), bytes)
 
 

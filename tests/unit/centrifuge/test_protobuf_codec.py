@@ -19,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roomcast.centrifuge import client_pb2
-from roomcast.centrifuge.codec import METHODS, Command, MalformedFrame
+from roomcast.centrifuge.codec import Command, MalformedFrame
+from roomcast.centrifuge.commands import HANDLERS
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.model.publications import Kind, Publication
 from tests.support.paths import ROOT
@@ -174,7 +175,7 @@ def test_whatever_a_client_sends_is_commands_or_refused(garbage: bytes, changes:
         with contextlib.suppress(MalformedFrame):
             for command in CODEC.commands(sent):
                 assert 0 <= command.id < 2**32
-                assert command.method in {"", *METHODS}
+                assert command.method in {"", *HANDLERS}
 
 
 @pytest.mark.parametrize("kind", Kind)

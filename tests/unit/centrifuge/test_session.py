@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.centrifuge.codec import METHODS
+from roomcast.centrifuge.commands import HANDLERS
 from roomcast.model.errors import SHUTDOWN
 from roomcast.model.publications import History, Kind, Position, Publication
 from tests.support.processes import eventually
@@ -59,7 +59,7 @@ async def test_the_reply_to_connect_says_all_that_a_client_needs(bench: Bench) -
     }
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "connect"])
+@pytest.mark.parametrize("method", [method for method in HANDLERS if method != "connect"])
 async def test_what_comes_before_connect_ends_the_connection(bench: Bench, method: str) -> None:
     client = bench.client()
 
