@@ -41,15 +41,11 @@ class Deadlines:
     """
 
     def __init__(self, clock: Callable[[], float], *, grace_s: float) -> None:
-        self._clock = clock
+        self.now_s = clock
         self._grace_s = grace_s
         self._numbers = itertools.count()
         self._heap: list[_Entry] = []
         self._entries: dict[Expiring, _Entry] = {}  # the valid ones in the heap
-
-    def now_s(self) -> float:
-        """Return the Unix time."""
-        return self._clock()
 
     def add(self, unix_s: float, expiring: Expiring, *, at_once: bool = False) -> None:
         """Call an object at this time plus, unless `at_once`, the grace. 0: never."""
@@ -58,7 +54,7 @@ class Deadlines:
 
     def add_in(self, delay_s: float, expiring: Expiring) -> None:
         """Call an object after a delay, without grace."""
-        self._push(self._clock() + delay_s, expiring)
+        self._push(self.now_s() + delay_s, expiring)
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -68,7 +64,7 @@ class Deadlines:
 
     def tick(self) -> None:
         """Call all objects whose time has come."""
-        now_s = self._clock()
+        now_s = self.now_s()
         # Collected first: a called object may add itself again, also for a past time.
         due = []
         while self._heap and self._heap[0].at_s <= now_s:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -131,7 +132,7 @@ class Node(Sink):
         is_silent = not namespace.join_leave and of_channel.join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
         start = self._start(connection, channel, recovery, since, wants_missed=wants_missed)
-        return Subscribing(self, connection, channel, subscription, slow=namespace.slow, start=start)
+        return Subscribing(self, connection, channel, subscription, namespace.slow, start)
 
     async def _start(
         self,
@@ -146,7 +147,9 @@ class Node(Sink):
         await self.broker.subscribe(channel)
         window = None
         if recovery is not None and since is not None and not since.epoch:
-            since = await self._present(channel, since)
+            await self.tracker.wait_resolved(channel)
+            present = self.tracker.position(channel)
+            since = present and Position(since.offset, present.epoch)
         if recovery is not None and wants_missed and (recovery is Recovery.CACHE or since is not None):
             window = await self.tracker.window(channel, since)
         else:
@@ -193,10 +196,6 @@ class Node(Sink):
         self.counts["published"] += 1
         return published
 
-    def reason_not_ready(self) -> str | None:
-        """Return why this node cannot deliver now; None if it can."""
-        return self.broker.reason_not_ready()
-
     def drain(self) -> None:
         """Close every connection with a code that lets the clients reconnect to another node."""
         log.info("node.drain", connections=len(self.hub.connections))
@@ -238,12 +237,6 @@ class Node(Sink):
                 if not self.tracker.is_tracked(channel):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
-    async def _present(self, channel: str, since: Position) -> Position | None:
-        """Return a position in the present epoch of an open channel. Raises: BrokerUnavailable."""
-        await self.tracker.wait_resolved(channel)
-        position = self.tracker.position(channel)
-        return None if position is None else Position(since.offset, position.epoch)
-
     def _subscription_began(
         self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
     ) -> None:
@@ -274,15 +267,13 @@ class Node(Sink):
             self.broker.unsubscribe(channel)
 
 
+@dataclass(slots=True, eq=False)
 class Connected:
     """The context of `Node.connected`."""
 
-    __slots__ = ("_is_detached", "_node", "connection")
-
-    def __init__(self, node: Node, connection: Connection) -> None:
-        self._node = node
-        self.connection = connection
-        self._is_detached = False
+    _node: Node
+    connection: Connection
+    _is_detached: bool = False
 
     def __enter__(self) -> Connected:
         self._node.hub.add(self.connection)
@@ -297,30 +288,18 @@ class Connected:
         self._is_detached = True
 
 
+@dataclass(slots=True, eq=False)
 class Subscribing:
     """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription."""
 
-    __slots__ = ("_channel", "_connection", "_node", "_slow", "_start", "_subscription", "_turn", "_turns")
-
-    _turn: asyncio.Handle
-
-    def __init__(
-        self,
-        node: Node,
-        connection: Connection,
-        channel: str,
-        subscription: Subscription,
-        *,
-        slow: SlowPolicy,
-        start: Coroutine[Any, Any, Sequence[Publication | Resumption]],  # Any: as in tasks.py
-    ) -> None:
-        self._node = node
-        self._connection = connection
-        self._channel = channel
-        self._subscription = subscription
-        self._slow = slow
-        self._start = start
-        self._turns: list[None] = []  # of the loop, since the body began
+    _node: Node
+    _connection: Connection
+    _channel: str
+    _subscription: Subscription
+    _slow: SlowPolicy
+    _start: Coroutine[Any, Any, Sequence[Publication | Resumption]]  # Any: as in tasks.py
+    _turns: list[None] = field(default_factory=list)  # of the loop, since the body began
+    _turn: asyncio.Handle = field(init=False)
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
         self._node._gain_interest(self._channel)

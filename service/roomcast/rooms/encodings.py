@@ -45,12 +45,11 @@ def client_members(info: ClientInfo) -> dict[str, object]:
 def clients(event: Membership) -> bytes:
     """Return the JSON array of the clients that joined or left."""
     return orjson.dumps(
-        [{"client": each.client, "user": each.user, "info": _json_or_null(each.info)} for each in event.clients]
+        [
+            {"client": each.client, "user": each.user, "info": orjson.Fragment(each.info or b"null")}
+            for each in event.clients
+        ]
     )
-
-
-def _json_or_null(info: bytes) -> orjson.Fragment:
-    return orjson.Fragment(info or b"null")
 
 
 def _position_members(position: Position | None) -> bytes:

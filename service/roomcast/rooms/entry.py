@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -45,6 +46,7 @@ class TokenDeadline(Expiring):
             connection.close(EXPIRED)
 
 
+@dataclass(slots=True, eq=False)
 class RoomEntry:
     """Subscribes a WebSocket to its channel: before its handshake is accepted, or by its first message.
 
@@ -53,22 +55,12 @@ class RoomEntry:
         since: the client's position in the channel.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        authenticator: Authenticator,
-        deadlines: Deadlines,
-        *,
-        channel: str,
-        receiver_of: Callable[[bool], Receiver],
-        since: Position | None,
-    ) -> None:
-        self._node = node
-        self._authenticator = authenticator
-        self._deadlines = deadlines
-        self._channel = channel
-        self._receiver_of = receiver_of
-        self._since = since
+    _node: Node
+    _authenticator: Authenticator
+    _deadlines: Deadlines
+    _channel: str
+    _receiver_of: Callable[[bool], Receiver]
+    _since: Position | None
 
     async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
         """Subscribe a client, and send it the start. Raises: ClientError, BrokerUnavailable.

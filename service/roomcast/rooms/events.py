@@ -35,7 +35,6 @@ class EventStreamResponse(Response):
         deadlines: Deadlines,
         channel: str,
         identity: Identity,
-        *,
         since: Position | None = None,
     ) -> None:
         super().__init__(headers=STREAM_HEADERS)
@@ -83,4 +82,4 @@ async def _events(request: Request, channel: str) -> Response:
     identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
     check_subscription(server.node, channel, identity)
-    return EventStreamResponse(server, find(request, Deadlines), channel, identity, since=since)
+    return EventStreamResponse(server, find(request, Deadlines), channel, identity, since)

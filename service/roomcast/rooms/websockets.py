@@ -33,7 +33,7 @@ async def echo(socket: WebSocket) -> None:
     """Answer each text `x` with `Message received: x`, without a room, Redis or authentication."""
     server = find(socket, ClientServer)
     transport, is_compressed = websocket_of(socket)
-    encoding = DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET
+    encoding = _encoding_of(in_envelope=False, is_compressed=is_compressed)
     await server.serve(socket, server.connection(transport, encoding, receivers.Echo()))
 
 
@@ -96,7 +96,7 @@ async def _serve(
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
     identity = await authenticator.authenticate(socket)
-    entry = RoomEntry(server.node, authenticator, deadlines, channel=channel, receiver_of=receiver_of, since=since)
+    entry = RoomEntry(server.node, authenticator, deadlines, channel, receiver_of, since)
     first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
     connection = server.connection(transport, encoding, first_message)
     if identity is None:

@@ -41,7 +41,7 @@ class NodeCollector(Collector):
             connections.add_metric([transport], count)
         yield connections
         yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", len(node.hub.channels()))
-        ready = node.reason_not_ready() is None
+        ready = node.broker.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
         ingest = self._report.ingest
         if ingest is not None:  # of the cluster, the same on every node

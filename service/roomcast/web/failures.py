@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.json import JsonObject
 
 # The exceptions of the server API's methods.
 FAILURES = (ClientError, BrokerUnavailable, ApplicationError)
@@ -16,7 +17,7 @@ class Failure(NamedTuple):
     body: `{"code": 102, "message": "unknown channel: ..."}`, and `"temporary": true` if a retry may succeed.
     """
 
-    body: dict[str, Any]  # Any: JSON
+    body: JsonObject
     status: int
 
 
@@ -28,5 +29,5 @@ def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failu
         error = exc.error if isinstance(exc, ClientError) else ErrorCode.INTERNAL
         message = str(exc) if isinstance(exc, ClientError) else exc.reason
         code, status, is_temporary = error.code, error.status, error.is_temporary
-    body: dict[str, Any] = {"code": code, "message": message}
+    body: JsonObject = {"code": code, "message": message}
     return Failure({**body, "temporary": True} if is_temporary else body, status)

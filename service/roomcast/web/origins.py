@@ -10,7 +10,6 @@ from roomcast.config import Settings
 from roomcast.config_types import split_names
 from roomcast.model.errors import ClientError, ErrorCode
 
-ANY = "*"
 # Headers that browsers send by themselves, for a page of any origin.
 _CREDENTIALS = frozenset({"authorization", "cookie"})
 _OTHER_SITES = frozenset({"cross-site", "same-site"})
@@ -23,7 +22,7 @@ def allowed_origins(settings: Settings) -> Collection[str] | None:
     """
     named = frozenset(split_names(settings.allowed_origins))
     uses_credentials = any(name.lower() in _CREDENTIALS for name in split_names(settings.hook_headers))
-    return None if ANY in named or not (named or uses_credentials) else named
+    return None if "*" in named or not (named or uses_credentials) else named
 
 
 def check_origin(connection: HTTPConnection, allowed: Collection[str] | None) -> None:

@@ -14,8 +14,6 @@ from roomcast.transports.http_protocol import ABORT
 
 # A stream is closed if its client reads nothing for this long; less than the shutdown timeout of a node (10 s).
 _WRITE_TIMEOUT_S = 8.0
-
-
 # X-Accel-Buffering: nginx would delay the stream to fill its buffer.
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -27,12 +25,8 @@ async def pump(
 
     A client that reads nothing for 8 s is closed as slow (3008).
     """
-    abort = scope.get("extensions", {}).get(ABORT, _leave_to_server)
+    abort = scope.get("extensions", {}).get(ABORT, lambda: None)  # any other server closes the connection by itself
     await run_together(gone=until_gone(receive), pump=_pump(connection, read, send, abort))
-
-
-def _leave_to_server() -> None:
-    """Any other server closes the connection by itself."""
 
 
 async def _pump(
