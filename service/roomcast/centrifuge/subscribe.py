@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -51,47 +51,43 @@ async def subscribe(session: Session, command: Command) -> None:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
     wanted = _wanted(params, namespace)
     options, expire_at_s = await _terms(session, channel, namespace, params)
-    namespace = _overridden(namespace, options.override)
-    is_kept = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
-    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_kept)
-    async with _subscribing(session, channel, namespace, wanted, options) as result:
-        if not is_kept:
+    is_refreshed = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
+    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_refreshed)
+    async with _subscribing(session, channel, subscription, wanted, options) as result:
+        if not is_refreshed:
             result.update(session.context.expiry(expire_at_s))
         session.reply(command, result)
-        subscription.is_positioned = result.get("positioned", False)
-        session.add_subscription(channel, subscription)
 
 
-@asynccontextmanager
-async def subscribing_by_server(
+def subscribing_by_server(
     session: Session,
     channel: str,
     options: SubscriptionOptions,
     recovering: Members | None = None,
     *,
     expire_at_s: float = 0,
-) -> AsyncIterator[Members]:
+) -> AbstractAsyncContextManager[Members]:
     """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
         recovering: the client's position in the channel, as in `subscribe`.
     Raises: ClientError, BrokerUnavailable.
     """
-    namespace = _overridden(session.context.node.namespaces.of(check_channel(channel)), options.override)
     subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
-    async with _subscribing(session, channel, namespace, _Wanted(since=_since(recovering or {})), options) as result:
-        subscription.is_positioned = result.get("positioned", False)
-        session.add_subscription(channel, subscription)
-        yield result
+    return _subscribing(session, check_channel(channel), subscription, _Wanted(since=_since(recovering or {})), options)
 
 
 @asynccontextmanager
 async def _subscribing(
-    session: Session, channel: str, namespace: Namespace, wanted: _Wanted, options: SubscriptionOptions
+    session: Session, channel: str, subscription: SessionSubscription, wanted: _Wanted, options: SubscriptionOptions
 ) -> AsyncIterator[Members]:
     """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
     node, wire = session.context.node, session.wire
-    tells_members = node.namespaces.of(channel).join_leave and _wants_members(wanted, options.override)
+    of_channel = node.namespaces.of(channel)
+    namespace = _overridden(of_channel, options.override)
+    is_told_anyway = None if options.override is None else options.override.push_join_leave
+    wants_members = wanted.tells_members if is_told_anyway is None else is_told_anyway
+    tells_members = of_channel.join_leave and wants_members
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
     async with node.subscribing(
@@ -113,6 +109,8 @@ async def _subscribing(
         if options.data:
             result["data"] = options.data
         yield result
+        subscription.is_positioned = result.get("positioned", False)
+        session.add_subscription(channel, subscription)
         if rest := found[count:]:
             session.connection.send(b"".join(map(encoding.encode, rest)))
 
@@ -214,11 +212,6 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     if claims.channel != channel or claims.user != session.client.user:
         raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
     return claims
-
-
-def _wants_members(wanted: _Wanted, override: Override | None) -> bool:
-    is_told_anyway = None if override is None else override.push_join_leave
-    return wanted.tells_members if is_told_anyway is None else is_told_anyway
 
 
 def _count_in_reply(found: Sequence[Publication]) -> int:
