@@ -139,8 +139,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         )
     for router in _ROUTERS:
         app.include_router(router)
-    app.add_exception_handler(ClientError, _refuse_client)
-    app.add_exception_handler(BrokerUnavailable, _refuse_unavailable)
+    app.add_exception_handler(ClientError, _refuse)
+    app.add_exception_handler(BrokerUnavailable, _refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
     add_page(app)
@@ -231,16 +231,13 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
 # Starlette sends the response of these: the answer to a request, or the refusal of a WebSocket's handshake.
 
 
-async def _refuse_client(_connection: HTTPConnection, exc: Exception) -> Response:
-    assert isinstance(exc, ClientError)  # noqa: S101  (for the type checker; registered for this class only)
+async def _refuse(_connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, ClientError | BrokerUnavailable)  # noqa: S101  (for the type checker; registered for these)
     failure = failure_of(exc)
+    if isinstance(exc, BrokerUnavailable):
+        return JSONResponse({"error": failure.body}, 503, headers={"Retry-After": "1"})
     return JSONResponse({"error": failure.body}, failure.status)
 
 
 async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:
     """Handle a client that disconnects during its handshake or request; no error is logged."""
-
-
-async def _refuse_unavailable(_connection: HTTPConnection, exc: Exception) -> Response:
-    assert isinstance(exc, BrokerUnavailable)  # noqa: S101  (as above)
-    return JSONResponse({"error": failure_of(exc).body}, 503, headers={"Retry-After": "1"})

@@ -10,7 +10,7 @@ from typing import Any
 _PATIENCE_S = 0.1
 
 
-async def run_together(**coroutines: Coroutine[Any, Any, None]) -> None:  # Any: yielded to the loop
+async def run_together(**coroutines: Coroutine[Any, Any, object]) -> None:  # Any: yielded to the loop
     """Run coroutines as tasks of these names until the first one ends, end the others, and raise its exception.
 
     Not a TaskGroup: that cancels each task once, and on Python 3.11 `asyncio.wait_for`, which redis-py uses, swallows
@@ -38,12 +38,8 @@ async def run_until_signal(coroutine: Coroutine[Any, Any, None], *signals: signa
     is_signalled, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in signals:
         loop.add_signal_handler(number, is_signalled.set)
-    await run_together(work=coroutine, signals=_wait(is_signalled))
+    await run_together(work=coroutine, signals=is_signalled.wait())
     return is_signalled.is_set()
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: of every type

@@ -96,8 +96,6 @@ _NUMBERS: Mapping[Compare, Callable[[Decimal, Decimal], bool]] = {
     Compare.GREATER: operator.gt,
     Compare.GREATER_OR_EQUAL: operator.ge,
 }
-_WITH_VALUES = frozenset({Compare.IN, Compare.NOT_IN})
-_WITH_NOTHING = frozenset({Compare.EXISTS, Compare.NOT_EXISTS})
 
 
 def parse(tf: JsonObject) -> Filter:
@@ -175,13 +173,13 @@ class _Reader:
         self._values += len(values)
         if self._values > MAX_VALUES:
             raise _refused(f"at most {MAX_VALUES} values")
-        if compare in _WITH_NOTHING:
+        if compare in {Compare.EXISTS, Compare.NOT_EXISTS}:
             if value or values:
                 raise _refused(f"{compare.value} has neither val nor vals")
             return Leaf(key, compare)
         if not key:
             raise _refused(f"{compare.value} has a key")
-        if compare in _WITH_VALUES:
+        if compare in {Compare.IN, Compare.NOT_IN}:
             if value or not values:
                 raise _refused(f"{compare.value} has vals and no val")
             return Leaf(key, compare, values=frozenset(_checked("vals", each) for each in values))

@@ -214,7 +214,9 @@ class Tracker:
     async def _check_forever(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_S)
-            self._forget_windows()
+            for track in self._tracks.values():
+                if track.window is not None and self._clock() - track.window.used_at_s > _WINDOW_TTL_S:
+                    track.window = None
             await self._is_connected.wait()
             await self._check()
 
@@ -234,8 +236,3 @@ class Tracker:
                 or position.offset < history.position.offset
             ):
                 self._doubt(track)
-
-    def _forget_windows(self) -> None:
-        for track in self._tracks.values():
-            if track.window is not None and self._clock() - track.window.used_at_s > _WINDOW_TTL_S:
-                track.window = None

@@ -13,7 +13,7 @@ from roomcast.model.publications import Kind, Publication
 
 
 class Publisher(Protocol):
-    """See `ClientPublisher`."""
+    """Publishes the messages of clients; `ClientPublisher` on a node."""
 
     def publish_for(self, connection: Connection, publication: Publication) -> None:
         """Publish a client's message soon."""

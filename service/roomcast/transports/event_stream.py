@@ -11,8 +11,6 @@ from roomcast.model.errors import Disconnect
 from roomcast.model.publications import Kind, Position
 from roomcast.transports.write_buffer import WriteBuffer
 
-_HEARTBEAT = b": ping\n\n"
-
 
 def event(kind: Kind, payload: bytes) -> bytes:
     """Return one event (HTML Standard 9.2.5): text as it is, binary as base64 in an event named `binary`."""
@@ -59,4 +57,4 @@ class EventStream(WriteBuffer):
         try:
             return await self.drain(within_s=self._ping_interval_s)
         except TimeoutError:
-            return _HEARTBEAT
+            return b": ping\n\n"
