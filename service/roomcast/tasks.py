@@ -65,11 +65,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:  # Any: of every type
 
 
 class TaskSet:
-    """Tasks that are started one by one and end by themselves, or together at `end`.
-
-    Args:
-        name: the name of each task.
-    """
+    """Tasks that end by themselves, or together at `end`. All have the same name."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -169,11 +169,7 @@ class CommandQueue(Receiver, Expiring):
         return self._waiting_bytes <= most_bytes and connection.unpublished_bytes <= most_bytes
 
     def _put(self, command: Command, *, is_late: bool) -> None:
-        """Execute a command, or let it wait for its turn.
-
-        Args:
-            is_late: its frame has had its share of this turn of the loop.
-        """
+        """Execute a command now or in its turn; `is_late`: its frame has had its share of this turn of the loop."""
         if not command.id and not command.method:
             self._pong()  # at once: the next ping does not wait for commands
         elif self._task is not None:

@@ -42,10 +42,7 @@ class SessionContext:
     by_id: dict[str, Connection] = field(default_factory=dict)
 
     def expiry(self, expire_at_s: float) -> Members:
-        """Return the members of a result that tell when something expires, at a Unix time; 0: never.
-
-        Raises: ClientError 110 if it has expired.
-        """
+        """Return the members of a result that tell an expiry; 0: never. Raises: ClientError 110 if it has expired."""
         if not expire_at_s:
             return {}
         ttl_s = expire_at_s - self.deadlines.now_s()

@@ -112,11 +112,7 @@ _CONTENT_TYPES = {"sse": "text/event-stream", "json": "application/json", "proto
 
 
 class CommandStreamResponse(Response):
-    """Runs a session, from its first commands until it ends or the client disconnects.
-
-    Args:
-        transport_name: http_stream or sse.
-    """
+    """Runs a session until it ends or the client disconnects. `transport_name`: http_stream or sse."""
 
     def __init__(self, request: Request, wire: Wire, *, transport_name: str, first: bytes) -> None:
         self.media_type = _CONTENT_TYPES["sse" if transport_name == "sse" else wire.encoding_name]

@@ -63,10 +63,7 @@ def _copies(before: bytes, after: bytes) -> Iterator[_Copy]:
 
 
 def _blocks(before: bytes, after: bytes, start: int, stop: int) -> Iterator[_Copy]:
-    """Yield copies of `after` from `start` to `stop`.
-
-    Each look-up costs the same, and a copy is not searched again: hostile payloads cost little more.
-    """
+    """Yield copies of `after` from `start` to `stop`. None is searched again: hostile payloads cost little more."""
     if stop - start < _BLOCK_BYTES:
         return
     step = max(_STEP, len(before) // _MOST_LOOK_UPS, (stop - start) // _MOST_LOOK_UPS)

@@ -131,10 +131,7 @@ class Connection:
                 self.close(SLOW)
 
     def send_congested(self, channel: str, frames: Sequence[bytes], policy: SlowPolicy) -> int:
-        """Handle publications for a congested connection by the channel's policy.
-
-        Returns: how many publications were dropped: these, or older ones of the backlog.
-        """
+        """Handle publications by the channel's policy; return how many were dropped, here or in the backlog."""
         if self.state is not State.OPEN or policy is SlowPolicy.DISCONNECT:
             self.send(b"".join(frames))
             return 0
@@ -155,10 +152,7 @@ class Connection:
                 self.transport.resume_reading()
 
     def await_pong(self) -> bool:
-        """Count a ping, and return whether to send it.
-
-        Not to a client that is not authenticated yet: it does not know pings, and has a deadline of its own.
-        """
+        """Count a ping; return whether to send it: not before authentication, which has a deadline of its own."""
         if self.state is State.CONNECTING:
             return False
         self.awaited_pongs += 1

@@ -33,10 +33,7 @@ class Histories:
         return found
 
     async def remove(self, channel: str) -> None:
-        """Remove the history of a channel; see `Broker.remove_history`.
-
-        Raises: ClientError 108 for a channel without a history; BrokerUnavailable.
-        """
+        """Remove a history: `Broker.remove_history`. Raises: ClientError 108 if there is none; BrokerUnavailable."""
         self._namespace(channel)
         await self._broker.remove_history(channel)
 

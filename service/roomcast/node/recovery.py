@@ -107,10 +107,7 @@ class Track:
         return self._waiting[-1].position if self._waiting else self.position
 
     def accept(self, publication: Publication) -> bool:
-        """Accept a live publication with a position; return whether it is the next one, to be broadcast now.
-
-        If not, it is a duplicate, or it waits until the track is resolved.
-        """
+        """Return whether a live publication is the next one, to be broadcast now: else it is a duplicate, or waits."""
         assert publication.position is not None  # noqa: S101  (for the type checker)
         offset, epoch = publication.position
         if self.is_resolved and epoch == self._epoch:

@@ -63,11 +63,7 @@ class RoomEntry:
     _since: Position | None
 
     async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
-        """Subscribe a client, and send it the start. Raises: ClientError, BrokerUnavailable.
-
-        Args:
-            welcome: sent before the start.
-        """
+        """Subscribe a client; send it `welcome`, then the start. Raises: ClientError, BrokerUnavailable."""
         check_subscription(self._node, self._channel, identity)
         async with self._node.subscribing(connection, self._channel, since=self._since) as start:
             if welcome:

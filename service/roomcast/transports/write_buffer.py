@@ -13,10 +13,7 @@ from roomcast.transports.heartbeat import Pinged
 
 
 class WriteBuffer(Transport):
-    """A `Transport` for a task that calls `drain`; it is never read.
-
-    `connection` is set by the owner: it is notified of congestion.
-    """
+    """A `Transport` that a task drains. Its owner sets `connection`, which is notified of congestion."""
 
     _lost_code = 1001  # the close code of a client that disconnects: it sends none
 

@@ -31,10 +31,7 @@ class ClientServer:
     async def serve(
         self, socket: WebSocket, connection: Connection, *, subprotocol: str | None = None, is_open: bool = True
     ) -> None:
-        """Serve a connection that needs nothing before its handshake is accepted. Otherwise as `accept`.
-
-        Raises: ClientError 103 for a page that may not connect; the handshake is refused.
-        """
+        """As `accept`, if nothing is needed before it. Raises: ClientError 103 for a page that may not connect."""
         with self.node.connected(connection) as connected:
             self.check_origin(socket)
             await self.accept(socket, connected, subprotocol=subprotocol, is_open=is_open)

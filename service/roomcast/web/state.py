@@ -16,10 +16,7 @@ def offer(app: Starlette, *shared: object) -> None:
 
 
 def find(connection: HTTPConnection, wanted: type[T]) -> T:
-    """Return the object of a class that the connection's app offers.
-
-    A plain call: as a FastAPI dependency it would be a twentieth of the cost of a connection.
-    """
+    """Return an app's object of a class. A FastAPI dependency would be a twentieth of the cost of a connection."""
     return find_in(connection.app, wanted)
 
 

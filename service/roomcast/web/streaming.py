@@ -21,10 +21,7 @@ STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 async def pump(
     connection: Connection, read: Callable[[], Awaitable[bytes]], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Send the chunks of `read` in a response that has started, until either side ends.
-
-    A client that reads nothing for 8 s is closed as slow (3008).
-    """
+    """Send the chunks of `read` until either side ends. A client that reads nothing for 8 s is closed (3008)."""
     abort = scope.get("extensions", {}).get(ABORT, lambda: None)  # any other server closes the connection by itself
     await run_together(gone=until_gone(receive), pump=_pump(connection, read, send, abort))
 

@@ -26,10 +26,7 @@ def deflate(data: bytes) -> bytes:
 
 
 def inflate(data: bytes, *, max_bytes: int) -> bytes:
-    """Return a message's payload; at most `max_bytes` are ever decompressed.
-
-    Raises: InflateError.
-    """
+    """Return a message's payload; at most `max_bytes` are ever decompressed. Raises: InflateError."""
     decompressor = zlib.decompressobj(wbits=_RAW_WINDOW_BITS)
     try:
         payload = decompressor.decompress(data + _TAIL, max_bytes + 1)

@@ -108,10 +108,7 @@ class FrameParser:
 
     # One loop: a call per step doubles its time.
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that these bytes of the client complete, in order.
-
-        After a violation (`self.violation` is set then) or a close frame, all bytes are ignored.
-        """
+        """Return the messages that these bytes complete, in order; none after a close frame or a `violation`."""
         messages: list[Message] = []
         if not (data := self._with_buffered(data)):
             return messages
