@@ -20,7 +20,6 @@ from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
 
 RAW = Encoding(
-    "raw",
     lambda event: event.data + b";" if isinstance(event, Publication) else b"",
     lambda count: b"missed %d;" % count,
 )

@@ -27,7 +27,6 @@ class Wire:
         self.encoding_name = encoding_name
         self.codec = codec
         self.frame = frame
-        self.ping = frame(codec.ping)
         # Subscriptions that see the same share one encoding, so that the hub encodes once for all of them.
         self._encodings: WeakValueDictionary[tuple[bool, bool, Filter | None], Encoding] = WeakValueDictionary()
         self.encoding = self.encoding_of(tells_members=False)
@@ -44,11 +43,10 @@ class Wire:
         encoding = self._encodings.get(wanted)
         if encoding is None:
             encoding = self._encodings[wanted] = Encoding(
-                f"centrifuge {self.encoding_name}",
                 self._encoder(tells_members=tells_members, is_delta=is_delta, tags=tags),
                 missed=lambda _count: b"",  # the protocol has no message for it
                 tells_positions=True,
-                ping=self.ping,
+                ping=self.frame(self.codec.ping),
                 difference=self._difference if is_delta else None,
             )
         return encoding

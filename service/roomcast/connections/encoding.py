@@ -23,7 +23,6 @@ class Encoding:
     ping: a ping of the wire protocol; empty: the transport has its own.
     """
 
-    name: str
     encode: Callable[[Event], bytes]
     missed: Callable[[int], bytes]
     tells_positions: bool = False

@@ -107,8 +107,8 @@ def _sse_event(event: Event) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", clients(event))
 
 
-PLAIN_WEBSOCKET = Encoding("plain websocket", _plain_frame, _missed_frame)
-DEFLATED_WEBSOCKET = Encoding("deflated websocket", _deflated(_plain_frame), _missed_frame)
-ENVELOPE_WEBSOCKET = Encoding("envelope websocket", _envelope_frame, _missed_frame, tells_positions=True)
-DEFLATED_ENVELOPE = Encoding("deflated envelope", _deflated(_envelope_frame), _missed_frame, tells_positions=True)
-PLAIN_SSE = Encoding("plain sse", _sse_event, event_stream.missed, tells_positions=True)
+PLAIN_WEBSOCKET = Encoding(_plain_frame, _missed_frame)
+DEFLATED_WEBSOCKET = Encoding(_deflated(_plain_frame), _missed_frame)
+ENVELOPE_WEBSOCKET = Encoding(_envelope_frame, _missed_frame, tells_positions=True)
+DEFLATED_ENVELOPE = Encoding(_deflated(_envelope_frame), _missed_frame, tells_positions=True)
+PLAIN_SSE = Encoding(_sse_event, event_stream.missed, tells_positions=True)

@@ -55,7 +55,7 @@ def _members(found: bytes) -> list[bytes]:
     return members
 
 
-POLL = Encoding("poll", _member, lambda _count: b"", tells_positions=True)
+POLL = Encoding(_member, lambda _count: b"", tells_positions=True)
 
 
 @router.get("/poll/rooms/{name}", response_class=Response, tags=["rooms"], summary="Poll a room.")

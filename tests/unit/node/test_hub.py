@@ -70,7 +70,7 @@ def test_a_publication_is_encoded_once_per_encoding() -> None:
         encoded.append(event.data)
         return event.data.upper()
 
-    upper = Encoding("upper", count, lambda count: b"")
+    upper = Encoding(count, lambda count: b"")
     hub = Hub(turn := Schedule())
     clients = [connection(encoding=upper) for _ in range(3)] + [connection(encoding=RAW)]
     for client, _ in clients:

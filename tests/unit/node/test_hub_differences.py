@@ -27,8 +27,8 @@ def difference(before: Publication, publication: Publication) -> bytes | None:
     return None if publication.data == b"big" else b"%b->%b;" % (before.data, publication.data)
 
 
-WHOLE = Encoding("whole", whole, lambda count: b"missed %d;" % count)
-DELTA = Encoding("delta", whole, lambda count: b"missed %d;" % count, difference=difference)
+WHOLE = Encoding(whole, lambda count: b"missed %d;" % count)
+DELTA = Encoding(whole, lambda count: b"missed %d;" % count, difference=difference)
 
 
 class Room:

@@ -22,7 +22,7 @@ from tests.support.fakes import node as fake_node
 from tests.support.nodes import Start, make_node, subscribe
 
 pytestmark = pytest.mark.anyio
-TOLD = Encoding("told", RAW.encode, RAW.missed, tells_positions=True)
+TOLD = Encoding(RAW.encode, RAW.missed, tells_positions=True)
 
 
 class Gate(FakeBroker):
@@ -232,7 +232,7 @@ async def test_of_two_subscriptions_made_at_once_one_counts() -> None:
     with node.connected(ada):
         both = [
             asyncio.create_task(subscribe(node, ada, "room:a", encoding=encoding))
-            for encoding in (RAW, Encoding("other", RAW.encode, RAW.missed))
+            for encoding in (RAW, Encoding(RAW.encode, RAW.missed))
         ]
         await asyncio.sleep(0)
         broker.opened.set()
