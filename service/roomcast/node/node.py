@@ -149,7 +149,7 @@ class Node(Sink):
         if recovery is not None and since is not None and not since.epoch:
             await self.tracker.wait_resolved(channel)
             present = self.tracker.position(channel)
-            since = present and Position(since.offset, present.epoch)
+            since = None if present is None else Position(since.offset, present.epoch)
         if recovery is not None and wants_missed and (recovery is Recovery.CACHE or since is not None):
             window = await self.tracker.window(channel, since)
         else:

@@ -11,7 +11,7 @@ from roomcast.transports.write_buffer import PingedBuffer
 
 
 class CommandStream(PingedBuffer):
-    """The `Transport` of a client that sends its commands to `/emulation`; each of these requests has its own limit.
+    """The `Transport` of a client that sends its commands to `/emulation`.
 
     Args:
         name: as in metrics: http_stream or sse.

@@ -42,7 +42,8 @@ class WriteBuffer(Transport):
         return self._unsent_bytes
 
     @override
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        """Do nothing: a stream is not read, and the requests with its commands have a limit of their own."""
 
     @override
     def resume_reading(self) -> None: ...
