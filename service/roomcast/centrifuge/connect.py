@@ -86,11 +86,10 @@ async def _claims(session: Session, token: str) -> ConnectionClaims | None:
     Raises: ClientError 101 for a missing token, 109 for an expired one; BrokerUnavailable without its key.
     """
     settings = session.context.settings
-    if settings.insecure:
+    needs_token = not settings.anonymous and Hook.CONNECT not in session.context.application.handles
+    if settings.insecure or not (token or needs_token):
         return ConnectionClaims(user="", subs={})
     if not token:
-        if settings.anonymous or Hook.CONNECT in session.context.application.handles:
-            return ConnectionClaims(user="", subs={})
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
         return await session.context.verifier.connection(token)

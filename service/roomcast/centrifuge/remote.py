@@ -69,6 +69,7 @@ class SessionOperations:
         options = subscription_options(params)
         since = params.get("recover_since")
         recovering = None if since is None else {"recover": True, **since}
+        expire_at_s = params.get("expire_at") or 0
         count = 0
         for session in self._sessions_of(params):
             if channel in session.subscriptions:
@@ -77,9 +78,8 @@ class SessionOperations:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
             with suppress(SubscribeSuperseded):
-                expire_at_s = params.get("expire_at") or 0
                 async with subscribe.subscribing_by_server(
-                    session, channel, options, recovering, expire_at_s=expire_at_s
+                    session, channel, options, recovering, expire_at_s
                 ) as result:
                     _push_subscription(session, channel, result)
                 count += 1

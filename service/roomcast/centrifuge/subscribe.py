@@ -60,12 +60,7 @@ async def subscribe(session: Session, command: Command) -> None:
 
 
 def subscribing_by_server(
-    session: Session,
-    channel: str,
-    options: SubscriptionOptions,
-    recovering: Members | None = None,
-    *,
-    expire_at_s: float = 0,
+    session: Session, channel: str, options: SubscriptionOptions, recovering: Members | None, expire_at_s: float = 0
 ) -> AbstractAsyncContextManager[Members]:
     """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
@@ -85,8 +80,8 @@ async def _subscribing(
     node, wire = session.context.node, session.wire
     of_channel = node.namespaces.of(channel)
     namespace = _overridden(of_channel, options.override)
-    is_told_anyway = None if options.override is None else options.override.push_join_leave
-    wants_members = wanted.tells_members if is_told_anyway is None else is_told_anyway
+    push_join_leave = None if options.override is None else options.override.push_join_leave
+    wants_members = wanted.tells_members if push_join_leave is None else push_join_leave
     tells_members = of_channel.join_leave and wants_members
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
@@ -156,8 +151,8 @@ def _overridden(namespace: Namespace, override: Override | None) -> Namespace:
     presence = namespace.presence if override.presence is None else override.presence
     recovery = namespace.recovery
     if override.recover is not None or override.position is not None:
-        is_told = bool(override.recover or override.position) and namespace.history_size > 0
-        recovery = (namespace.recovery or Recovery.STREAM) if is_told else None
+        tells_position = bool(override.recover or override.position) and namespace.history_size > 0
+        recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
     join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
     return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)
 
@@ -224,11 +219,11 @@ def _count_in_reply(found: Sequence[Publication]) -> int:
     return len(found)
 
 
-def _beginning(greeting: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recovering: bool) -> Members:
+def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is_recovering: bool) -> Members:
     """Return the members of the result about position and recovery. Raises: ClientError 112."""
     result: Members = {}
     is_recovered = False
-    for event in greeting:
+    for event in start:
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
             is_recovered = event.is_recovered
