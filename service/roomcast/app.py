@@ -6,10 +6,10 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -24,7 +24,7 @@ from roomcast.api import health, rooms, routes, tickets
 from roomcast.api.context import ApiContext
 from roomcast.api.node_side import NodeOperations
 from roomcast.auth.tickets import Tickets
-from roomcast.auth.tokens import TokenVerifier, read_verifier
+from roomcast.auth.tokens import read_verifier
 from roomcast.brokers.redis import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
 from roomcast.centrifuge.context import SessionContext
@@ -75,46 +75,6 @@ _ROUTERS = (
     tickets.router,
     health.router,
 )
-
-
-class _Parts(NamedTuple):
-    """The parts of a node that run together."""
-
-    node: Node
-    report: NodeReport
-    hooks: NodeHooks
-    survey: Survey
-    deadlines: Deadlines
-    heartbeat: Heartbeat
-    sessions: SessionContext
-    session_operations: SessionOperations
-    tasks: TaskSet
-
-    def offer(self, app: FastAPI, authenticator: Authenticator, settings: Settings) -> None:
-        """Let endpoints find the parts that they need."""
-        offer(
-            app,
-            settings,
-            authenticator,
-            ClientServer(self.node, self.heartbeat, settings),
-            ApiContext(self.node, self.survey, settings, self.hooks.application),
-            self.sessions,
-            self.session_operations,
-            self.deadlines,
-            self.tasks,
-            registry_of(NodeCollector(self.node, self.report), HookCollector(self.hooks)),
-        )
-
-    async def run(self) -> None:
-        """Run until cancelled."""
-        await run_together(
-            node=self.node.run(),
-            report=self.report.run(),
-            heartbeat=self.heartbeat.run(),
-            survey=self.survey.run(),
-            deadlines=self.deadlines.run(),
-            hooks=self.hooks.run(),
-        )
 
 
 def new_node_id() -> str:
@@ -169,23 +129,26 @@ async def _run_node(
         hooks = make_hooks(settings, client)
         stack.push_async_callback(report.retire)
         stack.push_async_callback(hooks.aclose)
-        parts = _parts(node, report, hooks, verifier, settings)
-        parts.offer(app, Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings), settings)
-        running = asyncio.create_task(parts.run(), name="node")
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, TaskSet("client"))
+        authenticator = Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings)
+        work = _offer_parts(app, report, hooks, authenticator, sessions)
+        running = asyncio.create_task(work, name="node")
         running.add_done_callback(on_done)
         stack.push_async_callback(end, running)
         # While the tasks run: the last messages of clients that have left are published and the application notified.
         stack.push_async_callback(hooks.flush)
-        stack.push_async_callback(parts.tasks.end)
+        stack.push_async_callback(sessions.tasks.end)
         stack.push_async_callback(node.broker.flush, within_s=_SETTLE_TIMEOUT_S)
         yield
 
 
-def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVerifier, settings: Settings) -> _Parts:
+def _offer_parts(
+    app: FastAPI, report: NodeReport, hooks: NodeHooks, authenticator: Authenticator, sessions: SessionContext
+) -> Coroutine[Any, Any, None]:  # Any: as in tasks.py
+    """Let the endpoints find the parts that they need; return what runs them all."""
+    node, settings = sessions.node, sessions.settings
     survey = Survey(node.broker, node.id)
-    deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
-    tasks = TaskSet("client")
-    sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, tasks)
     session_operations = SessionOperations(sessions, survey)
     node_operations = NodeOperations(
         node.hub, node.roster, node_id=node.id, version=__version__, session_id_of=session_id_of
@@ -196,7 +159,26 @@ def _parts(node: Node, report: NodeReport, hooks: NodeHooks, verifier: TokenVeri
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
-    return _Parts(node, report, hooks, survey, deadlines, heartbeat, sessions, session_operations, tasks)
+    offer(
+        app,
+        settings,
+        authenticator,
+        ClientServer(node, heartbeat, settings),
+        ApiContext(node, survey, settings, hooks.application),
+        sessions,
+        session_operations,
+        sessions.deadlines,
+        sessions.tasks,
+        registry_of(NodeCollector(node, report), HookCollector(hooks)),
+    )
+    return run_together(
+        node=node.run(),
+        report=report.run(),
+        heartbeat=heartbeat.run(),
+        survey=survey.run(),
+        deadlines=sessions.deadlines.run(),
+        hooks=hooks.run(),
+    )
 
 
 def make_broker(client: Client, settings: Settings, node_id: str) -> RedisBroker:
