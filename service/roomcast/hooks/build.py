@@ -78,7 +78,7 @@ def make_hooks(settings: Settings, client: Client) -> NodeHooks:
             timeout_s=settings.proxy_timeout_s,
             max_message_bytes=settings.max_message_bytes,
         )
-        handlers = handlers.or_else(proxy.handlers())
+        handlers = {**proxy.handlers(), **handlers}
     outbox = _outbox(settings, client)
     application = HookedApplication(
         handlers,

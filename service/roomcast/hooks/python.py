@@ -27,15 +27,7 @@ _MAX_WAITING = 1000
 
 def load_functions(settings: Settings) -> dict[Hook, Function]:
     """Import the functions that the settings name. Raises: ConfigError that names the setting."""
-    paths = {
-        Hook.CONNECT: settings.on_connect,
-        Hook.SUBSCRIBE: settings.on_subscribe,
-        Hook.PUBLISH: settings.on_publish,
-        Hook.RPC: settings.on_rpc,
-        Hook.REFRESH: settings.on_refresh,
-        Hook.SUB_REFRESH: settings.on_sub_refresh,
-        Hook.DISCONNECT: settings.on_disconnect,
-    }
+    paths: dict[Hook, str | None] = {hook: getattr(settings, f"on_{hook}") for hook in Hook}
     return {hook: _load(f"{ENV_PREFIX}ON_{hook.upper()}", path) for hook, path in paths.items() if path is not None}
 
 
@@ -82,16 +74,13 @@ class PythonHandlers:
 
     def handlers(self) -> Handlers:
         """Return a handler for each function."""
-        return Handlers(**{hook: self._handler(hook) for hook in Hook})
+        return {hook: self._handler(hook, function) for hook, function in self._functions.items()}
 
     def close(self) -> None:
         """Stop the threads; a busy one ends when its function returns."""
         self._threads.shutdown(wait=False)
 
-    def _handler(self, hook: Hook) -> Callable[[Any], Awaitable[Any]] | None:  # Any: see Function
-        function = self._functions.get(hook)
-        if function is None:
-            return None
+    def _handler(self, hook: Hook, function: Function) -> Callable[[Any], Awaitable[Any]]:  # Any: see Function
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
         call = function if is_async else self._in_thread(function)
 
