@@ -18,7 +18,7 @@ from importlib.util import find_spec
 import click
 
 from roomcast.cli.balancer import Balancer
-from roomcast.cli.dev_greeting import Greeting
+from roomcast.cli.dev_greeting import greeting
 from roomcast.cli.dev_ports import REDIS_HOST, answers, claim_ports, port_of, reachable, url_of
 from roomcast.cli.dev_process import DevError, DevProcess
 from roomcast.config import Settings
@@ -95,7 +95,16 @@ class _Cluster:
             await self._balancer.start(self._listener)
         except OSError as exc:
             raise DevError(f"cannot listen on port {port_of(self._listener)} any more: {exc.strerror}") from exc
-        _say(self._greeting().text())
+        pids = [node.pid for node in self._nodes]
+        _say(
+            greeting(
+                balancer_url=url_of(self._host, port_of(self._listener)),
+                nodes=list(zip([url_of(self._host, port) for port in self._ports], pids, strict=True)),
+                redis_url=self._environment["ROOMCAST_REDIS_URL"],
+                api_key=self._environment["ROOMCAST_API_KEY"],
+                secret=self._secret,
+            )
+        )
         processes = [*self._redis, *self._nodes, self._worker]
         await run_together(**{process.title: process.keep_alive() for process in processes})
 
@@ -116,15 +125,6 @@ class _Cluster:
             self._environment,
             _say,
             partial(answers, host=self._host, port=port, question=request, answer=b"HTTP/1.1 200 "),
-        )
-
-    def _greeting(self) -> Greeting:
-        return Greeting(
-            balancer_url=url_of(self._host, port_of(self._listener)),
-            nodes=[(url_of(self._host, port), node.pid) for port, node in zip(self._ports, self._nodes, strict=True)],
-            redis_url=self._environment["ROOMCAST_REDIS_URL"],
-            api_key=self._environment["ROOMCAST_API_KEY"],
-            secret=self._secret,
         )
 
 

@@ -26,16 +26,12 @@ class DevError(Exception):
         self.exit_code = exit_code
 
 
-async def _is_alive(_pid: int) -> bool:
-    return True
-
-
 @dataclass(slots=True)
 class DevProcess:
     """A process, from `start` to `stop`.
 
     title: its name in messages.
-    is_ready: whether the process with this pid serves.
+    is_ready: whether the process with this pid serves; None: it is ready at once.
     say: prints a line for the user.
     after_restart: added to the message about a restart.
     output: where stdout and stderr go; None: to the terminal.
@@ -45,7 +41,7 @@ class DevProcess:
     command: Sequence[str]
     environment: Mapping[str, str]
     say: Callable[[str], None]
-    is_ready: Callable[[int], Awaitable[bool]] = _is_alive
+    is_ready: Callable[[int], Awaitable[bool]] | None = None
     after_restart: str = ""
     output: int | None = None
     _process: asyncio.subprocess.Process | None = field(default=None, init=False)
@@ -112,7 +108,7 @@ class DevProcess:
 
     async def _becomes_ready(self) -> bool:
         process, deadline_s = self._running(), time.monotonic() + _START_TIMEOUT_S
-        while not await self.is_ready(process.pid):
+        while self.is_ready is not None and not await self.is_ready(process.pid):
             if process.returncode is not None or time.monotonic() > deadline_s:
                 return False
             await asyncio.sleep(_POLL_S)

@@ -24,7 +24,7 @@ def check_channel(name: str) -> str:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return the name of a room or a classic chat client: 1 to 128 bytes of UTF-8 without control characters, braces.
+    """Return the name of a user or a room: 1 to 128 bytes of UTF-8 without control characters and braces.
 
     Raises: ClientError 107 with the reason, which calls the name `what`.
     """

@@ -1,4 +1,4 @@
-"""The channels that have a subscriber, over all nodes: for readers that missed publications of the channel `events`."""
+"""The events of occupied and vacated channels, and the channels that are occupied now."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 
+# The broker channel of these events.
+EVENTS = "events"
 _CHANNELS_AT_ONCE = 1000
 
 
@@ -31,9 +33,6 @@ async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
             if not cursor:
                 break
     return found
-
-
-EVENTS = "events"
 
 
 def occupied(channel: str) -> bytes:
