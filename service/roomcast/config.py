@@ -270,10 +270,7 @@ def unknown_variables() -> list[str]:
 
 
 def read_settings() -> Settings:
-    """Return the settings of this process's environment.
-
-    Raises: ConfigError that names every invalid variable, without values, which may be secrets.
-    """
+    """Return the settings of the environment. Raises: ConfigError that names invalid variables, not their values."""
     try:
         return Settings()
     except ValidationError as exc:

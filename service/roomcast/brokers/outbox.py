@@ -57,10 +57,7 @@ class Outbox:
         self._flushed.clear()
 
     async def send(self, command: Command, payload_bytes: int) -> Any:  # Any: redis-py's reply
-        """Return the server's reply to a command.
-
-        Raises: BrokerUnavailable; the command may have been executed anyway.
-        """
+        """Return the reply to a command. Raises: BrokerUnavailable; the command may have been executed anyway."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def on_done(result: Any | BrokerUnavailable) -> None:

@@ -174,10 +174,7 @@ class ShardedListener:
             self._report_gap()
 
     async def _try_subscribe(self, channel: str) -> bool:
-        """Subscribe to a wanted channel on its shard; return False if its shard is unknown or has changed meanwhile.
-
-        Raises: BrokerUnavailable.
-        """
+        """Subscribe on the channel's shard; return False if it is unknown or has changed. Raises: BrokerUnavailable."""
         home = self._homes.get(channel)
         if home is None:
             return False

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 import psutil
 
-from roomcast.cli.dev_process import DevError
+from roomcast.cli.terminal import Failure
 
 REDIS_HOST = "127.0.0.1"
 _REDIS_PORT = 6379
@@ -24,7 +24,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (no address to 
 def claim_ports(host: str, ports: Sequence[int], balancer_port: int) -> tuple[socket.socket, int]:
     """Check that all ports are free, by binding them. Returns: the balancer's socket, bound, and a port for Redis.
 
-    Raises: DevError that names all ports that are in use.
+    Raises: Failure that names all ports that are in use.
     """
     with ExitStack() as probes:  # all are bound at once, so that none is chosen twice
         taken = []
@@ -34,12 +34,12 @@ def claim_ports(host: str, ports: Sequence[int], balancer_port: int) -> tuple[so
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:
                     reason = exc.strerror or exc
-                    raise DevError(
+                    raise Failure(
                         f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
                     ) from exc
                 taken.append(port)
         if taken:
-            raise DevError(_advice(ports, balancer_port, taken))
+            raise Failure(_advice(ports, balancer_port, taken))
         try:
             redis = _bind(REDIS_HOST, _REDIS_PORT)
         except OSError:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from roomcast.cli.terminal import Failure
+
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
@@ -16,14 +18,6 @@ _POLL_S = 0.05
 _SETTLED_S = 5.0
 # The pauses before the restarts of a process that ends at once again and again; after the last one, no more restarts.
 _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
-
-
-class DevError(Exception):
-    """A fault that ends the cluster, or keeps it from starting; the text says what to do."""
-
-    def __init__(self, text: str, *, exit_code: int = 1) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
 
 
 @dataclass(slots=True)
@@ -61,16 +55,16 @@ class DevProcess:
         )
 
     async def until_ready(self) -> None:
-        """Wait until the process serves. Raises: DevError if it ends before or needs too long."""
+        """Wait until the process serves. Raises: Failure if it ends before or needs too long."""
         if not await self._becomes_ready():
             process = self._running()
             if process.returncode is None:
                 what = f"{self.title} is not ready after {_START_TIMEOUT_S:.0f} s"
-                raise DevError(f"{what}; `roomcast check` says whether Redis answers")
-            raise DevError(f"{self.title} {_ending(process.returncode)}", exit_code=_exit_code(process.returncode))
+                raise Failure(f"{what}; `roomcast check` says whether Redis answers")
+            raise Failure(f"{self.title} {_ending(process.returncode)}", exit_code=_exit_code(process.returncode))
 
     async def keep_alive(self) -> None:
-        """Restart the process whenever it ends. Raises: DevError if it ends at once again and again."""
+        """Restart the process whenever it ends. Raises: Failure if it ends at once again and again."""
         pauses_s = iter(_PAUSES_S)
         while True:
             code = await self._running().wait()
@@ -80,7 +74,7 @@ class DevProcess:
             pause_s = next(pauses_s, None)
             if pause_s is None:
                 text = f"{self.title} {_ending(code)}, at once after each of {len(_PAUSES_S)} restarts; giving up"
-                raise DevError(text, exit_code=_exit_code(code))
+                raise Failure(text, exit_code=_exit_code(code))
             if not was_ready:
                 self.say(f"{self.title} {_ending(code)} before it was ready; next start in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)

@@ -23,11 +23,7 @@ _FLUSH_TIMEOUT_S = 1.0
 
 
 class NodeHooks:
-    """The application of one node, with its proxy and webhook outbox.
-
-    Attributes:
-        proxy, outbox: None if the settings have none.
-    """
+    """The application of one node, with its proxy and webhook outbox, each None if the settings have none."""
 
     def __init__(
         self,

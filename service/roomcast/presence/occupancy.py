@@ -15,10 +15,7 @@ _CHANNELS_AT_ONCE = 1000
 
 
 async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
-    """Return the channels that have a subscriber now; one that changes meanwhile may be among them or not.
-
-    Raises: redis.RedisError.
-    """
+    """Return the occupied channels, with or without those that change meanwhile. Raises: redis.RedisError."""
     keys, channel_keys = NodeKeys(prefix), ChannelKeys(prefix)
     (leases,) = await run_all(client, [("SMEMBERS", keys.leases)], ())
     found: set[str] = set()

@@ -62,10 +62,7 @@ def connect(url: str, *, timeout_s: float, client_name: str) -> Client:
 
 
 async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
-    """Return the reply to a command without a key; in a cluster of one node that can be reached.
-
-    Raises: one of OUTAGES.
-    """
+    """Return the reply to a command without a key, in a cluster of any node. Raises: one of OUTAGES."""
     if not isinstance(client, RedisCluster):
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
     await client.initialize()
