@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from typing_extensions import override
@@ -40,11 +40,6 @@ log = structlog.get_logger(__name__)
 _MAX_WAITING = 10_000
 # Disconnect events that are handled at once: a handler that writes to a database would be too slow one by one.
 _NOTIFIERS = 16
-
-
-class _Event(Protocol):
-    @property
-    def caller(self) -> Caller: ...
 
 
 T = TypeVar("T")
@@ -139,7 +134,7 @@ class HookedApplication(Application):
         except asyncio.QueueFull:
             self.counts[Hook.DISCONNECT, "dropped"] += 1
 
-    async def _ask(self, hook: Hook, event: _Event, check: Callable[[object, Caller], T]) -> T:
+    async def _ask(self, hook: Hook, event: Any, check: Callable[[object, Caller], T]) -> T:  # Any: of the hook
         if hook not in self._handles:
             raise ClientError(ErrorCode.NOT_AVAILABLE, f"the application takes no part in {hook}")
         try:

@@ -42,17 +42,11 @@ class NodeRegistry(Registry):
 
     @override
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+        condition = () if is_new else ("XX",)
         _, was_set = await self._run(
             # Also when the lease has ended: later writes under it are then found and swept.
             ("SADD", self._keys.leases, lease),
-            (
-                "SET",
-                self._keys.of(lease),
-                connection_count,
-                "PX",
-                math.ceil(ttl_s * 1000),
-                *([] if is_new else ["XX"]),
-            ),
+            ("SET", self._keys.of(lease), connection_count, "PX", math.ceil(ttl_s * 1000), *condition),
         )
         return bool(was_set)
 

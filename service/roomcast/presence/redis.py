@@ -65,14 +65,7 @@ class RedisPresence(Presence):
     """
 
     def __init__(
-        self,
-        client: Client,
-        registry: Registry,
-        roster: Roster,
-        namespaces: Namespaces,
-        *,
-        prefix: str,
-        node_id: str,
+        self, client: Client, registry: Registry, roster: Roster, namespaces: Namespaces, *, prefix: str, node_id: str
     ) -> None:
         self._client = client
         self._roster = roster
