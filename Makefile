@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-setup: $(VENV)/.installed  ## make .venv with all that the project needs
+setup: $(VENV)/.installed  ## make .venv with everything that the project needs
 
 # --no-deps: the lock is complete. Resolving it would fail: pip 23.0, which Python 3.11 brings, refuses a lock with hashes as
-# soon as a newer release exists of a package that is required with an extra (pip #9644). `pip check` finds what is missing.
+# soon as a newer release exists of a package that is required with an extra (pip #9644). `pip check` finds missing packages.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Roomcast needs Python 3.11 or newer; name one with: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 1; }
@@ -41,7 +41,7 @@ format: setup  ## format the code
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: setup  ## measure everything beside what else is installed (20 minutes; BENCH=--quick: 4)
+bench: setup  ## measure Roomcast beside other installed servers (20 minutes; BENCH=--quick: 4)
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each shape of Redis (CHAOS="--seed 1")
@@ -49,12 +49,12 @@ chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each sh
 	  $(BIN)/python -m tests.chaos --seconds 600 --shape $$shape $(CHAOS) || exit 1; \
 	done
 
-lock: setup  ## write the locks anew: development, image, its build; with hashes and for every platform
+lock: setup  ## update the locks of development, image and its build; with hashes, for every platform
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url --no-emit-find-links"; \
 	  $$compile --extra dev --group test pyproject.toml -o requirements.lock && \
 	  $$compile --constraint requirements.lock pyproject.toml -o deploy/requirements.lock && \
 	  echo hatchling | $$compile --constraint requirements.lock - -o deploy/build.lock
 
-clean:  ## remove what the other targets made
+clean:  ## remove the files of the other targets
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist

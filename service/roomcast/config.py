@@ -57,16 +57,13 @@ class Settings(BaseSettings):
     ] = None
 
     secret: Annotated[
-        Secret | None,
-        Field(description="secret that signs clients' tokens (HMAC), at least 32 characters"),
+        Secret | None, Field(description="secret that signs clients' tokens (HMAC), at least 32 characters")
     ] = None
     previous_secret: Annotated[
-        Secret | None,
-        Field(description="the old secret during a rotation: tokens that it signed stay valid"),
+        Secret | None, Field(description="the old secret during a rotation: tokens that it signed stay valid")
     ] = None
     public_key_file: Annotated[
-        Path | None,
-        Field(description="PEM file with the token issuer's public key (RSA, EC, Ed25519)"),
+        Path | None, Field(description="PEM file with the token issuer's public key (RSA, EC, Ed25519)")
     ] = None
     jwks_url: Annotated[
         HttpUrl | None,
@@ -102,8 +99,7 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=16 * 1024 * 1024, description="maximum size of a message of a client or a service")
     ] = 64 * 1024
     max_unsent_bytes: Annotated[
-        int,
-        Field(ge=16 * 1024, description="maximum number of unsent bytes before a slow client is closed (3008)"),
+        int, Field(ge=16 * 1024, description="maximum number of unsent bytes before a slow client is closed (3008)")
     ] = 1024 * 1024
 
     flush_interval_ms: Annotated[
@@ -166,8 +162,7 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=1000, description="maximum number of synchronous handlers that run at once")
     ] = 16
     hook_headers: Annotated[
-        HeaderNames,
-        Field(description="handshake headers that handlers and the proxy receive: Cookie,X-Real-Ip"),
+        HeaderNames, Field(description="handshake headers that handlers and the proxy receive: Cookie,X-Real-Ip")
     ] = ""
     proxy_url: Annotated[
         BaseUrl | None,
@@ -270,10 +265,7 @@ def unknown_variables() -> list[str]:
 
 
 def read_settings() -> Settings:
-    """Return the settings of this process's environment.
-
-    Raises: ConfigError that names every invalid variable, without values, which may be secrets.
-    """
+    """Return the settings of the environment. Raises: ConfigError that names invalid variables, not their values."""
     try:
         return Settings()
     except ValidationError as exc:

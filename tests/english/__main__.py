@@ -1,12 +1,11 @@
-"""Refuse mannered phrases in prose: `python -m tests.english [--all | --count]`."""
+"""Refuse mannered phrases in prose: `python -m tests.english [--count]`."""
 
 import argparse
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
-from tests.english.phrases import NOT_YET, PHRASES
+from tests.english.phrases import PHRASES
 from tests.english.prose import files, prose
 
 SPACE = r"(?:[ \t]+|[ \t]*\n[ \t]*)"  # not across an empty line
@@ -20,14 +19,13 @@ def findings(text: str) -> list[tuple[int, str]]:
     return sorted((text.count("\n", 0, m.start()) + 1, f"{' '.join(m[0].split())} -> {new}") for m, new in found)
 
 
-def check(root: Path, *, everywhere: bool = False) -> int:
+def check(root: Path) -> int:
     """Print each phrase; return the exit code."""
     code = 0
     for name in files(root):
-        if everywhere or not any(name.match(glob) for glob in NOT_YET):
-            for line, phrase in findings(prose(root / name)):
-                print(f"{name.as_posix()}:{line}: {phrase}")
-                code = 1
+        for line, phrase in findings(prose(root / name)):
+            print(f"{name.as_posix()}:{line}: {phrase}")
+            code = 1
     return code
 
 
@@ -49,8 +47,6 @@ def _densities(text: str) -> tuple[float, ...]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.english", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="check also the files in NOT_YET")
     parser.add_argument("--count", action="store_true", help="print the density of 'what' and 'who' instead")
-    options = parser.parse_args()
-    run = count if options.count else partial(check, everywhere=options.all)
+    run = count if parser.parse_args().count else check
     sys.exit(run(Path(__file__).parents[2]))

@@ -1,8 +1,4 @@
-"""The phrases that are refused, and the files that may still have them."""
-
-# Files that are not rewritten yet, as globs for `PurePath.match`, which matches from the right. Remove an entry when
-# its files are clean; `python -m tests.english --all` lists the phrases of all files.
-NOT_YET = ("Makefile", "pyproject.toml", "compose.yaml", "deploy/*")
+"""The phrases that are refused."""
 
 # Regular expressions; a space is any white space within a paragraph.
 PHRASES = {

@@ -74,7 +74,7 @@ async def add(client: Client, prefix: str, *numbers: int) -> None:
 
 async def until_posted(client: Client, prefix: str) -> StreamCounts:
     async def is_done() -> StreamCounts | None:
-        counts = await WebhookStream(client, prefix=prefix).counts()
+        counts = await WebhookStream(client, prefix=prefix).entries.counts()
         return None if counts.lag else counts
 
     counts = await eventually(is_done)
@@ -155,7 +155,7 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
             return len(backend.asked) > 3
 
         await eventually(is_tried)
-        assert (await WebhookStream(client, prefix=prefix).counts()) == StreamCounts(lag=1, dead=0)
+        assert (await WebhookStream(client, prefix=prefix).entries.counts()) == StreamCounts(lag=1, dead=0)
         later_s = 301.0
         assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
 

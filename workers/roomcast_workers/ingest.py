@@ -148,12 +148,7 @@ class IngestWorker(Worker):
         if now_s < self._health_due_at_s:
             return
         self._health_due_at_s = now_s + _TICK_S
-        facts: dict[str, object] = {
-            "holds_lease": is_holder,
-            "published": self._published_count,
-            "dead": self._dead_count,
-            "time": time.time_ns() // 1_000_000,
-        }
+        facts = {"holds_lease": is_holder, "published": self._published_count, "dead": self._dead_count}
         await self._health.record(facts, ttl_s=_HEALTH_TTL_S)
 
 

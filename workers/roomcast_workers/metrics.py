@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import orjson
 import psutil
@@ -110,15 +111,11 @@ class MetricsWorker(Worker, Sink):
         elif time.monotonic() >= self._sample_at_s and await self._is_watched():
             self._sample_at_s = time.monotonic() + self._interval_s
             await self._publish(await self._sample())
-        await self._record_health(is_holder=holds_lease)
-        await self._next_tick()
-
-    async def _next_tick(self) -> None:
-        try:
+        facts = {"holds_lease": holds_lease, "samples": self._sample_count}
+        await self._health.record(facts, ttl_s=_HEALTH_INTERVALS * self._interval_s)
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._interval_s / _TICKS_PER_INTERVAL):
                 await self._occupied.wait()
-        except TimeoutError:
-            return
 
     async def _is_watched(self) -> bool:
         """Return whether a node or another process subscribes to the channel. Raises: redis.RedisError."""
@@ -163,11 +160,3 @@ class MetricsWorker(Worker, Sink):
         if published.receiver_count >= 0:
             self._sample_count += 1
             log.debug("metrics.sampled", receivers=published.receiver_count)
-
-    async def _record_health(self, *, is_holder: bool) -> None:
-        facts: dict[str, object] = {
-            "holds_lease": is_holder,
-            "samples": self._sample_count,
-            "time": time.time_ns() // 1_000_000,
-        }
-        await self._health.record(facts, ttl_s=_HEALTH_INTERVALS * self._interval_s)

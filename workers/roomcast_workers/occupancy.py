@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 
 import orjson
@@ -61,11 +62,9 @@ class Occupancy(Sink):
 
     async def changed(self, *, within_s: float) -> None:
         """Wait at most `within_s` for a change."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._has_changed.wait()
-        except TimeoutError:
-            return
 
     @override
     def on_event(self, event: BrokerEvent) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -31,18 +32,16 @@ class Worker(Protocol):
 
 
 class Health:
-    """The health of a worker: a key with a TTL.
-
-    Key: `<prefix>health:<worker>:<name>`, a JSON object with the facts that the worker last recorded.
-    """
+    """The health of a worker: the key `<prefix>health:<worker>:<name>` with a TTL, a JSON object of facts."""
 
     def __init__(self, client: Client, *, prefix: str, worker: str, name: str) -> None:
         self._client = client
         self._key = f"{prefix}health:{worker}:{name}"
 
-    async def record(self, facts: dict[str, object], *, ttl_s: float) -> None:
-        """Record that the worker is running; expires after `ttl_s`. Raises: redis.RedisError."""
-        await self._client.set(self._key, orjson.dumps(facts), px=math.ceil(ttl_s * 1000))
+    async def record(self, facts: dict[str, int], *, ttl_s: float) -> None:
+        """Record that the worker is running, for `ttl_s`: the facts, and the time in ms. Raises: redis.RedisError."""
+        document = orjson.dumps({**facts, "time": time.time_ns() // 1_000_000})
+        await self._client.set(self._key, document, px=math.ceil(ttl_s * 1000))
 
     async def read(self) -> str | None:
         """Return the facts that were last recorded, None if they have expired. Raises: redis.RedisError."""
@@ -64,7 +63,7 @@ async def work_through_outages(step: Callable[[], Awaitable[None]], *, worker: s
             await asyncio.sleep(pause_s)
 
 
-async def run_until_told(worker: Worker) -> None:
+async def run_worker(worker: Worker) -> None:
     """Run a worker until SIGINT or SIGTERM, then finish it."""
     if await run_until_signal(worker.run(), signal.SIGINT, signal.SIGTERM):
         await worker.finish()

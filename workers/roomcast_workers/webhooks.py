@@ -98,12 +98,11 @@ class WebhookWorker(Worker):
         if holds_lease and not self._is_working:
             log.info("webhooks.working")
         self._is_working = holds_lease
-        facts: dict[str, object] = {
+        facts = {
             "holds_lease": holds_lease,
             "posted": self._posted_count,
             "dead": self._dead_count,
             "failures": self._failure_count,
-            "time": time.time_ns() // 1_000_000,
         }
         await self._health.record(facts, ttl_s=_HEALTH_TTL_S)
         await asyncio.sleep(_TICK_S)

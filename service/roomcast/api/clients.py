@@ -8,7 +8,6 @@ import orjson
 
 from roomcast.api.context import ApiContext
 from roomcast.api.request_models import (
-    ApiRequest,
     ChannelsRequest,
     DisconnectRequest,
     InfoRequest,
@@ -34,7 +33,8 @@ async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> JsonObject
     Delivery: done on every node when it returns; error 100 if a node has not answered within 3 s.
     """
     context.node.namespaces.of(wanted.channel)
-    return await _done_everywhere(context, "subscribe", wanted)
+    await _ask_all(context, "subscribe", wanted.model_dump(exclude_none=True))
+    return {}
 
 
 async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonObject:
@@ -43,7 +43,8 @@ async def unsubscribe(context: ApiContext, wanted: UnsubscribeRequest) -> JsonOb
     Delivery: as of subscribe.
     """
     context.node.namespaces.of(wanted.channel)
-    return await _done_everywhere(context, "unsubscribe", wanted)
+    await _ask_all(context, "unsubscribe", wanted.model_dump(exclude_none=True))
+    return {}
 
 
 async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObject:
@@ -51,7 +52,8 @@ async def disconnect(context: ApiContext, wanted: DisconnectRequest) -> JsonObje
 
     Delivery: as of subscribe.
     """
-    return await _done_everywhere(context, "disconnect", wanted)
+    await _ask_all(context, "disconnect", wanted.model_dump(exclude_none=True))
+    return {}
 
 
 async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
@@ -59,7 +61,8 @@ async def refresh(context: ApiContext, wanted: RefreshRequest) -> JsonObject:
 
     Delivery: as of subscribe.
     """
-    return await _done_everywhere(context, "refresh", wanted)
+    await _ask_all(context, "refresh", wanted.model_dump(exclude_none=True))
+    return {}
 
 
 async def info(context: ApiContext, _wanted: InfoRequest) -> JsonObject:
@@ -108,18 +111,19 @@ async def rpc(context: ApiContext, wanted: RpcRequest) -> JsonObject:
     return {"data": orjson.Fragment(data or b"null")}
 
 
-async def _done_everywhere(context: ApiContext, op: str, wanted: ApiRequest) -> JsonObject:
-    answers = await context.survey.ask(op, wanted.model_dump(exclude_none=True))
+async def _ask_all(context: ApiContext, op: str, params: JsonObject) -> Answers:
+    """Return the answers of all nodes. Raises: ClientError, BrokerUnavailable."""
+    answers = await context.survey.ask(op, params)
     _check_answers(answers)
-    _check_all_there(answers)
-    return {}
+    if answers.missing_count:
+        count = answers.missing_count + len(answers)
+        raise BrokerUnavailable(f"{answers.missing_count} of {count} nodes have not answered in time")
+    return answers
 
 
 async def _channels_page(context: ApiContext, pattern: str, cursor: str, limit: int) -> tuple[dict[str, int], str]:
     """Return the number of subscribers by channel, and the cursor of the next page."""
-    answers = await context.survey.ask("channels", {"pattern": pattern, "cursor": cursor, "limit": limit})
-    _check_answers(answers)
-    _check_all_there(answers)
+    answers = await _ask_all(context, "channels", {"pattern": pattern, "cursor": cursor, "limit": limit})
     counts: dict[str, int] = {}
     for answer in answers.values():
         for channel, count in answer["channels"].items():
@@ -144,9 +148,3 @@ def _check_answers(answers: Answers) -> None:
         if error is not None:
             kind = ErrorCode.of(error["code"]) or ErrorCode.INTERNAL
             raise ClientError(kind, error["message"].removeprefix(f"{kind.message}: "))
-
-
-def _check_all_there(answers: Answers) -> None:
-    if answers.missing_count:
-        count = answers.missing_count + len(answers)
-        raise BrokerUnavailable(f"{answers.missing_count} of {count} nodes have not answered in time")

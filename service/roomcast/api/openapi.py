@@ -71,10 +71,7 @@ def _responses(answer: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
     broken = {"error": {"code": 107, "message": "bad request: the body is not JSON: unexpected end of data"}}
     too_large = {"error": {"code": 106, "message": "limit exceeded: the body has more than 655360 bytes"}}
     return {
-        200: {
-            "description": "The result, or an error.",
-            "content": content(done=answer, refused={"error": _ERROR}),
-        },
+        200: {"description": "The result, or an error.", "content": content(done=answer, refused={"error": _ERROR})},
         400: {"description": "The body is not JSON.", "content": content(refused=broken)},
         401: {"description": "The API key is missing or wrong.", "content": content(refused=unauthorized)},
         413: {"description": "The body is too large.", "content": content(refused=too_large)},

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import orjson
 
 from roomcast.api.context import ApiContext
-from roomcast.api.request_models import HistoryRemoveRequest, HistoryRequest, PresenceRequest, PresenceStatsRequest
+from roomcast.api.request_models import ChannelRequest, HistoryRequest, PresenceRequest
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import Json, JsonObject
 from roomcast.model.namespaces import MAX_RECOVERED
@@ -33,7 +33,7 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> JsonObject:
     return {**found.position._asdict(), "publications": [_publication(each) for each in publications]}
 
 
-async def history_remove(context: ApiContext, wanted: HistoryRemoveRequest) -> JsonObject:
+async def history_remove(context: ApiContext, wanted: ChannelRequest) -> JsonObject:
     """Remove all publications of a channel's history; its position continues.
 
     A client that reconnects from an earlier position cannot recover. Errors: 108 for a channel without a history.
@@ -72,7 +72,7 @@ async def presence_page(context: ApiContext, wanted: PresenceRequest) -> JsonObj
     return {"presence": _clients(page.clients), "cursor": page.cursor}
 
 
-async def presence_stats(context: ApiContext, wanted: PresenceStatsRequest) -> JsonObject:
+async def presence_stats(context: ApiContext, wanted: ChannelRequest) -> JsonObject:
     """Return the numbers of clients and users in a channel.
 
     All anonymous clients count as one user. Errors: as of presence.

@@ -110,8 +110,8 @@ class HistoryRequest(ApiRequest):
     reverse: bool = Field(default=False, description="newest first")
 
 
-class HistoryRemoveRequest(ApiRequest):
-    """Which channel's history is removed."""
+class ChannelRequest(ApiRequest):
+    """The channel of `history_remove` and `presence_stats`."""
 
     model_config = example({"channel": "room:lobby"})
 
@@ -135,14 +135,6 @@ class PresenceRequest(_PagedRequest):
     channel: _Channel
     limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="approximate number; a page may have some more")
     cursor: str = Field("", description="from the previous page; empty for the first one")
-
-
-class PresenceStatsRequest(ApiRequest):
-    """The numbers of clients and users in a channel."""
-
-    model_config = example({"channel": "room:lobby"})
-
-    channel: _Channel
 
 
 class _UserRequest(ApiRequest):

@@ -8,9 +8,8 @@ from typing import Any
 
 import orjson
 
-from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.json import JsonObject
-from roomcast.redis_access.client import OUTAGES, Client, outage_reason
+from roomcast.redis_access.client import Client, outages_reported
 from roomcast.redis_access.pipeline import run_all
 
 # Time for a page to connect after it got a ticket. A URL may end up in logs, where the ticket must be useless.
@@ -49,8 +48,5 @@ class Tickets:
         return f"{self._prefix}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
     async def _run(self, *command: Any) -> Any:  # Any: redis-py's argument and reply
-        try:
-            (reply,) = await run_all(self._client, [command], ())
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
-        return reply
+        with outages_reported():
+            return (await run_all(self._client, [command], ()))[0]

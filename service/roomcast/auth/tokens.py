@@ -62,10 +62,7 @@ class TokenVerifier:
         return await self._claims(token, connection_claims)
 
     async def subscription(self, token: str) -> SubscriptionClaims:
-        """Return the claims of a subscription token; the caller compares its user and channel.
-
-        Raises: InvalidToken, ExpiredToken, KeysUnavailable.
-        """
+        """Return the claims of a subscription token; the caller compares user and channel. Raises: as `connection`."""
         return await self._claims(token, subscription_claims)
 
     async def aclose(self) -> None:
@@ -150,10 +147,7 @@ class _StrictJwt(jwt.PyJWT):
 
 
 def _header_of(token: str) -> tuple[str, str | None]:
-    """Return a token's algorithm and key id, which select the key; the key determines the accepted algorithms.
-
-    Raises: InvalidToken.
-    """
+    """Return the algorithm and key id of a token, which only select the key. Raises: InvalidToken."""
     segment = token.partition(".")[0]
     try:
         header = orjson.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))

@@ -9,8 +9,6 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import BrokerEvent, History, Position, Publication
 
-__all__ = ["ALWAYS", "Broker", "Once", "Published", "Read", "Sink", "Submission"]
-
 # The limits of a `Once` that other services send.
 MAX_KEY_LENGTH = 128
 MAX_VERSION = 2**53 - 1

@@ -154,11 +154,8 @@ class ChannelStates:
         if topic == self._own_topic.encode():
             return True
         channel = self.channel_by_topic[topic]
-        self._asked[channel] -= 1
-        if self._asked[channel] > 0:
-            return False  # the channel was left and wanted again: this confirms the first SUBSCRIBE
-        del self._asked[channel]
-        if channel in self._subscribed:
+        # Not if the channel was left and wanted again: then this confirms the first SUBSCRIBE.
+        if self._count_answer(channel) and channel in self._subscribed:
             self.confirmed.add(channel)
             self._wake(channel)
         return False
@@ -183,9 +180,7 @@ class ChannelStates:
         channels = [self.channel_by_topic[topic] for topic in topics]
         for channel in channels:
             self._subscribed.discard(channel)
-            self._asked[channel] -= 1
-            if not self._asked[channel]:
-                del self._asked[channel]
+            self._count_answer(channel)
         if len(channels) > 1:
             self._alone += channels
             self.changed.set()
@@ -208,10 +203,16 @@ class ChannelStates:
             self._left(topic)
             return
         channel = self.channel_by_topic[topic]
-        self._asked[channel] -= 1
-        if not self._asked[channel]:
-            del self._asked[channel]
+        if self._count_answer(channel):
             self._ended(topic)
+
+    def _count_answer(self, channel: str) -> bool:
+        """Note that a SUBSCRIBE is answered; return whether it is the channel's last one."""
+        self._asked[channel] -= 1
+        if self._asked[channel] > 0:
+            return False
+        del self._asked[channel]
+        return True
 
     def _answered(self) -> None:
         """Note that the oldest command is answered for one of its topics."""

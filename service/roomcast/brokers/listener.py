@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 _BACKOFF_BASE_S = 0.1
 _BACKOFF_CAP_S = 2.0
-# How long a subscription waits for a connection that was just lost: most reconnect within it.
+# How long a subscription waits while Redis, or a shard, is away: most clients reconnect within it.
 _PATIENCE_S = 1.0
 # A master that Sentinel has replaced was seen to accept writes, which are lost, for 10 s (Valkey 9.1).
 _MASTER_CHECK_S = 1.0
@@ -66,6 +66,10 @@ class ListenerOptions(NamedTuple):
     timeout_s: float
     quiet_s: float
     linger_s: float
+
+    def patience_s(self, reason_not_ready: str | None) -> float:
+        """Return how long a client waits for Redis: shorter while it is away, because another node may be connected."""
+        return self.timeout_s if reason_not_ready is None else min(_PATIENCE_S, self.timeout_s)
 
 
 def longest_backoff_s(attempt: int) -> float:
@@ -107,17 +111,12 @@ class Listener:
         """Return whether any channel is wanted."""
         return bool(self._channels.wanted)
 
-    def patience_s(self) -> float:
-        """Return how long a client waits for Redis: shorter while it is away, because another node may be connected."""
-        timeout_s = self._options.timeout_s
-        return timeout_s if self._reason_not_ready is None else min(_PATIENCE_S, timeout_s)
-
     async def subscribe(self, channel: str) -> None:
         """Subscribe to a channel; return once the server has confirmed it. Raises: BrokerUnavailable."""
         answered = self._channels.want(channel)
         if answered is None:
             return
-        patience_s = self.patience_s()
+        patience_s = self._options.patience_s(self._reason_not_ready)
         try:
             async with asyncio.timeout(patience_s):
                 await answered.wait()

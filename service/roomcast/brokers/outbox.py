@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from roomcast.model.errors import BrokerUnavailable
@@ -57,10 +58,7 @@ class Outbox:
         self._flushed.clear()
 
     async def send(self, command: Command, payload_bytes: int) -> Any:  # Any: redis-py's reply
-        """Return the server's reply to a command.
-
-        Raises: BrokerUnavailable; the command may have been executed anyway.
-        """
+        """Return the reply to a command. Raises: BrokerUnavailable; the command may have been executed anyway."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def on_done(result: Any | BrokerUnavailable) -> None:
@@ -76,11 +74,9 @@ class Outbox:
 
     async def flush(self, *, within_s: float) -> None:
         """Wait until every command was executed or refused, `within_s` at most."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._flushed.wait()
-        except TimeoutError:
-            return
 
     async def run(self) -> None:
         """Send commands; end only when cancelled."""

@@ -16,7 +16,7 @@ from roomcast.brokers.sharded_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, History, Position, Publication
-from roomcast.redis_access.client import OUTAGES, Client, outage_reason, publish_verb
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
@@ -120,10 +120,8 @@ class RedisBroker(Broker, ListenerSink):
             )
             for publication, namespace, once, skip_history in submissions
         ]
-        try:
+        with outages_reported():
             replies = await run_pipeline(self._client, commands, self._history.scripts)
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
         return [_refusal(reply) if isinstance(reply, Exception) else _published(reply) for reply in replies]
 
     @override

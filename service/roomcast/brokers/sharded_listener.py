@@ -25,8 +25,6 @@ _REFRESH_S = 2.0
 _PAUSE_S = 0.1
 # Nodes are asked at random: after a frozen one the next attempt asks another.
 _REFRESH_TIMEOUT_S = 1.0
-# How long a subscription waits while a shard is away: see `Listener.patience_s`.
-_PATIENCE_S = 1.0
 
 
 def make_listener(client: Client, sink: ListenerSink, options: ListenerOptions) -> Listener | ShardedListener:
@@ -79,10 +77,8 @@ class ShardedListener:
     async def subscribe(self, channel: str) -> None:
         """Subscribe to a channel; return once its shard has confirmed it. Raises: BrokerUnavailable."""
         self._homes.setdefault(channel, self._home_of(channel))
-        timeout_s = self._options.timeout_s
-        patience_s = timeout_s if self.reason_not_ready() is None else min(_PATIENCE_S, timeout_s)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(self._options.patience_s(self.reason_not_ready())):
                 while not await self._try_subscribe(channel):
                     await self._placed.wait()
         except TimeoutError:
@@ -178,10 +174,7 @@ class ShardedListener:
             self._report_gap()
 
     async def _try_subscribe(self, channel: str) -> bool:
-        """Subscribe to a wanted channel on its shard; return False if its shard is unknown or has changed meanwhile.
-
-        Raises: BrokerUnavailable.
-        """
+        """Subscribe on the channel's shard; return False if it is unknown or has changed. Raises: BrokerUnavailable."""
         home = self._homes.get(channel)
         if home is None:
             return False

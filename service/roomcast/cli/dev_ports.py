@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 
 import psutil
 
-from roomcast.cli.dev_process import DevError
+from roomcast.cli.terminal import Failure
 
 REDIS_HOST = "127.0.0.1"
 _REDIS_PORT = 6379
@@ -24,7 +24,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (no address to 
 def claim_ports(host: str, ports: Sequence[int], balancer_port: int) -> tuple[socket.socket, int]:
     """Check that all ports are free, by binding them. Returns: the balancer's socket, bound, and a port for Redis.
 
-    Raises: DevError that names all ports that are in use.
+    Raises: Failure that names all ports that are in use.
     """
     with ExitStack() as probes:  # all are bound at once, so that none is chosen twice
         taken = []
@@ -34,13 +34,17 @@ def claim_ports(host: str, ports: Sequence[int], balancer_port: int) -> tuple[so
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:
                     reason = exc.strerror or exc
-                    raise DevError(
+                    raise Failure(
                         f"cannot listen on {host} port {port}: {reason}; choose with --host and --port"
                     ) from exc
                 taken.append(port)
         if taken:
-            raise DevError(_advice(ports, balancer_port, taken))
-        redis_port = port_of(probes.enter_context(_bind_or_any(REDIS_HOST, _REDIS_PORT)))
+            raise Failure(_advice(ports, balancer_port, taken))
+        try:
+            redis = _bind(REDIS_HOST, _REDIS_PORT)
+        except OSError:
+            redis = _bind(REDIS_HOST, 0)
+        redis_port = port_of(probes.enter_context(redis))
         return listener.dup(), redis_port  # the probe's own descriptor is closed here, the socket stays bound
 
 
@@ -71,16 +75,6 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _bind_or_any(host: str, port: int) -> socket.socket:
-    """Return a socket bound to a port, or to any free port if this one is in use. Raises: OSError."""
-    try:
-        return _bind(host, port)
-    except OSError as exc:
-        if exc.errno != errno.EADDRINUSE:
-            raise
-        return _bind(host, 0)
-
-
 def port_of(bound: socket.socket) -> int:
     """Return the port of a bound socket."""
     port: int = bound.getsockname()[1]
@@ -99,9 +93,9 @@ def url_of(host: str, port: int) -> str:
 
 
 async def answers(pid: int, host: str, port: int, question: bytes, answer: bytes) -> bool:
-    """Say whether a process listens on a port and the first line of its answer to a question begins as expected.
+    """Return whether a process listens on a port and the first line of its answer begins as expected.
 
-    That something answers there proves nothing, because it may be another process. So the listener is looked up first.
+    The listener is looked up first, because another process may answer there.
     """
     if not _listens(pid, port):
         return False

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from roomcast.cli.terminal import Failure
+
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
@@ -18,24 +20,12 @@ _SETTLED_S = 5.0
 _PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
-class DevError(Exception):
-    """A fault that ends the cluster, or keeps it from starting; the text says what to do."""
-
-    def __init__(self, text: str, *, exit_code: int = 1) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
-
-
-async def _is_alive(_pid: int) -> bool:
-    return True
-
-
 @dataclass(slots=True)
 class DevProcess:
     """A process, from `start` to `stop`.
 
     title: its name in messages.
-    is_ready: whether the process with this pid serves.
+    is_ready: whether the process with this pid serves; None: it is ready at once.
     say: prints a line for the user.
     after_restart: added to the message about a restart.
     output: where stdout and stderr go; None: to the terminal.
@@ -45,7 +35,7 @@ class DevProcess:
     command: Sequence[str]
     environment: Mapping[str, str]
     say: Callable[[str], None]
-    is_ready: Callable[[int], Awaitable[bool]] = _is_alive
+    is_ready: Callable[[int], Awaitable[bool]] | None = None
     after_restart: str = ""
     output: int | None = None
     _process: asyncio.subprocess.Process | None = field(default=None, init=False)
@@ -65,16 +55,16 @@ class DevProcess:
         )
 
     async def until_ready(self) -> None:
-        """Wait until the process serves. Raises: DevError if it ends before or needs too long."""
+        """Wait until the process serves. Raises: Failure if it ends before or needs too long."""
         if not await self._becomes_ready():
             process = self._running()
             if process.returncode is None:
                 what = f"{self.title} is not ready after {_START_TIMEOUT_S:.0f} s"
-                raise DevError(f"{what}; `roomcast check` says whether Redis answers")
-            raise DevError(f"{self.title} {_ending(process.returncode)}", exit_code=_exit_code(process.returncode))
+                raise Failure(f"{what}; `roomcast check` says whether Redis answers")
+            raise Failure(f"{self.title} {_ending(process.returncode)}", exit_code=_exit_code(process.returncode))
 
     async def keep_alive(self) -> None:
-        """Restart the process whenever it ends. Raises: DevError if it ends at once again and again."""
+        """Restart the process whenever it ends. Raises: Failure if it ends at once again and again."""
         pauses_s = iter(_PAUSES_S)
         while True:
             code = await self._running().wait()
@@ -84,7 +74,7 @@ class DevProcess:
             pause_s = next(pauses_s, None)
             if pause_s is None:
                 text = f"{self.title} {_ending(code)}, at once after each of {len(_PAUSES_S)} restarts; giving up"
-                raise DevError(text, exit_code=_exit_code(code))
+                raise Failure(text, exit_code=_exit_code(code))
             if not was_ready:
                 self.say(f"{self.title} {_ending(code)} before it was ready; next start in {pause_s:.1f} s")
             await asyncio.sleep(pause_s)
@@ -112,7 +102,7 @@ class DevProcess:
 
     async def _becomes_ready(self) -> bool:
         process, deadline_s = self._running(), time.monotonic() + _START_TIMEOUT_S
-        while not await self.is_ready(process.pid):
+        while self.is_ready is not None and not await self.is_ready(process.pid):
             if process.returncode is not None or time.monotonic() > deadline_s:
                 return False
             await asyncio.sleep(_POLL_S)

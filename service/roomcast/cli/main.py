@@ -13,7 +13,6 @@ from redis.exceptions import NoPermissionError
 from roomcast.auth.keys import local_keys
 from roomcast.cli import dev
 from roomcast.cli.channel import publish_command, subscribe_command
-from roomcast.cli.dev_process import DevError
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
@@ -54,10 +53,7 @@ def dev_command(host: str, port: int, nodes: int, balancer_port: int) -> None:
         raise click.UsageError(f"{nodes} nodes from port {port} on need ports beyond {_LAST_PORT}")
     if balancer_port in ports:
         raise click.UsageError(f"port {balancer_port} is for a node; choose another one with --balancer-port")
-    try:
-        dev.run(settings, host=host, ports=ports, balancer_port=balancer_port)
-    except DevError as exc:
-        raise Failure(str(exc), exit_code=exc.exit_code) from exc
+    dev.run(settings, host=host, ports=ports, balancer_port=balancer_port)
 
 
 @cli.command("node")

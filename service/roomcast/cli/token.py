@@ -14,7 +14,7 @@ import click
 import jwt
 import orjson
 
-from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, KeysUnavailable, SubscriptionClaims
+from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable
 from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.tokens import MAX_TOKEN_BYTES, read_verifier
 from roomcast.cli.terminal import configure_cli_logging
@@ -22,7 +22,6 @@ from roomcast.config import ENV_PREFIX, ConfigError, Settings, read_settings, re
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _MAX_TTL_S = 10 * 366 * 24 * 3600
-_STDIN = "-"
 
 
 @click.command("token")
@@ -43,7 +42,7 @@ def token_command(
     if check is not None:
         if (user, channel, info, permits) != (None, None, None, ()):
             raise click.UsageError("--check looks at a token that is there, and takes no other option")
-        token = sys.stdin.read(MAX_TOKEN_BYTES + 2) if check == _STDIN else check
+        token = sys.stdin.read(MAX_TOKEN_BYTES + 2) if check == "-" else check
         asyncio.run(_check(token.strip(), settings))
         return
     if user is None:
@@ -80,7 +79,7 @@ def _make(
             raise click.UsageError("--permit is for connection tokens; one with --channel is for that channel alone")
         payload["permissions"] = [_permission(text) for text in permits]
     try:
-        _claims_of(payload)
+        subscription_claims(payload) if channel is not None else connection_claims(payload)
     except InvalidToken as exc:
         raise click.UsageError(f"no node would take this token: {exc.reason}") from exc
     token = jwt.encode(payload, settings.secret.get_secret_value(), "HS256")
@@ -119,11 +118,8 @@ async def _check(token: str, settings: Settings) -> None:
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/auth.md)") from exc
     try:
-        claims: ConnectionClaims | SubscriptionClaims
-        if "channel" in parts["payload"]:
-            claims = await verifier.subscription(token)
-        else:
-            claims = await verifier.connection(token)
+        is_subscription = "channel" in parts["payload"]
+        claims = await (verifier.subscription(token) if is_subscription else verifier.connection(token))
     except ExpiredToken as exc:
         raise click.ClickException("not accepted: it has expired") from exc
     except (InvalidToken, KeysUnavailable) as exc:
@@ -133,7 +129,3 @@ async def _check(token: str, settings: Settings) -> None:
     at_s = claims.expire_at_s
     ends = "never ends" if at_s is None else f"ends at {datetime.fromtimestamp(at_s, UTC).isoformat()}"
     click.echo(f"accepted: what it opens {ends}")
-
-
-def _claims_of(payload: dict[str, Any]) -> ConnectionClaims | SubscriptionClaims:  # Any: JSON
-    return subscription_claims(payload) if "channel" in payload else connection_claims(payload)

@@ -18,7 +18,7 @@ from roomcast.telemetry.logs import configure_logging
 from roomcast_workers import ingest, metrics, webhooks
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.metrics import MetricsWorker
-from roomcast_workers.runner import Health, Worker, run_until_told
+from roomcast_workers.runner import Health, Worker, run_worker
 from roomcast_workers.webhooks import WebhookWorker
 
 
@@ -74,7 +74,7 @@ async def _check_worker(kind: str, settings: Settings) -> None:
 async def _run_worker(make: Callable[[Client, Settings], Worker], settings: Settings) -> None:
     name = f"roomcast-{settings.worker_name}"
     async with connect(settings.redis_url, timeout_s=settings.redis_timeout_s, client_name=name) as client:
-        await run_until_told(make(client, settings))
+        await run_worker(make(client, settings))
 
 
 def _metrics_worker(client: Client, settings: Settings) -> MetricsWorker:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from roomcast.auth import Override
 
@@ -224,28 +224,6 @@ class NoAnswer(Exception):  # noqa: N818  (the result of the question)
         self.reason = reason
 
 
-class Handlers(NamedTuple):
-    """The function for each `Hook`, or None.
-
-    They raise as the methods of `Application`, but NoAnswer instead of ClientError 100, after logging the reason.
-    """
-
-    connect: Callable[[ConnectEvent], Awaitable[ConnectAnswer]] | None = None
-    subscribe: Callable[[SubscribeEvent], Awaitable[SubscribeAnswer]] | None = None
-    publish: Callable[[PublishEvent], Awaitable[PublishAnswer]] | None = None
-    rpc: Callable[[RpcEvent], Awaitable[bytes]] | None = None
-    refresh: Callable[[RefreshEvent], Awaitable[RefreshAnswer]] | None = None
-    sub_refresh: Callable[[SubRefreshEvent], Awaitable[RefreshAnswer]] | None = None
-    disconnect: Callable[[DisconnectEvent], Awaitable[None]] | None = None
-
-    def or_else(self, others: Handlers) -> Handlers:
-        """Return these handlers, completed by the others."""
-        return Handlers(
-            connect=self.connect or others.connect,
-            subscribe=self.subscribe or others.subscribe,
-            publish=self.publish or others.publish,
-            rpc=self.rpc or others.rpc,
-            refresh=self.refresh or others.refresh,
-            sub_refresh=self.sub_refresh or others.sub_refresh,
-            disconnect=self.disconnect or others.disconnect,
-        )
+# The function for each hook, from its event to its answer (Any: validated after the call). They raise as the methods of
+# `Application`, but NoAnswer instead of ClientError 100, after logging the reason.
+Handlers = Mapping[Hook, Callable[[Any], Awaitable[Any]]]

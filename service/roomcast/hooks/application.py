@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import structlog
 from typing_extensions import override
@@ -42,12 +42,6 @@ _MAX_WAITING = 10_000
 _NOTIFIERS = 16
 
 
-class _Event(Protocol):
-    @property
-    def caller(self) -> Caller: ...
-
-
-E = TypeVar("E", bound=_Event)
 T = TypeVar("T")
 
 
@@ -70,7 +64,7 @@ class HookedApplication(Application):
         headers: frozenset[str] = frozenset(),
         webhooks: WebhookOutbox | None = None,
     ) -> None:
-        self._handles = frozenset(Hook(name) for name, handler in handlers._asdict().items() if handler is not None)
+        self._handles = frozenset(handlers)
         self._headers = headers
         self.counts: Counter[tuple[Hook, str]] = Counter()
         self._handlers = handlers
@@ -102,27 +96,27 @@ class HookedApplication(Application):
 
     @override
     async def on_connect(self, event: ConnectEvent) -> ConnectAnswer:
-        return await self._ask(Hook.CONNECT, self._handlers.connect, event, self._check.connect)
+        return await self._ask(Hook.CONNECT, event, self._check.connect)
 
     @override
     async def on_subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
-        return await self._ask(Hook.SUBSCRIBE, self._handlers.subscribe, event, self._check.subscribe)
+        return await self._ask(Hook.SUBSCRIBE, event, self._check.subscribe)
 
     @override
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
-        return await self._ask(Hook.PUBLISH, self._handlers.publish, event, self._check.publish)
+        return await self._ask(Hook.PUBLISH, event, self._check.publish)
 
     @override
     async def on_rpc(self, event: RpcEvent) -> bytes:
-        return await self._ask(Hook.RPC, self._handlers.rpc, event, self._check.rpc)
+        return await self._ask(Hook.RPC, event, self._check.rpc)
 
     @override
     async def on_refresh(self, event: RefreshEvent) -> RefreshAnswer:
-        return await self._ask(Hook.REFRESH, self._handlers.refresh, event, self._check.refresh)
+        return await self._ask(Hook.REFRESH, event, self._check.refresh)
 
     @override
     async def on_sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
-        return await self._ask(Hook.SUB_REFRESH, self._handlers.sub_refresh, event, self._check.refresh)
+        return await self._ask(Hook.SUB_REFRESH, event, self._check.refresh)
 
     @override
     def on_connected(self, event: ConnectedEvent) -> None:
@@ -133,24 +127,18 @@ class HookedApplication(Application):
     def on_disconnect(self, event: DisconnectEvent) -> None:
         if self._webhooks is not None:
             self._webhooks.disconnected(event)
-        if self._handlers.disconnect is None:
+        if Hook.DISCONNECT not in self._handles:
             return
         try:
             self._gone.put_nowait(event)
         except asyncio.QueueFull:
             self.counts[Hook.DISCONNECT, "dropped"] += 1
 
-    async def _ask(
-        self,
-        hook: Hook,
-        handler: Callable[[E], Awaitable[T]] | None,
-        event: E,
-        check: Callable[[object, Caller], T],
-    ) -> T:
-        if handler is None:
+    async def _ask(self, hook: Hook, event: Any, check: Callable[[object, Caller], T]) -> T:  # Any: of the hook
+        if hook not in self._handles:
             raise ClientError(ErrorCode.NOT_AVAILABLE, f"the application takes no part in {hook}")
         try:
-            answered = await handler(event)
+            answered = await self._handlers[hook](event)
         except (ApplicationError, ClientError, Refused):
             self.counts[hook, "refused"] += 1
             raise
@@ -172,8 +160,7 @@ class HookedApplication(Application):
         while True:
             event = await self._gone.get()
             try:
-                if self._handlers.disconnect is not None:
-                    await self._handlers.disconnect(event)
+                await self._handlers[Hook.DISCONNECT](event)
                 self.counts[Hook.DISCONNECT, "answered"] += 1
             except (ApplicationError, ClientError, NoAnswer, Refused):
                 self.counts[Hook.DISCONNECT, "failed"] += 1

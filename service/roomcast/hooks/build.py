@@ -23,11 +23,7 @@ _FLUSH_TIMEOUT_S = 1.0
 
 
 class NodeHooks:
-    """The application of one node, with its proxy and webhook outbox.
-
-    Attributes:
-        proxy, outbox: None if the settings have none.
-    """
+    """The application of one node, with its proxy and webhook outbox, each None if the settings have none."""
 
     def __init__(
         self,
@@ -78,7 +74,7 @@ def make_hooks(settings: Settings, client: Client) -> NodeHooks:
             timeout_s=settings.proxy_timeout_s,
             max_message_bytes=settings.max_message_bytes,
         )
-        handlers = handlers.or_else(proxy.handlers())
+        handlers = {**proxy.handlers(), **handlers}
     outbox = _outbox(settings, client)
     application = HookedApplication(
         handlers,

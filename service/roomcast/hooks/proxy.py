@@ -7,43 +7,19 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any
 
 import httpx
 import structlog
 
 from roomcast.bodies import TooLarge, read_chunks
-from roomcast.hooks import (
-    Caller,
-    ConnectAnswer,
-    ConnectEvent,
-    Handlers,
-    Hook,
-    NoAnswer,
-    PublishAnswer,
-    PublishEvent,
-    RefreshAnswer,
-    RefreshEvent,
-    RpcEvent,
-    SubRefreshEvent,
-    SubscribeAnswer,
-    SubscribeEvent,
-)
+from roomcast.hooks import Handlers, Hook, NoAnswer
 from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
-from roomcast.hooks.proxy_messages import (
-    ConnectResult,
-    PublishResult,
-    RefreshResult,
-    RpcResult,
-    SubscribeResult,
-    question,
-    read_reply,
-)
+from roomcast.hooks.proxy_messages import RESULTS, question, read_reply
 from roomcast.model.errors import ClientError, ErrorCode
 
 log = structlog.get_logger(__name__)
-
-R = TypeVar("R", ConnectResult, PublishResult, RefreshResult, RpcResult, SubscribeResult)
 
 _MAX_CONNECTIONS = 100
 # Requests that are sent or wait for a connection; more are rejected (111).
@@ -101,53 +77,21 @@ class ProxyHandlers:
 
     def handlers(self) -> Handlers:
         """Return a handler for each event."""
-        asked = self.circuits
-        return Handlers(
-            connect=self._connect if Hook.CONNECT in asked else None,
-            subscribe=self._subscribe if Hook.SUBSCRIBE in asked else None,
-            publish=self._publish if Hook.PUBLISH in asked else None,
-            rpc=self._rpc if Hook.RPC in asked else None,
-            refresh=self._refresh if Hook.REFRESH in asked else None,
-            sub_refresh=self._sub_refresh if Hook.SUB_REFRESH in asked else None,
-        )
+        return {hook: partial(self._ask, hook) for hook in self.circuits}
 
     async def aclose(self) -> None:
         """Close the connections."""
         for connection in self._all:
             await connection.aclose()
 
-    async def _connect(self, event: ConnectEvent) -> ConnectAnswer:
-        body = question(
-            event.caller, data=event.data, name=event.name, version=event.version, channels=list(event.channels)
-        )
-        return (await self._ask(Hook.CONNECT, event.caller, body, ConnectResult)).answer()
-
-    async def _subscribe(self, event: SubscribeEvent) -> SubscribeAnswer:
-        body = question(event.caller, channel=event.channel, data=event.data)
-        return (await self._ask(Hook.SUBSCRIBE, event.caller, body, SubscribeResult)).answer()
-
-    async def _publish(self, event: PublishEvent) -> PublishAnswer:
-        body = question(event.caller, channel=event.channel, data=event.data)
-        return (await self._ask(Hook.PUBLISH, event.caller, body, PublishResult)).answer()
-
-    async def _rpc(self, event: RpcEvent) -> bytes:
-        body = question(event.caller, method=event.method, data=event.data)
-        return (await self._ask(Hook.RPC, event.caller, body, RpcResult)).answer()
-
-    async def _refresh(self, event: RefreshEvent) -> RefreshAnswer:
-        return (await self._ask(Hook.REFRESH, event.caller, question(event.caller), RefreshResult)).answer()
-
-    async def _sub_refresh(self, event: SubRefreshEvent) -> RefreshAnswer:
-        body = question(event.caller, channel=event.channel)
-        return (await self._ask(Hook.SUB_REFRESH, event.caller, body, RefreshResult)).answer()
-
-    async def _ask(self, hook: Hook, caller: Caller, body: bytes, kind: type[R]) -> R:
+    async def _ask(self, hook: Hook, event: Any) -> Any:  # Any: the event of the hook, and its answer
         if self._request_count >= _MAX_REQUESTS:
             raise ClientError(ErrorCode.TOO_MANY_REQUESTS, "too many requests wait for the application")
+        body = question(event)
         self._request_count += 1
         try:
             with self.circuits[hook].attempt():
-                return read_reply(await self._post(hook, caller.headers, body), kind)
+                return read_reply(await self._post(hook, event.caller.headers, body), RESULTS[hook]).answer()
         except CircuitOpen:
             raise NoAnswer("the circuit is open") from None
         except NoAnswer as exc:

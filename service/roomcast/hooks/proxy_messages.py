@@ -6,25 +6,27 @@ Source: centrifugal/centrifugo internal/proxyproto/proxy.proto, and the "proxy" 
 from __future__ import annotations
 
 import base64
-from typing import Annotated, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
-from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks import Caller, ConnectAnswer, Hook, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.json import Json
 
 M = TypeVar("M", bound="_Model")
 
 
-def question(caller: Caller, **fields: object) -> bytes:
-    """Return the body of a request: the caller and the fields that are not empty; bytes are data of the client.
+def question(event: Any) -> bytes:  # Any: an event
+    """Return the body of a request: the caller, and the fields of the event that are not empty.
 
-    Data that is not JSON is sent as `b64data`, in base64.
+    Bytes are data of the client: `data` if they are JSON, or `b64data`. The info of a token is not in the protocol.
     """
+    caller: Caller = event.caller
     body: dict[str, object] = {
         "client": caller.client,
         "transport": caller.transport,
@@ -35,10 +37,12 @@ def question(caller: Caller, **fields: object) -> bytes:
         body["user"] = caller.user
     if caller.meta:
         body["meta"] = orjson.Fragment(caller.meta)
-    for name, value in fields.items():
-        if isinstance(value, bytes) and value:
+    for name, value in event._asdict().items():
+        if not value or name in {"caller", "info"}:
+            continue
+        if isinstance(value, bytes):
             body |= _data_field(name, value)
-        elif value:
+        else:
             body[name] = value
     return orjson.dumps(body)
 
@@ -107,14 +111,20 @@ class _Envelope(_Model):
     disconnect: _Disconnect | None = None
 
 
-class SubscribeResult(_Model):
+class _WithInfo(_Model):
+    info: Json = None
+    b64info: _Base64 = b""
+
+
+class _WithData(_Model):
+    data: Json = None
+    b64data: _Base64 = b""
+
+
+class SubscribeResult(_WithInfo, _WithData):
     """The result of `/subscribe`, and of `/connect` for each channel in `subs`."""
 
     expire_at: int = 0
-    info: Json = None
-    b64info: _Base64 = b""
-    data: Json = None
-    b64data: _Base64 = b""
     override: OverrideShape = OverrideShape()
 
     def answer(self) -> SubscribeAnswer:
@@ -127,15 +137,11 @@ class SubscribeResult(_Model):
         )
 
 
-class ConnectResult(_Model):
+class ConnectResult(_WithInfo, _WithData):
     """The result of `/connect`."""
 
     user: str | None = None
     expire_at: int | None = None
-    info: Json = None
-    b64info: _Base64 = b""
-    data: Json = None
-    b64data: _Base64 = b""
     meta: Json = None
     channels: list[str] = Field(default_factory=list)
     subs: dict[str, SubscribeResult] = Field(default_factory=dict)
@@ -155,11 +161,9 @@ class ConnectResult(_Model):
         )
 
 
-class PublishResult(_Model):
+class PublishResult(_WithData):
     """The result of `/publish`."""
 
-    data: Json = None
-    b64data: _Base64 = b""
     skip_history: bool = False
 
     def answer(self) -> PublishAnswer:
@@ -167,30 +171,35 @@ class PublishResult(_Model):
         return PublishAnswer(data=_payload(self.data, self.b64data), skip_history=self.skip_history)
 
 
-class RpcResult(_Model):
+class RpcResult(_WithData):
     """The result of `/rpc`."""
-
-    data: Json = None
-    b64data: _Base64 = b""
 
     def answer(self) -> bytes:
         """Return the answer of a handler."""
         return _payload(self.data, self.b64data) or b""
 
 
-class RefreshResult(_Model):
+class RefreshResult(_WithInfo):
     """The result of `/refresh` and `/sub_refresh`."""
 
     expired: bool = False
     expire_at: int = 0
-    info: Json = None
-    b64info: _Base64 = b""
 
     def answer(self) -> RefreshAnswer:
         """Return the answer of a handler."""
         return RefreshAnswer(
             expire_at_s=self.expire_at, is_expired=self.expired, info=_payload(self.info, self.b64info)
         )
+
+
+RESULTS: Mapping[Hook, type[ConnectResult | SubscribeResult | PublishResult | RpcResult | RefreshResult]] = {
+    Hook.CONNECT: ConnectResult,
+    Hook.SUBSCRIBE: SubscribeResult,
+    Hook.PUBLISH: PublishResult,
+    Hook.RPC: RpcResult,
+    Hook.REFRESH: RefreshResult,
+    Hook.SUB_REFRESH: RefreshResult,
+}
 
 
 def _payload(value: Json, decoded: bytes) -> bytes | None:

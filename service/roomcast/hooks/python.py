@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -27,15 +28,7 @@ _MAX_WAITING = 1000
 
 def load_functions(settings: Settings) -> dict[Hook, Function]:
     """Import the functions that the settings name. Raises: ConfigError that names the setting."""
-    paths = {
-        Hook.CONNECT: settings.on_connect,
-        Hook.SUBSCRIBE: settings.on_subscribe,
-        Hook.PUBLISH: settings.on_publish,
-        Hook.RPC: settings.on_rpc,
-        Hook.REFRESH: settings.on_refresh,
-        Hook.SUB_REFRESH: settings.on_sub_refresh,
-        Hook.DISCONNECT: settings.on_disconnect,
-    }
+    paths: dict[Hook, str | None] = {hook: getattr(settings, f"on_{hook}") for hook in Hook}
     return {hook: _load(f"{ENV_PREFIX}ON_{hook.upper()}", path) for hook, path in paths.items() if path is not None}
 
 
@@ -82,27 +75,17 @@ class PythonHandlers:
 
     def handlers(self) -> Handlers:
         """Return a handler for each function."""
-        return Handlers(**{hook: self._handler(hook) for hook in Hook})
+        return {hook: self._handler(hook, function) for hook, function in self._functions.items()}
 
     def close(self) -> None:
         """Stop the threads; a busy one ends when its function returns."""
         self._threads.shutdown(wait=False)
 
-    def _handler(self, hook: Hook) -> Callable[[Any], Awaitable[Any]] | None:  # Any: see Function
-        function = self._functions.get(hook)
-        if function is None:
-            return None
+    def _handler(self, hook: Hook, function: Function) -> Callable[[Any], Awaitable[Any]]:  # Any: see Function
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-        call = function if is_async else self._in_thread(function)
+        return partial(self._wait_for, hook, function if is_async else partial(self._run_in_thread, function))
 
-        async def handle(event: Any) -> Any:  # Any: see Function
-            return await self._wait_for(call, event, hook)
-
-        return handle
-
-    async def _wait_for(
-        self, call: Callable[[Any], Awaitable[Any]], event: Any, hook: Hook
-    ) -> Any:  # Any: see Function
+    async def _wait_for(self, hook: Hook, call: Function, event: Any) -> Any:  # Any: see Function
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 return await call(event)
@@ -115,22 +98,19 @@ class PythonHandlers:
                 log.exception("hook.raised", hook=hook)
             raise NoAnswer(type(exc).__name__) from exc
 
-    def _in_thread(self, function: Function) -> Callable[[Any], Awaitable[Any]]:  # Any: see Function
-        async def call(event: Any) -> Any:  # Any: see Function
-            if self._waiting_count >= _MAX_WAITING:
-                raise ClientError(ErrorCode.TOO_MANY_REQUESTS, "too many requests wait for the application")
-            self._waiting_count += 1
-            try:
-                await self._free_threads.acquire()
-            finally:
-                self._waiting_count -= 1
-            loop = asyncio.get_running_loop()
-            running = self._threads.submit(function, event)
-            # Released when the function returns, not when the wait ends: until then its thread is busy.
-            running.add_done_callback(lambda _: self._thread_is_free(loop))
-            return await asyncio.wrap_future(running)
-
-        return call
+    async def _run_in_thread(self, function: Function, event: Any) -> Any:  # Any: see Function
+        if self._waiting_count >= _MAX_WAITING:
+            raise ClientError(ErrorCode.TOO_MANY_REQUESTS, "too many requests wait for the application")
+        self._waiting_count += 1
+        try:
+            await self._free_threads.acquire()
+        finally:
+            self._waiting_count -= 1
+        loop = asyncio.get_running_loop()
+        running = self._threads.submit(function, event)
+        # Released when the function returns, not when the wait ends: until then its thread is busy.
+        running.add_done_callback(lambda _: self._thread_is_free(loop))
+        return await asyncio.wrap_future(running)
 
     def _thread_is_free(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # the loop is closed, because the node has ended

@@ -6,8 +6,11 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import httpx
+
+from roomcast.bodies import TooLarge, read_chunks
 
 SIGNATURE_HEADER = "X-Roomcast-Signature"
 _TIMEOUT_S = 10.0
@@ -66,18 +69,11 @@ class WebhookReceiver:
                 asyncio.timeout(self._timeout_s),
                 self._http.stream("POST", self._url, content=body, headers=headers) as response,
             ):
-                await _drain(response)
+                with suppress(TooLarge):
+                    await read_chunks(response.aiter_raw(), _MAX_REPLY_BYTES)
         except (TimeoutError, httpx.TimeoutException):
             raise NotDelivered(f"no answer within {self._timeout_s:g} s") from None
         except httpx.HTTPError as exc:
             raise NotDelivered(f"{type(exc).__name__}: {exc}") from None
         if not response.is_success:
             raise NotDelivered(f"status {response.status_code}")
-
-
-async def _drain(response: httpx.Response) -> None:
-    size_bytes = 0
-    async for chunk in response.aiter_raw():
-        size_bytes += len(chunk)
-        if size_bytes > _MAX_REPLY_BYTES:
-            return

@@ -48,10 +48,6 @@ class WebhookStream:
         (count,) = await run_all(self._client, [command], [self._offer])
         return int(count)
 
-    async def counts(self) -> StreamCounts:
-        """Return how many events wait, and how many are dead letters."""
-        return await self.entries.counts()
-
 
 class WebhookOutbox:
     """The node's events until Redis has confirmed them.
@@ -132,7 +128,7 @@ class WebhookOutbox:
     async def _count_forever(self) -> None:
         while True:
             try:
-                self.counts = await self._stream.counts()
+                self.counts = await self._stream.entries.counts()
             except OUTAGES:
                 self.counts = None
             await asyncio.sleep(_COUNT_INTERVAL_S)

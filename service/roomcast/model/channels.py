@@ -16,15 +16,12 @@ LOBBY = "room:lobby"
 
 
 def check_channel(name: str) -> str:
-    """Return the name if it is a valid channel: 1 to 255 bytes of UTF-8 without control characters and braces.
-
-    Raises: ClientError 107 with the reason.
-    """
+    """Return a name of 1 to 255 bytes of UTF-8 without control characters and braces. Raises: ClientError 107."""
     return _check(name, "channel", MAX_CHANNEL_BYTES)
 
 
 def check_name(name: str, what: str) -> str:
-    """Return the name of a room or a classic chat client: 1 to 128 bytes of UTF-8 without control characters, braces.
+    """Return the name of a user or a room: 1 to 128 bytes of UTF-8 without control characters and braces.
 
     Raises: ClientError 107 with the reason, which calls the name `what`.
     """
@@ -32,10 +29,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def room_channel(room: str) -> str:
-    """Return the channel of a plain room: `lobby` is the channel `room:lobby`.
-
-    Raises: ClientError 107 for an invalid room name.
-    """
+    """Return the channel of a plain room: `room:lobby` of `lobby`. Raises: ClientError 107 for an invalid room name."""
     if "/" in room or room in {".", ".."}:
         raise ClientError(ErrorCode.BAD_REQUEST, "room name cannot stand in a URL's path")
     return f"room:{check_name(room, 'room name')}"

@@ -139,10 +139,7 @@ class Namespaces:
         self._by_name = dict(by_name)
 
     def of(self, channel: str) -> Namespace:
-        """Return the namespace of a channel; that of `$room:board`, a private one, is `room`.
-
-        Raises: ClientError 102 if it has none.
-        """
+        """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name) if colon else None
         if namespace is None:

@@ -7,8 +7,6 @@ from roomcast.model.publications import Position
 
 # The largest integer that a JSON number holds exactly in every language.
 MAX_OFFSET = 2**53 - 1
-
-
 _MAX_EPOCH_BYTES = 32
 
 

@@ -47,8 +47,7 @@ class ClientInfo(NamedTuple):
 class Publication(NamedTuple):
     """One message in one channel.
 
-    A NamedTuple and not a frozen dataclass: one is made per message read from Redis, and the tuple
-    is built in a third of the time.
+    A NamedTuple, because one is made per message read from Redis: a frozen dataclass takes three times as long.
 
     data: the payload as bytes, at most `max_message_bytes`; UTF-8 unless the kind is BINARY. It is never re-encoded.
     position: in the channel's history; None if it is not in it.

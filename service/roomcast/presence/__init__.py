@@ -12,8 +12,6 @@ from typing import NamedTuple, Protocol
 from roomcast.model.publications import ClientInfo
 from roomcast.redis_access.work_queue import StreamCounts
 
-__all__ = ["MAX_PAGE_LENGTH", "Counts", "Page", "Presence", "Registry", "Roster"]
-
 MAX_PAGE_LENGTH = 1000
 
 

@@ -62,14 +62,16 @@ class PresenceCommands:
 
     def leave(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
         """Return the command that removes clients, at most MAX_LEFT, from a channel, under any lease."""
-        return self._leave_command(channel, lease, clients)
+        keys = [*self._member_keys(channel, lease), self._keys.key(channel, "nodes")]
+        args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _MAX_SWEPT]
+        return self._leave.call(keys, [*args, self._keys.topic(EVENTS), vacated(channel), *clients])
 
     def sweep(self, channel: str, lease: str) -> Command:
         """Return the command that removes members of a lease from a channel; the reply is the number that remain.
 
         With the last of them the lease itself stops counting as a subscriber.
         """
-        return self._leave_command(channel, lease, ())
+        return self.leave(channel, lease, ())
 
     def occupy(self, channel: str, lease: str) -> Command:
         """Return the command that adds a lease's subscriber, and keeps the channel's keys alive."""
@@ -99,27 +101,12 @@ class PresenceCommands:
                 log.warning("presence.malformed_member", channel=channel)
         return Page(clients, str(cursor) if cursor else "")
 
-    def _leave_command(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
-        return self._leave.call(
-            [*self._member_keys(channel, lease), self._keys.key(channel, "nodes")],
-            [
-                self._publish_command,
-                self._topic(channel),
-                lease,
-                _MAX_SWEPT,
-                self._keys.topic(EVENTS),
-                vacated(channel),
-                *clients,
-            ],
-        )
-
     def _member_keys(self, channel: str, lease: str) -> list[str]:
         return [self._keys.key(channel, name) for name in ("members", "users", f"members:{lease}")]
 
     def _topic(self, channel: str) -> str:
         """Return the topic of joins and leaves; "" for none, also if the channel's namespace was removed."""
         try:
-            is_told = self._namespaces.of(channel).join_leave
+            return self._keys.topic(channel) if self._namespaces.of(channel).join_leave else ""
         except ClientError:
-            is_told = False
-        return self._keys.topic(channel) if is_told else ""
+            return ""

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.presence import Registry
-from roomcast.redis_access.client import OUTAGES, Client, outage_reason
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.redis_access.scripts import Command
 from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
@@ -42,17 +42,11 @@ class NodeRegistry(Registry):
 
     @override
     async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+        condition = () if is_new else ("XX",)
         _, was_set = await self._run(
             # Also when the lease has ended: later writes under it are then found and swept.
             ("SADD", self._keys.leases, lease),
-            (
-                "SET",
-                self._keys.of(lease),
-                connection_count,
-                "PX",
-                math.ceil(ttl_s * 1000),
-                *([] if is_new else ["XX"]),
-            ),
+            ("SET", self._keys.of(lease), connection_count, "PX", math.ceil(ttl_s * 1000), *condition),
         )
         return bool(was_set)
 
@@ -79,10 +73,8 @@ class NodeRegistry(Registry):
 
     async def _run(self, *commands: Command, instead_of_wrong_type: Any = None) -> list[Any]:  # Any: redis-py's replies
         """Return the replies. Raises: BrokerUnavailable."""
-        try:
+        with outages_reported():
             replies = await run_pipeline(self._client, commands, ())
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
         for number, reply in enumerate(replies):
             if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
                 replies[number] = instead_of_wrong_type
@@ -92,10 +84,8 @@ class NodeRegistry(Registry):
 
     @override
     async def ingest_counts(self) -> StreamCounts:
-        try:
+        with outages_reported():
             return await self._ingest.counts()
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
 
 
 def _text(member: bytes | str) -> str:

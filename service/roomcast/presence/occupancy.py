@@ -1,4 +1,4 @@
-"""The channels that have a subscriber, over all nodes: for readers that missed publications of the channel `events`."""
+"""The events of occupied and vacated channels, and the channels that are occupied now."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 
+# The broker channel of these events.
+EVENTS = "events"
 _CHANNELS_AT_ONCE = 1000
 
 
 async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
-    """Return the channels that have a subscriber now; one that changes meanwhile may be among them or not.
-
-    Raises: redis.RedisError.
-    """
+    """Return the occupied channels, with or without those that change meanwhile. Raises: redis.RedisError."""
     keys, channel_keys = NodeKeys(prefix), ChannelKeys(prefix)
     (leases,) = await run_all(client, [("SMEMBERS", keys.leases)], ())
     found: set[str] = set()
@@ -31,9 +30,6 @@ async def occupied_channels(client: Client, *, prefix: str) -> set[str]:
             if not cursor:
                 break
     return found
-
-
-EVENTS = "events"
 
 
 def occupied(channel: str) -> bytes:

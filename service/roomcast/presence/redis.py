@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from typing_extensions import override
 
-from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import ClientInfo
 from roomcast.presence import Counts, Page, Presence, Registry, Roster
 from roomcast.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
 from roomcast.presence.node_leases import NodeKeys
 from roomcast.presence.sweeper import Sweeper
-from roomcast.redis_access.client import OUTAGES, Client, outage_reason, publish_verb
+from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all, run_pipeline
 from roomcast.redis_access.scripts import Command
@@ -65,14 +64,7 @@ class RedisPresence(Presence):
     """
 
     def __init__(
-        self,
-        client: Client,
-        registry: Registry,
-        roster: Roster,
-        namespaces: Namespaces,
-        *,
-        prefix: str,
-        node_id: str,
+        self, client: Client, registry: Registry, roster: Roster, namespaces: Namespaces, *, prefix: str, node_id: str
     ) -> None:
         self._client = client
         self._roster = roster
@@ -135,10 +127,8 @@ class RedisPresence(Presence):
 
     @override
     async def retire(self) -> None:
-        try:
+        with outages_reported():
             await self._sweeper.sweep(self.lease)
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
 
     @override
     async def page(self, channel: str, *, cursor: str = "", limit: int = 100) -> Page:
@@ -164,10 +154,8 @@ class RedisPresence(Presence):
                 await is_over.wait()
 
     async def _read(self, commands: Sequence[Command]) -> list[Any]:  # Any: redis-py's replies
-        try:
+        with outages_reported():
             return await run_all(self._client, commands, ())
-        except OUTAGES as exc:
-            raise BrokerUnavailable(outage_reason(exc)) from exc
 
     async def _turn_forever(self) -> None:
         """Each second, select the channels whose keys are kept alive, and start a round that also vacates channels."""

@@ -63,10 +63,7 @@ class Sweeper:
                     log.debug("presence.sweep_failed", lease=lease, reason=outage_reason(exc))
 
     async def sweep(self, lease: str) -> bool:
-        """Remove everything of a lease from Redis, in steps that other nodes may execute at the same time.
-
-        Returns: whether all is removed. Raises: OUTAGES.
-        """
+        """Remove a lease, in steps that other nodes may take too; return whether all is gone. Raises: OUTAGES."""
         channels = self._keys.channels(lease)
         cursor = 0
         while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis.asyncio
@@ -15,6 +16,7 @@ from redis.exceptions import ClusterError, InvalidResponse, RedisClusterExceptio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.url import RedisUrl, Shape, parse_redis_url
 
 # A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
@@ -62,10 +64,7 @@ def connect(url: str, *, timeout_s: float, client_name: str) -> Client:
 
 
 async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
-    """Return the reply to a command without a key; in a cluster of one node that can be reached.
-
-    Raises: one of OUTAGES.
-    """
+    """Return the reply to a command without a key, in a cluster of any node. Raises: one of OUTAGES."""
     if not isinstance(client, RedisCluster):
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
     await client.initialize()
@@ -116,6 +115,15 @@ def outage_reason(exc: BaseException) -> str:
     if isinstance(exc, ResponseError):
         return f"Redis refuses a command ({type(exc).__name__})"
     return f"Redis is away ({type(exc).__name__})"
+
+
+@contextmanager
+def outages_reported() -> Iterator[None]:
+    """Raise BrokerUnavailable instead of one of OUTAGES."""
+    try:
+        yield
+    except OUTAGES as exc:
+        raise BrokerUnavailable(outage_reason(exc)) from exc
 
 
 class _Guard(AbstractConnection):

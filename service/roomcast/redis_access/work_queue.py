@@ -71,10 +71,7 @@ class WorkQueue:
 
 
 class StreamCounts(NamedTuple):
-    """The entries of a queue.
-
-    lag: not processed yet. dead: cannot be processed, and were moved away.
-    """
+    """The entries of a queue: those that wait, and those that cannot be processed and were moved away."""
 
     lag: int
     dead: int

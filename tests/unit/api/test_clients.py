@@ -15,7 +15,7 @@ from roomcast.api import routes
 from roomcast.api.context import ApiContext
 from roomcast.brokers import ALWAYS, Once, Published
 from roomcast.config import Settings
-from roomcast.hooks import Handlers, RpcEvent
+from roomcast.hooks import Hook, RpcEvent
 from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
@@ -89,7 +89,7 @@ class Cluster:
 
     def app(self, on_rpc: Callable[[RpcEvent], Awaitable[bytes]] | None = None) -> httpx.AsyncClient:
         settings = Settings(api_key=API_KEY)  # type: ignore[arg-type]  # pydantic makes a secret of it
-        application = HookedApplication(Handlers(rpc=on_rpc), AnswerCheck(max_message_bytes=1000))
+        application = HookedApplication({Hook.RPC: on_rpc} if on_rpc else {}, AnswerCheck(max_message_bytes=1000))
         app = FastAPI()
         app.include_router(routes.router)
         node = fake_node(Hub(Schedule()), self.broker)

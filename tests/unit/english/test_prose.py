@@ -118,16 +118,6 @@ def test_the_check_fails_on_a_planted_phrase(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == "new/page.md:2: What is kept -> the noun: entries\n"
 
 
-def test_a_file_that_is_not_rewritten_yet_is_checked_only_with_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.english.__main__.NOT_YET", ("page.md",))
-    (tmp_path / "page.md").write_text("Anew.\n")
-
-    assert check(tmp_path) == 0
-    assert check(tmp_path, everywhere=True) == 1
-
-
 def test_hidden_folders_and_installed_packages_are_left_out(tmp_path: Path) -> None:
     for folder in (".venv", "node_modules", "src"):
         (tmp_path / folder).mkdir()
