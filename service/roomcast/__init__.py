@@ -6,7 +6,7 @@ Only applications import from here. Everything else in the package is private.
 from __future__ import annotations
 
 from roomcast.auth import Override
-from roomcast.hooks import (
+from roomcast.hooks.interface import (
     Caller,
     ConnectAnswer,
     ConnectEvent,

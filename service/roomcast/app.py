@@ -20,15 +20,15 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from roomcast.api import health, rooms, routes, tickets
-from roomcast.api.context import ApiContext
-from roomcast.api.node_side import NodeOperations
+from roomcast.api import health_and_metrics, room_reads, routes, tickets
+from roomcast.api.api_context import ApiContext
+from roomcast.api.node_operations import NodeOperations
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import read_verifier
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.centrifuge import endpoints as centrifuge_endpoints
-from roomcast.centrifuge.context import SessionContext
-from roomcast.centrifuge.remote import SessionOperations, session_id_of
+from roomcast.centrifuge.session_context import SessionContext
+from roomcast.centrifuge.session_operations import SessionOperations, session_id_of
 from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
@@ -41,18 +41,18 @@ from roomcast.node.report import NodeReport
 from roomcast.node.roster import HubRoster
 from roomcast.node.survey import Survey
 from roomcast.node.tracker import Tracker
-from roomcast.presence.node_leases import NodeRegistry
-from roomcast.presence.redis import RedisPresence
+from roomcast.presence.node_registry import NodeRegistry
+from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import Client, connect
-from roomcast.rooms import events, poll, websockets
+from roomcast.rooms import event_streams, poll, websockets
 from roomcast.rooms.authentication import Authenticator
 from roomcast.tasks import TaskSet, end, run_together
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
+from roomcast.web.client_server import ClientServer
 from roomcast.web.failures import failure_of
 from roomcast.web.page import add_page
-from roomcast.web.sockets import ClientServer
 from roomcast.web.state import offer
 
 log = structlog.get_logger(__name__)
@@ -67,13 +67,13 @@ _API = (
 
 _ROUTERS = (
     websockets.router,
-    events.router,
+    event_streams.router,
     poll.router,
     centrifuge_endpoints.router,
     routes.router,
-    rooms.router,
+    room_reads.router,
     tickets.router,
-    health.router,
+    health_and_metrics.router,
 )
 
 

@@ -14,8 +14,8 @@ from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
 from roomcast.telemetry.logs import configure_logging
 from roomcast.transports.http_protocol import HttpProtocol
-from roomcast.transports.websocket.asgi import WebSocketProtocol
-from roomcast.web.sockets import ClientServer
+from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
+from roomcast.web.client_server import ClientServer
 from roomcast.web.state import find_in
 
 log = structlog.get_logger(__name__)

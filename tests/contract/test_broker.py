@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from roomcast.brokers.listener import Listener, longest_backoff_s
-from roomcast.brokers.redis import RedisBroker
-from roomcast.brokers.sharded_listener import ShardedListener
+from roomcast.brokers.pubsub_listener import Listener, longest_backoff_s
+from roomcast.brokers.redis_broker import RedisBroker
+from roomcast.brokers.sharded_pubsub_listener import ShardedListener
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.publications import (
     Kind,

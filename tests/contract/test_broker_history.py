@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers import ALWAYS, Once, Published, Read, Submission
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.interface import ALWAYS, Once, Published, Read, Submission
+from roomcast.brokers.redis_broker import RedisBroker
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import (
-    ClientInfo,
-    History,
-    Kind,
-    Position,
-    Publication,
-    Removal,
-)
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Kind, Publication, Removal
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.keys import ChannelKeys
 from tests.support.brokers import running

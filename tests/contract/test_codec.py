@@ -21,8 +21,10 @@ from roomcast.centrifuge.codec import (
 )
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ErrorCode
-from roomcast.model.publications import ClientInfo, Kind, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind, Publication
 
 
 class Peer(Protocol):

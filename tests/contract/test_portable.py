@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from roomcast.app import create_app
 from roomcast.config import Settings
-from roomcast.web.sockets import ClientServer
+from roomcast.web.client_server import ClientServer
 from roomcast.web.state import find_in
 from tests.support.processes import eventually, http_client, receive
 

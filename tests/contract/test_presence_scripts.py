@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.model.publications import ClientInfo, Membership
-from roomcast.presence.commands import PresenceCommands
+from roomcast.model.client_info import ClientInfo
+from roomcast.model.publications import Membership
+from roomcast.presence.presence_commands import PresenceCommands
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from tests.support.presence import ADA, ADA_AGAIN, BOB, NAMESPACES, NOBODY, Announcements

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import MAX_CONTROL_BYTES, BrokerEvent, Publication

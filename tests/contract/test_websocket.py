@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from roomcast.connections.connection import State
 from roomcast.model.publications import Publication
-from roomcast.transports.websocket.asgi import WebSocketProtocol
+from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from tests.support.fakes import FakeBroker
 from tests.support.processes import eventually, receive
 from tests.support.websocket_frames import masked

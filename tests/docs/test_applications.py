@@ -20,7 +20,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from roomcast.hooks.webhook_receiver import sign
+from roomcast.hooks.webhook_sender import sign
 from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
 from tests.support.processes import Cluster, NodeProcess, eventually, receive

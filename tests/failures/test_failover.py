@@ -17,12 +17,12 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import NoPermissionError
 
-from roomcast.brokers import Once, Read
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.interface import Once, Read
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import History, Publication
-from roomcast.presence.node_leases import NodeRegistry
+from roomcast.presence.node_registry import NodeRegistry
 from roomcast.redis_access.client import OUTAGES, ask, connect
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline

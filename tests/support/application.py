@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from roomcast.hooks import (
+from roomcast.hooks.interface import (
     ConnectAnswer,
     ConnectEvent,
     DisconnectEvent,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import (
     BrokerEvent,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from roomcast.brokers import ALWAYS, Once, Published, Read, Sink, Submission
+from roomcast.brokers.interface import ALWAYS, Once, Published, Read, Sink, Submission
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import BrokerUnavailable, ClientError, Disconnect
 from roomcast.model.namespaces import Namespace, Namespaces
-from roomcast.model.publications import ClientInfo, History, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
 from roomcast.node.roster import HubRoster
 from roomcast.node.tracker import Tracker
-from roomcast.presence import Counts, Page
+from roomcast.presence.interface import Counts, Page
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
 

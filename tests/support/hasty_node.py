@@ -5,12 +5,12 @@ from __future__ import annotations
 from roomcast import app
 from roomcast.__main__ import main
 from roomcast.centrifuge import command_queue
-from roomcast.hooks import python
+from roomcast.hooks import python_handlers
 from roomcast.rooms import websockets
 
 if __name__ == "__main__":
     app._EXPIRY_GRACE_S = 0.2
     command_queue.CONNECT_TIMEOUT_S = 0.5
     websockets._FIRST_MESSAGE_TIMEOUT_S = 0.5
-    python._MAX_WAITING = 0
+    python_handlers._MAX_WAITING = 0
     main()

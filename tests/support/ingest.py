@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from roomcast.brokers import Read
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.interface import Read
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.namespaces import DEFAULTS, Namespaces
 from roomcast.model.publications import History
 from roomcast.redis_access.client import Client

@@ -7,8 +7,9 @@ from collections.abc import Collection
 import orjson
 from redis.asyncio import Redis
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import Namespace, Namespaces
-from roomcast.model.publications import ClientInfo, Membership
+from roomcast.model.publications import Membership
 from roomcast.redis_access.envelope import unpack
 from tests.support.processes import DEADLINE_S, eventually
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from roomcast.auth.tokens import read_verifier
 from roomcast.centrifuge.command_queue import begin_session
-from roomcast.centrifuge.context import SessionContext
-from roomcast.centrifuge.remote import SessionOperations
+from roomcast.centrifuge.session_context import SessionContext
+from roomcast.centrifuge.session_operations import SessionOperations
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.deadlines import Deadlines
-from roomcast.hooks import (
+from roomcast.hooks.interface import (
     ConnectAnswer,
     ConnectedEvent,
     ConnectEvent,
@@ -33,7 +33,8 @@ from roomcast.hooks import (
 )
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
-from roomcast.model.publications import Kind, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
 from roomcast.tasks import TaskSet, end

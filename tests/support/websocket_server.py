@@ -26,13 +26,13 @@ from roomcast.node.hub import Hub
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import send_start
-from roomcast.rooms.events import EventStreamResponse
+from roomcast.rooms.event_streams import EventStreamResponse
 from roomcast.rooms.receivers import Echo, Feed
 from roomcast.tasks import end
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.http_protocol import HttpProtocol
-from roomcast.transports.websocket.asgi import WebSocketProtocol
-from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
+from roomcast.web.client_server import ClientServer, websocket_of
 from tests.support.fakes import FakeBroker
 from tests.support.fakes import node as fake_node
 from tests.support.processes import eventually, receive

@@ -100,20 +100,20 @@ def test_the_tour_of_the_house_names_files_that_are_there() -> None:
 
 
 def test_the_check_finds_what_is_forbidden() -> None:
-    text = "import redis.asyncio\nfrom roomcast.brokers.redis import RedisBroker\n"
-    modules = planted(("roomcast.connections.hub", text), ("roomcast.brokers.redis", ""))
+    text = "import redis.asyncio\nfrom roomcast.brokers.redis_broker import RedisBroker\n"
+    modules = planted(("roomcast.connections.hub", text), ("roomcast.brokers.redis_broker", ""))
 
-    assert imported_names(ast.parse(text)) == {"redis.asyncio", "roomcast.brokers.redis.RedisBroker"}
-    assert upward_imports(modules) == {"roomcast.connections.hub imports roomcast.brokers.redis"}
+    assert imported_names(ast.parse(text)) == {"redis.asyncio", "roomcast.brokers.redis_broker.RedisBroker"}
+    assert upward_imports(modules) == {"roomcast.connections.hub imports roomcast.brokers.redis_broker"}
     assert foreign_libraries(modules["roomcast.connections.hub"]) == {"redis"}
 
 
 @pytest.mark.parametrize(
     ("importing", "imported"),
     [
-        ("roomcast.brokers.redis", "roomcast.presence.redis"),  # the same floor
-        ("roomcast.brokers.redis", "roomcast.node.hub"),  # a higher one
-        ("roomcast.hooks.proxy", "roomcast.node.hub"),  # a lower one, and apart
+        ("roomcast.brokers.redis_broker", "roomcast.presence.redis_presence"),  # the same floor
+        ("roomcast.brokers.redis_broker", "roomcast.node.hub"),  # a higher one
+        ("roomcast.hooks.http_handlers", "roomcast.node.hub"),  # a lower one, and apart
         ("roomcast_workers.ingest", "roomcast.node.hub"),
         ("roomcast.app", "roomcast"),  # the facade
         ("roomcast.__main__", "roomcast"),
@@ -183,9 +183,9 @@ def test_the_check_finds_circles() -> None:
         ("roomcast.node.hub", "import roomcast.node.tracker\n"),
         ("roomcast.node.tracker", "import roomcast.node.roster\n"),
         ("roomcast.node.roster", "if TYPE_CHECKING:\n    from roomcast.node.hub import Hub\n"),
-        ("roomcast.brokers.redis", "import roomcast.presence.commands\n"),
-        ("roomcast.presence.commands", ""),
-        ("roomcast.presence.redis", "import roomcast.brokers.redis\n"),
+        ("roomcast.brokers.redis_broker", "import roomcast.presence.presence_commands\n"),
+        ("roomcast.presence.presence_commands", ""),
+        ("roomcast.presence.redis_presence", "import roomcast.brokers.redis_broker\n"),
     )
 
     assert circles(import_graph(modules)) == {

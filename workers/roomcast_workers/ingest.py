@@ -10,7 +10,15 @@ import orjson
 import structlog
 from typing_extensions import override
 
-from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH, Broker, Once, Published, Submission
+from roomcast.brokers.interface import (
+    MAX_KEY_LENGTH,
+    MAX_VERSION,
+    MAX_VERSION_EPOCH_LENGTH,
+    Broker,
+    Once,
+    Published,
+    Submission,
+)
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import Namespaces

@@ -22,7 +22,7 @@ class Lease:
     """Makes a worker the active one, for `ttl_s` at a time.
 
     A worker cannot be sure that it still holds the lease. An action that must not happen twice checks `owner` in the
-    same step in Redis (`brokers.Once`).
+    same step in Redis (`brokers.interface.Once`).
     """
 
     def __init__(self, client: Client, key: str, *, ttl_s: float) -> None:

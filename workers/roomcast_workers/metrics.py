@@ -12,11 +12,11 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 from typing_extensions import override
 
-from roomcast.brokers import Broker, Once, Sink
+from roomcast.brokers.interface import Broker, Once, Sink
 from roomcast.model.channels import SYSTEM_METRICS
 from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import BrokerEvent, Kind, Publication
-from roomcast.presence import Registry
+from roomcast.presence.interface import Registry
 from roomcast.presence.occupancy import EVENTS, occupied
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys

@@ -15,7 +15,7 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 from typing_extensions import override
 
-from roomcast.brokers import Sink
+from roomcast.brokers.interface import Sink
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.model.publications import BrokerEvent, Publication
 from roomcast.presence.occupancy import EVENTS, occupied_channels

@@ -11,8 +11,8 @@ import orjson
 import structlog
 from typing_extensions import override
 
-from roomcast.brokers import Broker
-from roomcast.hooks.webhook_receiver import NotDelivered, WebhookReceiver
+from roomcast.brokers.interface import Broker
+from roomcast.hooks.webhook_sender import NotDelivered, WebhookSender
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
 from roomcast.redis_access.client import Client
@@ -55,7 +55,7 @@ class WebhookWorker(Worker):
         self,
         client: Client,
         broker: Broker,
-        receiver: WebhookReceiver,
+        receiver: WebhookSender,
         events: frozenset[str],
         *,
         prefix: str,

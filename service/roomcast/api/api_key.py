@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.web.state import find
 

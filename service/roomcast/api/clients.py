@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.api.request_models import (
     ChannelsRequest,
     DisconnectRequest,
@@ -16,12 +16,12 @@ from roomcast.api.request_models import (
     SubscribeRequest,
     UnsubscribeRequest,
 )
-from roomcast.hooks import Caller, Hook, RpcEvent
+from roomcast.hooks.interface import Caller, Hook, RpcEvent
 from roomcast.model.channel_patterns import compile_glob
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
 from roomcast.model.json import JsonObject
 from roomcast.node.survey import Answers
-from roomcast.presence import MAX_PAGE_LENGTH
+from roomcast.presence.interface import MAX_PAGE_LENGTH
 
 # Larger results need pages: a result is made in memory, and every node iterates over all its channels.
 MAX_CHANNELS = 10_000

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from roomcast.api import clients, publishing, reading
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.api.request_models import (
     ApiRequest,
     BatchRequest,

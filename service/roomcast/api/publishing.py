@@ -7,9 +7,9 @@ import base64
 
 import orjson
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.api.request_models import BroadcastRequest, PublishRequest
-from roomcast.brokers import Once
+from roomcast.brokers.interface import Once
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject

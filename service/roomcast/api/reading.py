@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 import orjson
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.api.request_models import ChannelRequest, HistoryRequest, PresenceRequest
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import Json, JsonObject
 from roomcast.model.namespaces import MAX_RECOVERED
-from roomcast.model.publications import ClientInfo, Kind, Position, Publication
-from roomcast.presence import MAX_PAGE_LENGTH
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind, Publication
+from roomcast.presence.interface import MAX_PAGE_LENGTH
 from roomcast.rooms.encodings import client_members, envelope
 
 # Larger results need pages: a result is made in memory.

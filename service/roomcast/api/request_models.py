@@ -9,14 +9,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
-from roomcast.brokers import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
+from roomcast.brokers.interface import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
 from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import Json
 from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.positions import MAX_OFFSET
-from roomcast.presence import MAX_PAGE_LENGTH
+from roomcast.presence.interface import MAX_PAGE_LENGTH
 
 MAX_BROADCAST = 1000
 MAX_BATCH = 1000

@@ -8,8 +8,8 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from roomcast.api.api_context import ApiContext
 from roomcast.api.api_key import check_api_key
-from roomcast.api.context import ApiContext
 from roomcast.api.methods import ABSENT, METHODS, batch, call
 from roomcast.api.openapi import documented
 from roomcast.api.request_models import BatchRequest, validated

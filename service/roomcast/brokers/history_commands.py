@@ -11,9 +11,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from roomcast.brokers import Once, Published, Read
+from roomcast.brokers.interface import Once, Published, Read
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import History, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Publication
 from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.positions import MAX_OFFSET
-from roomcast.model.publications import ClientInfo, Kind, Position, Publication
+from roomcast.model.positions import MAX_OFFSET, Position
+from roomcast.model.publications import Kind, Publication
 
 # A command's or a result's members by name.
 Members = dict[str, Any]  # Any: the types of the schema

@@ -13,14 +13,14 @@ from typing_extensions import override
 
 from roomcast.centrifuge import expiry
 from roomcast.centrifuge.codec import Command, MalformedFrame, Members
-from roomcast.centrifuge.commands import HANDLERS
-from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.centrifuge.request_order import RequestOrder
 from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.session_context import SessionContext
 from roomcast.centrifuge.wire import Wire
 from roomcast.connections.connection import Connection, Pause, Receiver, State
 from roomcast.deadlines import Expiring
-from roomcast.hooks import DisconnectEvent
+from roomcast.hooks.interface import DisconnectEvent
 from roomcast.model.errors import (
     BAD_REQUEST,
     INSUFFICIENT_STATE,

@@ -11,7 +11,7 @@ from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.session import Session
-from roomcast.hooks import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, RefreshEvent
+from roomcast.hooks.interface import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, RefreshEvent
 from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.version import __version__
 

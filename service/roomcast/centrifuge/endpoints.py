@@ -13,13 +13,13 @@ from starlette.websockets import WebSocket
 from roomcast.bodies import read_body, read_json
 from roomcast.centrifuge.client_pb2 import EmulationRequest
 from roomcast.centrifuge.command_queue import begin_session
-from roomcast.centrifuge.context import SessionContext
-from roomcast.centrifuge.remote import SessionOperations
+from roomcast.centrifuge.session_context import SessionContext
+from roomcast.centrifuge.session_operations import SessionOperations
 from roomcast.centrifuge.wire import Wire
 from roomcast.config import Settings
 from roomcast.model.errors import ClientError, Disconnect, ErrorCode
 from roomcast.transports.command_stream import CommandStream
-from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.client_server import ClientServer, websocket_of
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from roomcast.centrifuge.session import Session, SessionSubscription
-from roomcast.hooks import RefreshAnswer, RefreshEvent, SubRefreshEvent
+from roomcast.hooks.interface import RefreshAnswer, RefreshEvent, SubRefreshEvent
 from roomcast.model.errors import (
     EXPIRED,
     SUBSCRIPTION_EXPIRED,

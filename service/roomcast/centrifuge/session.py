@@ -9,11 +9,11 @@ from typing import Any
 
 from roomcast.auth.permissions import Client
 from roomcast.centrifuge.codec import Command
-from roomcast.centrifuge.context import SessionContext
+from roomcast.centrifuge.session_context import SessionContext
 from roomcast.centrifuge.wire import Wire
 from roomcast.connections.connection import Connection, State
 from roomcast.deadlines import Expiring
-from roomcast.hooks import Caller
+from roomcast.hooks.interface import Caller
 from roomcast.model.errors import SLOW, ApplicationError, Disconnect, ErrorCode, Unsubscribe
 
 

@@ -13,11 +13,12 @@ from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import Command, Members, since_of
 from roomcast.centrifuge.filters import Filter
 from roomcast.centrifuge.session import Session, SessionSubscription
-from roomcast.hooks import Hook, SubRefreshEvent, SubscribeAnswer, SubscribeEvent
+from roomcast.hooks.interface import Hook, SubRefreshEvent, SubscribeAnswer, SubscribeEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Recovery
-from roomcast.model.publications import Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import Publication, Resumption
 
 _DELTA = "fossil"
 # Bits of the member `flag`.

@@ -12,7 +12,7 @@ import orjson
 from typing_extensions import override
 
 from roomcast.app import make_broker, new_node_id
-from roomcast.brokers import Sink
+from roomcast.brokers.interface import Sink
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel

@@ -17,7 +17,7 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
 from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
-from roomcast.hooks.python import load_functions
+from roomcast.hooks.python_handlers import load_functions
 from roomcast.redis_access.client import ask, describe
 from roomcast.server import listen, serve
 from roomcast.version import __version__

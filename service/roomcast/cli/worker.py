@@ -11,8 +11,8 @@ from roomcast.app import make_broker, new_node_id
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
-from roomcast.hooks.build import webhook_receiver
-from roomcast.presence.node_leases import NodeRegistry
+from roomcast.hooks.build import webhook_sender
+from roomcast.presence.node_registry import NodeRegistry
 from roomcast.redis_access.client import Client, connect
 from roomcast.telemetry.logs import configure_logging
 from roomcast_workers import ingest, metrics, webhooks
@@ -105,7 +105,7 @@ def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
     return WebhookWorker(
         client,
         make_broker(client, settings, new_node_id()),
-        webhook_receiver(settings),
+        webhook_sender(settings),
         frozenset(split_names(settings.webhook_events)),
         prefix=settings.prefix,
         name=settings.worker_name,

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from roomcast.connections.backlog import Backlog
 from roomcast.connections.encoding import Encoding
+from roomcast.connections.slow_clients import Backlog
 from roomcast.connections.transport import Transport
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy

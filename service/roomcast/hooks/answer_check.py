@@ -8,7 +8,7 @@ from dataclasses import asdict
 import orjson
 
 from roomcast.auth import Override
-from roomcast.hooks import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.interface import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 from roomcast.model.channels import check_channel, check_name
 from roomcast.model.client_info import MAX_INFO_BYTES
 from roomcast.model.errors import ClientError

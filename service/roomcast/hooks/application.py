@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import structlog
 from typing_extensions import override
 
-from roomcast.hooks import (
+from roomcast.hooks.answer_check import AnswerCheck
+from roomcast.hooks.interface import (
     Application,
     Caller,
     ConnectAnswer,
@@ -29,7 +30,6 @@ from roomcast.hooks import (
     SubscribeAnswer,
     SubscribeEvent,
 )
-from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.webhook_stream import WebhookOutbox
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from roomcast.tasks import run_together
@@ -40,8 +40,6 @@ log = structlog.get_logger(__name__)
 _MAX_WAITING = 10_000
 # Disconnect events that are handled at once: a handler that writes to a database would be too slow one by one.
 _NOTIFIERS = 16
-
-
 T = TypeVar("T")
 
 

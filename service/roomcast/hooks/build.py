@@ -9,12 +9,12 @@ from typing import Any
 
 from roomcast.config import ConfigError, Settings
 from roomcast.config_types import split_names
-from roomcast.hooks import Hook
 from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
-from roomcast.hooks.proxy import ProxyHandlers
-from roomcast.hooks.python import PythonHandlers, load_functions
-from roomcast.hooks.webhook_receiver import WebhookReceiver
+from roomcast.hooks.http_handlers import ProxyHandlers
+from roomcast.hooks.interface import Hook
+from roomcast.hooks.python_handlers import PythonHandlers, load_functions
+from roomcast.hooks.webhook_sender import WebhookSender
 from roomcast.hooks.webhook_stream import WebhookOutbox, WebhookStream
 from roomcast.redis_access.client import Client
 from roomcast.tasks import run_together
@@ -85,11 +85,11 @@ def make_hooks(settings: Settings, client: Client) -> NodeHooks:
     return NodeHooks(application, python, proxy, outbox)
 
 
-def webhook_receiver(settings: Settings) -> WebhookReceiver:
+def webhook_sender(settings: Settings) -> WebhookSender:
     """Return the receiver of webhooks. Raises: ConfigError if the settings have none."""
     if settings.webhook_url is None or settings.webhook_secret is None:
         raise ConfigError("ROOMCAST_WEBHOOK_URL and ROOMCAST_WEBHOOK_SECRET are not set")
-    return WebhookReceiver(settings.webhook_url, settings.webhook_secret.get_secret_value(), clock=time.time)
+    return WebhookSender(settings.webhook_url, settings.webhook_secret.get_secret_value(), clock=time.time)
 
 
 def _outbox(settings: Settings, client: Client) -> WebhookOutbox | None:

@@ -14,7 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
-from roomcast.hooks import Caller, ConnectAnswer, Hook, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.interface import (
+    Caller,
+    ConnectAnswer,
+    Hook,
+    NoAnswer,
+    PublishAnswer,
+    RefreshAnswer,
+    SubscribeAnswer,
+)
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.json import Json
 

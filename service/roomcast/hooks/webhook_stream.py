@@ -10,7 +10,7 @@ from itertools import islice
 import orjson
 import structlog
 
-from roomcast.hooks import ConnectedEvent, DisconnectEvent
+from roomcast.hooks.interface import ConnectedEvent, DisconnectEvent
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all

@@ -1,12 +1,29 @@
-"""The info of a client, which other clients see."""
+"""A client as other clients see it."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import orjson
 
 from roomcast.model.errors import ClientError, ErrorCode
 
 MAX_INFO_BYTES = 1024
+
+
+class ClientInfo(NamedTuple):
+    """One client of a channel, as others see it.
+
+    client: unique among all connections. user: may have several clients; "" for anonymous ones.
+    info: JSON of the connection, or empty. channel_info: JSON of its subscription to the channel, or empty.
+    is_silent: its join and leave are not published.
+    """
+
+    client: str
+    user: str
+    info: bytes = b""
+    channel_info: bytes = b""
+    is_silent: bool = False
 
 
 def check_info(text: str) -> bytes:

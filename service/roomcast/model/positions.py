@@ -1,13 +1,25 @@
-"""The check of positions that clients and services send."""
+"""Positions in a history, and the check of those that clients and services send."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.publications import Position
 
 # The largest integer that a JSON number holds exactly in every language.
 MAX_OFFSET = 2**53 - 1
 _MAX_EPOCH_BYTES = 32
+
+
+class Position(NamedTuple):
+    """A place in a channel's history: the publication with this offset, in the numbering of this epoch.
+
+    offset: 1 for the first publication; 0 is before it.
+    epoch: changes when the numbering may not continue: offsets of two epochs cannot be compared.
+    """
+
+    offset: int
+    epoch: str
 
 
 def position_of(offset: str, epoch: str) -> Position:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from roomcast.model.client_info import ClientInfo
+    from roomcast.model.positions import Position
 
 
 class Kind(enum.Enum):
@@ -16,32 +20,6 @@ class Kind(enum.Enum):
     JSON = "json"
     TEXT = "text"
     BINARY = "binary"
-
-
-class Position(NamedTuple):
-    """A place in a channel's history: the publication with this offset, in the numbering of this epoch.
-
-    offset: 1 for the first publication; 0 is before it.
-    epoch: changes when the numbering may not continue: offsets of two epochs cannot be compared.
-    """
-
-    offset: int
-    epoch: str
-
-
-class ClientInfo(NamedTuple):
-    """One client of a channel, as others see it.
-
-    client: unique among all connections. user: may have several clients; "" for anonymous ones.
-    info: JSON of the connection, or empty. channel_info: JSON of its subscription to the channel, or empty.
-    is_silent: its join and leave are not published.
-    """
-
-    client: str
-    user: str
-    info: bytes = b""
-    channel_info: bytes = b""
-    is_silent: bool = False
 
 
 class Publication(NamedTuple):

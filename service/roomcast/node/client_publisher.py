@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from roomcast.brokers import Broker, Published
+from roomcast.brokers.interface import Broker, Published
 from roomcast.connections.connection import Connection, Pause
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespaces

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from roomcast.brokers import Broker, Read
+from roomcast.brokers.interface import Broker, Read
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces
-from roomcast.model.publications import History, Position
+from roomcast.model.positions import Position
+from roomcast.model.publications import History
 
 
 class Histories:

@@ -12,19 +12,20 @@ from typing import Any
 import structlog
 from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Broker, Once, Published, Sink
+from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Sink
 from roomcast.connections.connection import Connection, State, Subscription
 from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery, SlowPolicy
-from roomcast.model.publications import BrokerEvent, Position, Publication, Removal, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import BrokerEvent, Publication, Removal, Resumption
 from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.node.roster import HubRoster
 from roomcast.node.tracker import Tracker
-from roomcast.presence import Presence
+from roomcast.presence.interface import Presence
 from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from roomcast.model.publications import History, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Publication, Resumption
 
 # At most so many live publications wait while a gap is repaired; older ones are dropped and read from the stream again.
 _MAX_WAITING = 1000

@@ -8,7 +8,7 @@ import structlog
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.node.hub import Hub
-from roomcast.presence import Presence, Registry
+from roomcast.presence.interface import Presence, Registry
 from roomcast.redis_access.work_queue import StreamCounts
 
 log = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from typing_extensions import override
 
 from roomcast.connections.connection import Connection
-from roomcast.model.publications import ClientInfo
+from roomcast.model.client_info import ClientInfo
 from roomcast.node.hub import Hub
-from roomcast.presence import Roster
+from roomcast.presence.interface import Roster
 
 
 class HubRoster(Roster):

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import structlog
 
-from roomcast.brokers import Broker, Published
+from roomcast.brokers.interface import Broker, Published
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.namespaces import Namespace

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import structlog
 
-from roomcast.brokers import Broker, Read
+from roomcast.brokers.interface import Broker, Read
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Event, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import Event, Publication
 from roomcast.node.recovery import Track, Window
 from roomcast.tasks import run_together
 

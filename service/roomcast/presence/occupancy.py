@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from roomcast.presence.node_leases import NodeKeys
+from roomcast.presence.node_registry import NodeKeys
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all

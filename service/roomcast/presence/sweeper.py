@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.presence import Registry
-from roomcast.presence.commands import PresenceCommands
-from roomcast.presence.node_leases import NodeKeys
+from roomcast.presence.interface import Registry
+from roomcast.presence.node_registry import NodeKeys
+from roomcast.presence.presence_commands import PresenceCommands
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
 

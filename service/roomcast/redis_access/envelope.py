@@ -20,9 +20,11 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError
 from roomcast.model.payloads import kind_of_text
-from roomcast.model.publications import BrokerEvent, ClientInfo, Kind, Membership, Position, Publication, Removal
+from roomcast.model.positions import Position
+from roomcast.model.publications import BrokerEvent, Kind, Membership, Publication, Removal
 from roomcast.model.tags import MAX_TAG_BYTES, MAX_TAG_COUNT, check_tags
 
 # Python 3.11 takes 0.13 us to find a member of an enum.

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import orjson
 
 from roomcast.connections.encoding import Encoding
-from roomcast.model.publications import ClientInfo, Event, Kind, Membership, Position, Publication, Resumption
+from roomcast.model.client_info import ClientInfo
+from roomcast.model.positions import Position
+from roomcast.model.publications import Event, Kind, Membership, Publication, Resumption
 from roomcast.transports import event_stream
 from roomcast.transports.websocket import deflate, frames
 

@@ -25,8 +25,8 @@ from roomcast.model.errors import (
     ClientError,
     ErrorCode,
 )
-from roomcast.model.positions import position_of
-from roomcast.model.publications import Kind, Position, Publication, Resumption
+from roomcast.model.positions import Position, position_of
+from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.node.node import Node
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET

@@ -14,14 +14,15 @@ from fastapi.responses import Response
 from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.publications import Event, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import Event, Publication, Resumption
 from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.web.sockets import ClientServer
+from roomcast.web.client_server import ClientServer
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 

@@ -13,13 +13,13 @@ from roomcast.connections.encoding import Encoding
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.publications import Position
+from roomcast.model.positions import Position
 from roomcast.rooms import receivers
 from roomcast.rooms.authentication import SUBPROTOCOL, Authenticator
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
 from roomcast.tasks import TaskSet
-from roomcast.web.sockets import ClientServer, websocket_of
+from roomcast.web.client_server import ClientServer, websocket_of
 from roomcast.web.state import find
 
 router = APIRouter()

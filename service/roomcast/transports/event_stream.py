@@ -8,7 +8,8 @@ import orjson
 from typing_extensions import override
 
 from roomcast.model.errors import Disconnect
-from roomcast.model.publications import Kind, Position
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind
 from roomcast.transports.write_buffer import WriteBuffer
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from roomcast.brokers.redis import RedisBroker
+from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.namespaces import DEFAULTS
-from roomcast.model.publications import Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import Publication
 from roomcast.redis_access.client import connect
 from roomcast.tasks import end
 from tests.bench import subscribers

@@ -12,15 +12,16 @@ import pytest
 from fastapi import FastAPI
 
 from roomcast.api import routes
-from roomcast.api.context import ApiContext
-from roomcast.brokers import ALWAYS, Once, Published
+from roomcast.api.api_context import ApiContext
+from roomcast.brokers.interface import ALWAYS, Once, Published
 from roomcast.config import Settings
-from roomcast.hooks import Hook, RpcEvent
 from roomcast.hooks.answer_check import AnswerCheck
 from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.interface import Hook, RpcEvent
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
 from roomcast.tasks import end

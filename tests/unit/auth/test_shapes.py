@@ -10,7 +10,7 @@ import pytest
 from roomcast.api.request_models import SubscribeRequest, validated
 from roomcast.auth import InvalidToken, Override
 from roomcast.auth.claims import subscription_claims
-from roomcast.hooks import NoAnswer
+from roomcast.hooks.interface import NoAnswer
 from roomcast.hooks.proxy_messages import SubscribeResult, read_reply
 from roomcast.model.errors import ClientError
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from roomcast.hooks import ConnectAnswer, Hook, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.interface import ConnectAnswer, Hook, RefreshAnswer, SubscribeAnswer
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from tests.support.sessions import Bench, Client, turns, until
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.centrifuge.codec import Command, MalformedFrame
-from roomcast.centrifuge.commands import HANDLERS
+from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication

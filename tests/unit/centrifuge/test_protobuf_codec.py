@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from roomcast.centrifuge import client_pb2
 from roomcast.centrifuge.codec import Command, MalformedFrame
-from roomcast.centrifuge.commands import HANDLERS
+from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.model.publications import Kind, Publication
 from tests.support.paths import ROOT

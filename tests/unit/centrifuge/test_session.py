@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from roomcast.centrifuge.commands import HANDLERS
+from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.model.errors import SHUTDOWN
-from roomcast.model.publications import History, Kind, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Kind, Publication
 from tests.support.processes import eventually
 from tests.support.sessions import ADA, Bench, ids, subscribe, turns, until
 from tests.support.tokens import signed

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.hooks import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
+from roomcast.hooks.interface import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
 from roomcast.model.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,

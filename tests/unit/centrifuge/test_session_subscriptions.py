@@ -10,9 +10,10 @@ import pytest
 
 from roomcast.centrifuge import client_pb2
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
-from roomcast.hooks import Hook, PublishAnswer
+from roomcast.hooks.interface import Hook, PublishAnswer
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode
-from roomcast.model.publications import History, Kind, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Kind, Publication, Resumption
 from tests.support.sessions import ADA, Bench, subscribe, turns, until
 from tests.support.tokens import signed
 

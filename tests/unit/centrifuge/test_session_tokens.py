@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from roomcast.hooks import ConnectAnswer, Hook, RefreshAnswer
+from roomcast.hooks.interface import ConnectAnswer, Hook, RefreshAnswer
 from tests.support.sessions import ADA, GRACE_S, Bench, subscribe, turns, until
 from tests.support.tokens import signed
 

@@ -20,8 +20,10 @@ from roomcast.centrifuge.json_codec import JsonCodec
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.centrifuge.wire import Wire
 from roomcast.connections.connection import Subscription
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind, Membership, Publication, Resumption
 from roomcast.node.hub import Hub
 from tests.support.fakes import Schedule, connection
 

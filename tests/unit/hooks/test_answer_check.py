@@ -5,15 +5,8 @@ from typing import Any
 import pytest
 
 from roomcast.auth import Override
-from roomcast.hooks import (
-    Caller,
-    ConnectAnswer,
-    NoAnswer,
-    PublishAnswer,
-    RefreshAnswer,
-    SubscribeAnswer,
-)
 from roomcast.hooks.answer_check import AnswerCheck
+from roomcast.hooks.interface import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.brokers import Read
+from roomcast.brokers.interface import Read
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
-from roomcast.model.publications import Position
+from roomcast.model.positions import Position
 from roomcast.node.histories import Histories
 from tests.support.fakes import FakeBroker
 

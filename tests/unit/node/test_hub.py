@@ -4,7 +4,8 @@ from roomcast.connections.connection import Subscription
 from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import SHUTDOWN
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.model.publications import Event, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import Event, Publication, Resumption
 from roomcast.node.hub import Hub
 from tests.support.fakes import RAW, Schedule, connection
 

@@ -8,8 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from roomcast.connections.connection import Connection, Subscription
 from roomcast.connections.encoding import Encoding
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.model.publications import ClientInfo, Event, Membership, Publication
+from roomcast.model.publications import Event, Membership, Publication
 from roomcast.node.hub import Hub
 from tests.support.fakes import RAW, RecordingTransport, Schedule, connection
 

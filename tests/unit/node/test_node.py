@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from roomcast.connections.connection import Connection, State
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable
 from roomcast.model.namespaces import Namespace, Namespaces
-from roomcast.model.publications import ClientInfo, Kind, Publication, Removal
+from roomcast.model.publications import Kind, Publication, Removal
 from roomcast.node.node import Node
 from tests.support.fakes import FakePresence, connection
 from tests.support.nodes import make_node, subscribe

@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from roomcast.brokers import Read
+from roomcast.brokers.interface import Read
 from roomcast.connections.encoding import Encoding
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery
-from roomcast.model.publications import ClientInfo, History, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import History, Publication, Resumption
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node, SubscribeSuperseded
 from roomcast.node.tracker import Tracker

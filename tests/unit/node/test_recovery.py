@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.model.errors import ClientError
-from roomcast.model.positions import position_of
-from roomcast.model.publications import History, Position, Publication, Resumption
+from roomcast.model.positions import Position, position_of
+from roomcast.model.publications import History, Publication, Resumption
 from roomcast.node.recovery import Track, Window, catch_up_cache, catch_up_stream
 
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from roomcast.connections.connection import Subscription
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import SlowPolicy
-from roomcast.model.publications import ClientInfo
 from roomcast.node.hub import Hub
 from roomcast.node.roster import HubRoster
 from tests.support.fakes import Schedule, connection

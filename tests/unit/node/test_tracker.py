@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from roomcast.brokers import Read
+from roomcast.brokers.interface import Read
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import DEFAULTS
-from roomcast.model.publications import Event, History, Position, Publication, Resumption
+from roomcast.model.positions import Position
+from roomcast.model.publications import Event, History, Publication, Resumption
 from roomcast.node.tracker import Tracker
 from roomcast.tasks import end
 from tests.support.fakes import FakeBroker

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.payloads import kind_of_text
-from roomcast.model.publications import ClientInfo, Kind, Membership, Position, Publication, Removal
+from roomcast.model.positions import Position
+from roomcast.model.publications import Kind, Membership, Publication, Removal
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, pack_clients, unpack, unpack_about
 
 SHORT_TEXTS = st.text(max_size=32)  # 128 bytes at most

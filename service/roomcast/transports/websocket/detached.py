@@ -13,7 +13,7 @@ from roomcast.model.errors import SHUTDOWN, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.transports.heartbeat import Heartbeat, Pinged
 from roomcast.transports.websocket import frames
-from roomcast.transports.websocket.base import FramedSocket
+from roomcast.transports.websocket.framed_socket import FramedSocket
 
 # How long a client may take to answer the close frame of a node that shuts down.
 _SHUTDOWN_TIMEOUT_S = 3.0

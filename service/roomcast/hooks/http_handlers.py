@@ -14,8 +14,8 @@ import httpx
 import structlog
 
 from roomcast.bodies import TooLarge, read_chunks
-from roomcast.hooks import Handlers, Hook, NoAnswer
 from roomcast.hooks.circuit import Circuit, CircuitOpen, CircuitState
+from roomcast.hooks.interface import Handlers, Hook, NoAnswer
 from roomcast.hooks.proxy_messages import RESULTS, question, read_reply
 from roomcast.model.errors import ClientError, ErrorCode
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.api.node_side import NodeOperations
+from roomcast.api.node_operations import NodeOperations
 from roomcast.connections.connection import Connection, Subscription
 from roomcast.model.errors import FORCE_DISCONNECT, Disconnect
 from roomcast.model.namespaces import SlowPolicy

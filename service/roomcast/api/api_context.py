@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from roomcast.config import Settings
-from roomcast.hooks import Application
+from roomcast.hooks.interface import Application
 from roomcast.node.node import Node
 from roomcast.node.survey import Survey
 

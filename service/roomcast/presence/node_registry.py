@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.presence import Registry
+from roomcast.presence.interface import Registry
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported
 from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.redis_access.scripts import Command

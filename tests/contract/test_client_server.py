@@ -15,7 +15,7 @@ from roomcast.config import Settings
 from roomcast.connections.connection import State
 from roomcast.model.errors import ClientError
 from roomcast.transports.heartbeat import Heartbeat
-from roomcast.web.sockets import ClientServer
+from roomcast.web.client_server import ClientServer
 from tests.support.fakes import RecordingTransport
 from tests.support.sessions import Bench
 

@@ -13,7 +13,7 @@ from roomcast.centrifuge.wire import Wires
 from roomcast.config import Settings
 from roomcast.connections.connection import Connection
 from roomcast.deadlines import Deadlines
-from roomcast.hooks import Application
+from roomcast.hooks.interface import Application
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.node.node import Node
 from roomcast.tasks import TaskSet

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from roomcast.connections.backlog import Backlog
+from roomcast.connections.slow_clients import Backlog
 
 
 def test_what_waits_comes_back_in_order() -> None:

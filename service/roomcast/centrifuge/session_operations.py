@@ -9,8 +9,8 @@ from roomcast.auth.claims import subscription_options
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.codec import Members
 from roomcast.centrifuge.command_queue import CommandQueue
-from roomcast.centrifuge.context import SessionContext
 from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.session_context import SessionContext
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import CHANNEL_LIMIT, EXPIRED, UNSUBSCRIBED, BrokerUnavailable
 from roomcast.model.json import JsonObject

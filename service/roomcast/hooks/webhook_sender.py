@@ -32,7 +32,7 @@ def sign(body: bytes, secret: str, *, time_s: int) -> str:
     return f"t={time_s},v1={mac.hexdigest()}"
 
 
-class WebhookReceiver:
+class WebhookSender:
     """Posts events in their order, as `{"events": [...]}`.
 
     Redirects are not followed, and proxies of the environment not used.

@@ -20,7 +20,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoPermissionError
 
-from roomcast.brokers.channel_states import ChannelStates
+from roomcast.brokers.pubsub_channels import ChannelStates
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, is_master, outage_reason
 from roomcast.redis_access.scripts import Command

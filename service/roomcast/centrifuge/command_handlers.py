@@ -6,16 +6,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from roomcast.auth.permissions import Action, may
-from roomcast.brokers import Published
+from roomcast.brokers.interface import Published
 from roomcast.centrifuge import connect, subscribe
 from roomcast.centrifuge.codec import Command, Members, client_members, since_of
 from roomcast.centrifuge.session import Session
-from roomcast.hooks import Hook, PublishEvent, RpcEvent
+from roomcast.hooks.interface import Hook, PublishEvent, RpcEvent
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.publications import Publication
-from roomcast.presence import MAX_PAGE_LENGTH
+from roomcast.presence.interface import MAX_PAGE_LENGTH
 
 Outcome = Coroutine[Any, Any, Members | None] | None
 Handler = Callable[[Session, Command], Outcome]

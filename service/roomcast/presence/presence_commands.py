@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 import structlog
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import Namespaces
-from roomcast.model.publications import ClientInfo
-from roomcast.presence import Page
+from roomcast.presence.interface import Page
 from roomcast.presence.occupancy import EVENTS, occupied, vacated
 from roomcast.redis_access.envelope import MalformedMessage, pack_clients, unpack_clients
 from roomcast.redis_access.keys import ChannelKeys

@@ -12,8 +12,8 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import SlotNotCoveredError
 from typing_extensions import override
 
-from roomcast.brokers.channel_states import ChannelMoved
-from roomcast.brokers.listener import Listener, ListenerOptions, ListenerSink
+from roomcast.brokers.pubsub_channels import ChannelMoved
+from roomcast.brokers.pubsub_listener import Listener, ListenerOptions, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, connect_to_node, outage_reason
 from roomcast.tasks import end

@@ -13,7 +13,7 @@ from roomcast.connections.encoding import Encoding
 from roomcast.connections.transport import Transport
 from roomcast.node.node import Connected, Node
 from roomcast.transports.heartbeat import Heartbeat
-from roomcast.transports.websocket import asgi
+from roomcast.transports.websocket import uvicorn_protocol
 from roomcast.transports.websocket.portable import PortableWebSocket
 from roomcast.web.origins import allowed_origins, check_origin
 
@@ -49,7 +49,7 @@ class ClientServer:
         """
         connection = connected.connection
         await socket.accept(subprotocol)
-        protocol = asgi.transport_of(socket.scope)
+        protocol = uvicorn_protocol.transport_of(socket.scope)
         if protocol is not None:
             connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
             connected.detach()
@@ -77,5 +77,5 @@ class ClientServer:
 
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
     """Return the transport of a handshake, and whether messages on it may be compressed."""
-    protocol = asgi.transport_of(socket.scope)
+    protocol = uvicorn_protocol.transport_of(socket.scope)
     return (PortableWebSocket(socket), False) if protocol is None else (protocol, protocol.is_compressed)

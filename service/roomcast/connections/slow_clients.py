@@ -1,4 +1,7 @@
-"""The backlog of a congested client, in channels that may drop publications: bounded in bytes."""
+"""Slow clients: the bounded backlog of a congested client, in channels that may drop publications.
+
+In other channels `Connection.send` closes a client with more than `max_unsent_bytes` unsent (3008).
+"""
 
 from __future__ import annotations
 

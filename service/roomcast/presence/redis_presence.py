@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 from typing_extensions import override
 
+from roomcast.model.client_info import ClientInfo
 from roomcast.model.namespaces import Namespaces
-from roomcast.model.publications import ClientInfo
-from roomcast.presence import Counts, Page, Presence, Registry, Roster
-from roomcast.presence.commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
-from roomcast.presence.node_leases import NodeKeys
+from roomcast.presence.interface import Counts, Page, Presence, Registry, Roster
+from roomcast.presence.node_registry import NodeKeys
+from roomcast.presence.presence_commands import MAX_JOINED, MAX_LEFT, TTL_S, PresenceCommands
 from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
 from roomcast.redis_access.keys import ChannelKeys

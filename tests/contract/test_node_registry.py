@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.presence.node_leases import NodeRegistry
+from roomcast.presence.node_registry import NodeRegistry
 from roomcast.redis_access.client import connect
 from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 from tests.support.processes import eventually

@@ -26,8 +26,8 @@ from roomcast.model.errors import SHUTDOWN, Disconnect
 from roomcast.model.publications import Kind
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import deflate, frames, handshake
-from roomcast.transports.websocket.base import FramedSocket
 from roomcast.transports.websocket.detached import DetachedWebSocket
+from roomcast.transports.websocket.framed_socket import FramedSocket
 
 # The key in scope["extensions"] under which a connection offers its transport to the endpoint.
 EXTENSION = "roomcast.websocket"

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.web.state import find
 
 router = APIRouter(tags=["operations"])

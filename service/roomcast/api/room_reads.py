@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from roomcast.api.context import ApiContext
+from roomcast.api.api_context import ApiContext
 from roomcast.api.reading import history, presence_page
 from roomcast.api.request_models import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may

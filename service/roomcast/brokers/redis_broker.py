@@ -8,14 +8,15 @@ from typing import Any
 from redis.exceptions import ResponseError
 from typing_extensions import override
 
-from roomcast.brokers import ALWAYS, Broker, Once, Published, Read, Sink, Submission
 from roomcast.brokers.history_commands import HistoryCommands
-from roomcast.brokers.listener import ListenerOptions, ListenerSink
+from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Read, Sink, Submission
 from roomcast.brokers.outbox import Outbox
-from roomcast.brokers.sharded_listener import make_listener
+from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
+from roomcast.brokers.sharded_pubsub_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import MAX_CONTROL_BYTES, History, Position, Publication
+from roomcast.model.positions import Position
+from roomcast.model.publications import MAX_CONTROL_BYTES, History, Publication
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys

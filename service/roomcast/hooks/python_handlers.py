@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from roomcast.config import ENV_PREFIX, ConfigError, Settings
-from roomcast.hooks import Handlers, Hook, NoAnswer
+from roomcast.hooks.interface import Handlers, Hook, NoAnswer
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,9 @@ import pytest
 import structlog
 
 from roomcast.config import ConfigError, Settings
-from roomcast.hooks import (
+from roomcast.hooks.answer_check import AnswerCheck
+from roomcast.hooks.application import HookedApplication
+from roomcast.hooks.interface import (
     Caller,
     ConnectEvent,
     DisconnectEvent,
@@ -22,9 +24,7 @@ from roomcast.hooks import (
     SubRefreshEvent,
     SubscribeEvent,
 )
-from roomcast.hooks.answer_check import AnswerCheck
-from roomcast.hooks.application import HookedApplication
-from roomcast.hooks.python import PythonHandlers, load_functions
+from roomcast.hooks.python_handlers import PythonHandlers, load_functions
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
 from tests.support import application
 from tests.support.processes import eventually

@@ -8,13 +8,13 @@ from starlette.types import Receive, Scope, Send
 
 from roomcast.deadlines import Deadlines
 from roomcast.model.channels import SYSTEM_METRICS, room_channel
-from roomcast.model.publications import Position
+from roomcast.model.positions import Position
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import EventStream
-from roomcast.web.sockets import ClientServer
+from roomcast.web.client_server import ClientServer
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
