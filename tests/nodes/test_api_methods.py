@@ -252,7 +252,7 @@ def plain_api(nodes: tuple[NodeProcess, NodeProcess]) -> Iterator[httpx.Client]:
         yield client
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(method=st.sampled_from([*METHODS, *ABSENT]), body=_BODIES | _VALUES, rest=_RIGHT)
 def test_any_request_is_done_or_refused_and_nothing_breaks(
     plain_api: httpx.Client, method: str, body: object, rest: dict[str, object]
@@ -267,7 +267,7 @@ def test_any_request_is_done_or_refused_and_nothing_breaks(
     assert answer.get("error", {}).get("code") != 100, answer
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(body=st.binary(max_size=60), path=st.sampled_from(["/publish", "/batch", "", "/channels"]))
 def test_any_bytes_are_refused(plain_api: httpx.Client, body: bytes, path: str) -> None:
     response = plain_api.post(f"/api{path}", content=body)

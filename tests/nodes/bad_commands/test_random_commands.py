@@ -54,7 +54,7 @@ METHODS = st.sampled_from(["connect", "subscribe", "publish", "history", "send",
 BAD = st.dictionaries(METHODS, st.dictionaries(MEMBERS, VALUES, max_size=4) | VALUES, max_size=2)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.lists(st.lists(GOOD | BAD, min_size=1, max_size=6), max_size=8))
 def test_whatever_is_said_the_node_logs_no_fault_and_others_live_on(cluster: Cluster, frames: list[list[Json]]) -> None:
     asyncio.run(_say(cluster.nodes[0], frames))
@@ -76,7 +76,7 @@ async def _say(node: NodeProcess, frames: list[list[Json]]) -> None:
     assert node.faults() == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frame=st.binary(max_size=200) | st.binary(max_size=60).map(lambda data: bytes([len(data)]) + data))
 def test_whatever_bytes_are_sent_as_protobuf_the_node_logs_no_fault(cluster: Cluster, frame: bytes) -> None:
     async def send() -> None:

@@ -244,7 +244,7 @@ async def test_every_changed_character_is_noticed() -> None:
         await refusal(changed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text() | st.binary().map(lambda data: base64.urlsafe_b64encode(data).decode() + ".e30.e30"))
 async def test_no_text_is_anything_but_refused(text: str) -> None:
     await refusal(text)
@@ -258,7 +258,7 @@ json_values = st.recursive(
 CLAIMS = ["sub", "exp", "iat", "nbf", "aud", "iss", "jti", "info", "b64info", "channels", "subs", "meta", "expire_at"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.dictionaries(st.sampled_from([*CLAIMS, "permissions", "channel", "data", "override"]), json_values, max_size=4)
 )

@@ -249,7 +249,7 @@ def oracle(data: list[bytes]) -> tuple[list[tuple[int, bytes]], int | None]:  # 
     return messages, None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(streams, cuts)
 @example(masked(0x01, b"a") + masked(0x88), [])
 def test_any_stream_cut_anywhere_is_read_as_websockets_reads_it(data: bytes, at: list[int]) -> None:
