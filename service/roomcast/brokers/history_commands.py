@@ -22,6 +22,9 @@ from roomcast.redis_access.scripts import Command, read_script
 _IDEMPOTENCY_TTL_S = 300.0
 # Longer than a history, so that a client of a channel that was silent for an hour keeps its position.
 _META_TTL_S = 24 * 3600.0
+# The number of receivers that publish.lua returns instead.
+_FOREIGN_META = -4
+_NOT_OURS = "the channel's position in Redis was not written by a node"
 
 
 class HistoryCommands:
@@ -115,13 +118,20 @@ class HistoryCommands:
 
     @staticmethod
     def published(reply: Any) -> Published:  # Any: redis-py's reply
-        """Return the result in the reply to `publish`."""
+        """Return the result in the reply to `publish`. Raises: MalformedMessage."""
         offset, epoch, receiver_count = reply
+        if receiver_count == _FOREIGN_META:
+            raise MalformedMessage(_NOT_OURS)
         return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
 
     def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
-        """Return the history in the reply to `read`; malformed entries are left out and reported."""
+        """Return the history in the reply to `read`; malformed entries are left out and reported.
+
+        Raises: MalformedMessage if its position is malformed.
+        """
         offset, epoch_bytes, base, entries = reply
+        if base < 0:
+            raise MalformedMessage(_NOT_OURS)
         epoch = epoch_bytes.decode()
         publications = []
         for entry_id, fields in entries:

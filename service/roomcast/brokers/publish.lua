@@ -10,18 +10,22 @@
 -- ARGV[14] the owner that must hold the lease, '' for none
 -- ARGV[15] tags and info of the publication, JSON, '' for none
 -- Returns { offset, epoch, receivers }; receivers is -1 if it was published before, -2 if a newer version was, -3 if the
---   lease is not held. Without a history the offset is 0.
+--   lease is not held, -4 if the meta or the idempotency key has what no node has written. Without a history the offset is 0.
 if ARGV[14] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[14] then
   return { 0, '', -3 }
 end
 if ARGV[11] ~= '' then
   local before = redis.call('HMGET', KEYS[3], 'offset', 'epoch')
   if before[1] then
-    return { tonumber(before[1]), before[2], -1 }
+    local offset, epoch = offset_in(before[1]), string.match(before[2] or '-', '^%w*$')
+    return offset and epoch and { offset, epoch, -1 } or { 0, '', -4 }
   end
 end
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'version', 'version_epoch', 'home')
-local epoch, offset = meta[1], tonumber(meta[2] or 0)
+local epoch, offset = meta[1], offset_in(meta[2])
+if not offset or epoch and not string.find(epoch, '^%w+$') or ARGV[12] ~= '' and meta[3] and not tonumber(meta[3]) then
+  return { 0, '', -4 }
+end
 if ARGV[12] ~= '' then
   if meta[3] and meta[4] == ARGV[13] and tonumber(ARGV[12]) <= tonumber(meta[3]) then
     return { offset, epoch or '', -2 }

@@ -6,13 +6,16 @@
 -- ARGV[5] offset and ARGV[6] epoch of the reader, '' for none; ARGV[7] limit; ARGV[8] 'newest' for the newest
 --   publications, newest first, '' for the oldest
 -- ARGV[9] offset and ARGV[10] epoch before which to read, '' for none
--- Returns { offset, epoch, base, entries }.
+-- Returns { offset, epoch, base, entries }; base is -1 if the meta has what no node has written.
 -- A promoted server has a new replication id. Publications that the former server had and it has not are lost, maybe unseen
 -- by the node that reads: so a new epoch starts. INFO costs 4 us; it is skipped for an ACL user that may not call it.
 local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
 local home = former and string.find(former, '[^0]') and replid or ''
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'base', 'home')
-local epoch, offset, base = meta[1], tonumber(meta[2] or 0), tonumber(meta[3] or 0)
+local epoch, offset, base = meta[1], offset_in(meta[2]), offset_in(meta[3])
+if not (offset and base) or epoch and not string.find(epoch, '^%w+$') then
+  return { 0, '', -1, {} }
+end
 local has_changed = true
 if not epoch then
   epoch, offset, base = ARGV[1], 0, 0

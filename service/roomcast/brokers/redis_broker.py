@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 from typing_extensions import override
@@ -24,8 +25,14 @@ from roomcast.redis_access.pipeline import run_pipeline
 from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
 
+T = TypeVar("T")
+
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200
+
+
+class _ForeignKeys(BrokerUnavailable):
+    """Another program has written a channel's keys."""
 
 
 class RedisBroker(Broker, ListenerSink):
@@ -94,7 +101,11 @@ class RedisBroker(Broker, ListenerSink):
     ) -> Published:
         about = pack_about(publication)
         command = self._publish_command(publication, namespace, seen, once, about=about, skip_history=skip_history)
-        return _published(await self._outbox.send(command, len(publication.data) + len(about)))
+        reply = await self._outbox.send(command, len(publication.data) + len(about))
+        published = self._parsed(publication.channel, reply, _published)
+        if isinstance(published, BrokerUnavailable):
+            raise published
+        return published
 
     @override
     def submit(
@@ -109,7 +120,7 @@ class RedisBroker(Broker, ListenerSink):
         command = self._publish_command(publication, namespace, seen, ALWAYS, about=about)
 
         def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
-            on_done(reply if isinstance(reply, BrokerUnavailable) else _published(reply))
+            on_done(self._parsed(publication.channel, reply, _published))
 
         self._outbox.submit(command, len(publication.data) + len(about), parse)
 
@@ -123,7 +134,15 @@ class RedisBroker(Broker, ListenerSink):
         ]
         with outages_reported():
             replies = await run_pipeline(self._client, commands, self._history.scripts)
-        return [_refusal(reply) if isinstance(reply, Exception) else _published(reply) for reply in replies]
+        results = [
+            self._parsed(submission.publication.channel, reply, _published)
+            for submission, reply in zip(submissions, replies, strict=True)
+        ]
+        # Any other refusal may end: out of memory, a replica, no permission.
+        return [
+            ClientError(ErrorCode.NOT_AVAILABLE, result.reason) if isinstance(result, _ForeignKeys) else result
+            for result in results
+        ]
 
     @override
     async def flush(self, *, within_s: float) -> None:
@@ -139,10 +158,7 @@ class RedisBroker(Broker, ListenerSink):
             except OUTAGES as exc:
                 replies = [exc] * len(some)
             for read, reply in zip(some, replies, strict=True):
-                if isinstance(reply, Exception):
-                    found.append(BrokerUnavailable(outage_reason(reply)))
-                else:
-                    found.append(self._history.history(read.channel, reply))
+                found.append(self._parsed(read.channel, reply, partial(self._history.history, read.channel)))
         return found
 
     @override
@@ -169,6 +185,20 @@ class RedisBroker(Broker, ListenerSink):
     def on_disconnected(self) -> None:
         self._sink.on_disconnected()
 
+    def _parsed(
+        self, channel: str, reply: Any, parse: Callable[[Any], T]
+    ) -> T | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
+        """Return what a reply says; keys that another program has written are reported, and fail this channel only."""
+        if isinstance(reply, BrokerUnavailable):
+            return reply
+        try:
+            if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+                raise MalformedMessage("the channel's keys in Redis hold something else")
+            return BrokerUnavailable(outage_reason(reply)) if isinstance(reply, Exception) else parse(reply)
+        except MalformedMessage as exc:
+            self._on_malformed(channel, str(exc))
+            return _ForeignKeys(str(exc))
+
     def _on_malformed(self, channel: str, reason: str) -> None:
         self._sink.on_malformed(channel, reason)
 
@@ -185,13 +215,6 @@ class RedisBroker(Broker, ListenerSink):
         if (namespace.history_size and not skip_history) or once != ALWAYS:
             return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
         return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
-
-
-def _refusal(reply: Exception) -> ClientError | BrokerUnavailable:
-    # Any other refusal may end: out of memory, a replica, no permission.
-    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-        return ClientError(ErrorCode.NOT_AVAILABLE, "the channel's keys in Redis hold something else")
-    return BrokerUnavailable(outage_reason(reply))
 
 
 def _published(reply: Any) -> Published:  # Any: redis-py's reply

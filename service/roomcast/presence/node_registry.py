@@ -57,7 +57,8 @@ class NodeRegistry(Registry):
     @override
     async def connection_counts(self) -> dict[str, int]:
         counts = await self._read()
-        return {lease: int(count) for lease, count in counts.items() if count is not None and count.isdigit()}
+        # A longer number is not a node's, and int() refuses one of 5,000 digits.
+        return {lease: int(count) for lease, count in counts.items() if count and len(count) < 16 and count.isdigit()}
 
     @override
     async def dead(self) -> set[str]:

@@ -6,3 +6,9 @@ local function ask(...)
     error({ err = 'NOPERM this user may not run ' .. select(1, ...) })
   end
 end
+
+-- Return the offset in a field of a hash, 0 for no field, nil for anything that no node has written.
+local function offset_in(field)
+  local offset = tonumber(field or 0)
+  return offset and offset >= 0 and offset < 2 ^ 53 - 1 and offset % 1 == 0 and offset or nil
+end
