@@ -28,7 +28,7 @@ from roomcast.config_types import (
     split_names,
 )
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
-from roomcast.redis_access.url import masked_url
+from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
 
@@ -190,6 +190,15 @@ class Settings(BaseSettings):
     def _a_message_fits(self) -> Self:
         if self.max_unsent_bytes < 2 * self.max_message_bytes:
             raise ValueError("ROOMCAST_MAX_UNSENT_BYTES must be at least twice ROOMCAST_MAX_MESSAGE_BYTES")
+        return self
+
+    @model_validator(mode="after")
+    def _a_channel_is_in_one_slot(self) -> Self:
+        # In a cluster the braces of a key name its slot: a channel's keys have its whole topic in them.
+        if set("{}") & set(self.prefix) and parse_redis_url(self.redis_url).shape is Shape.CLUSTER:
+            raise ValueError(
+                "ROOMCAST_PREFIX has no braces in a cluster, where those of the channels' keys name the slot"
+            )
         return self
 
     @model_validator(mode="after")

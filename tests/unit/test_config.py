@@ -91,6 +91,17 @@ def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, nam
         read_settings()
 
 
+@pytest.mark.parametrize("prefix", ["{roomcast}:", "{", "}", "a{b}", "{}"])
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
+def test_a_prefix_has_no_braces_in_a_cluster(monkeypatch: pytest.MonkeyPatch, scheme: str, prefix: str) -> None:
+    monkeypatch.setenv("ROOMCAST_PREFIX", prefix)
+    assert read_settings().prefix == prefix
+
+    monkeypatch.setenv("ROOMCAST_REDIS_URL", f"{scheme}://127.0.0.1:7000")
+    with pytest.raises(ConfigError, match=r"^ROOMCAST_PREFIX has no braces in a cluster"):
+        read_settings()
+
+
 def test_a_client_may_fall_behind_by_two_messages_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_MAX_MESSAGE_BYTES", "2000000")
 
