@@ -276,8 +276,9 @@ def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
             is_recovered = event.is_recovered
-    if is_recovering:
+    if wanted.since is not None:
         result["was_recovering"] = True
+    if is_recovering:
         if is_recovered:
             result["recovered"] = True
         elif wanted.rejects_unrecovered:
