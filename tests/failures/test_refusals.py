@@ -14,6 +14,7 @@ import pytest
 
 from roomcast.tasks import end
 from tests.chaos.proxy import Proxy
+from tests.support.command_line import roomcast
 from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
 from tests.support.redis_servers import DURABLE, HOST, Server, free_ports
 from tests.support.redis_shapes import quick_cluster
@@ -240,6 +241,22 @@ async def test_a_refusing_shard_of_a_cluster_is_found_and_heals(tmp_path: Path) 
             await until_ready(node, "503", "NOPERM")
             await _allow_scripts(server)
             await until_ready(node, "200")
+
+
+@pytest.mark.parametrize("is_renamed", [True, False], ids=["renamed", "forbidden"])
+async def test_a_redis_without_info_and_client_is_used(is_renamed: bool, start_server: StartServer) -> None:
+    server = start_server(**({"rename_command": 'INFO ""\nrename-command CLIENT ""'} if is_renamed else {}))
+    if not is_renamed:
+        await server.command("ACL", "SETUSER", "default", "-info", "-client")
+    url = url_of(server.port)
+    checked = roomcast("check", redis_url=url)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "of unknown version: it refuses INFO" in checked.stdout.splitlines()[-1]
+    with Cluster(url, "t:") as cluster:
+        node = cluster.start_node()
+        assert "result" in await publish(node)
+        assert (await readiness(node)).startswith("200")
+        assert await metric(node, "roomcast_redis_refusals_total") == 0
 
 
 async def test_a_channel_that_redis_forbids_leaves_the_node_ready(start_server: StartServer) -> None:
