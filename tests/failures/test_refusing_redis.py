@@ -43,6 +43,9 @@ async def refusing(admin: Redis, how: str) -> AsyncIterator[None]:
         await admin.config_set(name, refusing)
         yield
         await admin.config_set(name, usual)
+    elif how == "demoted":
+        await admin.replicaof("127.0.0.1", 1)
+        yield
     else:
         await admin.acl_setuser(USER, enabled=True, commands=[f"-{how}"])
         yield
@@ -73,7 +76,7 @@ async def test_a_refused_publication_costs_none_that_was_kept(admin: Redis, node
     assert node.faults() == []
 
 
-@pytest.mark.parametrize("how", ["memory", "replicas", "pexpire"])
+@pytest.mark.parametrize("how", ["memory", "replicas", "demoted", "pexpire"])
 async def test_a_client_returns_while_nothing_can_be_written(admin: Redis, node: NodeProcess, how: str) -> None:
     lines = [await publish(node, "room:a", number) for number in range(3)]
     async with refusing(admin, how):
