@@ -95,6 +95,16 @@ async def test_what_was_never_a_ticket_opens_nothing(nodes: tuple[Client, Client
 
 
 @pytest.mark.redis
+@pytest.mark.parametrize("foreign", [b"", b"abc", b"5", b"[[1,2]]", b"null", b"\xff"])
+async def test_what_no_node_has_written_opens_nothing(client: Redis, prefix: str, foreign: bytes) -> None:
+    ticket = await Tickets(client, prefix=prefix).issue(CLAIMS)
+    (key,) = [key async for key in client.scan_iter(f"{prefix}*")]
+    await client.set(key, foreign)
+
+    assert await Tickets(client, prefix=prefix).redeem(ticket) is None
+
+
+@pytest.mark.redis
 async def test_a_redis_that_is_away_or_refuses_is_said(client: Redis, prefix: str) -> None:
     async with connect("redis://127.0.0.1:1/0", timeout_s=1, client_name="test") as nowhere:
         tickets = Tickets(nowhere, prefix=prefix)

@@ -42,7 +42,11 @@ class Tickets:
         if len(ticket) != _TICKET_LENGTH or not ticket.isascii():
             return None
         claims = await self._run("GETDEL", self._key(ticket))
-        return None if claims is None else dict(orjson.loads(claims))
+        try:
+            found = None if claims is None else orjson.loads(claims)
+        except orjson.JSONDecodeError:  # written by another program
+            return None
+        return found if isinstance(found, dict) else None
 
     def _key(self, ticket: str) -> str:
         return f"{self._prefix}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
