@@ -112,7 +112,7 @@ async def test_a_demoted_primary_behind_one_address_is_left(
                 await until_ready(node, "503", "READONLY")
                 if has_history:
                     error = (await publish(node, "meanwhile"))["error"]
-                    assert (error["code"], "READONLY" in error["message"]) == (100, True)
+                    assert (error["code"], "READONLY" in error["detail"]) == (100, True)
                 proxy.lead_to(new.port)
 
                 await until_ready(node, "200", within_s=FAILOVER_S)
@@ -200,8 +200,8 @@ async def test_a_refusing_redis_makes_a_node_unready_until_it_accepts(kind: str,
         for _ in range(3):
             error = (await publish(node))["error"]
             assert (error["code"], error["temporary"]) == (100, True)
-            assert kind in error["message"]
-            assert str(server.port) not in error["message"]
+            assert kind in error["detail"]
+            assert str(server.port) not in error["detail"]
 
         await accept(server)
 
@@ -228,7 +228,7 @@ async def test_a_redis_without_a_needed_command_is_named(start_server: StartServ
         node = cluster.start_node()
         await publish(node)
         await until_ready(node, "503", "UNKNOWN_COMMAND")
-        assert "UNKNOWN_COMMAND" in (await publish(node))["error"]["message"]
+        assert "UNKNOWN_COMMAND" in (await publish(node))["error"]["detail"]
 
 
 async def test_a_refusing_shard_of_a_cluster_is_found_and_heals(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ async def test_a_channel_that_redis_forbids_leaves_the_node_ready(start_server: 
     await server.command("ACL", "SETUSER", "node", "on", ">pw", *keys, "&*", "+@all")
     with Cluster(url_of(server.port, "node:pw@"), "t:") as cluster:
         node = cluster.start_node()
-        assert "NOPERM" in (await publish(node, channel="room:forbidden"))["error"]["message"]
+        assert "NOPERM" in (await publish(node, channel="room:forbidden"))["error"]["detail"]
         assert "result" in await publish(node, channel="room:a")
         assert (await readiness(node)).startswith("200")
         assert await metric(node, 'roomcast_redis_refusals_total{kind="NOPERM"}') > 0

@@ -65,7 +65,8 @@ async def test_a_body_that_is_no_publication_is_answered_with_107_that_says_why(
 
     assert response.status_code == (400 if why.endswith("JSON") else 200)
     assert response.json()["error"]["code"] == 107
-    assert why in response.json()["error"]["message"]
+    assert response.json()["error"]["message"] == "bad request"
+    assert why in response.json()["error"]["detail"]
 
 
 async def test_too_much_data_is_answered_with_106(api: httpx.AsyncClient) -> None:
@@ -98,7 +99,7 @@ async def test_without_a_key_set_the_api_is_off(redis_url: str, prefix: str) -> 
             response = await http.post(node.http("/api/publish"), json={}, headers={"X-API-Key": ""})
 
     assert response.status_code == 401
-    assert "ROOMCAST_API_KEY" in response.json()["error"]["message"]
+    assert "ROOMCAST_API_KEY" in response.json()["error"]["detail"]
 
 
 async def test_a_node_lives_and_is_ready(api: httpx.AsyncClient) -> None:

@@ -301,7 +301,7 @@ async def test_a_frozen_node_is_told_of_and_a_dead_one_is_not_waited_for(redis_u
             assert (len(info["nodes"]), info["missing_nodes"]) == (1, 1)
             for _, answer in others:
                 assert (answer["error"]["code"], answer["error"]["temporary"]) == (100, True)
-                assert "1 of 2 nodes" in answer["error"]["message"]
+                assert "1 of 2 nodes" in answer["error"]["detail"]
             async with asked.connect("/ws/rooms/a") as ada:
                 await ada.send("nobody else waits for it")
                 assert await receive(ada) == "nobody else waits for it"

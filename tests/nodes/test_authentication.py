@@ -169,7 +169,7 @@ async def test_why_a_token_is_refused_the_log_says_and_the_client_is_not_told(do
     async with http_client() as http:
         answer = await http.get(doors.node.http("/sse/rooms/a"), headers={"Authorization": f"Bearer {given}"})
 
-    assert answer.json()["error"] == {"code": 101, "message": "unauthorized: the token is not good"}
+    assert answer.json()["error"] == {"code": 101, "message": "unauthorized", "detail": "the token is not good"}
     assert doors.node.wait_for("admission.refused_token")["reason"]
 
 

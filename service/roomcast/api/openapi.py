@@ -9,7 +9,7 @@ from roomcast.api.request_models import ApiRequest
 from roomcast.model.json import Json, JsonObject
 
 _POSITION = {"offset": 1, "epoch": "5f0c2a91"}
-_ERROR = {"code": 102, "message": "unknown channel: no namespace 'x'"}
+_ERROR = {"code": 102, "message": "unknown channel", "detail": "no namespace 'x'"}
 _NODE = {
     "uid": "host-1a2b3c",
     "name": "host-1a2b3c",
@@ -67,9 +67,11 @@ def _responses(answer: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
         named = {example: {"value": value} for example, value in examples.items()}
         return {"application/json": {"schema": {"type": "object"}, "examples": named}}
 
-    unauthorized = {"error": {"code": 101, "message": "unauthorized: wrong X-API-Key"}}
-    broken = {"error": {"code": 107, "message": "bad request: the body is not JSON: unexpected end of data"}}
-    too_large = {"error": {"code": 106, "message": "limit exceeded: the body has more than 655360 bytes"}}
+    unauthorized = {"error": {"code": 101, "message": "unauthorized", "detail": "wrong X-API-Key"}}
+    broken = {
+        "error": {"code": 107, "message": "bad request", "detail": "the body is not JSON: unexpected end of data"}
+    }
+    too_large = {"error": {"code": 106, "message": "limit exceeded", "detail": "the body has more than 655360 bytes"}}
     return {
         200: {"description": "The result, or an error.", "content": content(done=answer, refused={"error": _ERROR})},
         400: {"description": "The body is not JSON.", "content": content(refused=broken)},

@@ -14,7 +14,8 @@ FAILURES = (ClientError, BrokerUnavailable, ApplicationError)
 class Failure(NamedTuple):
     """The answer to a request that failed.
 
-    body: `{"code": 102, "message": "unknown channel: ..."}`, and `"temporary": true` if a retry may succeed.
+    body: `{"code": 102, "message": "unknown channel", "detail": ""}`, and `"temporary": true` if a retry may succeed.
+        The message is that of the protocol, because programs compare it.
     """
 
     body: JsonObject
@@ -23,11 +24,12 @@ class Failure(NamedTuple):
 
 def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failure:
     """Return the answer for an exception."""
+    body: JsonObject
     if isinstance(exc, ApplicationError):
-        code, message, status, is_temporary = exc.code, exc.message, 400, exc.is_temporary
+        body, status, is_temporary = {"code": exc.code, "message": exc.message}, 400, exc.is_temporary
     else:
         error = exc.error if isinstance(exc, ClientError) else ErrorCode.INTERNAL
-        message = str(exc) if isinstance(exc, ClientError) else exc.reason
-        code, status, is_temporary = error.code, error.status, error.is_temporary
-    body: JsonObject = {"code": code, "message": message}
+        detail = exc.detail if isinstance(exc, ClientError) else exc.reason
+        body = {"code": error.code, "message": error.message, "detail": detail}
+        status, is_temporary = error.status, error.is_temporary
     return Failure({**body, "temporary": True} if is_temporary else body, status)
