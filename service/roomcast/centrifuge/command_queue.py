@@ -12,7 +12,7 @@ import structlog
 from typing_extensions import override
 
 from roomcast.centrifuge import expiry
-from roomcast.centrifuge.codec import Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import TOO_DEEP, Command, MalformedFrame, Members
 from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.centrifuge.request_order import RequestOrder
 from roomcast.centrifuge.session import Session
@@ -202,7 +202,8 @@ class CommandQueue(Receiver, Expiring):
             return None
         handler = HANDLERS.get(command.method)
         if handler is None:
-            session.refuse(command, ErrorCode.METHOD_NOT_FOUND)
+            is_too_deep = command.method == TOO_DEEP
+            session.refuse(command, ErrorCode.LIMIT_EXCEEDED if is_too_deep else ErrorCode.METHOD_NOT_FOUND)
             return None
         try:
             return handler(session, command)
