@@ -36,6 +36,7 @@ _SUBSCRIBE: _Types = {
     "delta": str,
     "tf": dict,
     "flag": _SIGNED_64,
+    "type": _SIGNED_32,
 }
 # By method, in the order of the schema.
 _MEMBERS: Mapping[str, _Types] = {
