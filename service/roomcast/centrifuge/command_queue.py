@@ -214,6 +214,8 @@ class CommandQueue(Receiver, Expiring):
     async def _finish(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
         session = self.session
         try:
+            # A command that reads or asks the application sees the publications of the commands before it.
+            await session.context.node.client_publisher.settled(session.connection)
             result = await outcome
             if result is not None:
                 session.reply(command, result)
@@ -229,6 +231,8 @@ class CommandQueue(Receiver, Expiring):
         except Exception:
             log.exception("session.failed", conn=session.connection.id, method=command.method)
             session.disconnect(SERVER_ERROR)
+        finally:
+            outcome.close()  # if the client goes before it began
 
     async def _finish_all(
         self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None
