@@ -15,7 +15,6 @@ import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
@@ -52,6 +51,7 @@ from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.client_server import ClientServer
 from roomcast.web.failures import failure_of
+from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
 from roomcast.web.state import offer
 
@@ -93,10 +93,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     # FastAPI's own page loads its script from a CDN, and is empty where there is none.
     app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
     if origins := split_names(settings.allowed_origins):
-        # It answers the preflight requests of pages of other origins (Fetch Standard 3.2).
-        app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=3600
-        )
+        app.add_middleware(AllowedPages, names=origins)
     for router in _ROUTERS:
         app.include_router(router)
     app.add_exception_handler(ClientError, _refuse)

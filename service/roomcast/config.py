@@ -186,6 +186,12 @@ class Settings(BaseSettings):
         WebhookEvents, Field(description="events that are posted, of: connect,disconnect,occupied,vacated")
     ] = "connect,disconnect,occupied,vacated"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_line_ends(cls, values: dict[str, object]) -> dict[str, object]:
+        """Return the values without the line ends that files of secrets and `$(cat ...)` of other systems leave."""
+        return {name: value.rstrip("\r\n") if isinstance(value, str) else value for name, value in values.items()}
+
     @model_validator(mode="after")
     def _a_message_fits(self) -> Self:
         if self.max_unsent_bytes < 2 * self.max_message_bytes:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, SecretStr, StringConstraints
 
+from roomcast.model.origins import canonical
 from roomcast.redis_access.url import parse_redis_url
 
 # They describe the transfer of one request, and do not apply to the request to the application.
@@ -54,8 +55,10 @@ def _check_base_url(value: str) -> str:
 
 def _check_origins(value: str) -> str:
     for origin in split_names(value):
-        if origin != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", origin):
-            raise ValueError(f"{origin!r} is no origin: https://host[:port], nothing behind it")
+        if origin != "*" and canonical(origin) is None:
+            raise ValueError(
+                f"{origin!r} is no origin: https://host[:port], nothing behind it; * is allowed in the host"
+            )
     return value
 
 

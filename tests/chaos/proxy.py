@@ -35,6 +35,10 @@ class Proxy:
             await end(connection)
         await self._server.wait_closed()
 
+    def lead_to(self, port: int) -> None:
+        """Connect new connections to another server; the open ones stay where they are."""
+        self._target_port = port
+
     def cut(self) -> None:
         """Pass nothing from now on, in neither direction; both sides see a connection that lives."""
         self._is_whole.clear()

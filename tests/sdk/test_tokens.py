@@ -76,3 +76,22 @@ async def test_the_user_s_own_channel_is_there_without_being_asked_for(clients: 
             assert (await client.heard("subscribed", channel=channel))["recoverable"]
         with pytest.raises(SdkError, match="103"):
             await client.perform("publish", channel=f"user:#{user}", data=1)
+
+
+async def test_clients_whose_new_token_has_expired_too_get_another_one_and_come_back(
+    clients: list[Client], prefix: str
+) -> None:
+    """A token that took long on a slow network, or was kept by a sleeping laptop."""
+    private = f"$room:{prefix}"
+
+    async def comes_back(client: Client) -> None:
+        await client.connect(tokens=[token("ada", ttl_s=ttl_s) for ttl_s in (2, -60, 3600)])
+        tokens = [token("ada", ttl_s=ttl_s, channel=private) for ttl_s in (4, -60, 3600)]
+        await client.subscribe(private, tokens=tokens)
+        await client.heard("getToken", 2, channel=private)
+        await client.heard("getToken", 4)
+        await client.heard("subscribed", 2, channel=private)
+        await client.perform("publish", channel=private, data="back")
+        await client.heard("publication", channel=private, data="back")
+
+    await asyncio.gather(*(comes_back(client) for client in clients))

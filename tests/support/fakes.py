@@ -110,6 +110,7 @@ class FakeBroker:
         self.reads: list[Read] = []
         self.removed: list[str] = []
         self.away: str | None = None
+        self.refused: dict[str, int] = {}
         self.histories: dict[str, History | BrokerUnavailable] = {}
         self.is_slow = False  # submitted publications wait for `take`
         self._waiting: list[Callable[[], None]] = []
@@ -125,6 +126,9 @@ class FakeBroker:
 
     def reason_not_ready(self) -> str | None:
         return self.away
+
+    def refusals(self) -> dict[str, int]:
+        return self.refused
 
     async def subscribe(self, channel: str) -> None:
         if self.away:

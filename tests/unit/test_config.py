@@ -45,7 +45,6 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_API_KEY", "short"),
         ("ROOMCAST_SECRET", "x" * 31),
         ("ROOMCAST_SECRET", "ß" * 32),
-        ("ROOMCAST_SECRET", "x" * 32 + "\n"),
         ("ROOMCAST_PREVIOUS_SECRET", "x" * 31),
         ("ROOMCAST_JWKS_URL", "id.example/keys"),
         ("ROOMCAST_JWKS_URL", "ftp://id.example/keys"),
@@ -131,6 +130,28 @@ def test_a_previous_secret_needs_the_one_that_follows_it(monkeypatch: pytest.Mon
 
     monkeypatch.setenv("ROOMCAST_SECRET", "y" * 32)
     require_auth(read_settings())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_end_behind_a_setting_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """Secrets that are read from files, or made with `echo`, have one."""
+    given = {
+        "SECRET": "x" * 32,
+        "PREVIOUS_SECRET": "y" * 32,
+        "API_KEY": "z" * 16,
+        "PROXY_URL": "http://a/",
+        "PING_INTERVAL_S": "9",
+    }
+    for name, value in {**given, "PROXY_EVENTS": "rpc", "REDIS_URL": "redis://:s@h:1/0"}.items():
+        monkeypatch.setenv(f"ROOMCAST_{name}", value + end)
+
+    settings = read_settings()
+
+    for secret in (settings.secret, settings.previous_secret, settings.api_key):
+        assert secret is not None
+        assert secret.get_secret_value() in given.values()
+    assert (settings.proxy_url, settings.proxy_events, settings.ping_interval_s) == ("http://a/", "rpc", 9)
+    assert settings.redis_url == "redis://:s@h:1/0"
 
 
 def test_every_bad_value_is_named_and_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,9 @@
 if redis.call('GET', KEYS[3]) ~= ARGV[2] then
   return -1
 end
+ask('SADD', KEYS[2], 'channel')
+ask('SREM', KEYS[2], 'channel')
+ask('XADD', KEYS[1], '*', 'event', '')
 local room = tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1])
 local rejected = 0
 for i = 3, #ARGV, 3 do
@@ -15,11 +18,11 @@ for i = 3, #ARGV, 3 do
   if is_occupied ~= (ARGV[i + 1] == 'SADD') then
     local event = ARGV[i + 2]
     if event == '' or room > 0 then
-      redis.call(ARGV[i + 1], KEYS[2], ARGV[i])
       if event ~= '' then
         redis.call('XADD', KEYS[1], '*', 'event', event)
         room = room - 1
       end
+      redis.call(ARGV[i + 1], KEYS[2], ARGV[i])
     else
       rejected = rejected + 1
     end

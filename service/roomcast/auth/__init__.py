@@ -22,10 +22,10 @@ class InvalidToken(Exception):  # noqa: N818  (the noun of the field)
 
 
 class ExpiredToken(ClientError):  # noqa: N818  (as above)
-    """A token that has expired (error 109): its client should get a new one."""
+    """A token that is not valid now (error 109): its client should get a new one."""
 
-    def __init__(self) -> None:
-        super().__init__(ErrorCode.TOKEN_EXPIRED, "get a new one")
+    def __init__(self, reason: str = "it has expired") -> None:
+        super().__init__(ErrorCode.TOKEN_EXPIRED, reason)
 
 
 class KeysUnavailable(BrokerUnavailable):

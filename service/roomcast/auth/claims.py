@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TypeVar
 
 from annotated_types import Len
-from pydantic import ConfigDict, Field, FiniteFloat, StrictStr, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, StrictStr, ValidationError
 
 from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionClaims, SubscriptionOptions
 from roomcast.auth.permissions import Action, Grant
@@ -30,8 +30,15 @@ class _Permission(Shape):
     allow: frozenset[Action]
 
 
+def _own(permissions: Json) -> Json:
+    """Return the permissions of this format. Identity providers have others in this claim: Auth0 a list of strings."""
+    if not isinstance(permissions, list):
+        return []
+    return [each for each in permissions if isinstance(each, dict) and each.keys() & {"channels", "allow"}]
+
+
 class _Common(OptionsShape):
-    sub: StrictStr = ""
+    sub: StrictStr | None = None
     exp: _Time | None = None
     expire_at: _Time | None = None
 
@@ -47,11 +54,11 @@ class _Connection(_Common):
     channels: list[StrictStr] | None = None
     subs: dict[str, OptionsShape] | None = None
     meta: Json = None
-    permissions: list[_Permission] | None = None
+    permissions: Annotated[list[_Permission], BeforeValidator(_own)] = Field([])
 
 
 class _Subscription(_Common):
-    channel: StrictStr = ""
+    channel: StrictStr | None = None
 
 
 _S = TypeVar("_S", bound=Shape)
@@ -69,7 +76,7 @@ def connection_claims(payload: JsonObject) -> ConnectionClaims:
         channels=tuple(_channel(channel, "channels") for channel in claims.channels or ()),
         subs={_channel(channel, "subs"): each.options("subs: ") for channel, each in (claims.subs or {}).items()},
         meta=dump(claims.meta, "meta"),
-        grants=_grants(claims.permissions or []),
+        grants=_grants(claims.permissions),
     )
 
 
@@ -105,7 +112,7 @@ def _validated(shape: type[_S], payload: JsonObject) -> _S:
         raise InvalidToken(f"{place}: {message}") from None
 
 
-def _user(name: str) -> str:
+def _user(name: str | None) -> str:
     try:
         return check_name(name, "user") if name else ""
     except ClientError as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from roomcast.model.errors import BrokerUnavailable, ClientError
@@ -100,6 +100,9 @@ class Broker(Protocol):
 
     def reason_not_ready(self) -> str | None:
         """Return why nothing can be delivered now, or None."""
+
+    def refusals(self) -> Mapping[str, int]:
+        """Return how often the server has refused a command, by kind."""
 
     async def subscribe(self, channel: str) -> None:
         """Subscribe to a channel; return once the server has confirmed it.

@@ -26,9 +26,10 @@ if ARGV[12] ~= '' then
   if meta[3] and meta[4] == ARGV[13] and tonumber(ARGV[12]) <= tonumber(meta[3]) then
     return { offset, epoch or '', -2 }
   end
-  redis.call('HSET', KEYS[1], 'version', ARGV[12], 'version_epoch', ARGV[13])
-  redis.call('PEXPIRE', KEYS[1], ARGV[8])
 end
+ask(ARGV[1], ARGV[2], '')
+ask('HSET', KEYS[1], 'offset', 0)
+ask('PEXPIRE', KEYS[1], 0)
 local header, payload = '\1' .. ARGV[3], ARGV[4]
 if ARGV[6] == '0' then
   epoch, offset = '', 0
@@ -36,13 +37,15 @@ else
   -- See read.lua: where the epoch started, and where the tail may be lost.
   local replid, former = string.match(tostring(redis.pcall('INFO', 'replication')), 'master_replid:(%x+).-master_replid2:(%x+)')
   local home = former and string.find(former, '[^0]') and replid or ''
+  local base
   if not epoch then
-    epoch, offset = ARGV[5], 0
+    epoch, offset, base = ARGV[5], 0, 0
+    ask('DEL', KEYS[2])
+    ask('XADD', KEYS[2], '*', 'k', '')
+    redis.call('HSET', KEYS[1], 'epoch', epoch) -- first: full memory does not refuse DEL, nor any write after it
     redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', 0, 'home', home)
   elseif home ~= '' and home ~= meta[5] or ARGV[10] == epoch and tonumber(ARGV[9]) > offset then
-    epoch = ARGV[5]
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset, 'home', home)
+    epoch, base = ARGV[5], offset
   end
   offset = offset + 1
   local id, added = string.format('%.0f-0', offset), nil
@@ -52,17 +55,28 @@ else
     added = redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[6], id, 'k', ARGV[3], 'd', ARGV[4], 'm', ARGV[15])
   end
   if type(added) == 'table' and added.err then
+    local reason = tostring(added.err)
+    if not (string.find(reason, 'WRONGTYPE') or string.find(reason, 'equal or smaller') or string.find(reason, 'exhausted')) then
+      return added -- the first write is refused: nothing has changed
+    end
     -- Another program has written into the stream: it is deleted, and a new epoch starts.
-    epoch = ARGV[5]
+    epoch, base = ARGV[5], offset - 1
     redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', offset - 1)
     local about = ARGV[15] ~= '' and { 'm', ARGV[15] } or {}
     redis.call('XADD', KEYS[2], id, 'k', ARGV[3], 'd', ARGV[4], unpack(about))
   end
-  redis.call('HSET', KEYS[1], 'offset', offset)
+  if base then
+    redis.call('HSET', KEYS[1], 'offset', offset, 'epoch', epoch, 'base', base, 'home', home)
+  else
+    redis.call('HSET', KEYS[1], 'offset', offset)
+  end
   redis.call('PEXPIRE', KEYS[1], ARGV[8])
   redis.call('PEXPIRE', KEYS[2], ARGV[7])
   header = header .. string.format('%.0f', offset) .. ',' .. epoch
+end
+if ARGV[12] ~= '' then
+  redis.call('HSET', KEYS[1], 'version', ARGV[12], 'version_epoch', ARGV[13])
+  redis.call('PEXPIRE', KEYS[1], ARGV[8])
 end
 if ARGV[15] ~= '' then
   if offset == 0 then

@@ -22,14 +22,14 @@ from redis.exceptions import MovedError, NoPermissionError
 
 from roomcast.brokers.pubsub_channels import ChannelStates
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.redis_access.client import OUTAGES, is_master, outage_reason
+from roomcast.redis_access.client import OUTAGES, is_master, outage_reason, refusals_of
 from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
 _BACKOFF_BASE_S = 0.1
-_BACKOFF_CAP_S = 2.0
+_BACKOFF_CAP_S = 0.5
 # How long a subscription waits while Redis, or a shard, is away: most clients reconnect within it.
 _PATIENCE_S = 1.0
 # A master that Sentinel has replaced was seen to accept writes, which are lost, for 10 s (Valkey 9.1).
@@ -100,6 +100,8 @@ class Listener:
         self._message_event = b"message" if on_moved is None else b"smessage"
         self._channels = ChannelStates(options.own_topic, options.topic_of, on_moved)
         self._received = asyncio.Event()
+        self._replaced = asyncio.Event()
+        self._refusals = refusals_of(client)
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
 
@@ -149,11 +151,24 @@ class Listener:
             # Once an outage: a node would otherwise log it every second for as long as it lasts.
             level = logging.WARNING if attempt == 0 else logging.DEBUG
             log.log(level, "broker.disconnected", error=error, retry_in_s=round(delay_s, 3))
-            await asyncio.sleep(delay_s)
+            await self._wait_for_server(delay_s)
+
+    def reconnect(self) -> None:
+        """Replace the connection: its server may have been demoted."""
+        self._replaced.set()
+
+    async def _wait_for_server(self, delay_s: float) -> None:
+        """Wait for a time, or until any other connection of the client is made: then the server is back."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._refusals.connected.wait()
+        except TimeoutError:
+            return
 
     async def _session(self) -> None:
         """Listen on one connection until it fails. Raises: one of OUTAGES."""
         pool = self._client.connection_pool
+        self._replaced.clear()
         connection = await pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py
         try:
             await run_together(
@@ -161,6 +176,7 @@ class Listener:
                 subscribe=self._subscribe_wanted(connection),
                 watch=self._watch_silence(),
                 watch_master=self._watch_master(connection),
+                watch_failover=self._watch_failover(),
             )
         finally:
             await connection.disconnect(nowait=True)
@@ -239,3 +255,8 @@ class Listener:
             await asyncio.sleep(_MASTER_CHECK_S)
             if not await is_master(self._client, connection):
                 raise RedisConnectionError("another server is the master now")
+
+    async def _watch_failover(self) -> None:
+        """Raise ConnectionError when the address has led to a demoted server."""
+        await self._replaced.wait()
+        raise RedisConnectionError("another server is the primary now")

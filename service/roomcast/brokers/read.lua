@@ -13,17 +13,15 @@ local replid, former = string.match(tostring(redis.pcall('INFO', 'replication'))
 local home = former and string.find(former, '[^0]') and replid or ''
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'base', 'home')
 local epoch, offset, base = meta[1], tonumber(meta[2] or 0), tonumber(meta[3] or 0)
+local has_changed = true
 if not epoch then
-  epoch = ARGV[1]
-  redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', 0, 'base', 0, 'home', home)
-  offset, base = 0, 0
+  epoch, offset, base = ARGV[1], 0, 0
 elseif home ~= '' and home ~= meta[4] or ARGV[4] == epoch and tonumber(ARGV[3]) > offset then
   -- A failover has lost the tail. Its offsets are used again, so a new epoch starts.
   epoch, base = ARGV[1], offset
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'base', base, 'home', home)
+else
+  has_changed = false
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local entries = {}
 local limit, last = tonumber(ARGV[7]), '+'
 if ARGV[10] ~= '' then
@@ -32,7 +30,7 @@ if ARGV[10] ~= '' then
     limit = 0
   end
 end
-if limit > 0 then
+if limit > 0 and meta[1] then
   local since = 0
   if ARGV[6] == epoch then
     since = tonumber(ARGV[5])
@@ -46,9 +44,22 @@ if limit > 0 then
     entries = redis.pcall('XRANGE', KEYS[2], first, last, 'COUNT', limit)
   end
   if entries.err then
-    -- Another program has written a key of another type.
-    redis.call('DEL', KEYS[2])
-    entries = {}
+    if not string.find(tostring(entries.err), 'WRONGTYPE') then
+      return entries
+    end
+    entries = {} -- another program has written a key of another type: publish.lua replaces it
   end
 end
+-- Written after all that can be refused. A position that is there is read even where nothing may be written: it is kept
+-- alive only where it can be.
+if not meta[1] then
+  ask('DEL', KEYS[2])
+end
+if has_changed then
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', offset, 'base', base, 'home', home)
+end
+if not meta[1] then
+  redis.call('DEL', KEYS[2])
+end
+redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
 return { offset, epoch, base, entries }

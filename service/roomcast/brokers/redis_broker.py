@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -12,12 +12,20 @@ from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Read, Sink, Submission
 from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
+from roomcast.brokers.readiness import Readiness, names_on_shards
 from roomcast.brokers.sharded_pubsub_listener import make_listener
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import MAX_CONTROL_BYTES, History, Publication
-from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
+from roomcast.redis_access.client import (
+    OUTAGES,
+    Client,
+    outage_reason,
+    outages_reported,
+    publish_verb,
+    refusals_of,
+)
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
@@ -26,6 +34,8 @@ from roomcast.tasks import run_together
 
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200
+_PROBE_TTL_MS = 10_000
+_PROBED = Namespace(history_size=1, history_ttl_s=_PROBE_TTL_MS / 1000)
 
 
 class RedisBroker(Broker, ListenerSink):
@@ -63,16 +73,23 @@ class RedisBroker(Broker, ListenerSink):
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
         options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
         self._listener = make_listener(client, self, options)
+        self._refusals = refusals_of(client)
+        self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
+        self._readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
         self._sink: Sink
 
     @override
     async def run(self, sink: Sink) -> None:
         self._sink = sink
-        await run_together(listen=self._listener.run(), publish=self._outbox.run())
+        await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self._readiness.run())
 
     @override
     def reason_not_ready(self) -> str | None:
-        return self._listener.reason_not_ready()
+        return self._listener.reason_not_ready() or self._readiness.reason_not_ready()
+
+    @override
+    def refusals(self) -> Mapping[str, int]:
+        return self._refusals.counts
 
     @override
     async def subscribe(self, channel: str) -> None:
@@ -171,6 +188,19 @@ class RedisBroker(Broker, ListenerSink):
 
     def _on_malformed(self, channel: str, reason: str) -> None:
         self._sink.on_malformed(channel, reason)
+
+    async def _probe(self) -> list[Any]:  # Any: redis-py's replies
+        """Publish as clients do, on channels of the node. Raises: one of OUTAGES."""
+        commands: list[Command] = []
+        for channel in names_on_shards(self._client, self._probe_channel, self._keys.topic):
+            commands += [
+                self._history.publish(Publication(channel, b"1"), _PROBED, None, ALWAYS),
+                # A script may get around a full memory that a plain write meets.
+                ("SET", self._keys.key(channel, "probe"), "", "PX", _PROBE_TTL_MS),
+                ("PEXPIRE", self._keys.key(channel, "meta"), _PROBE_TTL_MS),
+                (self._verb, self._keys.topic(channel), b""),
+            ]
+        return await run_pipeline(self._client, commands, self._history.scripts)
 
     def _publish_command(
         self,

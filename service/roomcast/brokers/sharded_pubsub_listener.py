@@ -92,6 +92,9 @@ class ShardedListener:
         if shard is not None:
             shard.listener.unsubscribe(channel)
 
+    def reconnect(self) -> None:
+        """Do nothing: a cluster says itself which server has a slot."""
+
     async def run(self) -> None:
         """Listen through every outage; end only when cancelled."""
         try:

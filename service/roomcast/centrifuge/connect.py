@@ -12,7 +12,16 @@ from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.session import Session
 from roomcast.hooks.interface import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, RefreshEvent
-from roomcast.model.errors import CHANNEL_LIMIT, INVALID_TOKEN, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import (
+    CHANNEL_LIMIT,
+    EXPIRED,
+    EXPIRED_ERRORS,
+    INSUFFICIENT_STATE,
+    INVALID_TOKEN,
+    BrokerUnavailable,
+    ClientError,
+    ErrorCode,
+)
 from roomcast.version import __version__
 
 
@@ -23,7 +32,7 @@ async def connect(session: Session, command: Command) -> None:
     if claims is None:
         return
     answer: ConnectAnswer | None = None
-    token_user = claims.user
+    token_user, token_channels = claims.user, _channels_of(claims)
     session.client = Client(claims.user, claims.grants, is_trusted=context.settings.insecure)
     session.meta = claims.meta
     if Hook.CONNECT in context.application.handles:
@@ -32,6 +41,7 @@ async def connect(session: Session, command: Command) -> None:
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
     session.token_user = token_user if params.get("token") else claims.user
+    session.token_channels = token_channels
     expiry = context.expiry(claims.expire_at_s or 0)
     # A client that knew when it expires would look for a token, and disconnect without one.
     session.is_refreshed_by_application = not params.get("token") and Hook.REFRESH in context.application.handles
@@ -56,18 +66,35 @@ async def connect(session: Session, command: Command) -> None:
     context.application.on_connected(ConnectedEvent(session.caller))
 
 
-async def refresh(session: Session, command: Command) -> Members | None:
-    """Let the connection expire later, by a new token or the application's answer."""
+async def refresh(session: Session, command: Command) -> None:
+    """Let the connection expire later, by a new token or the application's answer.
+
+    If that has expired too, the connection is closed: client libraries then get a new token and reconnect. An error
+    reply would end them for good.
+    """
+    try:
+        await _refresh(session, command)
+    except ClientError as exc:
+        if exc.error not in EXPIRED_ERRORS:
+            raise
+        session.disconnect(EXPIRED)
+
+
+async def _refresh(session: Session, command: Command) -> None:
+    """As `refresh`. Raises: ClientError 109 or 110 for what has expired; then nothing is changed."""
     token, context = command.params.get("token", ""), session.context
+    grants = session.client.grants
     if token:
         claims = await _claims(session, token)
         if claims is None:
-            return None
+            return
         if claims.user != session.token_user:
             session.disconnect(INVALID_TOKEN)
-            return None
-        session.client = replace(session.client, grants=claims.grants)
-        expire_at_s, info = claims.expire_at_s or 0, claims.info
+            return
+        if _channels_of(claims) != session.token_channels:
+            session.disconnect(INSUFFICIENT_STATE)  # the client reconnects, and is subscribed to what it may have now
+            return
+        expire_at_s, info, grants = claims.expire_at_s or 0, claims.info, claims.grants
     elif Hook.REFRESH in context.application.handles:
         answer = await context.application.on_refresh(RefreshEvent(session.caller))
         if answer.is_expired:
@@ -75,9 +102,18 @@ async def refresh(session: Session, command: Command) -> Members | None:
         expire_at_s, info = answer.expire_at_s, session.connection.info if answer.info is None else answer.info
     else:
         raise ClientError(ErrorCode.BAD_REQUEST, "no token")
+    expiry = context.expiry(expire_at_s)
     session.connection.info = info
     session.expire_at(expire_at_s)
-    return {"client": session.client_id, "version": __version__, **context.expiry(expire_at_s)}
+    session.reply(command, {"client": session.client_id, "version": __version__, **expiry})
+    if grants != session.client.grants:
+        session.client = replace(session.client, grants=grants)
+        subscribe.end_forbidden(session)
+
+
+def _channels_of(claims: ConnectionClaims) -> tuple[str, ...]:
+    """Return the channels that a token subscribes its client to, in order."""
+    return tuple(sorted({*claims.channels, *claims.subs}))
 
 
 async def _claims(session: Session, token: str) -> ConnectionClaims | None:

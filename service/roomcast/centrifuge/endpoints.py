@@ -26,6 +26,7 @@ from roomcast.web.streaming import STREAM_HEADERS, pump
 router = APIRouter(tags=["Centrifuge protocol"])
 
 _PROTOBUF = "centrifuge-protobuf"
+_JSON = "centrifuge-json"
 _PROTOBUF_TYPE = "application/octet-stream"
 # Of the body of a request, beside a client's message.
 _ENVELOPE_BYTES = 4096
@@ -35,13 +36,15 @@ _ENVELOPE_BYTES = 4096
 async def websocket(socket: WebSocket) -> None:
     """The Centrifuge protocol: JSON; Protobuf for the subprotocol `centrifuge-protobuf`, or for `?format=protobuf`."""
     server, context = find(socket, ClientServer), find(socket, SessionContext)
-    is_named = _PROTOBUF in socket.scope["subprotocols"]
-    is_protobuf = is_named or "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
+    # The first that the client offers and that is known here; without one the query decides.
+    named = next((name for name in socket.scope["subprotocols"] if name in (_PROTOBUF, _JSON)), None)
+    is_asked = "protobuf" in map(socket.query_params.get, ("format", "cf_protocol"))
+    is_protobuf = named == _PROTOBUF or (named is None and is_asked)
     wire = context.wires.websocket_protobuf if is_protobuf else context.wires.websocket_json
     transport, _ = websocket_of(socket)
     queue = begin_session(context, wire, socket.headers, partial(server.connection, transport, wire.encoding))
     connection = queue.session.connection
-    await server.serve(socket, connection, subprotocol=_PROTOBUF if is_named else None, is_open=False)
+    await server.serve(socket, connection, subprotocol=named, is_open=False)
 
 
 @router.post("/connection/http_stream", response_class=Response, summary="Connect; the response streams.")

@@ -24,12 +24,14 @@ class SessionSubscription:
     expire_at_s: Unix time at which it expires unless it is refreshed, 0: never.
     is_of_server: the server has subscribed the client.
     is_refreshed_by_application: at that time the application is asked; the client has no token to refresh it with.
+    is_by_permission: the namespace and the client's permissions allowed it, no subscription token and no application.
     is_positioned: the client was sent its position, and is notified when publications after it are lost.
     """
 
     expire_at_s: float = 0
     is_of_server: bool = False
     is_refreshed_by_application: bool = False
+    is_by_permission: bool = False
     is_positioned: bool = False
 
 
@@ -51,6 +53,7 @@ class Session:
         "is_refreshed_by_application",
         "meta",
         "subscriptions",
+        "token_channels",
         "token_user",
         "wire",
     )
@@ -70,6 +73,7 @@ class Session:
         self.client = Client()
         self.meta = b""  # JSON that only the application sees
         self.token_user = ""  # the user of the tokens that refresh it; the application may give the client another one
+        self.token_channels: tuple[str, ...] = ()  # the server-side subscriptions of its token
         self.is_connected = False
         self.expire_at_s = 0.0  # Unix time, 0: never
         self.is_refreshed_by_application = False  # as of a SessionSubscription

@@ -15,7 +15,13 @@ from roomcast.centrifuge.filters import Filter
 from roomcast.centrifuge.session import Session, SessionSubscription
 from roomcast.hooks.interface import Hook, SubRefreshEvent, SubscribeAnswer, SubscribeEvent
 from roomcast.model.channels import check_channel
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import (
+    EXPIRED_ERRORS,
+    UNSUBSCRIBED_EXPIRED,
+    UNSUBSCRIBED_INSUFFICIENT,
+    ClientError,
+    ErrorCode,
+)
 from roomcast.model.namespaces import Namespace, Recovery
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption
@@ -41,6 +47,14 @@ class _Wanted(NamedTuple):
     tags: Filter | None = None
 
 
+class _Terms(NamedTuple):
+    """A subscription that the client may have; `is_by_permission` as of a SessionSubscription."""
+
+    options: SubscriptionOptions
+    expire_at_s: float = 0
+    is_by_permission: bool = False
+
+
 async def subscribe(session: Session, command: Command) -> None:
     """Subscribe; the reply has the position and the missed publications, and comes before any push."""
     params = command.params
@@ -51,9 +65,12 @@ async def subscribe(session: Session, command: Command) -> None:
     if len(session.subscriptions) >= session.context.settings.channel_limit:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
     wanted = _wanted(params, namespace)
-    options, expire_at_s = await _terms(session, channel, namespace, params)
+    terms = await _terms(session, channel, namespace, params)
+    options, expire_at_s = terms.options, terms.expire_at_s
     is_refreshed = not params.get("token") and Hook.SUB_REFRESH in session.context.application.handles
-    subscription = SessionSubscription(expire_at_s=expire_at_s, is_refreshed_by_application=is_refreshed)
+    subscription = SessionSubscription(
+        expire_at_s=expire_at_s, is_refreshed_by_application=is_refreshed, is_by_permission=terms.is_by_permission
+    )
     async with _subscribing(session, channel, subscription, wanted, options) as result:
         if not is_refreshed:
             result.update(session.context.expiry(expire_at_s))
@@ -121,23 +138,56 @@ def unsubscribe(session: Session, command: Command) -> None:
     session.reply(command, {})
 
 
-async def refresh(session: Session, command: Command) -> Members:
-    """Let a subscription expire later, by a new token or the application's answer."""
+async def refresh(session: Session, command: Command) -> None:
+    """Let a subscription expire later, by a new token or the application's answer.
+
+    If that has expired too, the subscription ends with a push: client libraries then get a new token and subscribe
+    again. An error reply would end the subscription for good.
+    """
+    channel = command.params.get("channel", "")
+    subscription = session.subscriptions.get(channel)
+    try:
+        expiry = await _refresh(session, command)
+    except ClientError as exc:
+        if exc.error not in EXPIRED_ERRORS:
+            raise
+        session.reply(command, {})
+        if session.subscriptions.get(channel) is subscription:
+            session.unsubscribe(channel, UNSUBSCRIBED_EXPIRED)
+    else:
+        session.reply(command, expiry)
+
+
+def end_forbidden(session: Session) -> None:
+    """End the subscriptions that the client may not have with its permissions now, and notify it."""
+    for channel, subscription in tuple(session.subscriptions.items()):
+        if subscription.is_by_permission:
+            namespace = session.context.node.namespaces.of(channel)
+            try:
+                may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False)
+            except ClientError:
+                session.unsubscribe(channel, UNSUBSCRIBED_INSUFFICIENT)
+
+
+async def _refresh(session: Session, command: Command) -> Members:
+    """As `refresh`; returns the reply. Raises: ClientError 109 or 110 for what has expired; then nothing is changed."""
     channel, token = command.params.get("channel", ""), command.params.get("token", "")
     subscription, context = session.subscriptions.get(channel), session.context
     if subscription is None or subscription.is_of_server:
         raise ClientError(ErrorCode.BAD_REQUEST, "no subscription of the client's own")
     if token:
-        subscription.expire_at_s = (await _claims(session, channel, token)).expire_at_s or 0
+        expire_at_s: float = (await _claims(session, channel, token)).expire_at_s or 0
     elif Hook.SUB_REFRESH in context.application.handles:
         answer = await context.application.on_sub_refresh(SubRefreshEvent(session.caller, channel))
         if answer.is_expired:
             raise ClientError(ErrorCode.EXPIRED, "the application lets the subscription expire")
-        subscription.expire_at_s = answer.expire_at_s
+        expire_at_s = answer.expire_at_s
     else:
         raise ClientError(ErrorCode.BAD_REQUEST, "no token")
+    expiry = context.expiry(expire_at_s)
+    subscription.expire_at_s = expire_at_s
     session.check_expiry_of(subscription)
-    return context.expiry(subscription.expire_at_s)
+    return expiry
 
 
 def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOptions:
@@ -182,10 +232,8 @@ def _since(params: Members) -> Position | None:
     return since if params.get("recover", False) else None
 
 
-async def _terms(
-    session: Session, channel: str, namespace: Namespace, params: Members
-) -> tuple[SubscriptionOptions, float]:
-    """Return the options and the expiry of a subscription that the client may have. Raises: ClientError 103, 109."""
+async def _terms(session: Session, channel: str, namespace: Namespace, params: Members) -> _Terms:
+    """Return the terms of a subscription that the client may have. Raises: ClientError 103, 109."""
     token, application = params.get("token", ""), session.context.application
     claims = await _claims(session, channel, token) if token and not session.context.settings.insecure else None
     # The application decides instead of the namespace, but a name that limits its users (`$`, `#`) holds.
@@ -193,11 +241,11 @@ async def _terms(
     if not is_asked:
         may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False, has_token=claims is not None)
     if claims is not None:
-        return options_of(claims), claims.expire_at_s or 0
+        return _Terms(options_of(claims), claims.expire_at_s or 0)
     if is_asked:
         answer = await application.on_subscribe(SubscribeEvent(session.caller, channel, params.get("data", b"")))
-        return options_of(answer), answer.expire_at_s
-    return SubscriptionOptions(), 0
+        return _Terms(options_of(answer), answer.expire_at_s)
+    return _Terms(SubscriptionOptions(), is_by_permission=True)
 
 
 async def _claims(session: Session, channel: str, token: str) -> SubscriptionClaims:
@@ -230,8 +278,9 @@ def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
             is_recovered = event.is_recovered
-    if is_recovering:
+    if wanted.since is not None:
         result["was_recovering"] = True
+    if is_recovering:
         if is_recovered:
             result["recovered"] = True
         elif wanted.rejects_unrecovered:

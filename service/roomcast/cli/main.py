@@ -8,7 +8,7 @@ import time
 
 import click
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoPermissionError
+from redis.exceptions import ResponseError
 
 from roomcast.auth.keys import local_keys
 from roomcast.cli import dev
@@ -19,6 +19,7 @@ from roomcast.cli.worker import worker_group
 from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
 from roomcast.hooks.python_handlers import load_functions
 from roomcast.redis_access.client import ask, describe
+from roomcast.redis_access.refusals import kind_of
 from roomcast.server import listen, serve
 from roomcast.version import __version__
 
@@ -123,8 +124,8 @@ async def _check_redis(settings: Settings) -> None:
         took_ms = (time.perf_counter() - started_s) * 1000
         try:
             info = await ask(client, "INFO", "server")
-        except NoPermissionError:
-            info = {"redis_version": "of unknown version: the user may not ask"}
+        except ResponseError as exc:
+            info = {"redis_version": f"of unknown version: it refuses INFO, {kind_of(exc)}"}
         mode = info.get("redis_mode") or info.get("server_mode")
         if mode == "sentinel":
             raise Failure(
@@ -133,5 +134,5 @@ async def _check_redis(settings: Settings) -> None:
         if mode == "cluster" and not isinstance(client, RedisCluster):
             raise Failure("this is a node of a cluster; ROOMCAST_REDIS_URL must be redis+cluster://host:port")
         what = describe(client)
-    server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+    server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info.get('redis_version')}"
     click.echo(f"Redis answers in {took_ms:.1f} ms ({server}, {what})")

@@ -121,7 +121,7 @@ async def _check(token: str, settings: Settings) -> None:
         is_subscription = "channel" in parts["payload"]
         claims = await (verifier.subscription(token) if is_subscription else verifier.connection(token))
     except ExpiredToken as exc:
-        raise click.ClickException("not accepted: it has expired") from exc
+        raise click.ClickException(f"not accepted: {exc.detail}") from exc
     except (InvalidToken, KeysUnavailable) as exc:
         raise click.ClickException(f"not accepted: {exc.reason}") from exc
     finally:

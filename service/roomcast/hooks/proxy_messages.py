@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
@@ -65,8 +65,6 @@ def read_reply(reply: bytes, kind: type[M]) -> M:
             raise envelope.error.exception()
         if envelope.disconnect is not None:
             raise Refused(Disconnect(envelope.disconnect.code, envelope.disconnect.reason))
-        if envelope.result is None:
-            raise NoAnswer("no result, error or disconnect")
         return kind.model_validate(envelope.result)
     except json.InvalidJson as exc:
         raise NoAnswer(f"not JSON: {exc}") from None
@@ -96,6 +94,14 @@ _Base64 = Annotated[bytes, BeforeValidator(_decode)]
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: object) -> object:
+        """Return the members that are not null: in the JSON of proto3, null is the default, also of the result."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
+
 
 class _Error(_Model):
     code: int
@@ -116,7 +122,7 @@ class _Disconnect(_Model):
 
 
 class _Envelope(_Model):
-    result: dict[str, Json] | None = None
+    result: dict[str, Json] = Field(default_factory=dict)
     error: _Error | None = None
     disconnect: _Disconnect | None = None
 

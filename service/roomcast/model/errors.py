@@ -58,6 +58,10 @@ class ErrorCode(enum.Enum):
         return self in (ErrorCode.INTERNAL, ErrorCode.TOO_MANY_REQUESTS)
 
 
+# Errors of a request whose token, or whose application's answer, is over.
+EXPIRED_ERRORS = frozenset({ErrorCode.TOKEN_EXPIRED, ErrorCode.EXPIRED})
+
+
 class ClientError(Exception):
     """A request that is answered with an error. The detail may reach the client: it must not hold secrets."""
 
@@ -140,7 +144,7 @@ EXPIRED = Disconnect(3005, "connection expired")
 SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
 # More than `max_unsent_bytes` are unsent, or the client accepted no bytes for 10 s.
 SLOW = Disconnect(3008, "slow")
-# Publications of a server-side subscription with positions are lost.
+# Publications of a server-side subscription with positions are lost, or a new token has other ones.
 INSUFFICIENT_STATE = Disconnect(3010, "insufficient state")
 # The client sent nothing within `ping_timeout_s` of a ping.
 NO_PONG = Disconnect(3012, "no pong")
@@ -183,7 +187,7 @@ DISCONNECTS = (
 
 # A service ends the subscription.
 UNSUBSCRIBED = Unsubscribe(2000, "server unsubscribe")
-# Publications of a subscription with positions are lost.
+# Publications of a subscription with positions are lost, or the client's new token does not permit the channel.
 UNSUBSCRIBED_INSUFFICIENT = Unsubscribe(2500, "insufficient state")
 # The subscription expired and was not refreshed.
 UNSUBSCRIBED_EXPIRED = Unsubscribe(2501, "subscription expired")

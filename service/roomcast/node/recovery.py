@@ -70,11 +70,16 @@ def catch_up_stream(
 def catch_up_cache(
     channel: str, since: Position | None, top: Position, window: Window | None
 ) -> list[Publication | Resumption]:
-    """Return the newest publication up to `top`, unless the client has it; see `catch_up_stream`."""
+    """Return the newest publication up to `top`, unless the client has it; see `catch_up_stream`.
+
+    Nothing is recovered if the history is empty (nothing was published, or it expired or was removed): the application
+    then has to load the state of the channel.
+    """
     kept = (window.after(top.offset - 1) if window is not None else None) or []
     newest = [publication for publication in kept if _offset(publication) == top.offset]
     if since == top:
-        return [Resumption(channel, top, is_recovered=True)]
+        is_empty = window is None or not window.after(window.floor)
+        return [Resumption(channel, top, is_recovered=not is_empty)]
     if not newest:
         return [Resumption(channel, top, is_recovered=False)]
     return [Resumption(channel, Position(top.offset - 1, top.epoch), is_recovered=True), *newest]

@@ -5,6 +5,12 @@
 -- ARGV[5...] of each client: its id; its user as JSON, so without a newline; its entry [client,user,info] as JSON, with a !
 --   before it if its join and leave are not published
 -- Returns the number of published joins.
+ask('HINCRBY', KEYS[2], 'user', 1)
+ask('SADD', KEYS[3], 'client')
+ask('PEXPIRE', KEYS[1], 0)
+if ARGV[2] ~= '' then
+  ask(ARGV[1], ARGV[2], '')
+end
 local joined = {}
 for i = 5, #ARGV, 3 do
   local client, user, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2]

@@ -7,6 +7,18 @@
 -- ARGV[7...] the named clients
 -- Returns the number of members that the lease still has.
 local is_sweep = #ARGV == 6
+ask('HGET', KEYS[1], 'client')
+ask('HDEL', KEYS[1], 'client')
+ask('SREM', KEYS[3], 'client')
+ask('HINCRBY', KEYS[2], 'user', -1)
+ask('SCARD', KEYS[3])
+if ARGV[2] ~= '' then
+  ask(ARGV[1], ARGV[2], '')
+end
+if is_sweep then
+  ask('EXISTS', KEYS[4])
+  ask('PUBLISH', ARGV[5], '')
+end
 local clients = is_sweep and redis.call('SPOP', KEYS[3], ARGV[4]) or { unpack(ARGV, 7) }
 local left = {}
 for _, client in ipairs(clients) do

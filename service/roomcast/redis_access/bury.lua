@@ -9,5 +9,6 @@ if not entry then
 end
 local kept = { unpack(entry[2], 1, math.min(#entry[2], tonumber(ARGV[4]))) }
 kept[#kept + 1], kept[#kept + 2], kept[#kept + 3], kept[#kept + 4] = 'id', ARGV[1], 'reason', ARGV[2]
+ask('XDEL', KEYS[1], ARGV[1])
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(kept))
 return redis.call('XDEL', KEYS[1], ARGV[1])

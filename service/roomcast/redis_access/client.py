@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis.asyncio
@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from roomcast.model.errors import BrokerUnavailable
+from roomcast.redis_access.refusals import Refusals, kind_of
 from roomcast.redis_access.url import RedisUrl, Shape, parse_redis_url
 
 # A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
@@ -112,9 +113,20 @@ async def is_master(client: redis.asyncio.Redis, connection: AbstractConnection)
 
 def outage_reason(exc: BaseException) -> str:
     """Return the reason of a failed Redis call, without address, user and password."""
-    if isinstance(exc, ResponseError):
-        return f"Redis refuses a command ({type(exc).__name__})"
+    kind = kind_of(exc)
+    if kind is not None:
+        return f"Redis refuses a command ({kind})"
     return f"Redis is away ({type(exc).__name__})"
+
+
+def refusals_of(client: Client) -> Refusals:
+    """Return what a client's connections have been refused."""
+    if isinstance(client, RedisCluster):
+        kind = client.nodes_manager.connection_kwargs["connection_class"]
+    else:
+        kind = client.connection_pool.connection_class
+    # A client that `connect` did not make, as in tests, notes nothing.
+    return getattr(kind, "refusals", None) or Refusals()
 
 
 @contextmanager
@@ -127,12 +139,55 @@ def outages_reported() -> Iterator[None]:
 
 
 class _Guard(AbstractConnection):
-    """Turns a RuntimeError of uvloop into an outage.
+    """Turns a RuntimeError of uvloop into an outage, notes refusals, and is not used again after a failover.
 
     The pool considers a reset connection alive (it checks for the end of the stream only); writing to it is a
     RuntimeError on uvloop, which ended the whole node
     (tests/failures/test_processes.py::test_a_node_whose_redis_connections_are_reset_lives_on).
+
+    Behind one address a failover leaves the connections to the demoted server open. The first of them that is answered
+    so outdates them all: the pool replaces each before it is used again.
     """
+
+    refusals: Refusals  # of the client; set by `_guarded`
+    _generation = 0
+    _is_greeting = False
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        # A name for the server's list of clients is not worth a connection, but redis-py gives up without CLIENT.
+        name, self.client_name = self.client_name, None
+        # The parser makes exceptions of errors only, so that noting them costs other replies nothing.
+        self._parser.parse_error = self._parse_error  # type: ignore[method-assign]  # of this parser alone
+        self._is_greeting = True
+        self._generation = self.refusals.generation
+        try:
+            await super().on_connect_check_health(check_health)
+            if name:
+                await self.send_command("CLIENT", "SETNAME", name, check_health=check_health)
+                with suppress(ResponseError):
+                    await self.read_response()
+        finally:
+            self.client_name = name
+            self._is_greeting = False
+        self.refusals.on_connected()
+
+    def _parse_error(self, response: str) -> Exception:
+        exc: Exception = type(self._parser).parse_error(response)  # type: ignore[no-untyped-call]  # redis-py
+        # What redis-py tells about itself may be refused; a connection error, such as LOADING, ends the greeting.
+        if not (self._is_greeting and isinstance(exc, ResponseError)):
+            self.refusals.note(exc, self._generation)
+        return exc
+
+    async def can_read(self, *args: Any, **kwargs: Any) -> bool:  # Any: redis-py's arguments
+        """Return whether the pool must replace the connection, which it takes unread data for."""
+        return self._is_outdated() or bool(await super().can_read(*args, **kwargs))
+
+    def should_reconnect(self) -> bool:
+        """Return whether the pool must close the connection when it is free."""
+        return self._is_outdated() or bool(super().should_reconnect())  # type: ignore[no-untyped-call]  # redis-py
+
+    def _is_outdated(self) -> bool:
+        return self._generation != self.refusals.generation
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         try:
@@ -202,13 +257,13 @@ def _connect_by_sentinel(
 
 
 def _client_of(pool: redis.asyncio.ConnectionPool) -> redis.asyncio.Redis:
-    pool.connection_class = _guarded(pool.connection_class)
+    pool.connection_class = _guarded(pool.connection_class, Refusals())
     return redis.asyncio.Redis.from_pool(pool)
 
 
-def _guarded(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return a kind of connection whose every failure is one of OUTAGES."""
-    return type(f"Guarded{kind.__name__}", (_Guard, kind), {})
+def _guarded(kind: type[AbstractConnection], refusals: Refusals) -> type[AbstractConnection]:
+    """Return a kind of connection whose every failure is one of OUTAGES, and every refusal noted."""
+    return type(f"Guarded{kind.__name__}", (_Guard, kind), {"refusals": refusals})
 
 
 def _connect_to_cluster(where: RedisUrl, options: dict[str, Any]) -> RedisCluster:  # Any: redis-py's arguments
@@ -222,10 +277,11 @@ def _connect_to_cluster(where: RedisUrl, options: dict[str, Any]) -> RedisCluste
         **options,
     )
     # redis-py has no option for the connection class of a cluster: it is set for present and future connections.
+    refusals = Refusals()
     for node in cluster.nodes_manager.startup_nodes.values():
-        node.connection_class = _guarded(node.connection_class)  # type: ignore[assignment]  # a subclass of it
+        node.connection_class = _guarded(node.connection_class, refusals)  # type: ignore[assignment]  # a subclass of it
     future = cluster.nodes_manager.connection_kwargs
-    future["connection_class"] = _guarded(future["connection_class"])
+    future["connection_class"] = _guarded(future["connection_class"], refusals)
     return cluster
 
 

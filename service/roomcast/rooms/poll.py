@@ -82,7 +82,10 @@ async def poll(request: Request, name: str) -> Response:
     with server.node.connected(connection):
         async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
             found = b"".join(map(_member, start))
-        is_recovered = all(event.is_recovered for event in start if isinstance(event, Resumption))
+        # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
+        is_recovered = all(
+            event.is_recovered or event.position == since for event in start if isinstance(event, Resumption)
+        )
         if not found and is_recovered:
             found = await _next(request, transport, wait_s)
     return _answer(start, found, is_recovered=is_recovered)

@@ -43,6 +43,12 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", len(node.hub.channels()))
         ready = node.broker.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
+        refusals = CounterMetricFamily(
+            "roomcast_redis_refusals", "Commands that Redis refused, by kind such as OOM.", labels=["kind"]
+        )
+        for kind, count in sorted(node.broker.refusals().items()):
+            refusals.add_metric([kind], count)
+        yield refusals
         ingest = self._report.ingest
         if ingest is not None:  # of the cluster, the same on every node
             yield GaugeMetricFamily("roomcast_ingest_lag", "Ingest entries not published yet.", ingest.lag)

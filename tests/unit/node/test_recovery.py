@@ -201,6 +201,22 @@ def test_a_client_that_comes_back_gets_what_it_missed_or_is_told_that_it_cannot(
     assert catch_up_stream("room:a", since, TOP, window(4, 5, 6, 7, 8)) == expected
 
 
+def test_where_only_the_newest_counts_nothing_is_recovered_from_an_empty_history() -> None:
+    for offset in (0, 7):  # never published to; expired or removed
+        top, empty = Position(offset, "e"), Window(offset, max_length=10, now_s=0.0)
+
+        for since in (None, top, Position(0, "e"), Position(offset, "x")):
+            assert catch_up_cache("room:a", since, top, empty) == [Resumption("room:a", top, is_recovered=False)]
+        assert catch_up_stream("room:a", top, top, empty) == [Resumption("room:a", top, is_recovered=True)]
+
+
+def test_where_only_the_newest_counts_a_client_at_the_top_recovers_while_a_newer_one_waits() -> None:
+    kept = Window(7, max_length=1, now_s=0.0)
+    kept.append(pub(8))
+
+    assert catch_up_cache("room:a", TOP, TOP, kept) == [Resumption("room:a", TOP, is_recovered=True)]
+
+
 @pytest.mark.parametrize(
     ("since", "expected"),
     [
