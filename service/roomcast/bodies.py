@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
-import orjson
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from roomcast.model import json
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import Json
 
@@ -43,12 +43,15 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         raise ClientError(ErrorCode.BAD_REQUEST, f"the body did not come within {_BODY_TIMEOUT_S:g} s") from None
 
 
-async def read_json(request: Request, max_bytes: int) -> Json:
-    """Return a request's JSON body. Raises: ClientError 107 if it is not JSON, and as `read_body`."""
+async def read_json(request: Request, max_bytes: int, keep: Collection[str] = ()) -> Json:
+    """Return a request's JSON body; `keep` as of `json.loads`.
+
+    Raises: ClientError 107 if it is not JSON, and as `read_body`.
+    """
     try:
-        return orjson.loads(await read_body(request, max_bytes))
-    except orjson.JSONDecodeError as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc.msg}") from None
+        return json.loads(await read_body(request, max_bytes), keep)
+    except json.InvalidJson as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {exc}") from None
 
 
 def faults(exc: ValidationError) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-import orjson
 import structlog
 from typing_extensions import override
 
@@ -19,6 +18,7 @@ from roomcast.brokers.interface import (
     Published,
     Submission,
 )
+from roomcast.model import json
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import Namespaces
@@ -189,9 +189,9 @@ def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str] | None:
     if value is None:
         return None
     try:
-        return check_tags(orjson.loads(value))
-    except orjson.JSONDecodeError as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"tags: not JSON: {exc.msg}") from None
+        return check_tags(json.loads(value))
+    except json.InvalidJson as exc:
+        raise ClientError(ErrorCode.BAD_REQUEST, f"tags: not JSON: {exc}") from None
 
 
 def _version(fields: Mapping[bytes, bytes]) -> int | None:

@@ -17,6 +17,7 @@ from roomcast.api.request_models import (
     UnsubscribeRequest,
 )
 from roomcast.hooks.interface import Caller, Hook, RpcEvent
+from roomcast.model import json
 from roomcast.model.channel_patterns import compile_glob
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode, Refused
 from roomcast.model.json import JsonObject
@@ -105,7 +106,7 @@ async def rpc(context: ApiContext, wanted: RpcRequest) -> JsonObject:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "the application has no procedures")
     caller = Caller(client="", transport="api")
     try:
-        data = await context.application.on_rpc(RpcEvent(caller, wanted.method, orjson.dumps(wanted.params)))
+        data = await context.application.on_rpc(RpcEvent(caller, wanted.method, json.dumps(wanted.params)))
     except Refused as exc:  # would close a client's connection
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.disconnect.reason) from None
     return {"data": orjson.Fragment(data or b"null")}

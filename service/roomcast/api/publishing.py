@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-
-import orjson
 
 from roomcast.api.api_context import ApiContext
 from roomcast.api.request_models import BroadcastRequest, PublishRequest
 from roomcast.brokers.interface import Once
+from roomcast.model import json
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
-from roomcast.model.payloads import is_json
+from roomcast.model.payloads import decode_base64, is_json
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
 from roomcast.web.failures import failure_of
@@ -65,15 +63,15 @@ def _payload(context: ApiContext, wanted: PublishRequest | BroadcastRequest) -> 
 
 def _encoded(data: object) -> bytes:
     try:
-        return orjson.dumps(data)
-    except orjson.JSONEncodeError as exc:
+        return json.dumps(data)
+    except json.InvalidJson as exc:
         raise ClientError(ErrorCode.BAD_REQUEST, f"data: {exc}") from None
 
 
 def _decoded(text: str) -> tuple[Kind, bytes]:
     """Return the bytes and their kind: JSON stays JSON, because clients with JSON encoding receive it as it is."""
     try:
-        data = base64.b64decode(text, validate=True)
+        data = decode_base64(text)
     except ValueError:
         raise ClientError(ErrorCode.BAD_REQUEST, "b64data is not base64") from None
     return Kind.JSON if is_json(data) else Kind.BINARY, data

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
 from roomcast.brokers.interface import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
+from roomcast.model import json
 from roomcast.model.channel_patterns import MAX_PATTERN_LENGTH
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
@@ -26,14 +26,23 @@ Wanted = TypeVar("Wanted", bound="ApiRequest")
 
 def _check_json(value: Json) -> Json:
     try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError as exc:
+        json.dumps(value)
+    except json.InvalidJson as exc:
+        raise ValueError(str(exc)) from None
+    return value
+
+
+def _check_info(value: Json) -> Json:
+    try:
+        json.loads(json.dumps(value))  # nodes parse it: a number beyond a double is valid only in data
+    except json.InvalidJson as exc:
         raise ValueError(str(exc)) from None
     return value
 
 
 _Channel = Annotated[str, AfterValidator(check_channel), Field(description="for example room:lobby")]
 _Json = Annotated[Json, AfterValidator(_check_json)]
+_Info = Annotated[Json, AfterValidator(_check_info)]
 _Client = Annotated[str, Field(max_length=255)]
 
 
@@ -157,7 +166,7 @@ class SubscribeRequest(_UserRequest):
     model_config = example({"user": "ada", "channel": "room:lobby"})
 
     channel: _Channel
-    info: _Json = Field(None, description="JSON about the client for others in this channel")
+    info: _Info = Field(None, description="JSON about the client for others in this channel")
     b64info: str = Field("", description="instead of info: bytes in base64")
     data: _Json = Field(None, description="for the client")
     b64data: str = Field("", description="instead of data: bytes in base64")
@@ -207,7 +216,7 @@ class RefreshRequest(_UserRequest):
 
     expired: bool = Field(default=False, description="the connections expire now (3005)")
     expire_at: int = Field(0, ge=0, description="seconds since 1970; 0: never")
-    info: _Json = Field(None, description="new JSON about the client for others")
+    info: _Info = Field(None, description="new JSON about the client for others")
     b64info: str = Field("", description="instead of info: bytes in base64")
 
 

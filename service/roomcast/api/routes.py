@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import orjson
 from fastapi import APIRouter, Depends, Request
@@ -26,15 +26,20 @@ router = APIRouter(tags=["server API"], dependencies=[Depends(check_api_key)])
 # In addition to twice the maximum size of a message, such as for a thousand channels of a broadcast.
 _REQUEST_BYTES = 512 * 1024
 _BATCH_BYTES = 4 * 1024 * 1024
+# Members that are sent unchanged if orjson rejects them. `params` by body is the request itself.
+_PAYLOADS_BY_BODY = ("data", "info")
+_PAYLOADS = (*_PAYLOADS_BY_BODY, "params")
 _MODE_HEADERS = ("X-Roomcast-Error-Mode", "X-Centrifugo-Error-Mode")
 
 
-def _endpoint(answer: _Answer, *, max_bytes: int | None = None) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    answer: _Answer, *, max_bytes: int | None = None, keep: Collection[str] = _PAYLOADS
+) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint. Errors have status 200 too, unless the request asks for HTTP statuses."""
 
     async def endpoint(request: Request) -> Response:
         context = find(request, ApiContext)
-        wanted = await read_json(request, max_bytes or _REQUEST_BYTES + 2 * context.settings.max_message_bytes)
+        wanted = await read_json(request, max_bytes or _REQUEST_BYTES + 2 * context.settings.max_message_bytes, keep)
         try:
             return _json(200, await answer(context, wanted))
         except FAILURES as exc:
@@ -77,4 +82,4 @@ for _name in ABSENT:
 router.post("/api/batch", response_class=Response, **documented("batch", BatchRequest, batch))(
     _endpoint(_batch, max_bytes=_BATCH_BYTES)
 )
-router.post("/api", response_class=Response, include_in_schema=False)(_endpoint(_by_body))
+router.post("/api", response_class=Response, include_in_schema=False)(_endpoint(_by_body, keep=_PAYLOADS_BY_BODY))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-
-import orjson
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from roomcast.auth import InvalidToken, Override, SubscriptionOptions
+from roomcast.model import json
 from roomcast.model.client_info import MAX_INFO_BYTES
 from roomcast.model.json import Json
+from roomcast.model.payloads import decode_base64
 
 
 class Shape(BaseModel):
@@ -57,6 +56,8 @@ class OptionsShape(Shape):
     def info_bytes(self, place: str = "") -> bytes:
         """Return the info. Raises: InvalidToken that names it, after `place`."""
         info = _bytes(self.info, self.b64info, f"{place}info")
+        if info:
+            _check_info(info, place)
         if len(info) > MAX_INFO_BYTES:
             raise InvalidToken(f"{place}info: {len(info)} bytes, at most {MAX_INFO_BYTES} are allowed")
         return info
@@ -73,8 +74,8 @@ class OptionsShape(Shape):
 def dump(value: Json, name: str) -> bytes:
     """Return a member as JSON, empty for null. Raises: InvalidToken that names it."""
     try:
-        return b"" if value is None else orjson.dumps(value)
-    except orjson.JSONEncodeError as exc:  # orjson parses 1,024 levels of nesting, and serialises 254
+        return b"" if value is None else json.dumps(value)
+    except json.InvalidJson as exc:
         raise InvalidToken(f"{name}: {exc}") from None
 
 
@@ -82,9 +83,16 @@ def _bytes(value: Json, encoded: str, name: str) -> bytes:
     if not encoded:
         return dump(value, name)
     try:
-        return orjson.dumps(orjson.loads(base64.b64decode(encoded, validate=True)))
-    except (ValueError, orjson.JSONEncodeError):  # clients that speak JSON receive it
+        return json.dumps(json.loads(decode_base64(encoded)))
+    except ValueError:  # clients that speak JSON receive it
         raise InvalidToken(f"{name}: not JSON in base64") from None
+
+
+def _check_info(info: bytes, place: str) -> None:
+    try:
+        json.loads(info)  # nodes parse it: a number beyond a double is valid only in data
+    except json.InvalidJson as exc:
+        raise InvalidToken(f"{place}info: {exc}") from None
 
 
 def _bool(flag: Flag | None) -> bool | None:

@@ -25,6 +25,7 @@ from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.jwks import KeySet
 from roomcast.auth.keys import PUBLIC_KEY_ALGORITHMS, Key, local_keys
 from roomcast.config import Settings
+from roomcast.model import json
 from roomcast.model.json import Json, JsonObject
 
 # Other servers of this kind allow as much. Larger data belongs into the application, under an id in the token.
@@ -151,13 +152,13 @@ def read_verifier(settings: Settings, counts: Counter[str] | None = None) -> Tok
 
 
 class _StrictJwt(jwt.PyJWT):
-    """PyJWT with a strict JSON parser: no NaN, and no text or number that cannot be serialised again."""
+    """PyJWT with a strict JSON parser: no NaN, and only payloads may have what orjson rejects."""
 
     @override
     def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Json]:  # Any: PyJWT's parts of a token
         try:
-            payload = orjson.loads(decoded["payload"])
-        except orjson.JSONDecodeError as exc:
+            payload = json.loads(decoded["payload"], keep=("info", "data", "meta"))
+        except json.InvalidJson as exc:
             raise DecodeError(f"the claims are not JSON: {exc}") from None
         if not isinstance(payload, dict):
             raise DecodeError("the claims are not a JSON object")

@@ -31,6 +31,10 @@ class Command(NamedTuple):
     params: Members
 
 
+# The method of a command with an id that is nested too deeply to be parsed. No client can send this name.
+TOO_DEEP = "nested too deeply"
+
+
 class MalformedFrame(ValueError):  # noqa: N818  (the client's error, not ours)
     """A client's frame is not a sequence of commands; the text says why."""
 

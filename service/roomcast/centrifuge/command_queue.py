@@ -12,7 +12,7 @@ import structlog
 from typing_extensions import override
 
 from roomcast.centrifuge import expiry
-from roomcast.centrifuge.codec import Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import TOO_DEEP, Command, MalformedFrame, Members
 from roomcast.centrifuge.command_handlers import HANDLERS
 from roomcast.centrifuge.request_order import RequestOrder
 from roomcast.centrifuge.session import Session
@@ -202,7 +202,8 @@ class CommandQueue(Receiver, Expiring):
             return None
         handler = HANDLERS.get(command.method)
         if handler is None:
-            session.refuse(command, ErrorCode.METHOD_NOT_FOUND)
+            is_too_deep = command.method == TOO_DEEP
+            session.refuse(command, ErrorCode.LIMIT_EXCEEDED if is_too_deep else ErrorCode.METHOD_NOT_FOUND)
             return None
         try:
             return handler(session, command)
@@ -213,6 +214,8 @@ class CommandQueue(Receiver, Expiring):
     async def _finish(self, command: Command, outcome: Coroutine[Any, Any, Members | None]) -> None:
         session = self.session
         try:
+            # A command that reads or asks the application sees the publications of the commands before it.
+            await session.context.node.client_publisher.settled(session.connection)
             result = await outcome
             if result is not None:
                 session.reply(command, result)
@@ -228,6 +231,8 @@ class CommandQueue(Receiver, Expiring):
         except Exception:
             log.exception("session.failed", conn=session.connection.id, method=command.method)
             session.disconnect(SERVER_ERROR)
+        finally:
+            outcome.close()  # if the client goes before it began
 
     async def _finish_all(
         self, command: Command | None = None, outcome: Coroutine[Any, Any, Members | None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,8 @@ import orjson
 from typing_extensions import override
 
 from roomcast.centrifuge import fossil
-from roomcast.centrifuge.codec import Codec, Command, MalformedFrame, Members
+from roomcast.centrifuge.codec import TOO_DEEP, Codec, Command, MalformedFrame, Members
+from roomcast.model import json
 from roomcast.model.json import Json
 from roomcast.model.publications import Kind, Publication
 
@@ -34,6 +36,7 @@ _SUBSCRIBE: _Types = {
     "delta": str,
     "tf": dict,
     "flag": _SIGNED_64,
+    "type": _SIGNED_32,
 }
 # By method, in the order of the schema.
 _MEMBERS: Mapping[str, _Types] = {
@@ -58,6 +61,12 @@ _MEMBERS: Mapping[str, _Types] = {
     "refresh": {"token": str},
     "sub_refresh": {"channel": str, "token": str},
 }
+# Their `data: null` is a message; of other commands it is absent.
+_MESSAGES = ("publish", "rpc")
+_PAYLOADS = ("data",)
+_FIRST_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*([0-9]{1,10})\s*,')
+_LAST_ID = re.compile(rb',\s*"id"\s*:\s*([0-9]{1,10})\s*\}\s*$')
+_ID_BYTES = 64
 _SINCE: _Types = {"offset": _UNSIGNED_64, "epoch": str}
 
 
@@ -69,7 +78,7 @@ class JsonCodec(Codec):
 
     @override
     def commands(self, frame: bytes) -> Iterator[Command]:
-        """Yield the commands of the lines; `data` is serialised again: whole numbers beyond 64 bits become floats."""
+        """Yield the commands of the lines; `data` is compact JSON of the same value."""
         is_empty = True
         for line in frame.split(b"\n"):
             if line and not line.isspace():
@@ -120,9 +129,19 @@ class JsonCodec(Codec):
 
 def _command(line: bytes) -> Command:
     try:
+        return _parsed(line)
+    except json.TooDeep:
+        return Command(_id_of_too_deep(line), TOO_DEEP, {})
+    except json.InvalidJson as exc:
+        raise MalformedFrame(f"not JSON: {exc}") from None
+
+
+def _parsed(line: bytes) -> Command:
+    """Return a command. Raises: MalformedFrame; InvalidJson, TooDeep."""
+    try:
         command = orjson.loads(line)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedFrame(f"not JSON: {exc.msg}") from None
+    except orjson.JSONDecodeError:
+        command = json.loads_unchanged(line, _PAYLOADS)
     if type(command) is not dict:
         raise MalformedFrame("a command is a JSON object")
     command_id = command.get("id")
@@ -133,8 +152,21 @@ def _command(line: bytes) -> Command:
     for method, types in _MEMBERS.items():
         params = command.get(method)
         if params is not None:
-            return Command(command_id, method, _members(method, params, types))
+            found = _members(method, params, types)
+            data = found.get("data")
+            # What is written as it was read is not rounded, and comparing costs less than searching for long numbers.
+            if data and not line.startswith(data, line.find(b'"data":') + 7):
+                found = _members(method, json.unrounded(command, line, _PAYLOADS)[method], types)
+            return Command(command_id, method, found)
     return Command(command_id, "", {})
+
+
+def _id_of_too_deep(line: bytes) -> int:
+    """Return the id of a command that cannot be parsed: SDKs write it first or last. Raises: MalformedFrame."""
+    found = _FIRST_ID.match(line) or _LAST_ID.search(line, max(0, len(line) - _ID_BYTES))
+    if found is None or not _is_of(_UNSIGNED_32, int(found[1])):
+        raise MalformedFrame("not JSON: nested too deeply, without an id")
+    return int(found[1])
 
 
 def _members(what: str, members: Json, types: _Types) -> Members:
@@ -144,10 +176,10 @@ def _members(what: str, members: Json, types: _Types) -> Members:
     found: Members = {}
     for name, value in members.items():
         expected = types.get(name)
-        if expected is None or value is None:
+        if expected is None or (value is None and (expected is not _VALUE or what not in _MESSAGES)):
             continue
         if expected is _VALUE:
-            found[name] = _text(value)
+            found[name] = json.dumps(value)
         elif _is_of(expected, value):
             found[name] = value
         else:
@@ -164,10 +196,3 @@ def _members(what: str, members: Json, types: _Types) -> Members:
 def _is_of(expected: type | range, value: Json) -> bool:
     """Return whether a value has exactly this type: true is not a number."""
     return type(value) is int and value in expected if isinstance(expected, range) else type(value) is expected
-
-
-def _text(value: Json) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError as exc:  # orjson parses 1,024 levels of nesting, but serialises only 254
-        raise MalformedFrame(f"data: {exc}") from None

@@ -211,6 +211,8 @@ def _overridden(namespace: Namespace, override: Override | None) -> Namespace:
 def _wanted(params: Members, namespace: Namespace) -> _Wanted:
     """Return a client's wishes. Raises: ClientError 107, 108."""
     delta, tf = params.get("delta", ""), params.get("tf")
+    if params.get("type", 0):
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "only streams: no map and no shared poll subscriptions")
     if delta not in {"", _DELTA}:
         raise ClientError(ErrorCode.BAD_REQUEST, "the only difference is fossil")
     if tf is not None and not namespace.tags_filter:

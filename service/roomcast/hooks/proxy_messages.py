@@ -23,8 +23,10 @@ from roomcast.hooks.interface import (
     RefreshAnswer,
     SubscribeAnswer,
 )
+from roomcast.model import json
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.json import Json
+from roomcast.model.payloads import decode_base64
 
 M = TypeVar("M", bound="_Model")
 
@@ -58,13 +60,13 @@ def question(event: Any) -> bytes:  # Any: an event
 def read_reply(reply: bytes, kind: type[M]) -> M:
     """Return the result. Raises: ApplicationError, ClientError, Refused for an error; NoAnswer for an invalid reply."""
     try:
-        envelope = _Envelope.model_validate(orjson.loads(reply))
+        envelope = _Envelope.model_validate(json.loads(reply, keep=("data", "info", "meta")))
         if envelope.error is not None:
             raise envelope.error.exception()
         if envelope.disconnect is not None:
             raise Refused(Disconnect(envelope.disconnect.code, envelope.disconnect.reason))
         return kind.model_validate(envelope.result)
-    except orjson.JSONDecodeError as exc:
+    except json.InvalidJson as exc:
         raise NoAnswer(f"not JSON: {exc}") from None
     except ValidationError as exc:
         raise NoAnswer("; ".join(f"{place or 'the reply'}: {message}" for place, message in faults(exc)[:5])) from None
@@ -74,8 +76,8 @@ def read_reply(reply: bytes, kind: type[M]) -> M:
 
 def _data_field(name: str, value: bytes) -> dict[str, object]:
     try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
+        json.check(value)
+    except json.InvalidJson:
         return {f"b64{name}": base64.b64encode(value).decode()}
     return {name: orjson.Fragment(value)}
 
@@ -83,7 +85,7 @@ def _data_field(name: str, value: bytes) -> dict[str, object]:
 def _decode(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("must be text")
-    return base64.b64decode(value, validate=True)
+    return decode_base64(value)
 
 
 _Base64 = Annotated[bytes, BeforeValidator(_decode)]
@@ -218,4 +220,4 @@ RESULTS: Mapping[Hook, type[ConnectResult | SubscribeResult | PublishResult | Rp
 
 def _payload(value: Json, decoded: bytes) -> bytes | None:
     """Return a payload as bytes, or None; `null` is None, as for Centrifugo."""
-    return decoded or (None if value is None else orjson.dumps(value))
+    return decoded or (None if value is None else json.dumps(value))

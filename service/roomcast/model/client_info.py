@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import orjson
-
+from roomcast.model import json
 from roomcast.model.errors import ClientError, ErrorCode
 
 MAX_INFO_BYTES = 1024
@@ -34,6 +33,6 @@ def check_info(text: str) -> bytes:
             ErrorCode.LIMIT_EXCEEDED, f"info has {size_bytes} bytes, at most {MAX_INFO_BYTES} are allowed"
         )
     try:
-        return orjson.dumps(orjson.loads(text))
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as exc:
+        return json.dumps(json.loads(text))
+    except json.InvalidJson as exc:
         raise ClientError(ErrorCode.BAD_REQUEST, f"info is not JSON: {exc}") from None

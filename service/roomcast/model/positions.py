@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from roomcast.model.errors import ClientError, ErrorCode
 
-# The largest integer that a JSON number holds exactly in every language.
-MAX_OFFSET = 2**53 - 1
+# The next offset is the largest integer that a JSON number holds exactly in every language.
+MAX_OFFSET = 2**53 - 2
 _MAX_EPOCH_BYTES = 32
 
 

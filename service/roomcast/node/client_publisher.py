@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 
@@ -30,6 +31,17 @@ class ClientPublisher:
         self._namespaces = namespaces
         self._tracker = tracker
         self._counts = counts
+        self._settling: dict[Connection, asyncio.Future[None]] = {}
+
+    async def settled(self, connection: Connection) -> None:
+        """Wait until Redis has accepted or refused what a client has published. One call at a time per connection."""
+        if not connection.unpublished_bytes:
+            return
+        self._settling[connection] = asyncio.get_running_loop().create_future()
+        try:
+            await self._settling[connection]
+        finally:
+            self._settling.pop(connection, None)
 
     def publish_for(
         self,
@@ -53,6 +65,10 @@ class ClientPublisher:
                 on_result(result)
             before_bytes = connection.unpublished_bytes
             connection.unpublished_bytes -= size_bytes
+            if self._settling and not connection.unpublished_bytes:
+                settled = self._settling.pop(connection, None)
+                if settled is not None and not settled.done():
+                    settled.set_result(None)
             if connection.unpublished_bytes <= _MAX_UNPUBLISHED_BYTES < before_bytes:
                 connection.resume_reading(Pause.UNPUBLISHED)
 

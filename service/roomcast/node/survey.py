@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from roomcast.brokers.interface import Broker, Published
+from roomcast.model import json
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.namespaces import Namespace
@@ -124,8 +125,8 @@ class Survey:
         """
         number = next(self._numbers)
         try:
-            question = orjson.dumps({"question": number, "from": self._node_id, "op": op, "params": params})
-        except orjson.JSONEncodeError as exc:
+            question = json.dumps({"question": number, "from": self._node_id, "op": op, "params": params})
+        except json.InvalidJson as exc:
             raise ClientError(ErrorCode.BAD_REQUEST, str(exc)) from None
         if len(question) > MAX_CONTROL_BYTES:
             raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_CONTROL_BYTES} bytes for the other nodes")
@@ -147,8 +148,8 @@ class Survey:
     def on_publication(self, publication: Publication) -> None:
         """Handle a message of one of `channels`: a question, or an answer."""
         try:
-            message = orjson.loads(publication.data)
-        except orjson.JSONDecodeError:
+            message = json.loads(publication.data, keep=("data", "info"))
+        except json.InvalidJson:
             message = None
         match message:
             case {"question": int(number), "from": str(asker), "op": str(op), "params": dict(params)}:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
+from roomcast.model import json
 from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError
 from roomcast.model.payloads import kind_of_text
@@ -110,7 +111,7 @@ def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, s
     if len(text) > _MAX_TAGS_BYTES + 2 * max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(text)} bytes about a publication")
     try:
-        about = orjson.loads(text)
+        about = json.loads(text)
         if not isinstance(about, dict):
             raise TypeError("no object")
         info = about.get("info")
@@ -153,7 +154,7 @@ def _members(info: ClientInfo) -> list[object]:
 def unpack_clients(text: bytes) -> tuple[ClientInfo, ...]:
     """Return the clients of a JSON array. Raises: MalformedMessage."""
     try:
-        return tuple(map(_client, orjson.loads(text)))
+        return tuple(map(_client, json.loads(text)))
     except (ValueError, TypeError):
         raise MalformedMessage("no list of clients") from None
 
@@ -166,7 +167,7 @@ def _client(members: Iterable[object]) -> ClientInfo:
 
 
 def _json_of(info: object) -> bytes:
-    return b"" if info is None else orjson.dumps(info)
+    return b"" if info is None else json.dumps(info)
 
 
 def check_document(message: bytes, *, max_message_bytes: int) -> None:
@@ -174,6 +175,6 @@ def check_document(message: bytes, *, max_message_bytes: int) -> None:
     if len(message) > max_message_bytes:
         raise MalformedMessage(f"{len(message)} bytes, more than max_message_bytes ({max_message_bytes})")
     try:
-        orjson.loads(message)
-    except orjson.JSONDecodeError as exc:
-        raise MalformedMessage(f"not JSON: {exc.msg}") from None
+        json.check(message)
+    except json.InvalidJson as exc:
+        raise MalformedMessage(f"not JSON: {exc}") from None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import base64
-import json
+import functools
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from roomcast.auth.claims import MAX_GRANTS, connection_claims, subscription_cla
 from roomcast.auth.permissions import Action, Grant
 
 # JSON that is read, and cannot be written again.
-_DEEP = json.loads("[" * 300 + "]" * 300)
+_DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(3000), [])
 
 
 def base64_of(text: str | bytes) -> str:

@@ -20,7 +20,7 @@ def test_info_is_compact_json_without_newlines(text: str, info: bytes) -> None:
         ("nonsense", ErrorCode.BAD_REQUEST),
         ("NaN", ErrorCode.BAD_REQUEST),
         ("[" * 1024, ErrorCode.BAD_REQUEST),
-        ("[" * 500 + "]" * 500, ErrorCode.BAD_REQUEST),
+        ("1e400", ErrorCode.BAD_REQUEST),
         ('"\udc80"', ErrorCode.BAD_REQUEST),
         ('"' + "x" * 1023 + '"', ErrorCode.LIMIT_EXCEEDED),
         ('"' + "\u00fc" * 512 + '"', ErrorCode.LIMIT_EXCEEDED),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 
 import orjson
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from roomcast.model.payloads import is_json, kind_of_text
+from roomcast.model.payloads import decode_base64, is_json, kind_of_text
 from roomcast.model.publications import Kind
 
 
@@ -33,3 +34,20 @@ def test_a_document_is_json(data: bytes) -> None:
 @pytest.mark.parametrize("data", [b"", b"hi", b"12 monkeys", b"truth", b"{", b"NaN"])
 def test_other_text_is_not(data: bytes) -> None:
     assert kind_of_text(data) is Kind.TEXT
+
+
+@pytest.mark.parametrize("data", [b'"\\ud83d"', b"[" * 300 + b"]" * 300, b"[1e400]"])
+def test_json_that_orjson_rejects_is_json(data: bytes) -> None:
+    assert kind_of_text(data) is Kind.JSON
+
+
+@given(st.binary(max_size=200))
+def test_base64_with_line_breaks_is_read(data: bytes) -> None:
+    for text in (base64.encodebytes(data), base64.encodebytes(data).replace(b"\n", b"\r\n"), base64.b64encode(data)):
+        assert decode_base64(text.decode()) == data
+
+
+@pytest.mark.parametrize("text", ["a", "aGk*", "=aGk", "a b"])
+def test_other_text_is_not_base64(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_base64(text)
