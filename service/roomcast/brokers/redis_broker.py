@@ -84,10 +84,11 @@ class RedisBroker(Broker, ListenerSink):
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
         self._sink: Sink
+        self._is_running = False  # a worker only publishes, and reports its entries itself
 
     @override
     async def run(self, sink: Sink) -> None:
-        self._sink = sink
+        self._sink, self._is_running = sink, True
         await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self._readiness.run())
 
     @override
@@ -217,7 +218,8 @@ class RedisBroker(Broker, ListenerSink):
             return _ForeignKeys(str(exc))
 
     def _on_malformed(self, channel: str, reason: str) -> None:
-        self._sink.on_malformed(channel, reason)
+        if self._is_running:
+            self._sink.on_malformed(channel, reason)
 
     async def _probe(self) -> list[Any]:  # Any: redis-py's replies
         """Publish as clients do, on channels of the node. Raises: one of OUTAGES."""
