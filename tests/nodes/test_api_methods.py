@@ -276,13 +276,15 @@ def test_any_bytes_are_refused(plain_api: httpx.Client, body: bytes, path: str) 
     assert response.status_code == 400 or list(response.json()) in (["error"], ["result"])
 
 
-async def test_deep_json_is_refused_where_it_cannot_travel(api: httpx.AsyncClient) -> None:
-    for method, name in (("publish", "data"), ("subscribe", "info"), ("subscribe", "data"), ("rpc", "params")):
-        deep = b"[" * 600 + b"]" * 600
-        body = b'{"channel": "room:deep", "user": "ada", "method": "m", "%b": %b}' % (name.encode(), deep)
+async def test_deep_json_is_accepted(api: httpx.AsyncClient) -> None:
+    """orjson serialises 254 levels only."""
+    for method, name in (("publish", "data"), ("subscribe", "info"), ("subscribe", "data")):
+        deep = b"[" * 400 + b"]" * 400
+        body = b'{"channel": "room:deep", "user": "ada", "%b": %b}' % (name.encode(), deep)
         response = await api.post(f"/api/{method}", content=body)
 
-        assert (response.status_code, response.json()["error"]["code"]) == (200, 107), response.text
+        assert response.status_code == 200
+        assert "result" in response.json(), response.text
 
 
 # Nodes that do not answer.
