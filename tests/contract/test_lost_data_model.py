@@ -150,9 +150,12 @@ class LosingRedis(RuleBasedStateMachine):
     ARRIVING = st.lists(st.integers(0, 9), min_size=3, max_size=3)
 
     @initialize(target=clients, number=st.integers(0, 2))
+    def first_client(self, number: int) -> Client:
+        return self.begin(number)
+
     def begin(self, number: int) -> Client:
         self.begin_run()
-        client = self.new_client()
+        client = self.add_client()
         self.connect(client, number)
         self.publish_to_all(0, 2)
         self.save()
@@ -255,6 +258,9 @@ class LosingRedis(RuleBasedStateMachine):
 
     @rule(target=clients)
     def new_client(self) -> Client:
+        return self.add_client()
+
+    def add_client(self) -> Client:
         client = Client()
         self.all_clients.append(client)
         return client
@@ -405,7 +411,7 @@ def test_an_epoch_is_lost_as_a_whole() -> None:
 
 def test_a_node_that_has_only_heard_what_is_lost_proves_it_to_those_that_were_away() -> None:
     with scene() as (model, _):
-        away = model.new_client()
+        away = model.add_client()
         model.connect(away, 2)
         model.leave(away)
         model.save()
