@@ -38,7 +38,7 @@ class Data(NamedTuple):
     """What a server holds."""
 
     meta: dict[bytes, bytes]
-    entries: list[tuple[bytes, dict[bytes, bytes]]]
+    entries: list[tuple[bytes, dict[Any, Any]]]  # Any: as redis-py takes them
 
 
 class Client:
@@ -248,6 +248,14 @@ class LosingRedis(RuleBasedStateMachine):
         for event in track.resolve(history):
             node.broadcast(event)
 
+    def resolved(self, number: int) -> Position:
+        """Return the position of a node's track, once it is known."""
+        while not self.nodes[number].track.is_resolved:
+            self.repair(number)
+        position = self.nodes[number].track.position
+        assert position is not None
+        return position
+
     @rule(number=st.integers(0, 2))
     def kill_node(self, number: int) -> None:
         for client in self.nodes[number].clients:
@@ -276,16 +284,11 @@ class LosingRedis(RuleBasedStateMachine):
         node = self.nodes[number]
         if client.node is not None:
             return
-        while not node.track.is_resolved:
-            self.repair(number)
-        since, top = client.position, node.track.position
-        assert top is not None
+        top = self.resolved(number)
+        since = client.position
         if since is not None and (since.epoch != top.epoch or since > top):
             node.track.doubt()
-            while not node.track.is_resolved:
-                self.repair(number)
-            top = node.track.position
-            assert top is not None
+            top = self.resolved(number)
         window = Window(top.offset, max_length=1000, now_s=0.0)
         (history,) = self.run(node.broker.read([Read(CHANNEL, ROOM, limit=1000, newest=True)]))
         if history.position.epoch == top.epoch:
