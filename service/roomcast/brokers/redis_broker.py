@@ -32,7 +32,7 @@ from roomcast.redis_access.client import (
 )
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.pipeline import QUICK, run_pipeline
 from roomcast.redis_access.refusals import kind_of
 from roomcast.redis_access.scripts import Command
 from roomcast.redis_access.topology import Topology
@@ -161,7 +161,8 @@ class RedisBroker(Broker, ListenerSink):
             for publication, namespace, once, skip_history in submissions
         ]
         with outages_reported():
-            replies = await run_pipeline(self._client, commands, self._history.scripts)
+            # An entry whose slot moves is retried by the worker, beside the others.
+            replies = await run_pipeline(self._client, commands, self._history.scripts, attempts=QUICK)
             if self._topology and any(isinstance(reply, Exception) and kind_of(reply) is None for reply in replies):
                 with suppress(*OUTAGES):  # a worker has no listener that does it
                     await self._topology.refresh()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, NoScriptError, SlotNotCoveredError, TryAgainError
 
 from roomcast.redis_access.client import OUTAGES, Client
@@ -16,10 +17,11 @@ from roomcast.redis_access.scripts import Command, Script
 # While a slot moves, commands on keys of both sides must wait: usually for milliseconds.
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
+QUICK = 2
 
 
 async def _execute_in_cluster(
-    cluster: RedisCluster, commands: Sequence[Command]
+    cluster: RedisCluster, commands: Sequence[Command], attempts: int
 ) -> list[Any]:  # Any: redis-py's replies
     """Return each command's reply, or the exception in its place; those of one key are run in their order.
 
@@ -29,24 +31,65 @@ async def _execute_in_cluster(
     """
     await cluster.initialize()
     replies: list[Any] = [None] * len(commands)
-    waiting: Iterable[int] = range(len(commands))
-    for attempt in range(_ATTEMPTS):
+    await _send(cluster, range(len(commands)), commands, replies)
+    waiting = [number for number, reply in enumerate(replies) if is_moving(reply)]
+    for attempt in range(1, attempts):
+        if not waiting:
+            break
         if attempt > 1:
             await asyncio.sleep(_PAUSE_S)
-        batches: dict[ClusterNode, list[int]] = defaultdict(list)
-        for number in waiting:
-            try:
-                batches[_node(cluster, commands[number], replies[number])].append(number)
-            except SlotNotCoveredError as exc:
-                replies[number] = exc
-        await asyncio.gather(*[_run(node, numbers, commands, replies) for node, numbers in batches.items()])
-        waiting = [n for n in waiting if isinstance(replies[n], AskError | TryAgainError)]  # MovedError is an AskError
         for number in waiting:
             if isinstance(replies[number], MovedError):
                 await cluster.nodes_manager.move_slot(replies[number])
-        if not waiting:
-            break
+        await _send_again(cluster, waiting, commands, replies)
+        waiting = [number for number in waiting if is_moving(replies[number])]
     return replies
+
+
+async def _send_again(
+    cluster: RedisCluster, waiting: Sequence[int], commands: Sequence[Command], replies: list[Any]
+) -> None:
+    """Send commands that were redirected: the first one of each slot, and where it is executed those behind it.
+
+    Together they might go to both sides of the move, and a later one be executed before it.
+    """
+    by_slot: dict[int, list[int]] = defaultdict(list)
+    for number in waiting:
+        by_slot[slot_of(commands[number])].append(number)
+    ways = {slot: replies[numbers[0]] for slot, numbers in by_slot.items()}
+    await _send(cluster, [numbers[0] for numbers in by_slot.values()], commands, replies)
+    rest: list[int] = []
+    for slot, (first, *others) in by_slot.items():
+        if not is_moving(replies[first]):
+            rest += others
+            for number in others:
+                replies[number] = ways[slot]
+    await _send(cluster, rest, commands, replies)
+
+
+async def _send(cluster: RedisCluster, numbers: Iterable[int], commands: Sequence[Command], replies: list[Any]) -> None:
+    """Run commands on their nodes; each one's reply, or the exception, is put in its place."""
+    batches: dict[ClusterNode, list[int]] = defaultdict(list)
+    for number in numbers:
+        try:
+            batches[_node(cluster, commands[number], replies[number])].append(number)
+        except SlotNotCoveredError as exc:
+            replies[number] = exc
+    await asyncio.gather(*[_run(node, numbers, commands, replies) for node, numbers in batches.items()])
+
+
+def is_moving(reply: object) -> bool:
+    """Return whether a command was not executed because its slot moves between two shards."""
+    return isinstance(reply, AskError | TryAgainError)  # MovedError is an AskError
+
+
+def slot_of(command: Command) -> int:
+    """Return the slot of a command's first key."""
+    return int(key_slot(str(_key_of(command)).encode()))
+
+
+def _key_of(command: Command) -> Any:  # Any: of a command's arguments
+    return command[3] if command[0] == "EVALSHA" else command[1]
 
 
 async def _load_in_cluster(cluster: RedisCluster, scripts: Sequence[Script]) -> None:
@@ -62,7 +105,7 @@ def _node(cluster: RedisCluster, command: Command, before: Any) -> ClusterNode: 
         node = cluster.get_node(before.host, before.port)
         if node is not None:
             return node
-    node = cluster.get_node_from_key(command[3] if command[0] == "EVALSHA" else command[1])
+    node = cluster.get_node_from_key(_key_of(command))
     if node is None:
         raise SlotNotCoveredError
     return node
@@ -87,22 +130,25 @@ async def _run(node: ClusterNode, numbers: list[int], commands: Sequence[Command
 
 
 async def run_pipeline(
-    client: Client, commands: Iterable[Command], scripts: Sequence[Script]
+    client: Client, commands: Iterable[Command], scripts: Sequence[Script], *, attempts: int = _ATTEMPTS
 ) -> list[Any]:  # Any: redis-py's replies
     """Return each command's reply, or the exception in its place; the commands are run in their order.
 
     In a cluster those of one key are: the first argument, or the first key of a script.
+    Args:
+        attempts: of commands whose slot moves; with `QUICK` no other command waits for them.
     Raises: one of OUTAGES; any of them may have been executed.
     """
     commands = list(commands)
-    replies = await _execute(client, commands)
+    replies = await _execute(client, commands, attempts)
     missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if missing:  # the server has restarted or is new: it has run none of them
         if isinstance(client, RedisCluster):
             await _load_in_cluster(client, scripts)
         else:
-            await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
-        for number, reply in zip(missing, await _execute(client, [commands[n] for n in missing]), strict=True):
+            await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts], attempts)
+        again = await _execute(client, [commands[number] for number in missing], attempts)
+        for number, reply in zip(missing, again, strict=True):
             replies[number] = reply
     return replies
 
@@ -118,9 +164,9 @@ async def run_all(
     return replies
 
 
-async def _execute(client: Client, commands: Sequence[Command]) -> list[Any]:  # Any: as above
+async def _execute(client: Client, commands: Sequence[Command], attempts: int) -> list[Any]:  # Any: as above
     if isinstance(client, RedisCluster):
-        return await _execute_in_cluster(client, commands)
+        return await _execute_in_cluster(client, commands, attempts)
     async with client.pipeline(transaction=False) as pipeline:
         for command in commands:
             pipeline.execute_command(*command)
