@@ -17,6 +17,7 @@ from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.work_queue import WorkQueue
 from tests.support.ingest import MAX_MESSAGE_BYTES, add, dead, history, until_done, working
 from tests.support.processes import eventually
 from tests.support.redis_shapes import quick_cluster
@@ -84,6 +85,25 @@ async def test_a_user_that_may_publish_nowhere_yet_loses_no_entry(client: Any, l
 
     assert await history(client, prefix, "room:not-1") == [b"%d" % number for number in range(10)]
     assert await dead(client, prefix) == []
+
+
+async def test_entries_that_cannot_even_be_buried_delay_nobody(client: Any, limited: Client, prefix: str) -> None:
+    await client.set(WorkQueue(client, prefix=prefix).dead_key, "no stream")
+    async with client.pipeline(transaction=False) as pipeline:
+        for _ in range(300):
+            pipeline.xadd(f"{prefix}ingest", {"channel": "nobody:a", "data": 1})
+        await pipeline.execute()
+    await add_all(client, prefix, [("room:may-1", number) for number in range(300)])
+    async with working(limited, prefix):
+
+        async def are_published() -> bool:
+            return bool(await client.xlen(f"{prefix}ingest") == 300)
+
+        await eventually(are_published)
+        await client.delete(WorkQueue(client, prefix=prefix).dead_key)
+        assert (await until_done(client, prefix)).dead == 300
+
+    assert await history(client, prefix, "room:may-1") == [b"%d" % number for number in range(300)]
 
 
 class FullBroker(RedisBroker):

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import structlog
+from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.brokers.interface import (
@@ -85,6 +87,8 @@ class IngestWorker(Worker):
         self._health_due_at_s = 0.0
         self._order = IngestOrder()
         self._flights = TaskSet("ingest.publish")
+        self._unburied: dict[bytes, str] = {}  # entries that become dead letters, with the reason
+        self._bury_at_s = 0.0
         self._records = TaskSet("ingest.health")
         self._failure: BaseException | None = None  # of a batch; raised by the next step
         self._is_working = False
@@ -111,12 +115,16 @@ class IngestWorker(Worker):
         self._is_working = holds_lease
         if not holds_lease:
             self._order.start_over()
+            self._unburied.clear()
             await asyncio.sleep(_TICK_S)
             return
         await self._retry()
-        entries = await self._stream.read(after=self._order.cursor, count=self._batch_length, within_s=self._wait_s)
+        await self._bury()
+        after = self._order.cursor
+        entries = await self._stream.read(after=after, count=self._batch_length, within_s=self._wait_s)
         # A process that was stopped for longer than idempotency keys are kept would publish the entries again.
-        if entries and self._lease.is_held:
+        # If the cursor has moved back meanwhile, earlier entries are read first.
+        if entries and self._lease.is_held and self._order.cursor == after:
             self._order.cursor = entries[-1].id
             await self._publish(entries)
         self._raise_failure()
@@ -128,15 +136,15 @@ class IngestWorker(Worker):
         for entry in entries:
             channel = entry.fields.get(b"channel", b"").decode(errors="replace")
             shard = self._broker.shard_of(channel)
-            if not self._order.may_start(entry.id, channel, shard):
+            if entry.id in self._unburied or not self._order.may_start(entry.id, channel, shard):
                 continue
             try:
                 batches.setdefault(shard, {})[entry.id] = self._submission(entry)
             except (ClientError, MalformedMessage) as exc:
                 dead[entry.id] = exc.detail if isinstance(exc, ClientError) else str(exc)
-        if dead:
-            await self._ack([], dead)
+        self._unburied |= dead
         await self._start({shard: batch for shard, batch in batches.items() if batch})
+        await self._bury()
 
     async def _retry(self) -> None:
         """Publish the oldest entries of channels that wait, beside those that are read next."""
@@ -146,11 +154,11 @@ class IngestWorker(Worker):
         found = {entry.id: entry for entry in await self._stream.find(ids)}
         batches: dict[str, dict[bytes, Submission]] = {}
         for entry_id, channel in ids.items():
-            if entry_id in found:
-                shard = self._broker.shard_of(channel)
-                batches.setdefault(shard, {})[entry_id] = self._submission(found[entry_id])
-            else:  # an operator has removed it
+            shard = self._broker.shard_of(channel)
+            if entry_id not in found:  # an operator has removed it
                 self._order.proceed(channel)
+            elif not self._order.is_busy(shard):
+                batches.setdefault(shard, {})[entry_id] = self._submission(found[entry_id])
         if self._lease.is_held:
             await self._start(batches)
 
@@ -169,7 +177,9 @@ class IngestWorker(Worker):
         try:
             results = await self._broker.publish_all(list(submissions.values()))
             published, dead = self._settled(submissions, results)
-            await self._ack(published, dead)
+            self._unburied |= dead
+            await self._stream.ack(published, {})
+            self._published_count += len(published)
         except (*OUTAGES, BrokerUnavailable):
             self._order.read_again(next(iter(submissions)))
             raise
@@ -228,13 +238,22 @@ class IngestWorker(Worker):
         for channel, (entry_id, _) in refused.items():
             self._order.wait(channel, entry_id, retry_at_s=now_s + _TICK_S)
 
-    async def _ack(self, published: list[bytes], dead: dict[bytes, str]) -> None:
-        await self._stream.ack(published, dead)
-        self._published_count += len(published)
+    async def _bury(self) -> None:
+        """Move entries to the dead letters. If that is refused they stay in the stream, and stop no other."""
+        dead = dict(islice(self._unburied.items(), self._batch_length))
+        if not dead or time.monotonic() < self._bury_at_s:
+            return
+        try:
+            await self._stream.ack([], dead)
+        except ResponseError as exc:
+            self._bury_at_s = time.monotonic() + _TICK_S
+            log.debug("ingest.bury_refused", reason=str(exc))
+            return
+        for entry_id in dead:
+            del self._unburied[entry_id]
         self._dead_count += len(dead)
-        if dead:
-            entry_id, reason = next(iter(dead.items()))
-            log.warning("ingest.dead", count=len(dead), entry=entry_id.decode(), reason=reason)
+        entry_id, reason = next(iter(dead.items()))
+        log.warning("ingest.dead", count=len(dead), entry=entry_id.decode(), reason=reason)
 
     def _submission(self, entry: Entry) -> Submission:
         """Return the submission in an entry. Raises: ClientError, MalformedMessage."""

@@ -43,6 +43,10 @@ class IngestOrder:
         self.cursor = _START
         self._waiting.clear()
 
+    def is_busy(self, shard: str) -> bool:
+        """Return whether a shard is publishing a batch."""
+        return shard in self._in_flight
+
     def may_start(self, entry_id: bytes, channel: str, shard: str) -> bool:
         """Return whether an entry may be published now; if not, it will be read again."""
         if channel in self._waiting:
