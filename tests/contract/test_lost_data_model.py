@@ -37,8 +37,8 @@ def script_with_info(package: str, *names: str) -> Script:
 class Data(NamedTuple):
     """What a server holds."""
 
-    meta: dict[bytes, bytes]
-    entries: list[tuple[bytes, dict[Any, Any]]]  # Any: as redis-py takes them
+    meta: dict[Any, Any]  # Any: as redis-py takes them
+    entries: list[tuple[bytes, dict[Any, Any]]]
 
 
 class Client:
