@@ -31,8 +31,6 @@ def add_docs_pages(app: FastAPI) -> None:
             swagger_js_url=f"{_FOLDER}/swagger-ui-bundle.js",
             swagger_css_url=f"{_FOLDER}/swagger-ui.css",
             swagger_favicon_url=_ICON,
-            # Else it shows the badge of an online validator, which fetches the API from there.
-            swagger_ui_parameters={"validatorUrl": None},
         )
         page.headers.update(_HEADERS)
         return page
