@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -63,6 +67,28 @@ async def test_proxies_may_not_compress_streams(node: NodeProcess, method: str, 
     answer = await head_of(node, method, path)
 
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store, no-transform")
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+
+
+@pytest.mark.parametrize(("method", "path"), STREAMS)
+def test_streams_pass_a_proxy_that_compresses(node: NodeProcess, centrifuge_js: Path, method: str, path: str) -> None:
+    command = ["node", str(centrifuge_js / "compressing_proxy.mjs"), str(node.port)]
+    proxy = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert proxy.stdout is not None
+    with proxy, ended(proxy), closing(HTTPConnection("127.0.0.1", int(proxy.stdout.readline()), timeout=5)) as client:
+        body = '{"id":1,"connect":{}}\n' if method == "POST" else None
+        client.request(method, quote(path, safe="/?="), body, {"Accept-Encoding": "gzip"})
+        with client.getresponse() as answer:
+            assert "content-encoding" not in answer.headers
+            if path != "/sse/dashboard-feed":  # silent without its worker
+                assert answer.readline()
 
 
 @pytest.mark.parametrize(("path", "status"), READS)
