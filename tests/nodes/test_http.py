@@ -163,6 +163,15 @@ async def test_a_websocket_endpoint_says_that_the_handshake_is_missing(
             pass
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/healthz", "/api/publish", "/sse/rooms/a"])
+async def test_a_websocket_without_an_endpoint_is_not_found(node: NodeProcess, path: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await node.connect(path)
+
+    assert refused.value.response.status_code == 404
+    assert node.faults() == []
+
+
 @pytest.mark.parametrize("path", [*(path for path, _ in READS), *SOCKETS, "/healthz/"])
 async def test_no_cache_keeps_an_answer(node: NodeProcess, path: str) -> None:
     answer = await head_of(node, "GET", path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,12 +59,18 @@ async def _disconnected() -> Message:
 def add_http_rules(app: FastAPI) -> None:
     """Add them, as the outermost middleware, to an app whose routes have GET or POST."""
     app.add_middleware(HttpRules)
+    app.router.default = _no_endpoint
     app.add_exception_handler(404, _not_found)
     app.add_exception_handler(405, _method_not_allowed)
 
 
-async def _not_found(request: Request, _exc: Exception) -> Response:
-    if not _matches(request, {"type": "websocket"}):
+async def _no_endpoint(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Refuse an unknown path. Starlette refuses WebSockets there with 403, as if permission were missing."""
+    raise HTTPException(404)
+
+
+async def _not_found(request: HTTPConnection, _exc: Exception) -> Response:
+    if not isinstance(request, Request) or not _matches(request, {"type": "websocket"}):
         return JSONResponse({"detail": "Not Found"}, 404)
     if request.method != "GET":
         return _refused_method(request, ["GET", "HEAD"])
