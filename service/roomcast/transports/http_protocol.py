@@ -37,7 +37,7 @@ def _ignore(_protocol: str, _address: str) -> None:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Times the heads of requests: uvicorn times only the pause between requests, so a half-sent head would stay."""
+    """Times the heads of requests, because uvicorn times only the pause between them; ignores offers of HTTP/2."""
 
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = False
