@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
@@ -46,11 +45,14 @@ from roomcast.redis_access.client import Client, connect
 from roomcast.rooms import event_streams, poll, websockets
 from roomcast.rooms.authentication import Authenticator
 from roomcast.tasks import TaskSet, end, run_together
+from roomcast.telemetry.foreign_protocols import ForeignProtocols
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.client_server import ClientServer
+from roomcast.web.docs_pages import add_docs_pages
 from roomcast.web.failures import failure_of
+from roomcast.web.http_rules import add_http_rules
 from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
 from roomcast.web.state import offer
@@ -90,8 +92,15 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             half-dead node is worse than a restart.
     """
     lifespan = partial(_run_node, settings=settings, node_id=node_id, on_failure=on_failure)
-    # FastAPI's own page loads its script from a CDN, and is empty where there is none.
-    app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
+    app = FastAPI(
+        title="Roomcast",
+        version=__version__,
+        lifespan=lifespan,
+        description=_API,
+        root_path=settings.root_path,
+        docs_url=None,  # FastAPI's own page loads its script from a CDN, and is empty where there is none
+        redoc_url=None,
+    )
     if origins := split_names(settings.allowed_origins):
         app.add_middleware(AllowedPages, names=origins)
     for router in _ROUTERS:
@@ -100,7 +109,9 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     app.add_exception_handler(BrokerUnavailable, _refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
+    add_docs_pages(app)
     add_page(app)
+    add_http_rules(app)
     return app
 
 
@@ -156,6 +167,7 @@ def _offer_parts(
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
+    foreign_protocols = ForeignProtocols(time.monotonic)
     offer(
         app,
         settings,
@@ -166,7 +178,8 @@ def _offer_parts(
         session_operations,
         sessions.deadlines,
         sessions.tasks,
-        registry_of(NodeCollector(node, report), HookCollector(hooks)),
+        foreign_protocols,
+        registry_of(NodeCollector(node, report), HookCollector(hooks), foreign_protocols),
     )
     return run_together(
         node=node.run(),

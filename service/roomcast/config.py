@@ -23,6 +23,7 @@ from roomcast.config_types import (
     Origins,
     ProxyEvents,
     RedisUrlText,
+    RootPath,
     Secret,
     WebhookEvents,
     split_names,
@@ -51,6 +52,10 @@ class Settings(BaseSettings):
         Len(max_length=64),
         Field(description="prefix of every Redis key and topic, so that several deployments can share one server"),
     ] = "roomcast:"
+    root_path: Annotated[
+        RootPath,
+        Field(description="path under which a proxy serves the nodes, such as /rt; empty: none"),
+    ] = ""
     api_key: Annotated[
         ApiKey | None,
         Field(description="key that services send as X-API-Key, at least 16 characters; without it the API is off"),
@@ -119,6 +124,10 @@ class Settings(BaseSettings):
     ping_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="timeout for the reply to a ping; then the connection is closed")
     ] = 10.0
+    keep_alive_s: Annotated[
+        int,
+        Field(ge=1, le=3600, description="how long an idle HTTP connection is kept; longer than balancers keep theirs"),
+    ] = 75
     redis_timeout_s: Annotated[
         float, Field(gt=0, le=60, description="timeout for one reply from Redis, and for connecting to it")
     ] = 5.0

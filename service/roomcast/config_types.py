@@ -18,6 +18,12 @@ _UNFORWARDED_HEADERS = frozenset(
     | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 
+# The first parts of the nodes' own paths (tests/unit/test_config.py has the check).
+OWN_PATHS = frozenset(
+    {"api", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json", "poll"}
+    | {"readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
+)
+
 
 def split_names(text: str) -> list[str]:
     """Return the names in a comma-separated setting."""
@@ -53,6 +59,16 @@ def _check_base_url(value: str) -> str:
     return _check_http_url(value)
 
 
+def _check_root_path(value: str) -> str:
+    path = value.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /rt")
+    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+        # With /ws the path /ws/rooms/a could be `rooms/a`, or `ws/rooms/a` without the proxy's prefix.
+        raise ValueError(f"{path} begins like a path of the nodes")
+    return path
+
+
 def _check_origins(value: str) -> str:
     for origin in split_names(value):
         if origin != "*" and canonical(origin) is None:
@@ -83,6 +99,7 @@ RedisUrlText = Annotated[str, AfterValidator(_check_redis_url)]
 ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(16))]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough(32))]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 # A function by its dotted path: `package.module:function`.
 Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]

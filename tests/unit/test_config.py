@@ -63,6 +63,13 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_PING_TIMEOUT_S", "nan"),
         ("ROOMCAST_REDIS_TIMEOUT_S", "61"),
         ("ROOMCAST_SHUTDOWN_TIMEOUT_S", "0"),
+        ("ROOMCAST_KEEP_ALIVE_S", "0"),
+        ("ROOMCAST_ROOT_PATH", "rt"),
+        ("ROOMCAST_ROOT_PATH", "/a b"),
+        ("ROOMCAST_ROOT_PATH", "//rt"),
+        ("ROOMCAST_ROOT_PATH", "https://x.test/rt"),
+        ("ROOMCAST_ROOT_PATH", "/ws"),
+        ("ROOMCAST_ROOT_PATH", "/api/v1/"),
         ("ROOMCAST_METRICS_INTERVAL_S", "0"),
         ("ROOMCAST_ON_RPC", "no colon"),
         ("ROOMCAST_ON_RPC", "module:"),
@@ -211,6 +218,13 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
 
     assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+
+
+@pytest.mark.parametrize(("value", "path"), [("/", ""), ("/rt", "/rt"), ("/a/b/", "/a/b"), ("/wsx", "/wsx")])
+def test_the_root_path_ends_without_a_slash(monkeypatch: pytest.MonkeyPatch, value: str, path: str) -> None:
+    monkeypatch.setenv("ROOMCAST_ROOT_PATH", value)
+
+    assert read_settings().root_path == path
 
 
 def test_the_docs_name_every_setting_with_its_default() -> None:
