@@ -277,7 +277,7 @@ def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is
     for event in start:
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
-            is_recovered = event.is_recovered
+            is_recovered = bool(event.is_recovered)
     if wanted.since is not None:
         result["was_recovering"] = True
     if is_recovering:

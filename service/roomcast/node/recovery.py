@@ -56,7 +56,9 @@ def catch_up_stream(
         since: the client's position; None: it is new.
         top: later publications will be broadcast to it.
     """
-    if since is None or window is None or since.epoch != top.epoch or since.offset > top.offset:
+    if since is None:
+        return [Resumption(channel, top, is_recovered=None)]
+    if window is None or since.epoch != top.epoch or since.offset > top.offset:
         return [Resumption(channel, top, is_recovered=False)]
     missed = window.after(since.offset)
     if missed is None:
@@ -81,8 +83,9 @@ def catch_up_cache(
         is_empty = window is None or not window.after(window.floor)
         return [Resumption(channel, top, is_recovered=not is_empty)]
     if not newest:
-        return [Resumption(channel, top, is_recovered=False)]
-    return [Resumption(channel, Position(top.offset - 1, top.epoch), is_recovered=True), *newest]
+        return [Resumption(channel, top, is_recovered=None if since is None else False)]
+    before = Position(top.offset - 1, top.epoch)
+    return [Resumption(channel, before, is_recovered=None if since is None else True), *newest]
 
 
 class Track:

@@ -25,15 +25,17 @@ def envelope(event: Event) -> bytes:
     `data` if its payload is JSON, `text` if it is other text, `base64` if it is binary. Before the payload, if not
     empty: `"tags":{"lang":"en"}`, and the publisher, `"info":{"client":"n1-7","user":"ada","conn_info":...,
     "chan_info":...}`.
-    The start after a reconnect is `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Clients that join or leave are
-    `{"join":[...]}`, `{"leave":[...]}`.
+    The start of a new client is its position, `{"offset":1,"epoch":"5f0c2a91"}`; after a reconnect it has
+    `"recovered":true`, or false for a loss. Clients that join or leave are `{"join":[...]}`, `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
         members = _position_members(event.position) + _about_members(event)
         return b"{%b%b}" % (members, _payload_member(event))
     if isinstance(event, Resumption):
-        recovered = b"true" if event.is_recovered else b"false"
-        return b'{%b"recovered":%b}' % (_position_members(event.position), recovered)
+        members = _position_members(event.position)
+        if event.is_recovered is None:
+            return b"{%b}" % members.removesuffix(b",")
+        return b'{%b"recovered":%b}' % (members, b"true" if event.is_recovered else b"false")
     return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
 
 

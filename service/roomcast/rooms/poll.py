@@ -65,8 +65,8 @@ async def poll(request: Request, name: str) -> Response:
 
     Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
     "data": ...}]}` as soon as there is one, or without any after `timeout` seconds (25; at most 60). The next poll
-    sends this offset and epoch. Without `since` the answer is the room's position, at once. `recovered: false` means
-    that publications are lost.
+    sends this offset and epoch. Without `since` the answer is the room's position, at once, without `recovered`.
+    `recovered: false` means that publications are lost.
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
     channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
@@ -82,13 +82,17 @@ async def poll(request: Request, name: str) -> Response:
     with server.node.connected(connection):
         async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
             found = b"".join(map(_member, start))
-        # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
-        is_recovered = all(
-            event.is_recovered or event.position == since for event in start if isinstance(event, Resumption)
-        )
+        is_recovered = _is_recovered(start, since)
         if not found and is_recovered:
             found = await _next(request, transport, wait_s)
     return _answer(start, found, is_recovered=is_recovered)
+
+
+def _is_recovered(start: Sequence[Event], since: Position | None) -> bool | None:
+    """Return whether nothing is missing, as in a `Resumption`; a channel without positions has nothing to recover."""
+    begun = next((event for event in start if isinstance(event, Resumption)), None)
+    # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
+    return True if begun is None or begun.position == since else begun.is_recovered
 
 
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
@@ -103,14 +107,14 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
     return b"".join(found)
 
 
-def _answer(start: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
+def _answer(start: Sequence[Event], found: bytes, *, is_recovered: bool | None) -> Response:
     publications = _members(found)
     newest = _POSITION.match(publications[-1]) if publications else None
     began = next((event.position for event in start if isinstance(event, Resumption)), None)
     position = began if newest is None else Position(int(newest[1]), newest[2].decode())
     answer = {
         **({} if position is None else position._asdict()),
-        "recovered": is_recovered,
+        **({} if is_recovered is None else {"recovered": is_recovered}),
         "publications": [orjson.Fragment(each) for each in publications],
     }
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -111,7 +111,11 @@ export class Feed {
   #onEnvelope({ offset, epoch, recovered, missed, ...content }) {
     if (recovered === false) return this.#onGap(epoch === undefined ? undefined : { offset, epoch });
     if (missed) return this.#onLoss();
-    if (!["data", "text", "base64"].some((name) => name in content)) return; // joins, leaves, and where it is recovered
+    if (!["data", "text", "base64"].some((name) => name in content)) {
+      // Joins and leaves have no position; where it is recovered, this page has been.
+      if (epoch !== undefined && recovered === undefined) this.#onGap({ offset, epoch });
+      return;
+    }
     // While the WebSocket connects, server-sent events may already have brought what it recovers.
     if (epoch !== undefined && epoch === this.#position?.epoch && offset <= this.#position.offset) return;
     if (epoch !== undefined) this.#position = { offset, epoch };
