@@ -13,10 +13,8 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, HTTPConnection
-from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from roomcast.api import health_and_metrics, room_reads, routes, tickets
@@ -32,7 +30,6 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import NodeHooks, make_hooks
-from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -50,7 +47,7 @@ from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.client_server import ClientServer
-from roomcast.web.failures import failure_of
+from roomcast.web.failures import FAILURES, refuse
 from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
 from roomcast.web.state import offer
@@ -96,8 +93,8 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         app.add_middleware(AllowedPages, names=origins)
     for router in _ROUTERS:
         app.include_router(router)
-    app.add_exception_handler(ClientError, _refuse)
-    app.add_exception_handler(BrokerUnavailable, _refuse)
+    for failure in FAILURES:  # Starlette sends the answer, or refuses a WebSocket's handshake with it
+        app.add_exception_handler(failure, refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
     add_page(app)
@@ -205,17 +202,6 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
         roster=roster,
     )
-
-
-# Starlette sends the response of these: the answer to a request, or the refusal of a WebSocket's handshake.
-
-
-async def _refuse(_connection: HTTPConnection, exc: Exception) -> Response:
-    assert isinstance(exc, ClientError | BrokerUnavailable)  # noqa: S101  (for the type checker; registered for these)
-    failure = failure_of(exc)
-    if isinstance(exc, BrokerUnavailable):
-        return JSONResponse({"error": failure.body}, 503, headers={"Retry-After": "1"})
-    return JSONResponse({"error": failure.body}, failure.status)
 
 
 async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:

@@ -31,6 +31,7 @@ from roomcast.node.node import Node
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.receivers import PlainReceiver
+from roomcast.web.event_ids import last_event_id
 
 
 class TokenDeadline(Expiring):
@@ -165,9 +166,7 @@ def _token_in(data: bytes) -> str | None:
 
 def since_of(connection: HTTPConnection) -> Position | None:
     """Return the position from which a client recovers. Raises: ClientError 107 for an invalid one."""
-    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
-    if not colon:
-        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
-        if not epoch and not offset:
-            return None
-    return position_of(offset, epoch)
+    if (position := last_event_id(connection).position) is not None:
+        return position
+    epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
+    return position_of(offset, epoch) if epoch or offset else None
