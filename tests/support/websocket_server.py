@@ -89,10 +89,10 @@ class Server:
         await self.clients.serve(ws, self._connection(ws, Echo()))
 
     async def _feed(self, ws: WebSocket) -> None:
-        connection = self._connection(ws, Feed())
+        connection, channel = self._connection(ws, Feed()), ws.path_params["channel"]
         with self.node.connected(connection) as connected:
-            async with self.node.subscribing(connection, ws.path_params["channel"]) as start:
-                send_start(connection, start)
+            async with self.node.subscribing(connection, channel) as start:
+                send_start(connection, start, channel, None)
             await self.clients.accept(ws, connected)
 
     def _connection(self, ws: WebSocket, receiver: Receiver) -> Connection:

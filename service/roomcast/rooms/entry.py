@@ -69,7 +69,7 @@ class RoomEntry:
         async with self._node.subscribing(connection, self._channel, since=self._since) as start:
             if welcome:
                 connection.send(welcome)
-            send_start(connection, start)
+            send_start(connection, start, self._channel, self._since)
         connection.receiver = self._receiver_of(self._may_publish(identity))
         expire_with_token(self._deadlines, identity, connection)
 
@@ -95,10 +95,19 @@ class RoomEntry:
         return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
 
 
-def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
-    """Send the start of a subscription."""
-    for event in start:
+def send_start(
+    connection: Connection, start: Sequence[Publication | Resumption], channel: str, since: Position | None
+) -> None:
+    """Send the start of a subscription to a client, which has the position `since`."""
+    for event in start_of(start, channel, since):
         connection.send(connection.encoding.encode(event))
+
+
+def start_of(
+    start: Sequence[Publication | Resumption], channel: str, since: Position | None
+) -> Sequence[Publication | Resumption]:
+    """Return the start of a subscription, with the report of a loss where a channel recovers nothing for its client."""
+    return (Resumption(channel, None, is_recovered=False),) if since is not None and not start else start
 
 
 def check_subscription(node: Node, channel: str, identity: Identity) -> None:

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from roomcast.auth.tickets import STREAM_TTL_S
 from roomcast.deadlines import Deadlines
-from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.model.channels import SYSTEM_METRICS, check_channel, room_channel
 from roomcast.model.positions import Position
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import PLAIN_SSE
@@ -60,7 +60,7 @@ class EventStreamResponse(Response):
         node = self._server.node
         with node.connected(connection):
             async with node.subscribing(connection, self._channel, since=self._since) as start:
-                send_start(connection, start)
+                send_start(connection, start, self._channel, self._since)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
             expire_with_token(self._deadlines, self._identity, connection)
@@ -78,6 +78,12 @@ async def plain_room_events(request: Request, name: str) -> Response:
     reconnect is answered 204. A temporary failure is answered 200 and ends at once, so that an `EventSource` retries.
     """
     return await _events(request, room_channel(name))
+
+
+@router.get("/sse/channels/{channel:path}", response_class=Response, tags=["rooms"], summary="Follow a channel.")
+async def plain_channel_events(request: Request, channel: str) -> Response:
+    """As `/sse/rooms/{name}`, for a channel of any namespace."""
+    return await _events(request, check_channel(channel))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")

@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from roomcast.connections.encoding import Encoding
-from roomcast.model.channels import room_channel
+from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Publication, Resumption
 from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.encodings import envelope
-from roomcast.rooms.entry import check_subscription, since_of
+from roomcast.rooms.entry import check_subscription, since_of, start_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
@@ -69,7 +69,17 @@ async def poll(request: Request, name: str) -> Response:
     `recovered: false` means that publications are lost.
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
-    channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
+    return await _poll(request, room_channel(name))
+
+
+@router.get("/poll/channels/{channel:path}", response_class=Response, tags=["rooms"], summary="Poll a channel.")
+async def poll_channel(request: Request, channel: str) -> Response:
+    """As `/poll/rooms/{name}`, for a channel of any namespace. Where it recovers nothing, an answer has no position."""
+    return await _poll(request, check_channel(channel))
+
+
+async def _poll(request: Request, channel: str) -> Response:
+    since, wait_s = since_of(request), _wait_of(request)
     identity = await find(request, Authenticator).required(request)
     server = find(request, ClientServer)
     check_subscription(server.node, channel, identity)
@@ -80,7 +90,8 @@ async def poll(request: Request, name: str) -> Response:
     # A client would seem to join and leave with each poll.
     namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
     with server.node.connected(connection):
-        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
+        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as found_start:
+            start = start_of(found_start, channel, since)
             found = b"".join(map(_member, start))
         is_recovered = _is_recovered(start, since)
         if not found and is_recovered:

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 from roomcast.connections.connection import Receiver
 from roomcast.connections.encoding import Encoding
 from roomcast.deadlines import Deadlines
-from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
+from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_channel, check_name, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.rooms import receivers
@@ -59,7 +59,17 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     `?user=ada&info={"color":"red"}` does: user has at most 128 bytes, info is JSON of at most 1 KiB.
     Delivery: in one order for all, as soon as the handshake is accepted; see docs/guarantees.md.
     """
-    publisher, channel = find(socket, ClientServer).node.client_publisher, room_channel(name)
+    await _plain(socket, room_channel(name))
+
+
+@router.websocket("/ws/channels/{channel:path}")
+async def plain_channel(socket: WebSocket, channel: str) -> None:
+    """As `/ws/rooms/{name}`, for a channel of any namespace."""
+    await _plain(socket, check_channel(channel))
+
+
+async def _plain(socket: WebSocket, channel: str) -> None:
+    publisher = find(socket, ClientServer).node.client_publisher
     in_envelope, since = _envelope_of(socket), since_of(socket)
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
