@@ -115,23 +115,26 @@ function onChatState(current) {
 
 /** Return why a name cannot be a room's (roomcast/model/channels.py, and what the path of a URL cannot carry), or "". */
 function roomFault(name) {
-  if (attempt(() => encodeURIComponent(name)) === undefined) return "This is not valid text.";
+  if (name === undefined || attempt(() => encodeURIComponent(name)) === undefined) return "This is not valid text.";
   if (new TextEncoder().encode(name).length > 128) return "This is too long: at most 128 bytes.";
-  return /[\u0000-\u001f\u007f-\u009f/\ufffd]|^\.{1,2}$/.test(name) ? "No slashes or control characters, please." : "";
+  return /[\u0000-\u001f\u007f-\u009f/{}\ufffd]|^\.{1,2}$/.test(name) ? "No slashes, braces or control characters, please." : "";
 }
 
 function join() {
-  const ofHash = attempt(() => decodeURIComponent(location.hash.slice(1)));
-  const asked = ofHash || new URLSearchParams(location.search).get("room") || "lobby";
-  const room = roomFault(asked) ? "lobby" : asked;
-  document.title = `${room} · Roomcast`;
-  $("room").value = room;
+  const hash = location.hash.slice(1);
+  const room = hash ? attempt(() => decodeURIComponent(hash)) : new URLSearchParams(location.search).get("room") || "lobby";
+  const fault = roomFault(room);
+  document.title = `${room ?? hash} · Roomcast`;
+  $("room").value = room ?? hash;
+  $("room").setCustomValidity(fault);
   $("log").replaceChildren();
   arrived = [];
   unconfirmed = [];
   feed?.close();
+  feed = null;
   wasLost = false;
   $("status").dataset.state = "connecting";
+  if (fault) return refuse(fault);
   const path = `rooms/${encodeURIComponent(room)}`;
   feed = new Feed(`ws/${path}`, `sse/${path}`, {
     recovers: true,
@@ -140,6 +143,16 @@ function join() {
     onLoss: () => addLine({ notice: "Some messages are missing here: the server no longer has them." }),
     onState: onChatState,
   });
+}
+
+/** Join no room, and say why: in another one the messages would reach the wrong people. */
+function refuse(fault) {
+  $("status").dataset.state = "refused";
+  $("status").textContent = "Not in a room";
+  $("announcement").textContent = `${$("room").value} cannot be the name of a room. ${fault}`;
+  $("send").disabled = true;
+  $("hint").hidden = true;
+  addLine({ notice: $("announcement").textContent });
 }
 
 function randomName() {
@@ -163,7 +176,7 @@ $("room-form").addEventListener("submit", (event) => {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("message").value.trim();
-  if (!text || feed.state !== "open") return;
+  if (!text || feed?.state !== "open") return;
   const raw = JSON.stringify({ from: $("name").value, text });
   unconfirmed.push({ raw, text, sentAt: now() });
   feed.send(raw);
@@ -175,7 +188,7 @@ setName(attempt(() => localStorage.getItem("roomcast.name")));
 join();
 addEventListener("hashchange", join);
 setInterval(() => {
-  onChatState(feed);
+  if (feed) onChatState(feed);
   while (unconfirmed.length > 0 && now() - unconfirmed[0].sentAt > ECHO_TIMEOUT_MS) {
     addLine({ notice: `Not back after ${ECHO_TIMEOUT_MS / 1000} s, so it may be lost: ${unconfirmed.shift().text}` });
   }
