@@ -30,6 +30,8 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import NodeHooks, make_hooks
+from roomcast.hooks.interface import Hook
+from roomcast.model.errors import Refused
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -41,7 +43,9 @@ from roomcast.presence.node_registry import NodeRegistry
 from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import Client, connect
 from roomcast.rooms import event_streams, poll, websockets
+from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.expiry import Expiries
 from roomcast.tasks import TaskSet, end, run_together
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
@@ -93,7 +97,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
         app.add_middleware(AllowedPages, names=origins)
     for router in _ROUTERS:
         app.include_router(router)
-    for failure in FAILURES:  # Starlette sends the answer, or refuses a WebSocket's handshake with it
+    for failure in (*FAILURES, Refused):  # Starlette sends the answer, or refuses a WebSocket's handshake with it
         app.add_exception_handler(failure, refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
@@ -125,7 +129,12 @@ async def _run_node(
         stack.push_async_callback(hooks.aclose)
         deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
         sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, TaskSet("client"))
-        authenticator = Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings)
+        authenticator = Authenticator(
+            verifier,
+            Tickets(client, prefix=settings.prefix),
+            settings,
+            asks_application=Hook.CONNECT in hooks.application.handles,
+        )
         work = _offer_parts(app, report, hooks, authenticator, sessions)
         running = asyncio.create_task(work, name="node")
         running.add_done_callback(on_done)
@@ -153,16 +162,17 @@ def _offer_parts(
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
+    server = ClientServer(node, heartbeat, settings)
     offer(
         app,
         settings,
         authenticator,
-        ClientServer(node, heartbeat, settings),
+        server,
+        Admission(authenticator, server, hooks.application, sessions.tasks),
+        Expiries(sessions.deadlines, sessions.tasks),
         ApiContext(node, survey, settings, hooks.application),
         sessions,
         session_operations,
-        sessions.deadlines,
-        sessions.tasks,
         registry_of(NodeCollector(node, report), HookCollector(hooks)),
     )
     return run_together(

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from roomcast.deadlines import Deadlines
-from roomcast.rooms.entry import TokenDeadline
+from roomcast.rooms.expiry import ConnectionDeadline
+from roomcast.tasks import TaskSet
 from tests.support.fakes import connection
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 
@@ -334,7 +335,7 @@ async def test_a_node_that_ends_says_goodbye_with_3001(redis_url: str, prefix: s
 def test_nobody_waits_for_the_end_of_a_visitor_s_token_once_it_has_gone() -> None:
     deadlines = Deadlines(lambda: 1000.0, grace_s=0.0)
     visitor, _ = connection()
-    stay = TokenDeadline(visitor, deadlines)
+    stay = ConnectionDeadline(visitor, deadlines, TaskSet("client"))
     deadlines.add(2e9, stay)
     left = weakref.ref(stay)
 

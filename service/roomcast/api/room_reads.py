@@ -15,7 +15,7 @@ from roomcast.auth.permissions import Action, may
 from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import JsonObject
-from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.admission import Admission
 from roomcast.web.state import find
 
 router = APIRouter(tags=["rooms"])
@@ -70,7 +70,7 @@ async def _presence(request: Request, channel: str) -> Response:
 
 async def _check_permission(request: Request, channel: str, action: Action) -> None:
     """Return if this client has the permission. Raises: ClientError 101, 102, 103, 109."""
-    identity = await find(request, Authenticator).required(request)
+    identity = await find(request, Admission).reader(request)
     may(action, channel, find(request, ApiContext).node.namespaces.of(channel), identity.client, is_subscribed=False)
 
 

@@ -29,7 +29,8 @@ class Hook(enum.StrEnum):
 class Caller(NamedTuple):
     """The client that caused an event.
 
-    client: id, unique among all connections. transport: "websocket", "sse" ... encoding: "json" or "protobuf".
+    client: id, unique among all connections. transport: "websocket", "sse", "poll", "http" ... encoding: "json" or
+        "protobuf"; "binary" for a binary message of a plain client.
     user: "" is anonymous. meta: JSON that only the application receives: the one in its answer to `on_connect`, or in
         the token; or empty.
     headers: the headers of the handshake that `Application.headers` lists, names in lower case.
@@ -48,7 +49,8 @@ class ConnectEvent(NamedTuple):
 
     caller: its user and meta are those of the token; both are empty without one.
     info: JSON of the token, or empty. data: sent by the client, JSON if its encoding is; or empty.
-    name, version: of the client library, as sent. channels: server-side subscriptions that the client wants to recover.
+    name, version: of the client library, as sent; empty for plain clients. channels: server-side subscriptions that the
+        client wants to recover.
     """
 
     caller: Caller

@@ -7,6 +7,8 @@ A token is never in a URL, because logs and histories keep URLs. It is a subprot
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
@@ -18,6 +20,7 @@ from roomcast.auth.permissions import Client
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import TokenVerifier
 from roomcast.config import Settings
+from roomcast.hooks.interface import SubscribeAnswer
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
 from roomcast.model.errors import ClientError, ErrorCode
@@ -37,22 +40,32 @@ class Identity(NamedTuple):
 
     info: JSON for other clients, or empty. expire_at_s: Unix time at which the connection is closed, 0: never.
     stream_key: with it the client's ticket opens the event stream again, or empty.
+    has_token: it was identified by a token or ticket. meta, channels: see `ConnectAnswer`.
     """
 
     client: Client
     info: bytes = b""
     expire_at_s: int = 0
     stream_key: str = ""
+    has_token: bool = False
+    meta: bytes = b""
+    channels: Mapping[str, SubscribeAnswer] = MappingProxyType({})
 
 
 class Authenticator:
-    """Authenticates plain clients, by their request or by their first message."""
+    """Authenticates plain clients, by their request or by their first message.
 
-    def __init__(self, verifier: TokenVerifier, tickets: Tickets, settings: Settings) -> None:
+    Args:
+        asks_application: the application accepts clients, so those without credentials are anonymous.
+    """
+
+    def __init__(
+        self, verifier: TokenVerifier, tickets: Tickets, settings: Settings, *, asks_application: bool = False
+    ) -> None:
         self._verifier = verifier
         self._tickets = tickets
         self._is_insecure = settings.insecure
-        self._accepts_anonymous = settings.anonymous
+        self._accepts_anonymous = settings.anonymous or asks_application
 
     async def authenticate(self, connection: HTTPConnection, *, is_stream: bool = False) -> Identity | None:
         """Return the identity of a client by its request; None if it has no credentials and needs some.
@@ -134,7 +147,8 @@ def _token_of(connection: HTTPConnection) -> str:
 
 
 def _identity(claims: ConnectionClaims) -> Identity:
-    return Identity(Client(claims.user, claims.grants), claims.info, claims.expire_at_s or 0)
+    client = Client(claims.user, claims.grants)
+    return Identity(client, claims.info, claims.expire_at_s or 0, has_token=True, meta=claims.meta)
 
 
 def _claimed(user: str, info: str) -> Identity:

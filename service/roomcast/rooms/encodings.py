@@ -98,6 +98,17 @@ def _deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
     return deflated_frame
 
 
+def in_envelope(encoding: Encoding) -> bool:
+    """Return whether a WebSocket's publications are in envelopes."""
+    return encoding in (ENVELOPE_WEBSOCKET, DEFLATED_ENVELOPE)
+
+
+def text_frame(encoding: Encoding, text: bytes) -> bytes:
+    """Return a message of the server's own, for a client with this encoding of a WebSocket."""
+    is_deflated = encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
+    return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", text))
+
+
 def _missed_frame(count: int) -> bytes:
     return frames.frame(frames.TEXT, b'{"missed":%d}' % count)
 

@@ -16,9 +16,9 @@ from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Publication, Resumption
-from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.admission import Admission
 from roomcast.rooms.encodings import envelope
-from roomcast.rooms.entry import check_subscription, since_of, start_of
+from roomcast.rooms.entry import since_of, start_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
@@ -80,16 +80,17 @@ async def poll_channel(request: Request, channel: str) -> Response:
 
 async def _poll(request: Request, channel: str) -> Response:
     since, wait_s = since_of(request), _wait_of(request)
-    identity = await find(request, Authenticator).required(request)
-    server = find(request, ClientServer)
-    check_subscription(server.node, channel, identity)
+    server, admission = find(request, ClientServer), find(request, Admission)
+    admission.check_origin(request)
+    identity = await admission.authenticator.required(request)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
     connection.open()
-    # A client would seem to join and leave with each poll.
-    namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
     with server.node.connected(connection):
+        admitted = await admission.admit(connection, admission.headers(request), identity, channel)
+        # A client would seem to join and leave with each poll.
+        namespace = replace(admitted.namespace, presence=False, join_leave=False)
         async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as found_start:
             start = start_of(found_start, channel, since)
             found = b"".join(map(_member, start))

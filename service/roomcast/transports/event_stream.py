@@ -21,7 +21,8 @@ LAST_ID = b"id: end\n"
 _RETRY_MS = (1000, 5000)
 # The id of a stream whose client has no position: only the stream's key follows.
 NO_POSITION = b"id: :\n\n"
-_ID = re.compile(rb"^id: (?!end$).*$", re.MULTILINE)
+# With a line end in front, which `re` finds quickly.
+_ID = re.compile(rb"\nid: (?!end\n)[^\n]*")
 
 
 def retry() -> bytes:
@@ -86,4 +87,4 @@ class EventStream(WriteBuffer):
         except TimeoutError:
             return b": ping\n\n"
         # Here and not in the encoding, which all subscribers share.
-        return _ID.sub(self._with_key, found) if self._with_key else found
+        return _ID.sub(self._with_key, b"\n" + found)[1:] if self._with_key else found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
-from roomcast.model.errors import SERVER_ERROR, ApplicationError, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import SERVER_ERROR, ApplicationError, BrokerUnavailable, ClientError, ErrorCode, Refused
 from roomcast.model.json import JsonObject
 from roomcast.transports.event_stream import goodbye, retry
 from roomcast.web.streaming import STREAM_HEADERS
@@ -40,14 +40,22 @@ def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failu
     return Failure({**body, "temporary": True} if is_temporary else body, status)
 
 
+def is_retried(connection: HTTPConnection, exc: ClientError | BrokerUnavailable | ApplicationError) -> bool:
+    """Return whether this is an event stream that a browser should open again later."""
+    return "temporary" in failure_of(exc).body and "text/event-stream" in connection.headers.get("accept", "")
+
+
 async def refuse(connection: HTTPConnection, exc: Exception) -> Response:
     """Return the answer to a request or handshake that failed.
 
     Browsers reopen an event stream after status 200 alone: what is temporary is answered as a stream that ends.
     """
+    if isinstance(exc, Refused):
+        error = {"code": exc.disconnect.code, "message": exc.disconnect.reason}
+        return JSONResponse({"error": error}, 403 if exc.disconnect.is_final else 503)
     assert isinstance(exc, FAILURES)  # noqa: S101  (for the type checker; registered for these)
     failure = failure_of(exc)
-    if "temporary" in failure.body and "text/event-stream" in connection.headers.get("accept", ""):
+    if is_retried(connection, exc):
         return Response(retry() + goodbye(SERVER_ERROR), media_type="text/event-stream", headers=STREAM_HEADERS)
     if isinstance(exc, BrokerUnavailable):
         return JSONResponse({"error": failure.body}, 503, headers={"Retry-After": "1"})
