@@ -100,6 +100,20 @@ def test_a_client_that_is_disconnected_for_good_stays_away(browser: webdriver.Ch
     assert page.got("error") == [CONNECTING, CLOSED]
 
 
+def test_the_chat_page_stays_away_too_and_says_why(browser: webdriver.Chrome, node: NodeProcess) -> None:
+    def status() -> str:
+        found: str = browser.execute_script("return document.getElementById('status').textContent")
+        return found
+
+    browser.get(node.http("/?room=page"))
+    wait = WebDriverWait(browser, WAIT_S, poll_frequency=0.02)
+    (client,) = wait.until(lambda _: call(node, "presence", channel="room:page")["presence"])
+
+    call(node, "disconnect", user="", client=client, disconnect={"code": 4500, "reason": "enough"})
+
+    wait.until(lambda _: status() == "Disconnected: enough", status())
+
+
 @contextmanager
 def node_at(port: int, environment: dict[str, str]) -> Iterator[None]:
     node = RoomcastProcess(["node", "--port", str(port)], environment, module=HASTY)

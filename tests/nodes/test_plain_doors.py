@@ -235,3 +235,22 @@ async def test_a_session_of_the_centrifuge_protocol_is_not_opened_again_either(n
 
     async with streaming(node, path, stream.last_id) as again:
         assert again.status == 204
+
+
+@pytest.mark.parametrize(("code", "status"), [(4500, 403), (3503, 403), (4000, 200)])
+async def test_a_poll_that_is_ended_for_good_says_so(node: NodeProcess, code: int, status: int) -> None:
+    place = await publish(node, "room:polled", 1)
+    user = f"poll-{code}"
+    async with http_client() as http:
+        query = f"user={user}&timeout=10&{after(place)}"
+        waiting = asyncio.create_task(http.get(node.http(f"/poll/rooms/polled?{query}"), timeout=DEADLINE_S))
+
+        async def is_ended() -> bool:
+            await call(node, "disconnect", {"user": user, "disconnect": {"code": code, "reason": "why"}})
+            return waiting.done()
+
+        await eventually(is_ended)
+        answer = await waiting
+
+    assert answer.status_code == status
+    assert answer.json().get("error") == (None if status == 200 else {"code": code, "message": "why"})

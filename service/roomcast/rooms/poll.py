@@ -23,6 +23,7 @@ from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
 from roomcast.web.client_server import ClientServer
+from roomcast.web.failures import disconnected
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
@@ -66,7 +67,7 @@ async def poll(request: Request, name: str) -> Response:
     Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
     "data": ...}]}` as soon as there is one, or without any after `timeout` seconds (25; at most 60). The next poll
     sends this offset and epoch. Without `since` the answer is the room's position, at once, without `recovered`.
-    `recovered: false` means that publications are lost.
+    `recovered: false` means that publications are lost. A client that is disconnected for good meanwhile gets 403.
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
     return await _poll(request, room_channel(name))
@@ -97,6 +98,8 @@ async def _poll(request: Request, channel: str) -> Response:
         is_recovered = _is_recovered(start, since)
         if not found and is_recovered:
             found = await _next(request, transport, wait_s)
+    if not found and transport.final_disconnect is not None:
+        return disconnected(transport.final_disconnect)
     return _answer(start, found, is_recovered=is_recovered)
 
 

@@ -7,7 +7,15 @@ from typing import NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
-from roomcast.model.errors import SERVER_ERROR, ApplicationError, BrokerUnavailable, ClientError, ErrorCode, Refused
+from roomcast.model.errors import (
+    SERVER_ERROR,
+    ApplicationError,
+    BrokerUnavailable,
+    ClientError,
+    Disconnect,
+    ErrorCode,
+    Refused,
+)
 from roomcast.model.json import JsonObject
 from roomcast.transports.event_stream import goodbye, retry
 from roomcast.web.streaming import STREAM_HEADERS
@@ -45,14 +53,19 @@ def is_retried(connection: HTTPConnection, exc: ClientError | BrokerUnavailable 
     return "temporary" in failure_of(exc).body and "text/event-stream" in connection.headers.get("accept", "")
 
 
+def disconnected(disconnect: Disconnect) -> Response:
+    """Return the answer to a request of a client that is disconnected: 503 if it may come again, or else 403."""
+    error = {"code": disconnect.code, "message": disconnect.reason}
+    return JSONResponse({"error": error}, 403 if disconnect.is_final else 503)
+
+
 async def refuse(connection: HTTPConnection, exc: Exception) -> Response:
     """Return the answer to a request or handshake that failed.
 
     Browsers reopen an event stream after status 200 alone: what is temporary is answered as a stream that ends.
     """
     if isinstance(exc, Refused):
-        error = {"code": exc.disconnect.code, "message": exc.disconnect.reason}
-        return JSONResponse({"error": error}, 403 if exc.disconnect.is_final else 503)
+        return disconnected(exc.disconnect)
     assert isinstance(exc, FAILURES)  # noqa: S101  (for the type checker; registered for these)
     failure = failure_of(exc)
     if is_retried(connection, exc):

@@ -90,6 +90,7 @@ const STATE_TEXTS = {
   open: () => `Connected to ${location.host}`,
   receiving: () => `Receiving only, from ${location.host}`,
   connecting: () => `Connecting to ${location.host}`,
+  ended: ({ endReason }) => `Disconnected: ${endReason}`,
   waiting: ({ retryAt }) => `Reconnecting in ${Math.max(1, Math.ceil((retryAt - now()) / 1000))} s`,
 };
 
@@ -104,7 +105,7 @@ function onChatState(current) {
   $("hint").hidden = state !== "receiving";
   if (isUp) $("announcement").textContent = $("status").textContent;
   if (wasUp && !isUp) {
-    $("announcement").textContent = "Connection lost, reconnecting";
+    $("announcement").textContent = state === "ended" ? $("status").textContent : "Connection lost, reconnecting";
     wasLost = true;
   }
   if (isUp && wasLost) {

@@ -15,6 +15,9 @@ export function attempt(action) {
   }
 }
 
+/** Return whether a client does not reconnect after a close code. */
+const isFinal = (code) => (code >= 3500 && code <= 3999) || (code >= 4500 && code <= 4999);
+
 /** Return the content of a text: its JSON value, or the text. */
 function contentOf(text) {
   const data = attempt(() => JSON.parse(text));
@@ -34,6 +37,7 @@ export class Feed {
   #attempts = 0; // since the last connection that lasted; sets the delay
   #failures = 0; // WebSocket attempts in a row that did not open
   retryAt = 0;
+  endReason; // why the server has ended it for good
 
   /**
    * onMessage gets { data }, a JSON value, or { text }, or { base64 }; onStart the first position; onLoss nothing,
@@ -52,6 +56,7 @@ export class Feed {
   get state() {
     if (this.#socket.readyState === WebSocket.OPEN) return "open";
     if (this.#events?.readyState === EventSource.OPEN) return "receiving";
+    if (this.endReason !== undefined) return "ended";
     return this.retryAt ? "waiting" : "connecting";
   }
 
@@ -83,13 +88,20 @@ export class Feed {
       this.#onUp();
     };
     socket.onmessage = ({ data }) => this.#recovers ? this.#onEnvelope(JSON.parse(data)) : this.#onMessage(contentOf(data));
-    socket.onclose = () => {
+    socket.onclose = ({ code, reason }) => {
+      if (isFinal(code)) return this.#end(reason);
       if (openedAt === Infinity) this.#failures += 1;
       // Not at once when it opens: a node that accepts and then ends connections must not be asked twice a second.
       else if (now() - openedAt > STABLE_MS) this.#attempts = 0;
       this.#retryLater();
       this.#onState(this);
     };
+    this.#onState(this);
+  }
+
+  #end(reason) {
+    this.close();
+    this.endReason = reason;
     this.#onState(this);
   }
 
@@ -146,6 +158,10 @@ export class Feed {
     this.#events.onmessage = ({ data, lastEventId }) => this.#onEvent(contentOf(data), lastEventId);
     this.#events.addEventListener("binary", ({ data, lastEventId }) => this.#onEvent({ base64: data }, lastEventId));
     this.#events.addEventListener("position", ({ data }) => this.#onEnvelope(JSON.parse(data)));
+    this.#events.addEventListener("disconnect", ({ data }) => {
+      const { code, reason } = JSON.parse(data);
+      if (isFinal(code)) this.#end(reason);
+    });
     this.#events.addEventListener("missed", ({ data }) => this.#onEnvelope({ missed: data }));
     this.#events.onopen = () => this.#onUp();
     // Its own reconnects know no backoff; the next failed WebSocket attempt opens another.
