@@ -40,32 +40,34 @@ class ModeratedPublisher(Publisher):
         self._application = application
         self._tasks = tasks
         self._caller = caller
-        self._waiting: deque[Publication] = deque()
+        self._waiting: deque[Publication] | None = None  # an empty one would be 760 bytes of each idle client
         self._waiting_bytes = 0
-        self._is_running = False
 
     @override
     def publish_for(self, connection: Connection, publication: Publication) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+            self._tasks.spawn(self._publish_all(connection, self._waiting))
         self._waiting.append(publication)
-        self._waiting_bytes += len(publication.data) + _OVERHEAD_BYTES
+        self._waiting_bytes += _size_bytes(publication)
         if self._waiting_bytes > _MAX_WAITING_BYTES:
             connection.pause_reading(Pause.COMMANDS)
-        if not self._is_running:
-            self._is_running = True
-            self._tasks.spawn(self._publish_all(connection))
 
-    async def _publish_all(self, connection: Connection) -> None:
+    async def _publish_all(self, connection: Connection, waiting: deque[Publication]) -> None:
         try:
-            while self._waiting:
-                publication = self._waiting.popleft()
-                await self._publish(connection, publication)
-                self._waiting_bytes -= len(publication.data) + _OVERHEAD_BYTES
+            while waiting:
+                publication = waiting.popleft()
+                if not await self._publish(connection, publication):
+                    waiting.clear()
+                    self._waiting_bytes = _size_bytes(publication)
+                self._waiting_bytes -= _size_bytes(publication)
                 if self._waiting_bytes <= _MAX_WAITING_BYTES:
                     connection.resume_reading(Pause.COMMANDS)
         finally:
-            self._is_running = False
+            self._waiting = None
 
-    async def _publish(self, connection: Connection, publication: Publication) -> None:
+    async def _publish(self, connection: Connection, publication: Publication) -> bool:
+        """Publish a message if the application accepts it; return False if it closes the client."""
         try:
             answer = await self._application.on_publish(self._question(publication))
             if answer.data is not None:
@@ -73,15 +75,15 @@ class ModeratedPublisher(Publisher):
                 publication = publication._replace(data=answer.data, kind=kind)
             await self._node.publish(publication, skip_history=answer.skip_history)
         except Refused as exc:
-            self._waiting.clear()
-            self._waiting_bytes = len(publication.data) + _OVERHEAD_BYTES
             connection.close(exc.disconnect)
+            return False
         except (ApplicationError, BrokerUnavailable, ClientError) as exc:
             if in_envelope(connection.encoding) and connection.state is State.OPEN:
                 body = {name: value for name, value in failure_of(exc).body.items() if name != "detail"}
                 connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
         except Exception:
             log.exception("moderation.failed", conn=connection.id)
+        return True
 
     def _question(self, publication: Publication) -> PublishEvent:
         """Return the event: handlers receive text that is not JSON as a JSON string, and binary data as it is."""
@@ -89,3 +91,7 @@ class ModeratedPublisher(Publisher):
         if kind is Kind.BINARY:
             return PublishEvent(self._caller._replace(encoding="binary"), channel, data)
         return PublishEvent(self._caller, channel, data if kind is Kind.JSON else orjson.dumps(data.decode()))
+
+
+def _size_bytes(publication: Publication) -> int:
+    return len(publication.data) + _OVERHEAD_BYTES
