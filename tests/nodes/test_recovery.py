@@ -177,7 +177,7 @@ async def test_an_event_stream_goes_on_by_its_last_event_id(cluster: Cluster, ro
             if len(blocks) == 3:
                 break
     position, *events = blocks
-    assert position.startswith(f"id: {last_event_id}\nevent: position\n")
+    assert position.partition("\n")[2].startswith(f"id: {last_event_id}\nevent: position\n")
     assert '"recovered":true' in position
     assert events == [f"id: {positions[n]['epoch']}:{n + 1}\ndata: {n}" for n in (1, 2)]
 
