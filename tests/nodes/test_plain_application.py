@@ -18,15 +18,17 @@ from tests.support.tokens import SECRET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
-HANDLERS = {f"on_{hook}": f"tests.support.plain_application:on_{hook}" for hook in ("connect", "subscribe", "publish")}
+HANDLERS = {
+    f"on_{hook}": f"tests.support.plain_application:on_{hook}"
+    for hook in ("connect", "subscribe", "publish", "refresh", "disconnect")
+}
 
 
 @pytest.fixture(scope="module")
 def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
     """Neither anonymous clients nor tokens: the application alone lets clients in."""
     url = f"redis://127.0.0.1:{redis_server.port}/0"
-    settings = {**HANDLERS, "on_refresh": "tests.support.plain_application:on_refresh", "hook_headers": "X-User"}
-    with Cluster(url, "asked:", secret=SECRET, **settings) as cluster:
+    with Cluster(url, "asked:", secret=SECRET, hook_headers="X-User", **HANDLERS) as cluster:
         yield cluster.start_node()
 
 
@@ -197,3 +199,26 @@ async def test_a_connection_expires_unless_the_application_refreshes_it(node: No
         assert await receive(stays) == '["brief","still here"]'
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 3005
+
+
+async def test_the_application_is_notified_once_of_each_client_that_was_there(node: NodeProcess) -> None:
+    channel, user = "room:gone", "eve"
+    assert await by_poll(node, channel, user) == (200, 0)
+    assert await by_websocket(node, "room:gone-error", user) == (400, 400)
+    assert await by_stream(node, "room:gone-closed", user) == (200, 4501)
+    assert await by_stream(node, channel, user) == (200, 0)
+    async with websocket(node, f"/ws/channels/{channel}", user) as socket:
+        await socket.close(4003)
+    async with websocket(node, f"/ws/channels/{channel}", user) as socket:
+        await call(node, "unsubscribe", {"user": user, "channel": channel})
+        with pytest.raises(ConnectionClosed):
+            await receive(socket)
+
+    def gone() -> list[tuple[str, int]]:
+        return sorted((line["transport"], line["code"]) for line in node.log if line.get("user") == user)
+
+    async def is_told() -> bool:
+        return len(gone()) >= 3
+
+    await eventually(is_told)
+    assert gone() == [("sse", 1001), ("websocket", 3503), ("websocket", 4003)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import orjson
@@ -11,6 +12,7 @@ from roomcast import (
     ConnectAnswer,
     ConnectEvent,
     Disconnect,
+    DisconnectEvent,
     Override,
     PublishAnswer,
     PublishEvent,
@@ -65,3 +67,8 @@ async def on_publish(event: PublishEvent) -> PublishAnswer:
 
 async def on_refresh(event: RefreshEvent) -> RefreshAnswer:
     return RefreshAnswer(is_expired=event.caller.user == "brief-over")
+
+
+def on_disconnect(event: DisconnectEvent) -> None:
+    line = {"event": "gone", "transport": event.caller.transport, "user": event.caller.user, "code": event.code}
+    print(orjson.dumps({**line, "level": "info"}).decode(), file=sys.stderr, flush=True)

@@ -183,6 +183,10 @@ class Application(Protocol):
         """
 
     @property
+    def is_notified(self) -> bool:
+        """Return whether `on_connected` and `on_disconnect` have an effect."""
+
+    @property
     def headers(self) -> frozenset[str]:
         """Return the headers of handshakes that `Caller.headers` contains, in lower case."""
 
@@ -205,7 +209,7 @@ class Application(Protocol):
         """Return when a subscription expires next."""
 
     def on_connected(self, event: ConnectedEvent) -> None:
-        """Notify that a client has connected: its `connect` was answered. Does not block.
+        """Notify that a client has connected: its `connect` was answered, or it is a plain one. Does not block.
 
         Delivery: see docs/applications.md; `on_disconnect` follows once the client is gone, unless the node was killed.
         """

@@ -8,15 +8,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
+from typing_extensions import override
 
 from roomcast.auth.overrides import overridden
 from roomcast.auth.permissions import Action, is_limited, may
-from roomcast.connections.connection import Connection
+from roomcast.connections.connection import Connection, Receiver
 from roomcast.hooks.interface import (
     Application,
     Caller,
     ConnectAnswer,
+    ConnectedEvent,
     ConnectEvent,
+    DisconnectEvent,
     Hook,
     RefreshAnswer,
     RefreshEvent,
@@ -25,9 +28,10 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Kind
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.moderation import ModeratedPublisher
-from roomcast.rooms.receivers import Publisher
+from roomcast.rooms.receivers import PlainReceiver, Publisher
 from roomcast.tasks import TaskSet
 from roomcast.web.client_server import ClientServer
 
@@ -45,7 +49,8 @@ class Expiry(NamedTuple):
 class Admitted(NamedTuple):
     """A client that may connect, and subscribe to one channel.
 
-    namespace, info: of the subscription, as of `Node.subscribing`. publisher: for its messages.
+    namespace, info: of the subscription, as of `Node.subscribing`. publisher: for its messages. caller: None if the
+        application takes no part.
     """
 
     identity: Identity
@@ -53,6 +58,7 @@ class Admitted(NamedTuple):
     info: bytes
     publisher: Publisher
     expiries: tuple[Expiry, ...]
+    caller: Caller | None = None
 
 
 class Admission:
@@ -103,7 +109,7 @@ class Admission:
             connection: one of the node's.
         Raises: ClientError 102, 103; ApplicationError, ClientError, Refused of the application.
         """
-        if not self._application.handles:
+        if not (self._application.handles or self._application.is_notified):
             namespace = self._node.namespaces.of(channel)
             may(Action.SUBSCRIBE, channel, namespace, identity.client, is_subscribed=False)
             return Admitted(identity, namespace, b"", self._node.client_publisher, (Expiry(identity.expire_at_s),))
@@ -124,7 +130,14 @@ class Admission:
             subscription.info,
             self._publisher(caller),
             (Expiry(identity.expire_at_s, refresh), Expiry(subscription.expire_at_s, sub_refresh)),
+            caller,
         )
+
+    def connected(self, connection: Connection, admitted: Admitted) -> None:
+        """Notify the application that a client has connected, and later that it has disconnected."""
+        if admitted.caller is not None and self._application.is_notified:
+            connection.receiver = Followed(connection.receiver, self._application, admitted.caller)
+            self._application.on_connected(ConnectedEvent(admitted.caller))
 
     async def _connect(self, caller: Caller, identity: Identity) -> Identity:
         if Hook.CONNECT not in self._application.handles:
@@ -161,3 +174,27 @@ class Admission:
         if Hook.PUBLISH not in self._application.handles:
             return self._node.client_publisher
         return ModeratedPublisher(self._node, self._application, self._tasks, caller)
+
+
+class Followed(PlainReceiver):
+    """A receiver of a client whose end the application is notified of."""
+
+    __slots__ = ("_application", "_caller", "_receiver")
+
+    def __init__(self, receiver: Receiver, application: Application, caller: Caller) -> None:
+        self._receiver = receiver
+        self._application = application
+        self._caller = caller
+
+    @override
+    def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
+        self._receiver.on_message(connection, kind, data)
+
+    @override
+    def on_lost(self, connection: Connection, channel: str) -> None:
+        self._receiver.on_lost(connection, channel)
+
+    @override
+    def on_closed(self, connection: Connection) -> None:
+        self._receiver.on_closed(connection)
+        self._application.on_disconnect(DisconnectEvent(self._caller, connection.transport.close_code(), ""))

@@ -68,6 +68,7 @@ class RoomEntry:
                 connection.send(welcome)
             send_start(connection, start, self._channel, self._since)
         connection.receiver = self._receiver_of(admitted.publisher, self._may_publish(admitted.identity))
+        self._admission.connected(connection, admitted)
         self._expiries.watch(connection, admitted.expiries)
 
     async def enter_by_token(self, connection: Connection, token: str) -> None:

@@ -81,6 +81,7 @@ class EventStreamResponse(Response):
             connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
         ) as start:
             send_start(connection, start, self._channel, self._since)
+        admission.connected(connection, admitted)
         expiries.watch(connection, admitted.expiries)
         if self._identity.stream_key:  # it returns before its key is forgotten
             expiries.close_in(STREAM_TTL_S / 2, connection)
