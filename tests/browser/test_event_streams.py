@@ -114,6 +114,17 @@ def test_the_chat_page_stays_away_too_and_says_why(browser: webdriver.Chrome, no
     wait.until(lambda _: status() == "Disconnected: enough", status())
 
 
+def test_the_chat_page_says_why_it_is_not_let_in(browser: webdriver.Chrome, node: NodeProcess) -> None:
+    browser.get(node.http("/?room=dialog%23ada,bob"))
+
+    WebDriverWait(browser, WAIT_S, poll_frequency=0.02).until(
+        lambda _: (
+            browser.execute_script("return document.getElementById('status').textContent")
+            == "Disconnected: this channel is of other users"
+        )
+    )
+
+
 @contextmanager
 def node_at(port: int, environment: dict[str, str]) -> Iterator[None]:
     node = RoomcastProcess(["node", "--port", str(port)], environment, module=HASTY)

@@ -15,6 +15,9 @@ export function attempt(action) {
   }
 }
 
+// Unauthorized, unknown channel, permission denied, bad request.
+const REFUSALS = [101, 102, 103, 107];
+
 /** Return whether a client does not reconnect after a close code. */
 const isFinal = (code) => (code >= 3500 && code <= 3999) || (code >= 4500 && code <= 4999);
 
@@ -34,6 +37,7 @@ export class Feed {
   #socketUrl; #eventsUrl; #recovers; #onMessage; #onStart; #onLoss; #onState; #socket; #events; #timer;
   #position; // { offset, epoch } of the last message received
   #hasBeenUp = false;
+  #isClosed = false;
   #attempts = 0; // since the last connection that lasted; sets the delay
   #failures = 0; // WebSocket attempts in a row that did not open
   retryAt = 0;
@@ -65,6 +69,7 @@ export class Feed {
   handleEvent() { if (this.retryAt) this.#connect(); } // online again: do not wait
 
   close() {
+    this.#isClosed = true;
     removeEventListener("online", this);
     clearTimeout(this.#timer);
     this.#closeEvents();
@@ -90,13 +95,25 @@ export class Feed {
     socket.onmessage = ({ data }) => this.#recovers ? this.#onEnvelope(JSON.parse(data)) : this.#onMessage(contentOf(data));
     socket.onclose = ({ code, reason }) => {
       if (isFinal(code)) return this.#end(reason);
-      if (openedAt === Infinity) this.#failures += 1;
+      if (openedAt === Infinity) {
+        this.#failures += 1;
+        if (this.#failures === 1 && !this.#hasBeenUp) this.#endIfRefused();
+      }
       // Not at once when it opens: a node that accepts and then ends connections must not be asked twice a second.
       else if (now() - openedAt > STABLE_MS) this.#attempts = 0;
       this.#retryLater();
       this.#onState(this);
     };
     this.#onState(this);
+  }
+
+  /** End if the server refuses this client: a browser does not tell why a WebSocket did not open. */
+  async #endIfRefused() {
+    const request = new AbortController();
+    const response = await fetch(this.#eventsUrl, { signal: request.signal }).catch(() => null);
+    if (response?.ok) return request.abort();
+    const error = (await response?.json().catch(() => null))?.error;
+    if (REFUSALS.includes(error?.code) && !this.#isClosed && !this.isUp) this.#end(error.detail);
   }
 
   #end(reason) {
