@@ -32,6 +32,9 @@ from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
 
+# The table of channels without a namespace.
+_DEFAULT = "default"
+
 
 class ConfigError(Exception):
     """Invalid settings; the text names each with its fault."""
@@ -129,6 +132,10 @@ class Settings(BaseSettings):
     namespaces_file: Annotated[
         Path | None,
         Field(description="TOML file with more namespaces, or replacements of default ones (docs/namespaces.md)"),
+    ] = None
+    default_namespace: Annotated[
+        bool | None,
+        Field(description="accept channels without a namespace, such as `news`; unset: if the file has [default]"),
     ] = None
 
     metrics_interval_s: Annotated[
@@ -250,20 +257,29 @@ def read_namespaces(settings: Settings) -> Namespaces:
 
     Raises: ConfigError that names the invalid namespace and option.
     """
-    if settings.namespaces_file is None:
-        return Namespaces()
+    found: dict[str, Namespace] = {}
+    if settings.namespaces_file is not None:
+        found = _namespaces_of(settings.namespaces_file)
+    default = found.pop(_DEFAULT, None)
+    is_on = default is not None if settings.default_namespace is None else settings.default_namespace
+    return Namespaces({**DEFAULTS, **found}, (default or DEFAULTS["room"]) if is_on else None)
+
+
+def _namespaces_of(file: Path) -> dict[str, Namespace]:
     try:
-        tables = tomllib.loads(settings.namespaces_file.read_text())
-        found = TypeAdapter(dict[str, Namespace]).validate_python(tables)
+        tables = tomllib.loads(file.read_text())
+        found: dict[str, Namespace] = TypeAdapter(dict[str, Namespace]).validate_python(tables)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
     except ValidationError as exc:
         lines = [f"[{place}] {message.removeprefix('Value error, ')}" for place, message in faults(exc)]
-        raise ConfigError(f"{settings.namespaces_file}: {'; '.join(lines)}") from None
+        raise ConfigError(f"{file}: {'; '.join(lines)}") from None
     for name in found:
-        if not re.fullmatch("[a-z0-9_-]{1,32}", name):
-            raise ConfigError(f"{settings.namespaces_file}: [{name}]: a name is 1 to 32 of a-z, 0-9, _ and -")
-    return Namespaces({**DEFAULTS, **found})
+        if not re.fullmatch("[-a-zA-Z0-9_.]{2,}", name):  # as Centrifugo's
+            raise ConfigError(f"{file}: [{name}]: a name has 2 or more of a-z, A-Z, 0-9, _, - and .")
+        if name == "node":
+            raise ConfigError(f"{file}: [{name}]: nodes use this name themselves")
+    return found
 
 
 def masked(settings: Settings) -> dict[str, str]:

@@ -15,6 +15,11 @@ SYSTEM_METRICS = "metrics:system"
 LOBBY = "room:lobby"
 
 
+def is_of_nodes(channel: str) -> bool:
+    """Return whether a channel is one that only nodes and workers use: its name has braces, which no other one has."""
+    return channel.startswith("{")
+
+
 def check_channel(name: str) -> str:
     """Return a name of 1 to 255 bytes of UTF-8 without control characters and braces. Raises: ClientError 107."""
     return _check(name, "channel", MAX_CHANNEL_BYTES)
@@ -44,7 +49,7 @@ def _check(name: str, what: str, max_bytes: int) -> str:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} must be 1 to {max_bytes} bytes, this one has {size_bytes}")
     if _CONTROL.search(name):
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a control character")
-    if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster
+    if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster, and mark the nodes' own channels
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a brace")
     if "\ufffd" in name:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} is not valid UTF-8")

@@ -133,20 +133,25 @@ DEFAULTS: Mapping[str, Namespace] = {
 
 
 class Namespaces:
-    """All namespaces by name."""
+    """All namespaces by name.
 
-    def __init__(self, by_name: Mapping[str, Namespace] = DEFAULTS) -> None:
-        self._by_name = dict(by_name)
+    Args:
+        default: the options of channels without a namespace, such as `news`, `#42`, `$board` and `:a`; None: there are
+            no such channels.
+    """
+
+    def __init__(self, by_name: Mapping[str, Namespace] = DEFAULTS, default: Namespace | None = None) -> None:
+        self._by_name = dict(by_name) if default is None else {**by_name, "": default}
 
     def of(self, channel: str) -> Namespace:
         """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
-        namespace = self._by_name.get(name) if colon else None
+        namespace = self._by_name.get(name if colon else "")
         if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
 
     def personal(self) -> list[str]:
-        """Return the names of the namespaces with personal channels."""
+        """Return the names of the namespaces with personal channels; "" stands for channels without a namespace."""
         return [name for name, namespace in self._by_name.items() if namespace.personal]
