@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from roomcast.bodies import faults
 from roomcast.config_types import (
+    API_KEY_LENGTH,
+    SECRET_LENGTH,
     ApiKey,
     BaseUrl,
     Handler,
@@ -54,6 +56,10 @@ class Settings(BaseSettings):
         Len(max_length=64),
         Field(description="prefix of every Redis key and topic, so that several deployments can share one server"),
     ] = "roomcast:"
+    # Before the keys: they are validated by it.
+    insecure_short_keys: Annotated[
+        bool, Field(description="development only: accept an API key and secrets that are short enough to be guessed")
+    ] = False
     api_key: Annotated[
         ApiKey | None,
         Field(description="key that services send as X-API-Key, at least 16 characters; without it the API is off"),
@@ -287,6 +293,20 @@ def masked(settings: Settings) -> dict[str, str]:
     values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
     values[f"{ENV_PREFIX}REDIS_URL"] = masked_url(settings.redis_url)
     return values
+
+
+def short_keys(settings: Settings) -> list[str]:
+    """Return the variables with a key or a secret that is short enough to be guessed."""
+    lengths = {
+        "api_key": API_KEY_LENGTH,
+        **dict.fromkeys(("secret", "previous_secret", "webhook_secret"), SECRET_LENGTH),
+    }
+    values = {name: getattr(settings, name) for name in lengths}
+    return [
+        f"{ENV_PREFIX}{name.upper()}"
+        for name, value in values.items()
+        if value is not None and len(value.get_secret_value()) < lengths[name]
+    ]
 
 
 def unknown_variables() -> list[str]:

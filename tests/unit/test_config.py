@@ -12,6 +12,7 @@ from roomcast.config import (
     read_namespaces,
     read_settings,
     require_auth,
+    short_keys,
     unknown_variables,
 )
 from roomcast.model.errors import ClientError
@@ -99,6 +100,26 @@ def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, nam
 
     with pytest.raises(ConfigError, match=f"^{name}: "):
         read_settings()
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "SECRET", "PREVIOUS_SECRET", "WEBHOOK_SECRET"])
+def test_short_keys_need_a_setting_that_calls_them_insecure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ROOMCAST_SECRET", "x" * 32)
+    monkeypatch.setenv(f"ROOMCAST_{name}", "TOPKEY")
+    for value in ("", "false"):
+        monkeypatch.setenv("ROOMCAST_INSECURE_SHORT_KEYS", value)
+        with pytest.raises(ConfigError, match=f"^ROOMCAST_{name}: .*ROOMCAST_INSECURE_SHORT_KEYS") as caught:
+            read_settings()
+        assert "TOPKEY" not in str(caught.value)
+
+    monkeypatch.setenv("ROOMCAST_INSECURE_SHORT_KEYS", "true")
+    assert short_keys(read_settings()) == [f"ROOMCAST_{name}"]
+
+    monkeypatch.setenv(f"ROOMCAST_{name}", "schlüssel")
+    with pytest.raises(ConfigError, match=f"^ROOMCAST_{name}: must be ASCII"):
+        read_settings()
+    monkeypatch.setenv(f"ROOMCAST_{name}", "x" * 32)
+    assert short_keys(read_settings()) == []
 
 
 @pytest.mark.parametrize("prefix", ["{roomcast}:", "{", "}", "a{b}", "{}"])
