@@ -168,7 +168,7 @@ async def _grow(params: Json) -> Json:
 
 def question(op: str) -> Publication:
     asked = {"question": 1, "from": "n2", "op": op, "params": {}}
-    return Publication("{control}", orjson.dumps(asked))
+    return Publication("control", orjson.dumps(asked))
 
 
 async def answer(loop_back: tuple[Survey, FakeBroker]) -> Json:
@@ -178,7 +178,7 @@ async def answer(loop_back: tuple[Survey, FakeBroker]) -> Json:
         return broker.published
 
     (publication,) = await eventually(published)
-    assert publication.channel == "{control}.n2"
+    assert publication.channel == "control.n2"
     answered: Json = orjson.loads(publication.data)
     assert (answered["answer"], answered["from"]) == (1, "n1")
     return answered["result"]  # type: ignore[no-any-return]  # JSON
@@ -248,8 +248,8 @@ async def test_what_is_neither_question_nor_answer_is_dropped(
 ) -> None:
     survey, _ = loop_back
 
-    survey.on_publication(Publication("{control}", data))
-    survey.on_publication(Publication("{control}.n1", b'{"answer": 99, "from": "n2", "result": {}}'))
+    survey.on_publication(Publication("control", data))
+    survey.on_publication(Publication("control.n1", b'{"answer": 99, "from": "n2", "result": {}}'))
     survey.on_publication(question("echo"))
 
     assert await answer(loop_back) == {"echo": {}}
@@ -266,6 +266,6 @@ async def test_without_redis_nothing_is_asked_and_that_is_told(server: Client, p
 async def test_channels_of_the_nodes_have_no_namespace_so_that_no_client_can_have_them() -> None:
     survey = Survey(FakeBroker(), "host-1a2b3c")
 
-    assert survey.channels == ("{control}", "{control}.host-1a2b3c")
+    assert survey.channels == ("control", "control.host-1a2b3c")
     assert not any(":" in channel for channel in survey.channels)
     assert Namespace().history_size == 0

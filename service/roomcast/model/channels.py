@@ -16,8 +16,8 @@ LOBBY = "room:lobby"
 
 
 def is_of_nodes(channel: str) -> bool:
-    """Return whether a channel is one that only nodes and workers use: its name has braces, which no other one has."""
-    return channel.startswith("{")
+    """Return whether only nodes and workers use a channel (node/survey.py, presence/occupancy.py)."""
+    return channel in {"events", "control"} or channel.startswith("control.")
 
 
 def check_channel(name: str) -> str:
@@ -49,7 +49,7 @@ def _check(name: str, what: str, max_bytes: int) -> str:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} must be 1 to {max_bytes} bytes, this one has {size_bytes}")
     if _CONTROL.search(name):
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a control character")
-    if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster, and mark the nodes' own channels
+    if "{" in name or "}" in name:  # they choose the slot of a Redis Cluster
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} holds a brace")
     if "\ufffd" in name:
         raise ClientError(ErrorCode.BAD_REQUEST, f"{what} is not valid UTF-8")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import ClientError, ErrorCode
 
 # The prefix of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
@@ -46,7 +47,8 @@ class Namespace:
 
     history_size: publications kept, 0: none. history_ttl_s: after the newest one.
     recovery: None: clients receive no positions and cannot recover.
-    presence: the channel's members can be read. join_leave: subscribers receive joins and leaves.
+    presence: the channel's members can be read. join_leave: subscribers that ask for joins and leaves receive them.
+    force_push_join_leave: so do all other subscribers of the Centrifuge protocol, those by the server too.
     delta: clients may request differences to the publication before (fossil). tags_filter: clients may filter
         publications by tags.
     personal: every client with a user is subscribed to `<namespace>:#<user>` when it connects.
@@ -60,6 +62,7 @@ class Namespace:
     recovery: Recovery | None = None
     presence: bool = False
     join_leave: bool = False
+    force_push_join_leave: bool = False
     delta: bool = False
     tags_filter: bool = False
     personal: bool = False
@@ -147,7 +150,7 @@ class Namespaces:
         """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name if colon else "")
-        if namespace is None:
+        if namespace is None or (not colon and is_of_nodes(channel)):
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace

@@ -94,7 +94,7 @@ class Node(Sink):
         )
 
     def listen(self, channels: Sequence[str], listener: Callable[[Publication], None]) -> None:
-        """Send the publications of channels that only nodes use, such as `{control}`, to a listener and not to the hub.
+        """Send the publications of channels that only nodes use, such as `control`, to a listener and not to the hub.
 
         Args:
             listener: called in the broker's reader: must not block, await or raise.

@@ -10,7 +10,7 @@ from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 
 # The broker channel of these events.
-EVENTS = "{events}"
+EVENTS = "events"
 _CHANNELS_AT_ONCE = 1000
 
 
