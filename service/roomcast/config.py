@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     insecure_short_keys: Annotated[
         bool, Field(description="development only: accept an API key and secrets that are short enough to be guessed")
     ] = False
+    insecure_api: Annotated[
+        bool, Field(description="development only: the server API needs no key, so everyone may call it")
+    ] = False
     api_key: Annotated[
         ApiKey | None,
         Field(description="key that services send as X-API-Key, at least 16 characters; without it the API is off"),

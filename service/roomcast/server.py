@@ -114,6 +114,8 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
     if settings.insecure:
         log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    if settings.insecure_api:
+        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
     warn_of_short_keys(settings)
     try:
         server.run(sockets=[listener])

@@ -122,6 +122,16 @@ async def test_short_keys_are_accepted_by_a_setting_that_calls_them_insecure(red
     assert "ROOMCAST_SECRET is short enough to be guessed" in check.stderr
 
 
+@pytest.mark.anyio
+async def test_an_api_without_a_key_is_called_insecure(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix, insecure_api="true") as cluster:
+        node = cluster.start_node()
+        async with http_client() as http:
+            for headers in ({}, {"X-API-Key": "wrong"}, {"X-API-Key": ""}):
+                assert "result" in (await http.post(node.http("/api/info"), json={}, headers=headers)).json()
+    assert [line["level"] for line in node.log if line["event"] == "node.insecure_api"] == ["warning"]
+
+
 def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_url: str) -> None:
     result = roomcast("check", redis_url=redis_url, api_key="0123456789abcdef", redis_ulr="x")
 
