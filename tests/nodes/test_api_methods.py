@@ -147,16 +147,18 @@ async def test_older_clients_send_many_commands_one_a_line(api: httpx.AsyncClien
         {"id": 4, "method": "publish", "params": {"channel": "nobody:a", "data": 1}},
         {"id": 5, "method": "unheard_of"},
         {"id": 6, "params": {}},
+        {"id": 8, "method": "info", "params": None},
         {"id": 7, "method": "history", "params": {"channel": f"room:{room}", "limit": 10}},
     ]
     body = "\n".join(map(json.dumps, commands))
 
     for separator in ("\n", "\r\n", "\n\n"):
         response = await api.post("/api", content=body.replace("\n", separator) + "\n")
-        first, second, *refused, last = [json.loads(line) for line in response.text.split("\n")]
+        first, second, *refused, info, last = [json.loads(line) for line in response.text.split("\n")]
         assert (first["id"], second.get("id")) == (3, None)
         assert second["result"]["offset"] == first["result"]["offset"] + 1
         assert [(each["id"], each["error"]["code"]) for each in refused] == [(4, 102), (5, 104), (6, 107)]
+        assert (info["id"], list(info["result"])) == (8, ["nodes"])
         assert (last["id"], last["result"]["offset"]) == (7, second["result"]["offset"])  # in their order
 
     alone = (await api.post("/api", content=json.dumps(commands[0], indent=2))).json()

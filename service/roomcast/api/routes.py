@@ -82,7 +82,7 @@ async def _by_body(request: Request) -> Response:
     commands = _commands(await read_body(request, max(_BATCH_BYTES, _request_bytes(context))))
     if len(commands) == 1:
         return await _answered(request, context, _of_body, commands[0], _id_of(commands[0]))
-    named = [{_method_of(command): command.get("params", {})} if _method_of(command) else {} for command in commands]
+    named = [{_method_of(command): _params_of(command)} if _method_of(command) else {} for command in commands]
     answer = await batch(context, BatchRequest.model_construct(commands=named))
     lines = []
     for command, reply in zip(commands, answer["replies"], strict=True):
@@ -95,7 +95,7 @@ async def _of_body(context: ApiContext, command: Json) -> JsonObject:
     name = _method_of(command)
     if not name:
         raise ClientError(ErrorCode.BAD_REQUEST, "method: Field required")
-    return {"result": await call(context, name, command.get("params", {}))}
+    return {"result": await call(context, name, _params_of(command))}
 
 
 def _commands(body: bytes) -> list[Json]:
@@ -116,6 +116,11 @@ def _method_of(command: Json) -> str:
     """Return the method, in any case of letters as in Centrifugo; "" if there is none."""
     method = command.get("method") if isinstance(command, dict) else None
     return method.lower() if isinstance(method, str) else ""
+
+
+def _params_of(command: JsonObject) -> Json:
+    params = command.get("params")
+    return {} if params is None else params
 
 
 def _id_of(command: Json) -> JsonObject:
