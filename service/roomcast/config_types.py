@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, SecretStr, StringConstraints
+from pydantic import AfterValidator, SecretStr, StringConstraints, ValidationInfo
 
 from roomcast.model.origins import canonical
 from roomcast.redis_access.url import parse_redis_url
@@ -35,11 +35,16 @@ def _check_redis_url(value: str) -> str:
     return value
 
 
-def _long_enough(length: int) -> Callable[[SecretStr], SecretStr]:
-    def check(value: SecretStr) -> SecretStr:
+def _long_enough(length: int) -> Callable[[SecretStr, ValidationInfo], SecretStr]:
+    def check(value: SecretStr, info: ValidationInfo) -> SecretStr:
         text = value.get_secret_value()
-        if len(text) < length or not text.isascii() or not text.isprintable():
-            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
+        if not text.isascii() or not text.isprintable():
+            raise ValueError(f"must be ASCII characters; make some with: openssl rand -hex {length}")
+        if len(text) < length and not info.data.get("insecure_short_keys"):
+            raise ValueError(
+                f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}; "
+                "for development ROOMCAST_INSECURE_SHORT_KEYS=true accepts shorter ones"
+            )
         return value
 
     return check
@@ -96,8 +101,10 @@ def _some_of(*known: str) -> Callable[[str], str]:
 
 
 RedisUrlText = Annotated[str, AfterValidator(_check_redis_url)]
-ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(16))]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough(32))]
+API_KEY_LENGTH = 16
+SECRET_LENGTH = 32
+ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(API_KEY_LENGTH))]
+Secret = Annotated[SecretStr, AfterValidator(_long_enough(SECRET_LENGTH))]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 RootPath = Annotated[str, AfterValidator(_check_root_path)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
 from roomcast.telemetry.foreign_protocols import ForeignProtocols
-from roomcast.telemetry.logs import configure_logging
+from roomcast.telemetry.logs import configure_logging, warn_of_short_keys
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer
@@ -121,6 +121,9 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
     if settings.insecure:
         log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    if settings.insecure_api:
+        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
+    warn_of_short_keys(settings)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
 from roomcast.brokers.readiness import Readiness, names_on_shards
 from roomcast.brokers.sharded_pubsub_listener import make_listener
+from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
@@ -217,7 +218,7 @@ class RedisBroker(Broker, ListenerSink):
     @override
     def on_message(self, channel: str, message: bytes) -> None:
         try:
-            max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
+            max_bytes = MAX_CONTROL_BYTES if is_of_nodes(channel) else self._max_message_bytes
             event = unpack(channel, message, max_message_bytes=max_bytes)
         except MalformedMessage as exc:
             self._on_malformed(channel, str(exc))

@@ -43,7 +43,7 @@ class _Wanted(NamedTuple):
 
     since: Position | None = None
     rejects_unrecovered: bool = False
-    tells_members: bool = True
+    tells_members: bool = False
     is_delta: bool = False
     tags: Filter | None = None
     reply_bytes: int = REPLY_BYTES
@@ -108,9 +108,9 @@ async def _subscribing(
     node, wire = session.context.node, session.wire
     of_channel = node.namespaces.of(channel)
     namespace = overridden(of_channel, options.override)
-    push_join_leave = None if options.override is None else options.override.push_join_leave
-    wants_members = wanted.tells_members if push_join_leave is None else push_join_leave
-    tells_members = of_channel.join_leave and wants_members
+    pushes = None if options.override is None else options.override.push_join_leave
+    is_forced = namespace.force_push_join_leave if pushes is None else pushes
+    tells_members = of_channel.join_leave and (is_forced or wanted.tells_members)
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
     async with node.subscribing(
