@@ -46,7 +46,7 @@ def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
             client.script_load(script.text)
         for channel in [CHANNEL] * KEPT + MANY * KEPT_EACH:
             publication = Publication(channel, b'"%b"' % TEXT, Kind.JSON)
-            client.execute_command(*commands.publish(publication, DEFAULTS["room"], None, ALWAYS))
+            client.execute_command(*commands.publish(publication, DEFAULTS["room"], (), ALWAYS))
     with Cluster(redis_url, "large:", secret=SECRET, max_unsent_bytes="131072") as cluster:
         yield cluster.start_node()
         for each in cluster.nodes:
