@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import structlog
 
@@ -41,6 +42,8 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
             ],
         )
     )
+    if settings.insecure_short_keys:  # PyJWT warns at each use; `warn_of_short_keys` once
+        warnings.filterwarnings("ignore", message="The HMAC key is")
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     # Both log whole URLs at INFO, in which tickets and keys may be.
     for name in ("uvicorn", "httpx"):
