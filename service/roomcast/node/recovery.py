@@ -91,8 +91,7 @@ def catch_up_cache(
     kept = (window.after(window.floor) if window is not None else None) or []
     newest = [publication for publication in kept if _offset(publication) <= top.offset][-1:]
     if window is None or not newest:
-        is_recovered = bool(kept) and since == top
-        return [Resumption(channel, top, is_recovered=None if since is None else is_recovered)]
+        return [Resumption(channel, top, is_recovered=None if since is None else bool(kept) and since == top)]
     before = Position(_offset(newest[0]) - 1, top.epoch)
     has_newest = since is not None and before < since <= top and since.epoch == top.epoch
     if since is not None and has_newest and window.after(since.offset) is not None:
