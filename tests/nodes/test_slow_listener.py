@@ -54,7 +54,7 @@ async def test_the_first_subscription_of_a_channel_misses_nothing(
     )
 
     async def publish(room: str) -> None:
-        command = commands.publish(Publication(f"room:{room}", b"1", Kind.JSON), DEFAULTS["room"], None, ALWAYS)
+        command = commands.publish(Publication(f"room:{room}", b"1", Kind.JSON), DEFAULTS["room"], (), ALWAYS)
         await run_all(client, [command], commands.scripts)
 
     async def heard(node: Any, number: int) -> None:
