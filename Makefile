@@ -45,7 +45,7 @@ bench: setup  ## measure Roomcast beside other installed servers (20 minutes; BE
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each shape of Redis (CHAOS="--seed 1")
-	@for shape in single sentinel cluster; do \
+	@for shape in single address sentinel cluster; do \
 	  $(BIN)/python -m tests.chaos --seconds 600 --shape $$shape $(CHAOS) || exit 1; \
 	done
 

@@ -54,6 +54,12 @@ class Fleet:
         """Return a node; it may be one that was just killed, as a balancer's may be."""
         return self._chance.choice(self.slots).node
 
+    def lead_to(self, redis_port: int) -> None:
+        """Connect the nodes' new connections to another server."""
+        for slot in self.slots:
+            assert slot.proxy is not None
+            slot.proxy.lead_to(redis_port)
+
     def faults(self) -> list[dict[str, Any]]:
         """Return the log lines of all nodes that should not be there."""
         return [line for slot in self.slots for node in [*slot.ended, slot.node] for line in node.faults()]

@@ -18,11 +18,11 @@ from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import end
 from tests.chaos.checker import Verdict, check
-from tests.chaos.faults import Faults
+from tests.chaos.faults import LONGEST_FAULT_S, Faults
 from tests.chaos.fleet import running_fleet
 from tests.chaos.journal import Acknowledged, Log, Name, Place, read_payload
 from tests.chaos.publisher import Publisher
-from tests.chaos.subscriber import Subscriber, Way
+from tests.chaos.subscriber import WAYS, Subscriber
 from tests.support.processes import API_KEY
 from tests.support.redis_shapes import SHAPES, Servers
 
@@ -47,6 +47,7 @@ class Plan:
     """The parameters of a run.
 
     rate_per_s: publications of all publishers of one room together; away for 10 s, a client has missed ten times that.
+    longest_fault_s: of Redis or of a node. only: the faults to cause; empty: all of the shape.
     bug: see tests/chaos/broken.py; empty: the service as it is.
     """
 
@@ -56,9 +57,11 @@ class Plan:
     node_count: int = 3
     room_count: int = 3
     publisher_count: int = 4  # of each room
-    subscriber_count: int = 8  # of each room
+    subscriber_count: int = 9  # of each room: three plain ones, three that poll, three of the Centrifuge protocol
     rate_per_s: float = 20.0
     longest_pause_s: float = 4.0
+    longest_fault_s: float = LONGEST_FAULT_S
+    only: tuple[str, ...] = ()
     bug: str = ""
 
 
@@ -105,7 +108,7 @@ async def run(plan: Plan) -> Outcome:
             running_fleet(
                 environment,
                 node_count=plan.node_count,
-                redis_port=servers.primaries()[0].port if plan.shape == "single" else None,
+                redis_port=servers.primaries()[0].port if plan.shape in ("single", "address") else None,
                 module="tests.chaos.broken" if plan.bug else "roomcast",
                 chance=chance,
             )
@@ -119,9 +122,9 @@ async def run(plan: Plan) -> Outcome:
         subscribers = [
             Subscriber(f"{room}-s{number}", room, fleet, random.Random(chance.random()), way)
             for room in rooms
-            for number, way in zip(range(plan.subscriber_count), cycle(Way), strict=False)
+            for number, way in zip(range(plan.subscriber_count), cycle(WAYS), strict=False)
         ]
-        faults = Faults(fleet, servers, subscribers, plan.seed)
+        faults = Faults(fleet, servers, subscribers, seed=plan.seed, only=plan.only, longest_s=plan.longest_fault_s)
         catch_up_s = await _live(plan, publishers, subscribers, faults)
         acknowledged: defaultdict[str, list[Acknowledged]] = defaultdict(list)
         for publisher in publishers:
@@ -129,9 +132,7 @@ async def run(plan: Plan) -> Outcome:
         streams = {room: _read_stream(servers, prefix, room) for room in rooms}
 
     logs = [subscriber.log for subscriber in subscribers]
-    verdict = check(
-        logs, acknowledged, streams, window_size=MAX_RECOVERED, may_lose_tail=plan.shape in ("sentinel", "cluster")
-    )
+    verdict = check(logs, acknowledged, streams, window_size=MAX_RECOVERED, may_lose_tail=faults.may_have_lost_data)
     return Outcome(
         plan=plan,
         verdict=verdict,
