@@ -29,7 +29,7 @@ class Faults:
     Each task causes one fault at a time and repairs it before the next. Each kind has its turn before one comes again.
     Args:
         seed: the same seed brings the same faults at the same times, as far as the machine allows it.
-        only: the kinds to cause; empty: all of this shape of Redis.
+        only: the kinds to cause, each at least once; empty: all of this shape of Redis.
         longest_s: no fault of Redis or of a node lasts longer.
     """
 
@@ -72,7 +72,7 @@ class Faults:
         turns: list[str] = []
         while kinds:
             await asyncio.sleep(chance.uniform(0, longest_pause_s))
-            if loop.time() >= ends_at_s:
+            if loop.time() >= ends_at_s and (not self._only or all(self.counts[kind] for kind in kinds)):
                 return
             turns = turns or chance.sample(kinds, k=len(kinds))
             kind = turns.pop()

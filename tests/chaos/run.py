@@ -39,7 +39,7 @@ may_publish = "anyone"
 # Shorter than the default, so that a silent cut is found out in a short run.
 _REDIS_TIMEOUT_S = 2
 _JOIN_TIMEOUT_S = 20.0
-_CATCH_UP_TIMEOUT_S = 40.0
+_LAST_PUBLICATIONS_TIMEOUT_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Plan:
     """The parameters of a run.
 
     rate_per_s: publications of all publishers of one room together; away for 10 s, a client has missed ten times that.
-    longest_fault_s: of Redis or of a node. only: the faults to cause; empty: all of the shape.
+    longest_fault_s: of Redis or of a node. catch_up_timeout_s: after the last fault, until all logs must be complete.
+    only: the faults to cause; empty: all of the shape.
     bug: see tests/chaos/broken.py; empty: the service as it is.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     rate_per_s: float = 20.0
     longest_pause_s: float = 4.0
     longest_fault_s: float = LONGEST_FAULT_S
+    catch_up_timeout_s: float = 40.0
     only: tuple[str, ...] = ()
     bug: str = ""
 
@@ -165,7 +167,7 @@ async def _live(
         await faults.run(seconds=plan.seconds, longest_pause_s=plan.longest_pause_s)
         mended_at_s = loop.time()
         is_over.set()
-        async with asyncio.timeout(_CATCH_UP_TIMEOUT_S):
+        async with asyncio.timeout(_LAST_PUBLICATIONS_TIMEOUT_S):
             await asyncio.gather(*publishing)
         last = {publisher.room: publisher.acknowledged[-1].place for publisher in publishers}
         for publisher in publishers:
@@ -175,7 +177,7 @@ async def _live(
         with suppress(TimeoutError):
             await _until(
                 lambda: all(subscriber.log.place() == last[subscriber.log.room] for subscriber in subscribers),
-                within_s=_CATCH_UP_TIMEOUT_S,
+                within_s=plan.catch_up_timeout_s,
             )
         return loop.time() - mended_at_s
     finally:
