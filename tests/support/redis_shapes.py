@@ -8,8 +8,9 @@ from typing import Any, Protocol, Self
 
 import redis
 
+from tests.support.ports import HOST, free_ports
 from tests.support.redis_cluster import Cluster
-from tests.support.redis_servers import DURABLE, FORMATION_TIMEOUT_S, HOST, RedisError, Server, Shape, free_ports, until
+from tests.support.redis_servers import DURABLE, FORMATION_TIMEOUT_S, RedisError, Server, Shape, until
 
 MASTER_NAME = "mymaster"
 

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from tests.support.redis_servers import HOST, Server, free_ports
+from tests.support.ports import HOST, free_ports
+from tests.support.redis_servers import Server
 
 Act = Callable[[Server], Awaitable[None]]
 
