@@ -83,7 +83,7 @@ def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
     """A real server that tests share and do not kill; each test has its own prefix."""
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield server
 
 

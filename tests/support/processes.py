@@ -20,7 +20,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 API_KEY = "0123456789abcdef-test"
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 # Starts a command as `nohup` and a script's `&` do.
 IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
 
