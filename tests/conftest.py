@@ -118,9 +118,23 @@ def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
 def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
     """Two node processes on a real server; the test may start more, and kill any."""
     with Cluster(redis_url, prefix) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def lasting_cluster(redis_server: ValkeyServer) -> Iterator[Cluster]:
+    """Two nodes that the tests of a file share: each has its own room, and ends no node."""
+    with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", f"lasting-{uuid.uuid4().hex[:8]}:") as cluster:
+        cluster.start_nodes(2)
+        yield cluster
+        assert [node.faults() for node in cluster.nodes] == [[], []]
+
+
+@pytest.fixture
+def room() -> str:
+    """Return a room that no other test uses."""
+    return uuid.uuid4().hex[:8]
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,7 @@ def server() -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="module")
 def nodes(server: ValkeyServer) -> Iterator[list[NodeProcess]]:
     with Cluster(f"redis://127.0.0.1:{server.port}/0", "roomcast:") as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         cluster.start_worker("ingest")
         yield cluster.nodes
 

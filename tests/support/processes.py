@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
@@ -160,6 +161,12 @@ class Cluster:
         node.wait_for("broker.connected")
         self.nodes.append(node)
         return node
+
+    def start_nodes(self, count: int) -> None:
+        """Start nodes at the same time."""
+        with ThreadPoolExecutor(count) as threads:
+            for starting in [threads.submit(self.start_node) for _ in range(count)]:
+                starting.result()
 
     def start_worker(self, kind: str = "metrics", **settings: str) -> RoomcastProcess:
         worker = RoomcastProcess(["worker", kind], self._environment(settings))
