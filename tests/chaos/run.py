@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ async def run(plan: Plan) -> Outcome:
             for number, way in zip(range(plan.subscriber_count), cycle(WAYS), strict=False)
         ]
         faults = Faults(fleet, servers, subscribers, seed=plan.seed, only=plan.only, longest_s=plan.longest_fault_s)
-        catch_up_s = await _live(plan, publishers, subscribers, faults)
+        catch_up_s = await _live(plan, publishers, subscribers, faults, partial(_read_place, servers, prefix))
         acknowledged: defaultdict[str, list[Acknowledged]] = defaultdict(list)
         for publisher in publishers:
             acknowledged[publisher.room] += publisher.acknowledged
@@ -150,7 +151,11 @@ async def run(plan: Plan) -> Outcome:
 
 
 async def _live(
-    plan: Plan, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber], faults: Faults
+    plan: Plan,
+    publishers: Sequence[Publisher],
+    subscribers: Sequence[Subscriber],
+    faults: Faults,
+    read_place: Callable[[str], Place],
 ) -> float:
     """Publish and subscribe while faults happen; return how long after the last one everybody had everything."""
     loop = asyncio.get_running_loop()
@@ -169,10 +174,9 @@ async def _live(
         is_over.set()
         async with asyncio.timeout(_LAST_PUBLICATIONS_TIMEOUT_S):
             await asyncio.gather(*publishing)
-        last = {publisher.room: publisher.acknowledged[-1].place for publisher in publishers}
-        for publisher in publishers:
-            place = publisher.acknowledged[-1].place
-            last[publisher.room] = max(last[publisher.room], place, key=lambda place: place.offset)
+        last = {
+            room: await asyncio.to_thread(read_place, room) for room in {publisher.room for publisher in publishers}
+        }
         # A subscriber that does not catch up has lost something: the checker reports it.
         with suppress(TimeoutError):
             await _until(
@@ -191,6 +195,13 @@ async def _until(condition: Callable[[], bool], *, within_s: float) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  (logs do not notify)
             await asyncio.sleep(0.05)
+
+
+def _read_place(servers: Servers, prefix: str, room: str) -> Place:
+    """Return the newest position of a room in Redis."""
+    with servers.client() as client:
+        epoch, offset = client.hmget(ChannelKeys(prefix).key(f"room:{room}", "meta"), "epoch", "offset")
+    return Place(epoch.decode(), int(offset))
 
 
 def _read_stream(servers: Servers, prefix: str, room: str) -> dict[Place, tuple[Name, int]]:

@@ -1,4 +1,4 @@
-"""Free ports for servers that must be told theirs."""
+"""Free ports for servers that cannot choose their own."""
 
 from __future__ import annotations
 

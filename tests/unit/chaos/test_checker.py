@@ -158,6 +158,27 @@ def test_a_loss_that_was_announced_without_need_is_an_offence() -> None:
     assert kinds(verdict([told(0), heard(1), told(3), heard(4)])) == [NEEDLESS]
 
 
+def test_offsets_that_were_given_to_nobody_are_no_loss_where_data_may_be_lost() -> None:
+    lines: list[Line] = [told(0), heard(1), heard(9)]
+
+    assert verdict(lines, acknowledged=acknowledged(1, 9), may_lose_tail=True).is_good
+    assert kinds(verdict(lines, acknowledged=acknowledged(1, 9))) == [SILENT]
+    assert kinds(verdict(lines, acknowledged=acknowledged(1, 2, 9), may_lose_tail=True)) == [SILENT, LOST]
+    assert kinds(verdict(lines, [told(4), heard(5), heard(9)], may_lose_tail=True)) == [SILENT]
+
+
+def test_a_loss_within_an_epoch_is_announced_with_need_if_redis_has_not_all_of_it() -> None:
+    lines: list[Line] = [told(0), heard(1), told(8), heard(9)]
+    stream = {Place("e", offset): (name(offset), 0) for offset in (1, 9)}
+    all_of_it = {Place("e", offset): (name(offset), 0) for offset in range(1, 10)}
+
+    found = verdict(lines, acknowledged=acknowledged(1, 2, 9), stream=stream, may_lose_tail=True)
+
+    assert found.is_good
+    assert found.announced == {FAILOVER: 1}
+    assert kinds(verdict(lines, stream=all_of_it, may_lose_tail=True)) == [NEEDLESS]
+
+
 def test_a_new_epoch_where_nothing_can_lose_a_tail_is_an_offence() -> None:
     assert kinds(verdict([told(0), heard(1), told(1, epoch="f"), heard(2, epoch="f")])) == [NEEDLESS]
 
