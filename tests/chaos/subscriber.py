@@ -163,7 +163,11 @@ class Subscriber:
 def poll_events(answer: str, since: Place | None) -> Iterator[Heard | tuple[Place, bool]]:
     """Yield where an answer starts, its publications, and where it ends if that is elsewhere."""
     said = json.loads(answer)
-    place, is_recovered, publications = Place(said["epoch"], said["offset"]), said["recovered"], said["publications"]
+    place, is_recovered, publications = (
+        Place(said["epoch"], said["offset"]),
+        said.get("recovered", False),
+        said["publications"],
+    )
     start = place
     if is_recovered and since is not None:
         start = since
