@@ -83,7 +83,7 @@ def check(
         acknowledged: by room. streams: the entries in Redis at the end, by room, each with its name and digest.
         window_size: how many publications a reconnecting client may recover.
         may_lose_tail: acknowledged publications may be lost, by a failover or by older data. After that Redis may also
-            leave out offsets that nobody has seen.
+            leave out offsets that no publication had.
     """
     verdict = Verdict()
     published = _published(logs, acknowledged, streams)
