@@ -181,7 +181,7 @@ class _Reading:
             self._offend(SILENT, "a publication came before the place was told", index)
         elif place.epoch != at.epoch:
             self._offend(SILENT, f"the epoch changed from {at} to {place}, and nothing said so", index)
-        elif place.offset > at.offset + 1 and self._was_published_between(at, place):
+        elif place.offset > at.offset + 1 and self._missed(at, Place(place.epoch, place.offset - 1)):
             self._offend(SILENT, f"{place.offset - at.offset - 1} missing between {at} and {place}", index)
         elif place.offset <= at.offset:
             self._offend(DISORDERED, f"{place} came after {at}", index)
@@ -196,20 +196,22 @@ class _Reading:
             self._offend(DISORDERED, f"{name} came after number {newest}", index)
         self._newest[key] = max(newest, name.number)
 
-    def _was_published_between(self, before: Place, after: Place) -> bool:
-        """Return whether an offset that a log leaves out was given to a publication."""
-        between = range(before.offset + 1, after.offset)
-        return not self._may_lose_tail or any(
-            place.epoch == after.epoch and place.offset in between for place in self._published
-        )
+    def _missed(self, before: Place, after: Place) -> Set[Place]:
+        """Return the places from `before` to `after`, in one epoch, that a publication had."""
+        offsets = range(before.offset + 1, after.offset + 1)
+        if self._may_lose_tail:
+            return {place for place in self._published if place.epoch == after.epoch and place.offset in offsets}
+        return {Place(after.epoch, offset) for offset in offsets}
 
     def _cause(self, at: Place, after: Place) -> str | None:
         """Return why a loss may have been announced, or None if nothing was lost."""
-        if at.epoch == after.epoch and after.offset - at.offset > self._window_size:
-            return AWAY
-        missed = (Place(after.epoch, offset) for offset in range(at.offset + 1, after.offset + 1))
-        is_all_there = at.epoch == after.epoch and at.offset <= after.offset and self._kept >= set(missed)
-        return FAILOVER if self._may_lose_tail and not is_all_there else None
+        if at.epoch == after.epoch and at.offset <= after.offset:
+            missed = self._missed(at, after)
+            if len(missed) > self._window_size:
+                return AWAY
+            if len(missed) == after.offset - at.offset and self._kept >= missed:
+                return None
+        return FAILOVER if self._may_lose_tail else None
 
     def _offend(self, kind: str, what: str, index: int) -> None:
         evidence = self._log.lines[max(0, index - _SHOWN_LINES) : index + 2]
