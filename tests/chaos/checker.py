@@ -82,8 +82,7 @@ def check(
     Args:
         acknowledged: by room. streams: the entries in Redis at the end, by room, each with its name and digest.
         window_size: how many publications a reconnecting client may recover.
-        may_lose_tail: acknowledged publications may be lost, by a failover or by older data. After that Redis may also
-            leave out offsets that no publication had.
+        may_lose_tail: acknowledged publications may be lost, by a failover or by older data.
     """
     verdict = Verdict()
     published = _published(logs, acknowledged, streams)
@@ -199,9 +198,7 @@ class _Reading:
     def _missed(self, before: Place, after: Place) -> Set[Place]:
         """Return the places from `before` to `after`, in one epoch, that a publication had."""
         offsets = range(before.offset + 1, after.offset + 1)
-        if self._may_lose_tail:
-            return {place for place in self._published if place.epoch == after.epoch and place.offset in offsets}
-        return {Place(after.epoch, offset) for offset in offsets}
+        return {place for place in self._published if place.epoch == after.epoch and place.offset in offsets}
 
     def _cause(self, at: Place, after: Place) -> str | None:
         """Return why a loss may have been announced, or None if nothing was lost."""

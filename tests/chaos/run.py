@@ -198,10 +198,12 @@ async def _until(condition: Callable[[], bool], *, within_s: float) -> None:
 
 
 def _read_place(servers: Servers, prefix: str, room: str) -> Place:
-    """Return the newest position of a room in Redis."""
+    """Return the place of the newest publication of a room in Redis, or where its epoch started."""
+    keys = ChannelKeys(prefix)
     with servers.client() as client:
-        epoch, offset = client.hmget(ChannelKeys(prefix).key(f"room:{room}", "meta"), "epoch", "offset")
-    return Place(epoch.decode(), int(offset))
+        epoch, base = client.hmget(keys.key(f"room:{room}", "meta"), "epoch", "base")
+        newest = client.xrevrange(keys.key(f"room:{room}", "stream"), count=1)
+    return Place(epoch.decode(), max(int(base or 0), *[int(entry_id.partition(b"-")[0]) for entry_id, _ in newest]))
 
 
 def _read_stream(servers: Servers, prefix: str, room: str) -> dict[Place, tuple[Name, int]]:
