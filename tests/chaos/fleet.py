@@ -84,7 +84,14 @@ async def running_fleet(
                 proxy = await stack.enter_async_context(Proxy(redis_port))
                 url = f"redis://127.0.0.1:{proxy.port}/0"
                 slot = Slot({**environment, "ROOMCAST_REDIS_URL": url}, module, proxy)
+            slots.append(slot)
+
+        async def start(slot: Slot) -> None:
             await slot.start()
             stack.push_async_callback(slot.end)
-            slots.append(slot)
+
+        # Each that has started ends, whatever becomes of the others.
+        for failure in await asyncio.gather(*map(start, slots), return_exceptions=True):
+            if failure is not None:
+                raise failure
         yield Fleet(slots, chance)
