@@ -30,7 +30,7 @@ _DELTA = "fossil"
 # Bits of the member `flag`.
 _REJECT_UNRECOVERED = 2
 # Of missed publications in one reply: a client that disconnects before it has all of a reply has none of it.
-_REPLY_BYTES = 64 * 1024
+REPLY_BYTES = 64 * 1024
 
 
 class _Wanted(NamedTuple):
@@ -38,6 +38,7 @@ class _Wanted(NamedTuple):
 
     since: its position, if it is recovering.
     rejects_unrecovered: without a recovery from there it does not want the subscription.
+    reply_bytes: of missed publications in the reply, at most.
     """
 
     since: Position | None = None
@@ -45,6 +46,7 @@ class _Wanted(NamedTuple):
     tells_members: bool = True
     is_delta: bool = False
     tags: Filter | None = None
+    reply_bytes: int = REPLY_BYTES
 
 
 class _Terms(NamedTuple):
@@ -78,16 +80,24 @@ async def subscribe(session: Session, command: Command) -> None:
 
 
 def subscribing_by_server(
-    session: Session, channel: str, options: SubscriptionOptions, recovering: Members | None, expire_at_s: float = 0
+    session: Session,
+    channel: str,
+    options: SubscriptionOptions,
+    recovering: Members | None,
+    expire_at_s: float = 0,
+    *,
+    reply_bytes: int = REPLY_BYTES,
 ) -> AbstractAsyncContextManager[Members]:
     """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
         recovering: the client's position in the channel, as in `subscribe`.
+        reply_bytes: the most bytes of missed publications in the result.
     Raises: ClientError, BrokerUnavailable.
     """
     subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
-    return _subscribing(session, check_channel(channel), subscription, _Wanted(since=_since(recovering or {})), options)
+    wanted = _Wanted(since=_since(recovering or {}), reply_bytes=reply_bytes)
+    return _subscribing(session, check_channel(channel), subscription, wanted, options)
 
 
 @asynccontextmanager
@@ -114,7 +124,8 @@ async def _subscribing(
     ) as start:
         result = _beginning(start, wanted, is_recovering=is_recovering)
         found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
-        count = _count_in_reply(found) if session.is_connected else len(found)
+        # A client that has not read what it was sent gets more in pieces only: replies may not wait for it.
+        count = 0 if session.connection.is_congested else _count_in_reply(found, wanted.reply_bytes)
         if is_recovering:
             result["publications"] = wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
         if wanted.is_delta:
@@ -125,7 +136,7 @@ async def _subscribing(
         subscription.is_positioned = result.get("positioned", False)
         session.add_subscription(channel, subscription)
         if rest := found[count:]:
-            session.connection.send(b"".join(map(encoding.encode, rest)))
+            session.connection.send_missed(map(encoding.encode, rest))
 
 
 def unsubscribe(session: Session, command: Command) -> None:
@@ -260,12 +271,12 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     return claims
 
 
-def _count_in_reply(found: Sequence[Publication]) -> int:
+def _count_in_reply(found: Sequence[Publication], reply_bytes: int) -> int:
     """Return how many of the missed publications are in the reply; the rest follows as pushes."""
     size_bytes = 0
-    for count, publication in enumerate(found, 1):
+    for count, publication in enumerate(found):
         size_bytes += len(publication.data)
-        if size_bytes > _REPLY_BYTES:
+        if size_bytes > reply_bytes:
             return count
     return len(found)
 

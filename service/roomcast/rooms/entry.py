@@ -95,9 +95,8 @@ class RoomEntry:
 
 
 def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
-    """Send the start of a subscription."""
-    for event in start:
-        connection.send(connection.encoding.encode(event))
+    """Send the start of a subscription, which may be a whole history."""
+    connection.send_missed(map(connection.encoding.encode, start))
 
 
 def check_subscription(node: Node, channel: str, identity: Identity) -> None:

@@ -31,22 +31,24 @@ router = APIRouter()
 _WAIT_S = 25.0
 # The start of an envelope in a channel with a history.
 _POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
+# The whole envelope of a loss.
+_LOSS = re.compile(rb'\{(?:"offset":[0-9]+,"epoch":"[0-9A-Za-z]+",)?"recovered":false\}')
 _MAX_WAIT_S = 60.0
 
 
 def _member(event: Event) -> bytes:
-    """Return a publication as a netstring.
+    """Return the envelope of a publication or of a loss as a netstring.
 
     orjson parses 1,024 levels of nesting but serialises only 254, so it cannot be embedded in the answer before that.
     """
-    if not isinstance(event, Publication):
+    if not isinstance(event, Publication | Resumption):
         return b""
     text = envelope(event)
     return b"%d:%b" % (len(text), text)
 
 
 def _members(found: bytes) -> list[bytes]:
-    """Return the publications of joined netstrings."""
+    """Return the envelopes in joined netstrings."""
     members, start = [], 0
     while start < len(found):
         colon = found.index(b":", start)
@@ -81,18 +83,18 @@ async def poll(request: Request, name: str) -> Response:
     namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
     with server.node.connected(connection):
         async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
-            found = b"".join(map(_member, start))
+            found = [envelope(event) for event in start if isinstance(event, Publication)]
         # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
         is_recovered = all(
             event.is_recovered or event.position == since for event in start if isinstance(event, Resumption)
         )
         if not found and is_recovered:
-            found = await _next(request, transport, wait_s)
+            found = _members(await _next(request, transport, wait_s))
     return _answer(start, found, is_recovered=is_recovered)
 
 
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
-    """Return the next publications; nothing if none arrive in time, or if the client disconnects."""
+    """Return the next events; nothing if none arrive in time, or if the client disconnects."""
     found: list[bytes] = []
 
     async def take() -> None:
@@ -103,14 +105,17 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
     return b"".join(found)
 
 
-def _answer(start: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
-    publications = _members(found)
-    newest = _POSITION.match(publications[-1]) if publications else None
-    began = next((event.position for event in start if isinstance(event, Resumption)), None)
-    position = began if newest is None else Position(int(newest[1]), newest[2].decode())
+def _answer(start: Sequence[Event], found: list[bytes], *, is_recovered: bool) -> Response:
+    publications = [each for each in found if not _LOSS.fullmatch(each)]
+    position = next((event.position for event in start if isinstance(event, Resumption)), None)
+    # The newest one: publications by PUBLISH have none.
+    for each in reversed(found):
+        if newest := _POSITION.match(each):
+            position = Position(int(newest[1]), newest[2].decode())
+            break
     answer = {
         **({} if position is None else position._asdict()),
-        "recovered": is_recovered,
+        "recovered": is_recovered and len(publications) == len(found),
         "publications": [orjson.Fragment(each) for each in publications],
     }
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})

@@ -57,6 +57,7 @@ class ClientServer:
                 connection.open()
             detached.data_received(protocol.drain_early())
         elif isinstance(connection.transport, PortableWebSocket):
+            connection.transport.connection = connection  # before it opens, which may congest it
             if is_open:
                 connection.open()
             await connection.transport.run(connection, self.heartbeat)
