@@ -52,6 +52,8 @@ chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each sh
 	@for shape in single address sentinel cluster; do \
 	  $(BIN)/python -m tests.chaos --seconds 600 --shape $$shape $(CHAOS) || exit 1; \
 	done
+	@$(BIN)/python -m tests.chaos --seconds 120 --shape address $(CHAOS) --only failover \
+	  --only "Redis restarted with older data" --only "clients changed their network"
 
 lock: setup  ## update the locks of development, image and its build; with hashes, for every platform
 	@compile="$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -16,7 +16,7 @@ from tests.support.redis_shapes import Servers
 
 # Long enough to be found out (a silent connection after 5 s and a timeout), short enough for the window of a client.
 LONGEST_FAULT_S = 9.0
-# Until a position says which run of the data it belongs to, this one breaks a promise.
+# Its losses are announced by the nodes that have seen the lost publications: they must not be killed meanwhile.
 _ONLY_BY_NAME = (OLDER_DATA,)
 _LONGEST_STALL_S = 6.0
 

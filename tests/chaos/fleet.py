@@ -90,7 +90,7 @@ async def running_fleet(
             await slot.start()
             stack.push_async_callback(slot.end)
 
-        # Each that has started ends, whatever becomes of the others.
+        # All are awaited: if one fails to start, the others end with the stack.
         for failure in await asyncio.gather(*map(start, slots), return_exceptions=True):
             if failure is not None:
                 raise failure

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from tests.chaos.broken import DROP_OFFSET, SKIP_REPAIR
+from tests.chaos.redis_faults import OLDER_DATA
 from tests.chaos.report import markdown, text
 from tests.chaos.run import Plan, run
 
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 SECONDS = 60.0 if os.environ.get("CI") else 15.0
 SEED = 4
-REFUSING = ("memory full", "disk full", "permission missing", "EVALSHA renamed", "failover")
+OF_REDIS = ("memory full", "disk full", "permission missing", "EVALSHA renamed", "failover", OLDER_DATA)
 
 
 async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
@@ -26,14 +27,14 @@ async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
     assert "| lost | 0 |" in markdown(outcome)
 
 
-async def test_nothing_is_lost_while_redis_refuses_and_fails_over_behind_one_address() -> None:
-    plan = Plan(shape="address", seconds=5.0, seed=SEED, only=REFUSING, longest_pause_s=0.5, longest_fault_s=1.5)
+async def test_nothing_is_lost_in_silence_when_redis_refuses_fails_over_or_has_older_data() -> None:
+    plan = Plan(shape="address", seconds=5.0, seed=SEED, only=OF_REDIS, longest_pause_s=0.5, longest_fault_s=1.5)
 
     outcome = await run(plan)
 
     assert outcome.is_good, text(outcome)
-    assert set(outcome.faults) >= set(REFUSING)
-    assert outcome.verdict.announced, "a failover ends the epochs"
+    assert set(outcome.faults) >= set(OF_REDIS)
+    assert outcome.verdict.announced, "failovers and older data end the epochs"
 
 
 @pytest.mark.parametrize(

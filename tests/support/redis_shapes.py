@@ -79,9 +79,11 @@ class OneAddress(Shape):
     name = "address"
 
     def _form(self) -> None:
-        primary_port, replica_port = free_ports(2)
-        self._primary = self._start("redis-0", primary_port, self._options)
-        self._replica = self._start("redis-1", replica_port, {**self._options, "replicaof": f"{HOST} {primary_port}"})
+        self._primary, self._replica = (
+            self._start(f"redis-{number}", port, self._options) for number, port in enumerate(free_ports(2))
+        )
+        # Not by its options: as the primary it may be killed, and must start as the primary again.
+        self._replica.call("REPLICAOF", HOST, self._primary.port)
         self.wait_until_whole()
 
     @property
