@@ -87,6 +87,15 @@ def _raise_open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def _warn(settings: Settings) -> None:
+    """Warn of settings that are for development alone."""
+    if settings.insecure:
+        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    if settings.insecure_api:
+        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
+    warn_of_short_keys(settings)
+
+
 def serve(listener: socket.socket, settings: Settings) -> int:
     """Run one node on a listening socket until SIGINT or SIGTERM, and shut it down cleanly.
 
@@ -119,11 +128,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     )
     host, port = listener.getsockname()[:2]
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
-    if settings.insecure:
-        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
-    if settings.insecure_api:
-        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
-    warn_of_short_keys(settings)
+    _warn(settings)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
