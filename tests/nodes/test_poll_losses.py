@@ -113,7 +113,7 @@ async def test_polls_receive_each_publication_once_whatever_is_between(
                         pipeline.publish(topic, b"%d" % count)
                     else:
                         publication = Publication(f"room:{room}", b"%d" % count, Kind.JSON)
-                        pipeline.execute_command(*COMMANDS.publish(publication, DEFAULTS["room"], None, ALWAYS))
+                        pipeline.execute_command(*COMMANDS.publish(publication, DEFAULTS["room"], (), ALWAYS))
                         kept.append(count)
                 count += 1
                 await pipeline.execute()

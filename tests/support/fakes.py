@@ -171,6 +171,9 @@ class FakeBroker:
             else:
                 taken(Published(None, 1))
 
+    def shard_of(self, channel: str) -> str:
+        return ""
+
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         raise NotImplementedError
 

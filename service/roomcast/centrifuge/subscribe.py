@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
-from roomcast.auth import InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth import InvalidToken, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth.overrides import overridden
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import Command, Members, since_of
@@ -22,7 +22,7 @@ from roomcast.model.errors import (
     ClientError,
     ErrorCode,
 )
-from roomcast.model.namespaces import Namespace, Recovery
+from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption
 
@@ -43,7 +43,7 @@ class _Wanted(NamedTuple):
 
     since: Position | None = None
     rejects_unrecovered: bool = False
-    tells_members: bool = True
+    tells_members: bool = False
     is_delta: bool = False
     tags: Filter | None = None
     reply_bytes: int = REPLY_BYTES
@@ -107,10 +107,10 @@ async def _subscribing(
     """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
     node, wire = session.context.node, session.wire
     of_channel = node.namespaces.of(channel)
-    namespace = _overridden(of_channel, options.override)
-    push_join_leave = None if options.override is None else options.override.push_join_leave
-    wants_members = wanted.tells_members if push_join_leave is None else push_join_leave
-    tells_members = of_channel.join_leave and wants_members
+    namespace = overridden(of_channel, options.override)
+    pushes = None if options.override is None else options.override.push_join_leave
+    is_forced = namespace.force_push_join_leave if pushes is None else pushes
+    tells_members = of_channel.join_leave and (is_forced or wanted.tells_members)
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
     async with node.subscribing(
@@ -206,19 +206,6 @@ def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOpti
     return SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override)
 
 
-def _overridden(namespace: Namespace, override: Override | None) -> Namespace:
-    """Return the options of a channel for one subscription."""
-    if override is None:
-        return namespace
-    presence = namespace.presence if override.presence is None else override.presence
-    recovery = namespace.recovery
-    if override.recover is not None or override.position is not None:
-        tells_position = bool(override.recover or override.position) and namespace.history_size > 0
-        recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
-    join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
-    return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)
-
-
 def _wanted(params: Members, namespace: Namespace) -> _Wanted:
     """Return a client's wishes. Raises: ClientError 107, 108."""
     delta, tf = params.get("delta", ""), params.get("tf")
@@ -288,7 +275,7 @@ def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is
     for event in start:
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
-            is_recovered = event.is_recovered
+            is_recovered = bool(event.is_recovered)
     if wanted.since is not None:
         result["was_recovering"] = True
     if is_recovering:

@@ -12,17 +12,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from roomcast.connections.encoding import Encoding
-from roomcast.model.channels import room_channel
+from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Publication, Resumption
-from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.admission import Admission
 from roomcast.rooms.encodings import envelope
-from roomcast.rooms.entry import check_subscription, since_of
+from roomcast.rooms.entry import since_of, start_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
 from roomcast.web.client_server import ClientServer
+from roomcast.web.failures import disconnected
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
@@ -67,30 +68,48 @@ async def poll(request: Request, name: str) -> Response:
 
     Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
     "data": ...}]}` as soon as there is one, or without any after `timeout` seconds (25; at most 60). The next poll
-    sends this offset and epoch. Without `since` the answer is the room's position, at once. `recovered: false` means
-    that publications are lost.
+    sends this offset and epoch. Without `since` the answer is the room's position, at once, without `recovered`.
+    `recovered: false` means that publications are lost. A client that is disconnected for good meanwhile gets 403.
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
-    channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    identity = await find(request, Authenticator).required(request)
-    server = find(request, ClientServer)
-    check_subscription(server.node, channel, identity)
+    return await _poll(request, room_channel(name))
+
+
+@router.get("/poll/channels/{channel:path}", response_class=Response, tags=["rooms"], summary="Poll a channel.")
+async def poll_channel(request: Request, channel: str) -> Response:
+    """As `/poll/rooms/{name}`, for a channel of any namespace. Where it recovers nothing, an answer has no position."""
+    return await _poll(request, check_channel(channel))
+
+
+async def _poll(request: Request, channel: str) -> Response:
+    since, wait_s = since_of(request), _wait_of(request)
+    server, admission = find(request, ClientServer), find(request, Admission)
+    admission.check_origin(request)
+    identity = await admission.authenticator.required(request)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
     connection.open()
-    # A client would seem to join and leave with each poll.
-    namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
     with server.node.connected(connection):
-        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
+        admitted = await admission.admit(connection, admission.headers(request), identity, channel)
+        # A client would seem to join and leave with each poll.
+        namespace = replace(admitted.namespace, presence=False, join_leave=False)
+        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as found_start:
+            start = start_of(found_start, channel, since)
             found = [envelope(event) for event in start if isinstance(event, Publication)]
-        # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
-        is_recovered = all(
-            event.is_recovered or event.position == since for event in start if isinstance(event, Resumption)
-        )
+        is_recovered = _is_recovered(start, since)
         if not found and is_recovered:
             found = _members(await _next(request, transport, wait_s))
+    if not found and transport.final_disconnect is not None:
+        return disconnected(transport.final_disconnect)
     return _answer(start, found, is_recovered=is_recovered)
+
+
+def _is_recovered(start: Sequence[Event], since: Position | None) -> bool | None:
+    """Return whether nothing is missing, as in a `Resumption`; a channel without positions has nothing to recover."""
+    begun = next((event for event in start if isinstance(event, Resumption)), None)
+    # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
+    return True if begun is None or begun.position == since else begun.is_recovered
 
 
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
@@ -105,7 +124,7 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
     return b"".join(found)
 
 
-def _answer(start: Sequence[Event], found: list[bytes], *, is_recovered: bool) -> Response:
+def _answer(start: Sequence[Event], found: list[bytes], *, is_recovered: bool | None) -> Response:
     publications = [each for each in found if not _LOSS.fullmatch(each)]
     position = next((event.position for event in start if isinstance(event, Resumption)), None)
     # The newest one: publications by PUBLISH have none.
@@ -113,9 +132,11 @@ def _answer(start: Sequence[Event], found: list[bytes], *, is_recovered: bool) -
         if newest := _POSITION.match(each):
             position = Position(int(newest[1]), newest[2].decode())
             break
+    if len(publications) < len(found):
+        is_recovered = False
     answer = {
         **({} if position is None else position._asdict()),
-        "recovered": is_recovered and len(publications) == len(found),
+        **({} if is_recovered is None else {"recovered": is_recovered}),
         "publications": [orjson.Fragment(each) for each in publications],
     }
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})
