@@ -22,8 +22,8 @@ class Script(NamedTuple):
         return ("EVALSHA", self.sha, len(keys), *keys, *args)
 
 
-def read_script(package: str, name: str) -> Script:
-    """Return the script of a file that lies in a package, with `ask` of ask.lua before it."""
+def read_script(package: str, *names: str) -> Script:
+    """Return the script of files that lie in a package, one after the other, with `ask` of ask.lua before them."""
     ask = files("roomcast.redis_access").joinpath("ask.lua").read_text()
-    text = ask + files(package).joinpath(f"{name}.lua").read_text()
+    text = ask + "".join(files(package).joinpath(f"{name}.lua").read_text() for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
