@@ -94,8 +94,8 @@ CASES: Mapping[str, Case] = {
     "occupy again": Case(JOINED, PRESENCE.occupy("room:a", "n2.1")),
     "offer": Case([], OFFER.call([QUEUE], [10, "1", "2"])),
     "bury": Case([ENTRY], BURY.call([QUEUE, DEAD], ["1-0", "bad", 10, 10])),
-    "acquire": Case([], ACQUIRE.call([LEASE], ["me", 60_000])),
-    "acquire again": Case([HELD], ACQUIRE.call([LEASE], ["me", 60_000])),
+    "acquire": Case([], ACQUIRE.call([LEASE], ["me", 60_000, 60_000])),
+    "acquire again": Case([HELD], ACQUIRE.call([LEASE], ["me", 60_000, 60_000])),
     "release": Case([HELD], RELEASE.call([LEASE], ["me"]), needs_memory=False),
     "report": Case(
         [HELD, ("SADD", REPORTED, "b")],

@@ -404,3 +404,27 @@ async def test_a_worker_without_a_url_says_what_to_set(redis_url: str, prefix: s
         assert await asyncio.to_thread(worker.process.wait, 15) == 2
 
     assert "ROOMCAST_WEBHOOK_URL" in str(worker.log)
+
+
+async def test_a_channel_whose_node_has_lost_its_list_is_not_reported_as_vacated(
+    redis_url: str, client: Redis, prefix: str, backend: Backend
+) -> None:
+    with Cluster(redis_url, prefix) as cluster:
+        node = cluster.start_node()
+        key = f"{prefix}node:{node.log[0]['node']}.1:channels"
+        async with AsyncExitStack() as rooms:
+            for count in (1, 2, 3):
+                await rooms.enter_async_context(node.connect(f"/ws/rooms/{count}"))
+                async with working(client, prefix, backend.url):  # a new one compares all channels
+
+                    async def is_told(count: int = count) -> bool:
+                        return ("occupied", f"room:{count}") in changes_of(backend)
+
+                    await eventually(is_told)
+                    await until_posted(client, prefix)
+                await client.delete(key)
+                if count == 2:
+                    await client.set(key, "no set")
+            await client.delete(key)
+
+    assert changes_of(backend) == [("occupied", f"room:{number}") for number in (1, 2, 3)]

@@ -119,7 +119,7 @@ class Occupancy(Sink):
         reported = {
             str(member, "utf-8", "replace") async for member in self._client.sscan_iter(self._stream.occupied_key)
         }
-        occupied = await occupied_channels(self._client, prefix=self._prefix)
+        occupied = await occupied_channels(self._client, prefix=self._prefix, known=reported)
         vacated, newly_occupied = reported - occupied, occupied - reported
         return [*((channel, False) for channel in vacated), *((channel, True) for channel in newly_occupied)]
 
