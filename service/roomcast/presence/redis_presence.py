@@ -233,7 +233,10 @@ class RedisPresence(Presence):
         key = self._keys.channels(lease)
         commands: list[Command] = [("SADD", key, *batch) for batch in _batches(channels, _NAMES_AT_ONCE)]
         commands += [("EXPIRE", key, _LEASE_CHANNELS_TTL_S), ("SADD", self._keys.leases, lease)]
-        for reply in await run_pipeline(self._client, commands, ()):
+        replies = await run_pipeline(self._client, commands, ())
+        if str(replies[0]).startswith("WRONGTYPE"):  # the key is of this lease alone: another program's is deleted
+            replies = await run_pipeline(self._client, [("UNLINK", key), *commands], ())
+        for reply in replies:
             if isinstance(reply, Exception):
                 self._refuse(key, outage_reason(reply))
 
