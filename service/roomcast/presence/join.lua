@@ -5,16 +5,6 @@
 -- ARGV[5...] of each client: its id; its user as JSON, so without a newline; its entry [client,user,info] as JSON, with a !
 --   before it if its join and leave are not published
 -- Returns the number of published joins.
-ask('UNLINK', KEYS[1])
-ask('HSET', KEYS[1], 'client', '')
-ask('SADD', KEYS[4], 'client')
-ask('HINCRBY', KEYS[2], 'user', 1)
-ask('HGET', KEYS[3], 'lease')
-ask('HDEL', KEYS[3], 'lease')
-ask('PEXPIRE', KEYS[1], 0)
-if ARGV[2] ~= '' then
-  ask(ARGV[1], ARGV[2], '')
-end
 local clients, users, members = {}, {}, {}
 for i = 5, #ARGV, 3 do
   clients[#clients + 1] = ARGV[i]
@@ -28,32 +18,38 @@ local is_valid = is_whole()
 for _, count in ipairs(redis.call('HMGET', KEYS[2], unpack(users))) do
   is_valid = is_valid and count_in(count) ~= nil
 end
+ask('SADD', KEYS[4], 'client')
+ask('HINCRBY', KEYS[2], 'user', 1)
+ask('HDEL', KEYS[3], 'lease')
+ask('PEXPIRE', KEYS[1], 0)
+if ARGV[2] ~= '' then
+  ask(ARGV[1], ARGV[2], '')
+end
 if not is_valid then
+  ask('HSET', KEYS[1], 'client', '')
   redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 end
 redis.call('HSET', KEYS[1], unpack(members))
 redis.call('SADD', KEYS[4], unpack(clients))
-local joined, moved, added = {}, {}, 0
+local joined, counts = {}, {}
 for i, member in ipairs(before) do
   local lease = is_valid and member and string.match(member, '^([^\n]*)\n')
   if not lease then
     redis.call('HINCRBY', KEYS[2], users[i], 1)
-  elseif lease ~= ARGV[3] then
-    moved[lease] = (moved[lease] or 0) + 1
   end
   if lease ~= ARGV[3] then
-    added = added + 1
+    counts[ARGV[3]] = (counts[ARGV[3]] or 0) + 1
+    if lease then
+      counts[lease] = (counts[lease] or 0) - 1
+    end
   end
   local entry = ARGV[3 * i + 4]
   if not member and string.sub(entry, 1, 1) ~= '!' then
     joined[#joined + 1] = entry
   end
 end
-for lease, count in pairs(moved) do
-  add(KEYS[3], lease, -count)
-end
-if added > 0 then
-  add(KEYS[3], ARGV[3], added)
+for lease, count in pairs(counts) do
+  add(KEYS[3], lease, count)
 end
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIRE', key, ARGV[4])

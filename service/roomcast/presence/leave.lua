@@ -7,16 +7,14 @@
 -- ARGV[7...] the named clients
 -- Returns the number of members that the lease still has.
 local is_sweep = #ARGV == 6
-ask('HGET', KEYS[1], 'client')
-ask('HSET', KEYS[2], 'user', 1)
 ask('HDEL', KEYS[1], 'client')
+ask('HINCRBY', KEYS[2], 'user', -1)
 ask('SREM', KEYS[4], 'client')
-ask('SCARD', KEYS[4])
-ask('UNLINK', KEYS[2])
 if ARGV[2] ~= '' then
   ask(ARGV[1], ARGV[2], '')
 end
 if is_sweep then
+  ask('HGET', KEYS[1], 'client')
   ask('SPOP', KEYS[4], 1)
   ask('EXISTS', KEYS[5])
   ask('PUBLISH', ARGV[5], '')
@@ -25,6 +23,9 @@ end
 local member_count, tally_count = redis.call('HLEN', KEYS[1]), redis.call('HLEN', KEYS[3])
 redis.call('HLEN', KEYS[2])
 redis.call('SCARD', KEYS[5])
+if member_count <= (is_sweep and tonumber(ARGV[4]) or #ARGV - 6) then
+  ask('UNLINK', KEYS[2])
+end
 if redis.call('SCARD', KEYS[4]) == 0 and is_sweep and member_count > 0
   and (tally_count == 0 or redis.call('HGET', KEYS[3], ARGV[3])) then
   -- The lease's set was lost. 100,000 members take 0.1 s, once.
@@ -42,7 +43,7 @@ for _, client in ipairs(clients) do
   local lease, user, entry = string.match(member or '', '^([^\n]*)\n([^\n]*)\n(.*)$')
   -- A client that its node has moved to a newer lease meanwhile stays.
   if member and (not lease or lease == ARGV[3] or not is_sweep) then
-    redis.call('HDEL', KEYS[1], client)
+    member_count = member_count - redis.call('HDEL', KEYS[1], client)
     if lease then
       add(KEYS[2], user, -1)
       removed[lease] = (removed[lease] or 0) + 1
@@ -58,7 +59,7 @@ end
 for lease, count in pairs(removed) do
   add(KEYS[3], lease, -count)
 end
-if redis.call('HLEN', KEYS[1]) == 0 then
+if member_count == 0 then
   redis.call('UNLINK', KEYS[2], KEYS[3]) -- they are left if the members were lost
 end
 if #left > 0 and ARGV[2] ~= '' then

@@ -19,12 +19,10 @@ local function is_whole()
   return sum == redis.call('HLEN', KEYS[1]) and (sum > 0) == (redis.call('HLEN', KEYS[2]) > 0)
 end
 
--- Add a number to that in a field; a field without members is deleted.
+-- Add a number to that in a field; a field without members, or with anything else than a number, is deleted.
 local function add(key, field, number)
-  local count = (count_in(redis.call('HGET', key, field)) or 0) + number
-  if count > 0 then
-    redis.call('HSET', key, field, count)
-  else
+  local count = redis.pcall('HINCRBY', key, field, number)
+  if type(count) ~= 'number' or count <= 0 then
     redis.call('HDEL', key, field)
   end
 end

@@ -5,8 +5,6 @@
 -- ARGV[1] lease; ARGV[2] TTL of the keys, ms; ARGV[3] the topic of events; ARGV[4] the event, '' to publish nothing
 -- ARGV[5] the number of members that the lease must have
 -- Returns 1 if Redis has them, else 0; then leases with a subscriber and leases with members, at most 16 of each.
-ask('UNLINK', KEYS[1])
-ask('SADD', KEYS[5], 'lease')
 ask('PEXPIRE', KEYS[1], 0)
 if ARGV[4] ~= '' then
   ask('PUBLISH', ARGV[3], '')
@@ -20,6 +18,7 @@ if redis.call('HLEN', KEYS[3]) > 0 then
 end
 local member_count = redis.call('SCARD', KEYS[4])
 if not is_whole() then
+  ask('SADD', KEYS[5], 'lease')
   redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 elseif tonumber(ARGV[5]) == member_count and count_in(redis.call('HGET', KEYS[3], ARGV[1])) == member_count then
   reply[1] = 1
