@@ -114,7 +114,7 @@ CASES: Mapping[str, Case] = {
     "release": Case([HELD], RELEASE.call([LEASE], ["me"]), needs_memory=False),
     "report occupancy": Case(
         [HELD, ("SADD", REPORTED, "b")],
-        OCCUPANCY.call([QUEUE, REPORTED, LEASE], [10, "me", "b", "SREM", "1", "a", "SADD", "2"]),
+        OCCUPANCY.call([QUEUE, REPORTED, LEASE], [10, "me", "1", "b", "SREM", "1", "a", "SADD", "2"]),
     ),
 }
 
