@@ -14,7 +14,7 @@ for i = 5, #ARGV, 3 do
 end
 redis.call('SCARD', KEYS[4]) -- a key of another type is refused before anything is written
 local before = redis.call('HMGET', KEYS[1], unpack(clients))
-local is_valid = is_whole()
+local is_valid = is_whole(KEYS)
 for _, count in ipairs(redis.call('HMGET', KEYS[2], unpack(users))) do
   is_valid = is_valid and count_in(count) ~= nil
 end

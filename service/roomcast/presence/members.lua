@@ -11,7 +11,7 @@ local function count_in(field)
 end
 
 -- Return whether Redis has all that nodes have written in members, users and tally, of which it may evict any.
-local function is_whole()
+local function is_whole(KEYS)
   local sum = 0
   for _, count in ipairs(redis.call('HVALS', KEYS[3])) do
     sum = sum + (count_in(count) or 0 / 0)

@@ -17,7 +17,7 @@ if redis.call('HLEN', KEYS[3]) > 0 then
   end
 end
 local member_count = redis.call('SCARD', KEYS[4])
-if not is_whole() then
+if not is_whole(KEYS) then
   ask('SADD', KEYS[5], 'lease')
   redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3])
 elseif tonumber(ARGV[5]) == member_count and count_in(redis.call('HGET', KEYS[3], ARGV[1])) == member_count then

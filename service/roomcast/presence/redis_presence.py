@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -195,7 +195,7 @@ class RedisPresence(Presence):
         await self._name([*{*changes.checked, *changes.changed}], lease)
         extra = await self._extra_members(changes, lease)
         refused: set[str] = set()
-        for batch in _batches(list(self._calls(changes, extra, lease)), _CALLS_AT_ONCE):
+        for batch in _batches_of_one_call(self._calls(changes, extra, lease)):
             replies = await run_pipeline(self._client, [command for _, command in batch], self._commands.scripts)
             found: dict[str, set[str]] = {}
             for (channel, _), reply in zip(batch, replies, strict=True):
@@ -265,25 +265,35 @@ class RedisPresence(Presence):
                     extra[channel] = [client for client in reply if client not in here]
         return extra
 
-    def _calls(self, changes: Round, extra: dict[str, list[bytes]], lease: str) -> Iterator[tuple[str, Command]]:
-        for channel, changed in changes.changed.items():
-            left = [client for client, info in changed.items() if info is None]
-            yield from self._leaves(channel, lease, left)
-            joined = [info for info in changed.values() if info is not None]
-            for infos in _batches(joined, MAX_JOINED):
-                yield channel, self._commands.join(channel, lease, infos)
-        for channel, members in changes.rewritten.items():
-            yield from self._leaves(channel, lease, extra.get(channel, []))
-            for infos in _batches(members, MAX_JOINED):
-                yield channel, self._commands.join(channel, lease, infos, is_news=False)
-        for channel, count in changes.checked.items():
-            yield channel, self._commands.occupy(channel, lease, count, is_news=channel in changes.news)
+    def _calls(self, changes: Round, extra: dict[str, list[bytes]], lease: str) -> dict[str, Iterator[Command]]:
+        """Return each channel's calls."""
+        channels = {*changes.changed, *changes.rewritten, *changes.checked}
+        return {channel: self._calls_of(channel, changes, extra.get(channel, []), lease) for channel in channels}
 
-    def _leaves(self, channel: str, lease: str, clients: Sequence[str | bytes]) -> Iterable[tuple[str, Command]]:
-        for some in _batches(clients, MAX_LEFT):
-            yield channel, self._commands.leave(channel, lease, some)
+    def _calls_of(self, channel: str, changes: Round, extra: Sequence[bytes], lease: str) -> Iterator[Command]:
+        changed = changes.changed.get(channel, {})
+        left: list[str | bytes] = [client for client, info in changed.items() if info is None]
+        left += extra
+        for clients in _batches(left, MAX_LEFT):
+            yield self._commands.leave(channel, lease, clients)
+        joined = [info for info in changed.values() if info is not None]
+        for infos in _batches(joined, MAX_JOINED):
+            yield self._commands.join(channel, lease, infos)
+        for infos in _batches(changes.rewritten.get(channel, []), MAX_JOINED):
+            yield self._commands.join(channel, lease, infos, is_news=False)
+        if channel in changes.checked:
+            count = changes.checked[channel]
+            yield self._commands.occupy(channel, lease, count, is_news=channel in changes.news)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _batches_of_one_call(calls: dict[str, Iterator[Command]]) -> Iterator[Sequence[tuple[str, Command]]]:
+    """Return batches with one call of a channel each: a pipeline would join several, and block Redis meanwhile."""
+    while calls:
+        batch = [(channel, command) for channel, rest in calls.items() if (command := next(rest, None)) is not None]
+        calls = {channel: calls[channel] for channel, _ in batch}
+        yield from _batches(batch, _CALLS_AT_ONCE)
