@@ -134,10 +134,28 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
 
 
 @pytest.mark.redis
-async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
+async def test_a_client_that_joins_and_leaves_within_a_round_is_reported(client: Redis, prefix: str) -> None:
     async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
-        one.subscribe("room:a", ADA, BOB)
-        one.unsubscribe("room:a", BOB)
+        one.subscribe("room:a", ADA)
+        for _ in range(30):
+            one.subscribe("room:a", BOB)
+            one.unsubscribe("room:a", BOB)
+        one.unsubscribe("room:a", ADA)
+        one.subscribe("room:a", ADA)
+        await heard.until([ADA.client, *[BOB.client] * 30, ADA.client], [*[BOB.client] * 30, ADA.client])
+        of_bob = [told.have_joined for told in heard.memberships if BOB in told.clients]
+        assert of_bob == [True, False] * 30
+        await one.until_counts(1, 1)
+
+
+@pytest.mark.redis
+async def test_under_load_the_state_after_the_round_is_reported(client: Redis, prefix: str) -> None:
+    many = [ClientInfo(f"n1-{number}", "", b"") for number in range(1000)]
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
+        for _ in range(3):
+            one.subscribe("room:a", *many)
+            one.unsubscribe("room:a", *many)
+        one.subscribe("room:a", ADA)
         await heard.until([ADA.client])
 
 

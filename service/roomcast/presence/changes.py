@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import NamedTuple
 
 from roomcast.model.client_info import ClientInfo
@@ -12,19 +13,23 @@ from roomcast.presence.interface import Roster
 _LINGER_S = 1.0
 # The keys of each channel are checked and kept alive once in 20 turns, of a second each.
 TURN_COUNT = 20
+# A client that joins and leaves within a round is reported while its channel has no more changes in this round.
+_MAX_CHANGES_IN_STEPS = 100
+
+Step = dict[str, ClientInfo | None]
 
 
 class Round(NamedTuple):
     """The changes that are written together.
 
-    changed: by channel and client; None: the client has left.
+    changed: by channel the steps, one after the other, in each of which a client has changed once; None: it has left.
     rewritten: members that were written before; nothing is published about them.
     checked: channels with a subscriber here, with the number of their members.
     news: those of them that have become occupied.
     vacated: channels without a subscriber here.
     """
 
-    changed: dict[str, dict[str, ClientInfo | None]]
+    changed: dict[str, list[Step]]
     rewritten: dict[str, list[ClientInfo]]
     checked: dict[str, int]
     news: set[str]
@@ -40,7 +45,7 @@ class Changes:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self._changed: defaultdict[str, dict[str, ClientInfo | None]] = defaultdict(dict)
+        self._changed: defaultdict[str, list[Step]] = defaultdict(list)
         # Channels of which all members are written again; true: those that Redis does not have are published as joined.
         self._unsure: dict[str, bool] = {}
         self._may_rewrite = False
@@ -51,12 +56,12 @@ class Changes:
 
     def join(self, channel: str, info: ClientInfo) -> None:
         """See `Presence.join`."""
-        self._changed[channel][info.client] = info
+        self._change(channel, info.client, info)
 
     def leave(self, channel: str, client: str) -> None:
         """See `Presence.leave`."""
         # Also a client that was not written yet: Redis decides whether it was a member.
-        self._changed[channel][client] = None
+        self._change(channel, client, None)
 
     def occupy(self, channel: str) -> None:
         """See `Presence.occupy`."""
@@ -98,7 +103,7 @@ class Changes:
     def take(self, now_s: float) -> Round:
         """Return the changes to be written now."""
         here, refused = self._roster.channels(), self._refused
-        changed, self._changed = self._changed, defaultdict(dict)
+        changed, self._changed = self._changed, defaultdict(list)
         for channel in refused.intersection(changed):
             self._changed[channel] = changed.pop(channel)
         unsure, self._unsure = self._unsure, {}
@@ -109,9 +114,11 @@ class Changes:
             if channel in refused or not (is_news or self._may_rewrite):
                 self._unsure[channel] = is_news
             elif is_news:
-                changed[channel].update((info.client, info) for info in self._roster.members(channel))
+                step = _first(changed[channel])
+                for info in self._roster.members(channel):
+                    step.setdefault(info.client, info)
             else:
-                known = changed.get(channel, {})
+                known = set().union(*changed.get(channel, ()))
                 rewritten[channel] = [info for info in self._roster.members(channel) if info.client not in known]
         news = {
             channel for channel, is_news in unsure.items() if is_news and channel in here and channel not in refused
@@ -133,11 +140,26 @@ class Changes:
         here = self._roster.channels()
         self._refused |= refused
         for channel in refused:
-            for client, info in changes.changed.get(channel, {}).items():
+            newest = dict(chain.from_iterable(step.items() for step in changes.changed.get(channel, ())))
+            for client, info in newest.items():
                 if info is not None:
-                    self._changed[channel].setdefault(client, info)
+                    _first(self._changed[channel]).setdefault(client, info)
             if channel in here:
                 self.suspect(channel)
                 self._unsure[channel] |= channel in changes.news or channel in changes.vacated
             elif channel in changes.vacated:
                 self.vacate(channel, now_s)
+
+    def _change(self, channel: str, client: str, info: ClientInfo | None) -> None:
+        steps = self._changed[channel]
+        step = steps[-1] if steps else _first(steps)
+        turns = len(step) < _MAX_CHANGES_IN_STEPS and client in step and (step[client] is None) is not (info is None)
+        if turns and sum(map(len, steps)) < _MAX_CHANGES_IN_STEPS:
+            steps.append(step := {})
+        step[client] = info
+
+
+def _first(steps: list[Step]) -> Step:
+    if not steps:
+        steps.append({})
+    return steps[0]

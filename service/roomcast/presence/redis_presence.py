@@ -261,7 +261,7 @@ class RedisPresence(Presence):
             for channel, reply in zip(channels, await run_pipeline(self._client, commands, ()), strict=True):
                 if not isinstance(reply, Exception):  # else the calls that follow are refused too
                     here = {info.client.encode() for info in changes.rewritten[channel]}
-                    here.update(client.encode() for client in changes.changed.get(channel, ()))
+                    here.update(client.encode() for step in changes.changed.get(channel, ()) for client in step)
                     extra[channel] = [client for client in reply if client not in here]
         return extra
 
@@ -271,14 +271,15 @@ class RedisPresence(Presence):
         return {channel: self._calls_of(channel, changes, extra.get(channel, []), lease) for channel in channels}
 
     def _calls_of(self, channel: str, changes: Round, extra: Sequence[bytes], lease: str) -> Iterator[Command]:
-        changed = changes.changed.get(channel, {})
-        left: list[str | bytes] = [client for client, info in changed.items() if info is None]
-        left += extra
-        for clients in _batches(left, MAX_LEFT):
-            yield self._commands.leave(channel, lease, clients)
-        joined = [info for info in changed.values() if info is not None]
-        for infos in _batches(joined, MAX_JOINED):
-            yield self._commands.join(channel, lease, infos)
+        for step in changes.changed.get(channel, ()):
+            left = [client for client, info in step.items() if info is None]
+            for clients in _batches(left, MAX_LEFT):
+                yield self._commands.leave(channel, lease, clients)
+            joined = [info for info in step.values() if info is not None]
+            for infos in _batches(joined, MAX_JOINED):
+                yield self._commands.join(channel, lease, infos)
+        for names in _batches(extra, MAX_LEFT):
+            yield self._commands.leave(channel, lease, names)
         for infos in _batches(changes.rewritten.get(channel, []), MAX_JOINED):
             yield self._commands.join(channel, lease, infos, is_news=False)
         if channel in changes.checked:
