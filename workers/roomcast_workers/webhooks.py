@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 
 import orjson
 import structlog
+from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.brokers.interface import Broker
@@ -157,7 +159,10 @@ class WebhookWorker(Worker):
 
     async def _now_ms(self) -> int:
         """Return Redis' time, which is in the ids of the entries, so that this machine's clock does not matter."""
-        seconds, microseconds = await ask(self._client, "TIME")
+        try:
+            seconds, microseconds = await ask(self._client, "TIME")
+        except ResponseError:  # the user may not ask for it
+            return time.time_ns() // 1_000_000
         return int(seconds) * 1000 + int(microseconds) // 1000
 
 
