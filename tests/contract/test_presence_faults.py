@@ -44,7 +44,8 @@ class Faults(RuleBasedStateMachine):
         self.foreign: set[str] = set()  # channels with a key of another type
         self.foreign_keys: set[str] = set()
 
-    def run(self, steps: Coroutine[Any, Any, None]) -> None:
+    def run(self, steps: Coroutine[Any, Any, None], *, damages: bool = False) -> None:
+        self.world.is_damaged |= damages
         self.runner.run(steps)
 
     @initialize()
@@ -106,7 +107,8 @@ class Faults(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.running) > 1)
     @rule(number=ANY)
     def suspend(self, number: int) -> None:
-        self.node(number).is_suspended = True
+        node = self.node(number)
+        node.is_suspended = node.was_suspended = True
 
     @rule()
     def resume(self) -> None:
@@ -120,7 +122,7 @@ class Faults(RuleBasedStateMachine):
         async def lose() -> None:
             await self.world.client.delete(self.key(channel, name, number))
 
-        self.run(lose())
+        self.run(lose(), damages=True)
 
     @rule(number=ANY, which=st.sampled_from(["nodes", "channels"]))
     def lose_index(self, number: int, which: str) -> None:
@@ -129,7 +131,7 @@ class Faults(RuleBasedStateMachine):
         async def lose() -> None:
             await self.world.client.delete(keys.leases if which == "nodes" else keys.channels(lease))
 
-        self.run(lose())
+        self.run(lose(), damages=True)
 
     # A suspended node learns from its report that its lease has ended. Without it, its clients join without notice.
 
@@ -139,7 +141,7 @@ class Faults(RuleBasedStateMachine):
         async def lose() -> None:
             await self.world.client.delete(self.world.node_keys.of(self.node(number).presence.lease))
 
-        self.run(lose())
+        self.run(lose(), damages=True)
 
     @precondition(lambda self: self.world.running == self.world.nodes)
     @rule()
@@ -149,24 +151,24 @@ class Faults(RuleBasedStateMachine):
                 await self.world.client.delete(key)
 
         self.foreign.clear()
-        self.run(lose())
+        self.run(lose(), damages=True)
 
     @rule(seconds=st.sampled_from([-400, 400]))
     def shift_clock(self, seconds: int) -> None:
-        self.run(self.world.shift_clock(seconds))
+        self.run(self.world.shift_clock(seconds), damages=True)
 
     @rule(channel=CHANNEL, name=NAME, number=ANY)
     def replace_key(self, channel: str, name: str, number: int) -> None:
         key = self.key(channel, name, number)
         self.foreign.add(channel)
         self.foreign_keys.add(key)
-        self.run(self.world.put_foreign(key))
+        self.run(self.world.put_foreign(key), damages=True)
 
     @rule(number=ANY)
     def replace_index(self, number: int) -> None:
         key = self.world.node_keys.channels(self.node(number).presence.lease)
         self.foreign_keys.add(key)
-        self.run(self.world.put_foreign(key))
+        self.run(self.world.put_foreign(key), damages=True)
 
     @rule(channel=CHANNEL, name=st.sampled_from(["members", "users", "tally"]), value=GARBAGE, which=ANY)
     def change_field(self, channel: str, name: str, value: bytes, which: int) -> None:
@@ -181,7 +183,7 @@ class Faults(RuleBasedStateMachine):
             else:
                 await self.world.client.hdel(key, field)
 
-        self.run(change())
+        self.run(change(), damages=True)
 
     # What must hold.
 
