@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import random
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 
@@ -146,6 +147,27 @@ async def test_a_client_that_joins_and_leaves_within_a_round_is_reported(client:
         of_bob = [told.have_joined for told in heard.memberships if BOB in told.clients]
         assert of_bob == [True, False] * 30
         await one.until_counts(1, 1)
+
+
+@pytest.mark.redis
+async def test_each_client_s_joins_and_leaves_are_reported_in_their_order(client: Redis, prefix: str) -> None:
+    chance, here = random.Random(1), set[ClientInfo]()
+    expected: defaultdict[str, list[bool]] = defaultdict(list)
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
+        for number in range(150):
+            info = chance.choice((ADA, BOB, NOBODY))
+            (one.unsubscribe if info in here else one.subscribe)("room:a", info)
+            here ^= {info}
+            expected[info.client].append(info in here)
+            if number % 50 == 49:  # below the limit of one round
+                await one.until_counts(len(here), len({info.user for info in here}))
+        await heard.until(
+            [name for name, told in expected.items() for joined in told if joined],
+            [name for name, told in expected.items() for joined in told if not joined],
+        )
+    for name, told in expected.items():
+        events = [event.have_joined for event in heard.memberships for info in event.clients if info.client == name]
+        assert events == told
 
 
 @pytest.mark.redis

@@ -7,7 +7,9 @@ import sys
 
 import structlog
 
-from roomcast.config import Settings
+from roomcast.config import Settings, short_keys
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(settings: Settings, *, node_id: str) -> None:
@@ -50,3 +52,9 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def warn_of_short_keys(settings: Settings) -> None:
+    """Log a warning for each key that ROOMCAST_INSECURE_SHORT_KEYS accepts."""
+    for name in short_keys(settings):
+        log.warning("settings.short_key", setting=name, effect="it can be guessed; make one with: openssl rand -hex 32")
