@@ -330,7 +330,7 @@ async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
             broker.unsubscribe("room:a")
 
             registry = NodeRegistry(client, prefix="t:")
-            await registry.report("a", 3, ttl_s=60, is_new=True)
+            await registry.report("a", 3, ttl_s=60)
             assert await registry.connection_counts() == {"a": 3}
             await registry.retire("a")
             lease = Lease(client, ChannelKeys("t:").key("room:a", "lease"), ttl_s=5.0)

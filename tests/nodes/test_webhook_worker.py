@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from roomcast.presence.occupancy import EVENTS
 from roomcast.redis_access.client import Client, connect
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.tasks import end
+from roomcast_workers import occupancy
 from roomcast_workers.runner import Health
 from roomcast_workers.webhooks import WebhookWorker
 from tests.support.http_backend import Asked, Backend, accept, hang
@@ -45,19 +46,17 @@ async def working(
     *,
     name: str = "w",
     events: frozenset[str] = ALL,
-    clock: Callable[[], float] = time.time,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a worker that tries again without a pause; cancelling the task is its death."""
     worker = WebhookWorker(
         client,
         RedisBroker(client, prefix=prefix, node_id=name, max_message_bytes=10_000),
-        WebhookSender(url, SECRET, clock=clock, timeout_s=timeout_s),
+        WebhookSender(url, SECRET, clock=time.time, timeout_s=timeout_s),
         events,
         prefix=prefix,
         name=name,
         timeout_s=5.0,
-        clock=clock,
         jitter=lambda: 0.01,
     )
     task = asyncio.create_task(worker.run())
@@ -147,26 +146,24 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
         return Response(b"", 410)
 
     backend.answer = refuse
-    later_s = 200.0
-    await add(client, prefix, 1)
-    async with working(client, prefix, backend.url, clock=lambda: time.time() + later_s):
+    stream = WebhookStream(client, prefix=prefix)
+    seconds, _ = await client.time()
+    for name, age_s in (("old", 301), ("young", 200)):  # by Redis' clock, whatever the worker's is
+        await client.xadd(stream.entries.key, {"event": orjson.dumps({"id": name})}, id=f"{1000 * (seconds - age_s)}-0")
+    async with working(client, prefix, backend.url):
 
         async def is_tried() -> bool:
             return len(backend.asked) > 3
 
         await eventually(is_tried)
-        assert (await WebhookStream(client, prefix=prefix).entries.counts()) == StreamCounts(lag=1, dead=0)
-        later_s = 301.0
-        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
-
+        assert await stream.entries.counts() == StreamCounts(lag=1, dead=1)
         backend.answer = accept
-        await add(client, prefix, 2)  # as old as that by the worker's clock, too
         await until_posted(client, prefix)
 
-    assert ids_of(backend.asked)[-1] == "2"
-    entries: Any = await client.xrange(WebhookStream(client, prefix=prefix).entries.dead_key)  # Any: redis-py's reply
+    assert ids_of(backend.asked)[-1] == "young"
+    entries: Any = await client.xrange(stream.entries.dead_key)  # Any: redis-py's reply
     ((_, fields),) = entries
-    assert fields[b"event"] == b'{"id":"1"}'
+    assert fields[b"event"] == b'{"id":"old"}'
     assert fields[b"reason"] == b"status 410"
 
 
@@ -404,3 +401,50 @@ async def test_a_worker_without_a_url_says_what_to_set(redis_url: str, prefix: s
         assert await asyncio.to_thread(worker.process.wait, 15) == 2
 
     assert "ROOMCAST_WEBHOOK_URL" in str(worker.log)
+
+
+async def test_a_channel_whose_node_has_lost_its_list_is_not_reported_as_vacated(
+    redis_url: str, client: Redis, prefix: str, backend: Backend
+) -> None:
+    with Cluster(redis_url, prefix) as cluster:
+        node = cluster.start_node()
+        key = f"{prefix}node:{node.log[0]['node']}.1:channels"
+        async with AsyncExitStack() as rooms:
+            for count in (1, 2, 3):
+                await rooms.enter_async_context(node.connect(f"/ws/rooms/{count}"))
+                async with working(client, prefix, backend.url):  # a new one compares all channels
+
+                    async def is_told(count: int = count) -> bool:
+                        return ("occupied", f"room:{count}") in changes_of(backend)
+
+                    await eventually(is_told)
+                    await until_posted(client, prefix)
+                await client.delete(key)
+                if count == 2:
+                    await client.set(key, "no set")
+            await client.delete(key)
+
+    assert changes_of(backend) == [("occupied", f"room:{number}") for number in (1, 2, 3)]
+
+
+async def test_the_reported_channels_are_written_again_when_redis_has_lost_them(
+    redis_url: str, client: Redis, prefix: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(occupancy, "_NODES_HEAL_S", 0.5)
+    key = WebhookStream(client, prefix=prefix).occupied_key
+    with Cluster(redis_url, prefix) as cluster:
+        node = cluster.start_node()
+        async with working(client, prefix, backend.url), node.connect("/ws/rooms/stays"):
+            async with node.connect("/ws/rooms/goes"):
+
+                async def are_told(count: int) -> bool:
+                    return len(changes_of(backend)) >= count
+
+                await eventually(lambda: are_told(2))
+                assert await client.delete(key)
+            async with node.connect("/ws/rooms/comes"):
+                await eventually(lambda: are_told(4))
+                assert await client.smembers(key) == {b"", b"room:stays", b"room:comes"}
+
+    assert sorted(changes_of(backend)[:2]) == [("occupied", "room:goes"), ("occupied", "room:stays")]
+    assert sorted(changes_of(backend)[2:]) == [("occupied", "room:comes"), ("vacated", "room:goes")]

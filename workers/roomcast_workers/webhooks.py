@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import orjson
 import structlog
+from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.brokers.interface import Broker
 from roomcast.hooks.webhook_sender import NotDelivered, WebhookSender
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
-from roomcast.redis_access.client import Client
+from roomcast.redis_access.client import Client, ask
 from roomcast.redis_access.work_queue import Entry
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
@@ -48,7 +49,7 @@ class WebhookWorker(Worker):
     Args:
         events: the reported ones of connect, disconnect, occupied, vacated.
         timeout_s: the client's timeout for a reply; waits for entries are shorter.
-        clock, jitter: `time.time`, `random.random`.
+        jitter: `random.random`.
     """
 
     def __init__(
@@ -61,12 +62,11 @@ class WebhookWorker(Worker):
         prefix: str,
         name: str,
         timeout_s: float,
-        clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._broker = broker
         self._receiver = receiver
-        self._clock = clock
+        self._client = client
         self._jitter = jitter
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
@@ -131,7 +131,8 @@ class WebhookWorker(Worker):
                 await self._receiver.post([entry.fields[b"event"] for entry in posted])
         except NotDelivered as exc:
             refusal = exc
-            dead |= {entry.id: exc.reason for entry in posted if self._age_s(entry) > _MAX_AGE_S}
+            oldest_ms = await self._now_ms() - 1000 * _MAX_AGE_S
+            dead |= {entry.id: exc.reason for entry in posted if _added_at_ms(entry) < oldest_ms}
             posted = []
         await self._ack(posted, dead)
         await self._pause_after(refusal)
@@ -156,9 +157,17 @@ class WebhookWorker(Worker):
         longest_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failure_count, 10))
         await asyncio.sleep(longest_s * self._jitter())
 
-    def _age_s(self, entry: Entry) -> float:
-        """Return how long an entry has been in the stream, by the clocks of Redis and this process."""
-        return self._clock() - int(entry.id.partition(b"-")[0]) / 1000
+    async def _now_ms(self) -> int:
+        """Return Redis' time, which is in the ids of the entries, so that this machine's clock does not matter."""
+        try:
+            seconds, microseconds = await ask(self._client, "TIME")
+        except ResponseError:  # the user may not ask for it
+            return time.time_ns() // 1_000_000
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _added_at_ms(entry: Entry) -> int:
+    return int(entry.id.partition(b"-")[0])
 
 
 def _is_event(entry: Entry) -> bool:

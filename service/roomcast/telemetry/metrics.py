@@ -79,6 +79,11 @@ class NodeCollector(Collector):
             "Times that publications of a channel were lost for good and its clients notified.",
             tracker.unrecovered_count,
         )
+        yield (
+            "presence_faults",
+            "Times that Redis refused a channel's presence, or had lost members of it.",
+            self._node.presence.fault_count,
+        )
         for name, documentation in _COUNTERS.items():
             yield name, documentation, self._node.counts[name]
 
