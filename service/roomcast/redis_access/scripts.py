@@ -24,6 +24,6 @@ class Script(NamedTuple):
 
 def read_script(package: str, name: str) -> Script:
     """Return the script of a file that lies in a package, with `ask` of ask.lua before it."""
-    ask = files("roomcast.redis_access").joinpath("ask.lua").read_text()
-    text = ask + files(package).joinpath(f"{name}.lua").read_text()
+    ask = files("roomcast.redis_access").joinpath("ask.lua").read_text(encoding="utf-8")
+    text = ask + files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
