@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -31,6 +32,8 @@ from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
+# Variables with the address of a service, which Kubernetes sets in every container beside it.
+_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
 
 
 class ConfigError(Exception):
@@ -274,9 +277,27 @@ def masked(settings: Settings) -> dict[str, str]:
 
 
 def unknown_variables() -> list[str]:
-    """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones.
+
+    Those that Kubernetes adds for a service named `roomcast` are not among them.
+    """
+    return sorted(
+        name
+        for name, value in os.environ.items()
+        if name.startswith(ENV_PREFIX)
+        and name.upper() not in _variables()
+        and not _OF_A_SERVICE.search(name)
+        and not value.startswith(("tcp://", "udp://"))
+    )
+
+
+def nearest_variable(name: str) -> str | None:
+    """Return the variable of a setting whose name is most like this one; None if none is."""
+    return next(iter(get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), None)
+
+
+def _variables() -> list[str]:
+    return [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
 
 
 def read_settings() -> Settings:

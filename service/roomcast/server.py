@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
-from roomcast.telemetry.logs import configure_logging
+from roomcast.telemetry.logs import configure_logging, warn_of_unknown_variables
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer
@@ -93,6 +93,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     """
     node_id = new_node_id()
     configure_logging(settings, node_id=node_id)
+    warn_of_unknown_variables()
     app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (`server` is defined below)
     server = NodeServer(
         uvicorn.Config(

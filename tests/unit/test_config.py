@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from roomcast.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
+from roomcast.config import (
+    ConfigError,
+    Settings,
+    masked,
+    nearest_variable,
+    read_settings,
+    require_auth,
+    unknown_variables,
+)
 from tests.support.paths import ROOT
 
 
@@ -211,6 +219,27 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
 
     assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+    assert nearest_variable("ROOMCAST_REDIS_ULR") == "ROOMCAST_REDIS_URL"
+    assert nearest_variable("ROOMCAST_SECRETS") == "ROOMCAST_SECRET"
+    assert nearest_variable("ROOMCAST_XYZ") is None
+
+
+def test_what_kubernetes_sets_for_a_service_named_roomcast_is_not_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "ROOMCAST_SERVICE_HOST": "10.0.0.1",
+        "ROOMCAST_SERVICE_PORT": "80",
+        "ROOMCAST_SERVICE_PORT_HTTP": "80",
+        "ROOMCAST_PORT": "tcp://10.0.0.1:80",
+        "ROOMCAST_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "ROOMCAST_PORT_80_TCP_PROTO": "tcp",
+        "ROOMCAST_REDIS_PORT_6379_TCP_ADDR": "10.0.0.2",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert unknown_variables() == []
+
+    monkeypatch.setenv("ROOMCAST_PORT", "8000")
+    assert unknown_variables() == ["ROOMCAST_PORT"]
 
 
 def test_the_docs_name_every_setting_with_its_default() -> None:

@@ -91,6 +91,10 @@ class RedisBroker(Broker, ListenerSink):
         self._sink, self._is_running = sink, True
         await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self._readiness.run())
 
+    async def check(self) -> None:
+        """Publish as clients do, on a channel of the node. Raises: BrokerUnavailable."""
+        await self._readiness.check()
+
     @override
     def reason_not_ready(self) -> str | None:
         return self._listener.reason_not_ready() or self._readiness.reason_not_ready()
