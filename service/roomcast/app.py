@@ -126,7 +126,7 @@ async def _run_node(
         hooks = make_hooks(settings, client)
         stack.push_async_callback(report.retire)
         stack.push_async_callback(hooks.aclose)
-        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S, steady=time.monotonic)
         sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, TaskSet("client"))
         authenticator = Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings)
         work = _offer_parts(app, report, hooks, authenticator, sessions)
