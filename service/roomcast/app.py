@@ -32,7 +32,7 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import NodeHooks, make_hooks
-from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.errors import BrokerUnavailable, ClientError, Rejected
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -49,11 +49,11 @@ from roomcast.tasks import TaskSet, end, run_together
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.failures import failure_of
 from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
-from roomcast.web.state import offer
+from roomcast.web.state import find, offer
 
 log = structlog.get_logger(__name__)
 
@@ -210,8 +210,10 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
 # Starlette sends the response of these: the answer to a request, or the refusal of a WebSocket's handshake.
 
 
-async def _refuse(_connection: HTTPConnection, exc: Exception) -> Response:
+async def _refuse(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, ClientError | BrokerUnavailable)  # noqa: S101  (for the type checker; registered for these)
+    if isinstance(exc, Rejected):
+        find(connection, ClientServer).node.rejections.note(exc.rejection, address_of(connection), exc.reason)
     failure = failure_of(exc)
     if isinstance(exc, BrokerUnavailable):
         return JSONResponse({"error": failure.body}, 503, headers={"Retry-After": "1"})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionOptions
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.codec import Command, Members
@@ -21,6 +21,7 @@ from roomcast.model.errors import (
     BrokerUnavailable,
     ClientError,
     ErrorCode,
+    Rejection,
 )
 from roomcast.version import __version__
 
@@ -126,13 +127,17 @@ async def _claims(session: Session, token: str) -> ConnectionClaims | None:
     if settings.insecure or not (token or needs_token):
         return ConnectionClaims(user="", subs={})
     if not token:
+        session.context.rejected(session.connection, Rejection.NO_TOKEN, "no token")
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
         return await session.context.verifier.connection(token)
     except InvalidToken as exc:
-        session.context.refused_token(session.connection, exc.reason)
+        session.context.rejected(session.connection, Rejection.INVALID_TOKEN, exc.reason)
         session.disconnect(INVALID_TOKEN)
         return None
+    except ExpiredToken as exc:
+        session.context.rejected(session.connection, exc.rejection, exc.reason)
+        raise
 
 
 def _event(session: Session, claims: ConnectionClaims, params: Members) -> ConnectEvent:

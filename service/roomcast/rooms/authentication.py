@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import structlog
 from starlette.requests import HTTPConnection
 
 from roomcast.auth import ConnectionClaims, InvalidToken
@@ -19,10 +18,8 @@ from roomcast.auth.tokens import TokenVerifier
 from roomcast.config import Settings
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode, Rejected, Rejection
 from roomcast.model.json import JsonObject
-
-log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "roomcast"
 _TOKEN_PREFIX = "token."  # noqa: S105  (no secret)
@@ -70,7 +67,7 @@ class Authenticator:
         """Return the identity of a client. Raises: as `authenticate`, and ClientError 101 without credentials."""
         identity = await self.authenticate(connection)
         if identity is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, "send a token as Authorization: Bearer, or a ticket")
+            raise _rejected(Rejection.NO_TOKEN, "send a token as Authorization: Bearer, or a ticket")
         return identity
 
     async def by_token(self, token: str) -> Identity:
@@ -78,8 +75,7 @@ class Authenticator:
         try:
             return _identity(await self._verifier.connection(token))
         except InvalidToken as exc:
-            log.info("admission.refused_token", reason=exc.reason)  # never the token
-            raise ClientError(ErrorCode.UNAUTHORIZED, "the token is not good") from None
+            raise _rejected(Rejection.INVALID_TOKEN, "the token is not good", exc.reason) from None
 
     async def ticket_for_bearer(self, connection: HTTPConnection) -> str | None:
         """Return a ticket for the client whose token is in the header; None without one. Raises: as `by_token`."""
@@ -100,8 +96,12 @@ class Authenticator:
     async def _by_ticket(self, ticket: str) -> Identity:
         claims = await self._tickets.redeem(ticket)
         if claims is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, "the ticket was used, or is older than 30 s")
+            raise _rejected(Rejection.INVALID_TICKET, "the ticket was used, or is older than 30 s")
         return _identity(connection_claims(claims))
+
+
+def _rejected(rejection: Rejection, detail: str, reason: str = "") -> Rejected:
+    return Rejected(rejection, ErrorCode.UNAUTHORIZED, detail, reason=reason)
 
 
 def _token_of(connection: HTTPConnection) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from roomcast.deadlines import Deadlines
@@ -14,7 +15,7 @@ from roomcast.rooms.encodings import PLAIN_SSE
 from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import EventStream
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
@@ -51,6 +52,7 @@ class EventStreamResponse(Response):
         user, info = self._identity.client.user, self._identity.info
         connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
+        connection.address = address_of(HTTPConnection(scope))
         node = self._server.node
         with node.connected(connection):
             async with node.subscribing(connection, self._channel, since=self._since) as start:

@@ -22,7 +22,7 @@ from roomcast.rooms.entry import check_subscription, since_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
@@ -76,6 +76,7 @@ async def poll(request: Request, name: str) -> Response:
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
+    connection.address = address_of(request)
     connection.open()
     # A client would seem to join and leave with each poll.
     namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)

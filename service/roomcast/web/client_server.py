@@ -48,6 +48,7 @@ class ClientServer:
             is_open: the connection is open once the handshake is accepted; False: its receiver opens it.
         """
         connection = connected.connection
+        connection.address = address_of(socket)
         await socket.accept(subprotocol)
         protocol = uvicorn_protocol.transport_of(socket.scope)
         if protocol is not None:
@@ -73,6 +74,11 @@ class ClientServer:
         return Connection(
             next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info
         )
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """Return the address of a client: the peer, or what a proxy says that uvicorn trusts (FORWARDED_ALLOW_IPS)."""
+    return "" if connection.client is None else connection.client.host
 
 
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:
