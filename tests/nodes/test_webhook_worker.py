@@ -46,6 +46,7 @@ async def working(
     name: str = "w",
     events: frozenset[str] = ALL,
     clock: Callable[[], float] = time.time,
+    steady: Callable[[], float] | None = None,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a worker that tries again without a pause; cancelling the task is its death."""
@@ -59,6 +60,7 @@ async def working(
         timeout_s=5.0,
         clock=clock,
         jitter=lambda: 0.01,
+        steady=steady,
     )
     task = asyncio.create_task(worker.run())
     try:
@@ -168,6 +170,32 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
     ((_, fields),) = entries
     assert fields[b"event"] == b'{"id":"1"}'
     assert fields[b"reason"] == b"status 410"
+
+
+async def test_a_step_of_the_clock_while_the_receiver_fails_gives_no_event_up(
+    client: Redis, prefix: str, backend: Backend
+) -> None:
+    async def refuse(asked: Asked) -> Response:
+        return Response(b"", 410)
+
+    backend.answer = refuse
+    step_s = later_s = 0.0
+    await add(client, prefix, 1)
+    async with working(
+        client, prefix, backend.url, clock=lambda: time.time() + step_s, steady=lambda: time.monotonic() + later_s
+    ):
+
+        async def is_tried() -> bool:
+            return len(backend.asked) > before + 2
+
+        before = 0
+        await eventually(is_tried)
+        for step_s in (3600.0, -3600.0):  # noqa: B007  (its clock reads it)
+            before = len(backend.asked)
+            await eventually(is_tried)
+            assert (await WebhookStream(client, prefix=prefix).entries.counts()) == StreamCounts(lag=1, dead=0)
+        later_s = 301.0
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
 
 
 async def test_what_is_no_event_goes_to_the_dead_letters_and_stops_nobody(

@@ -49,6 +49,7 @@ class WebhookWorker(Worker):
         events: the reported ones of connect, disconnect, occupied, vacated.
         timeout_s: the client's timeout for a reply; waits for entries are shorter.
         clock, jitter: `time.time`, `random.random`.
+        steady: `time.monotonic`: a clock that is set while the receiver fails makes no event older. None: `clock`.
     """
 
     def __init__(
@@ -63,10 +64,13 @@ class WebhookWorker(Worker):
         timeout_s: float,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._broker = broker
         self._receiver = receiver
         self._clock = clock
+        self._steady = steady or clock
+        self._failing_since_s: tuple[float, float] | None = None  # by both clocks
         self._jitter = jitter
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
@@ -131,7 +135,8 @@ class WebhookWorker(Worker):
                 await self._receiver.post([entry.fields[b"event"] for entry in posted])
         except NotDelivered as exc:
             refusal = exc
-            dead |= {entry.id: exc.reason for entry in posted if self._age_s(entry) > _MAX_AGE_S}
+            now_s = self._now_s()
+            dead |= {entry.id: exc.reason for entry in posted if now_s - _added_at_s(entry) > _MAX_AGE_S}
             posted = []
         await self._ack(posted, dead)
         await self._pause_after(refusal)
@@ -149,6 +154,7 @@ class WebhookWorker(Worker):
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
             self._failure_count = 0
+            self._failing_since_s = None
             return
         if not self._failure_count:
             log.warning("webhooks.refused", reason=refusal.reason)
@@ -156,9 +162,17 @@ class WebhookWorker(Worker):
         longest_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failure_count, 10))
         await asyncio.sleep(longest_s * self._jitter())
 
-    def _age_s(self, entry: Entry) -> float:
-        """Return how long an entry has been in the stream, by the clocks of Redis and this process."""
-        return self._clock() - int(entry.id.partition(b"-")[0]) / 1000
+    def _now_s(self) -> float:
+        """Return the Unix time by the clock as it was when the receiver began to fail."""
+        if self._failing_since_s is None:
+            self._failing_since_s = self._clock(), self._steady()
+        unix_s, steady_s = self._failing_since_s
+        return unix_s + self._steady() - steady_s
+
+
+def _added_at_s(entry: Entry) -> float:
+    """Return when an entry was added to the stream, by the clock of Redis."""
+    return int(entry.id.partition(b"-")[0]) / 1000
 
 
 def _is_event(entry: Entry) -> bool:

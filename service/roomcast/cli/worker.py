@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import click
@@ -111,4 +112,5 @@ def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
         prefix=settings.prefix,
         name=settings.worker_name,
         timeout_s=settings.redis_timeout_s,
+        steady=time.monotonic,
     )
