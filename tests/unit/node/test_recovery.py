@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from roomcast.model.errors import ClientError
 from roomcast.model.positions import Position, position_of
-from roomcast.model.publications import History, Publication, Resumption
+from roomcast.model.publications import History, Jump, Publication, Resumption
 from roomcast.node.recovery import Track, Window, catch_up_cache, catch_up_stream
 
 
@@ -70,7 +70,7 @@ def test_what_came_later_than_what_was_read_but_leaves_a_hole_is_read_again() ->
     track.accept(pub(9))
     assert track.resolve(history(7, 6, 7)) == pubs(6, 7)
     assert not track.is_resolved
-    assert track.seen == Position(9, "e")
+    assert track.seen == (Position(7, "e"), Position(9, "e"))
     assert track.resolve(history(9, 8, 9)) == pubs(8, 9)
     assert track.is_resolved
 
@@ -154,6 +154,65 @@ def test_whatever_is_lost_on_the_way_every_publication_comes_once_in_order_or_is
     assert len(missing) <= announced
 
 
+def test_a_jump_of_the_offsets_is_no_gap() -> None:
+    track = settled(5)
+    jumps = (Jump(7, 1000), Jump(1001, 3000))
+
+    assert not track.accept(pub(3001))
+    found = History(Position(3001, "e"), 0, pubs(6, 7, 1001, 3001), jumps)
+    assert track.resolve(found) == pubs(6, 7, 1001, 3001)
+    assert track.is_resolved
+    assert track.accept(pub(3002))
+
+
+def test_a_position_in_a_jump_is_of_lost_data() -> None:
+    track = settled(9)
+    track.doubt()
+
+    assert track.resolve(History(Position(1001, "e"), 0, pubs(1001), (Jump(7, 1000),))) == [lost(1000), pub(1001)]
+
+
+def test_a_start_without_publications_moves_a_track_and_nothing_is_reported() -> None:
+    track = settled(7)
+    track.doubt()
+
+    assert track.resolve(History(Position(1000, "e"), 0, [], (Jump(7, 1000),))) == []
+    assert track.position == Position(1000, "e")
+
+
+def test_live_publications_of_lost_and_of_present_data_both_prove_what_was_there() -> None:
+    track = settled(5)
+
+    for offset in (7, 8, 1001, 1002):
+        track.accept(pub(offset))
+    assert track.seen == (Position(5, "e"), Position(8, "e"), Position(1002, "e"))
+
+
+def test_masters_that_answer_in_turn_are_continued_where_each_was_left() -> None:
+    track = settled(8)
+    track.doubt()
+    assert track.resolve(History(Position(7, "f"), 6, pubs(7, epoch="f"), (), ("e",))) == [lost(6, "f"), pub(7, "f")]
+
+    track.doubt()  # the former master has 9 meanwhile, and ends its epoch: it does not know of f
+    found = History(Position(9, "g"), 9, pubs(7, 8, 9, epoch="g"), (), ("e",))
+    assert track.resolve(found) == [lost(8, "g"), pub(9, "g")]
+
+    track.doubt()
+    found = History(Position(8, "h"), 8, pubs(7, 8, epoch="h"), (), ("e", "f"))
+    assert track.resolve(found) == [lost(7, "h"), pub(8, "h")]
+
+
+def test_an_epoch_that_returns_with_less_is_asked_for_again() -> None:
+    track = settled(8)
+    track.doubt()
+    track.resolve(history(0, epoch="f"))
+
+    track.doubt()
+    assert track.resolve(history(6, 5, 6)) == [lost(8)]
+    assert not track.is_resolved
+    assert track.seen == (Position(8, "e"),)
+
+
 def window(floor: int, *offsets: int, max_length: int = 100) -> Window:
     found = Window(floor, max_length=max_length, now_s=0.0)
     for offset in offsets:
@@ -163,7 +222,7 @@ def window(floor: int, *offsets: int, max_length: int = 100) -> Window:
 
 def test_a_window_gives_what_came_after_an_offset_or_nothing_if_it_does_not_reach_back() -> None:
     found = window(5, 6, 7)
-    found.extend_back(pubs(3, 5, 4, 6))
+    found.extend_back(history(7, 3, 5, 4, 6))
 
     assert found.after(2) == pubs(3, 4, 5, 6, 7)
     assert found.after(7) == []
@@ -172,12 +231,36 @@ def test_a_window_gives_what_came_after_an_offset_or_nothing_if_it_does_not_reac
 
 def test_a_window_has_no_hole_and_a_bound() -> None:
     found = window(5, 6)
-    found.extend_back(pubs(2, 3, 5))
+    found.extend_back(history(5, 2, 3, 5))
     assert found.floor == 4
 
     found = window(0, 1, 2, 3, max_length=2)
     assert found.after(0) is None
     assert found.after(1) == pubs(2, 3)
+
+
+def test_a_window_reaches_back_over_jumps_but_not_for_a_position_in_one() -> None:
+    found = Window(1002, max_length=10, now_s=0.0)
+    found.extend_back(History(Position(1002, "e"), 0, pubs(4, 5, 1001, 1002), (Jump(5, 1000),)))
+
+    assert found.after(4) == pubs(5, 1001, 1002)
+    assert found.after(5) == found.after(1000) == pubs(1001, 1002)
+    assert found.after(6) is None
+    assert found.after(999) is None
+    found.append(pub(1003))
+    assert found.after(1002) == pubs(1003)
+
+
+def test_where_only_the_newest_counts_it_is_sent_after_a_jump_too() -> None:
+    top = Position(1000, "e")
+    kept = Window(1000, max_length=10, now_s=0.0)
+    kept.extend_back(History(top, 0, pubs(4, 5), (Jump(5, 1000),)))
+
+    for since in (None, Position(4, "e"), Position(6, "e"), Position(1000, "x")):
+        expected = [Resumption("room:a", Position(4, "e"), is_recovered=True), pub(5)]
+        assert catch_up_cache("room:a", since, top, kept) == expected
+    for since in (Position(5, "e"), top):
+        assert catch_up_cache("room:a", since, top, kept) == [Resumption("room:a", top, is_recovered=True)]
 
 
 TOP = Position(7, "e")
