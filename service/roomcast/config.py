@@ -256,7 +256,7 @@ def read_namespaces(settings: Settings) -> Namespaces:
     if settings.namespaces_file is None:
         return Namespaces()
     try:
-        tables = tomllib.loads(settings.namespaces_file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(settings.namespaces_file.read_text(encoding="utf-8-sig"))
         found = TypeAdapter(dict[str, Namespace]).validate_python(tables)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None

@@ -41,7 +41,7 @@ def test_a_node_and_the_commands_speak_utf_8(
     make_locale: Callable[[Path], dict[str, str]], redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     namespaces = tmp_path / "größe.toml"
-    namespaces.write_text("# 😀\n[sizes]\n", encoding="utf-8")
+    namespaces.write_text("# 😀\n[sizes]\n", encoding="utf-8-sig")  # as editors on Windows do
     with Cluster(redis_url, f"{prefix}ö:", namespaces_file=str(namespaces)) as cluster:
         cluster.environment |= make_locale(tmp_path)
         command = [sys.executable, "-m", "roomcast"]
