@@ -96,7 +96,8 @@ async def test_a_server_with_which_no_node_could_work_is_an_error(
     result = await asyncio.to_thread(roomcast, "check", redis_url=url, insecure="true")
 
     assert result.returncode == 1
-    assert "could not work with this server: Redis refuses a command (NOPERM)" in result.stderr.splitlines()[-1]
+    (line,) = result.stderr.splitlines()
+    assert "could not work with this server: Redis refuses a command (NOPERM)" in line
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import sys
 import time
@@ -88,6 +89,7 @@ async def _check_redis(settings: Settings) -> None:
 
 async def _check_broker(broker: RedisBroker) -> None:
     """Publish and subscribe as a node does. Raises: Failure."""
+    logging.getLogger().setLevel(logging.ERROR)  # what the broker warns of is said in one line below
     running = asyncio.create_task(broker.run(_Nobody()))
     try:
         await broker.check()
