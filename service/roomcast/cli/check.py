@@ -89,7 +89,7 @@ async def _check_redis(settings: Settings) -> None:
 
 async def _check_broker(broker: RedisBroker) -> None:
     """Publish and subscribe as a node does. Raises: Failure."""
-    logging.getLogger().setLevel(logging.ERROR)  # what the broker warns of is said in one line below
+    logging.getLogger().setLevel(logging.ERROR)  # the failure below names the reason, in one line
     running = asyncio.create_task(broker.run(_Nobody()))
     try:
         await broker.check()
