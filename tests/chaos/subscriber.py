@@ -100,7 +100,7 @@ class Subscriber:
                 if "data" in said:
                     data = frame[frame.index('"data":') + len('"data":') : -1]
                     yield _heard(Place(said["epoch"], said["offset"]), data)
-                elif "recovered" in said:
+                elif "offset" in said:
                     yield _told(said)
 
     async def _sse_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
@@ -139,7 +139,7 @@ class Subscriber:
 
 
 def _told(said: dict[str, Any]) -> tuple[Place, bool]:  # Any: JSON
-    return Place(said["epoch"], said["offset"]), said["recovered"]
+    return Place(said["epoch"], said["offset"]), said.get("recovered", False)
 
 
 def _heard(place: Place, data: str | bytes) -> Heard:

@@ -55,6 +55,9 @@ def test_two_nodes_share_a_room_and_one_signal_ends_every_process(
             ada.send("hi")
             assert bob.recv(timeout=START_TIMEOUT_S) == "hi"
             assert eve.recv(timeout=START_TIMEOUT_S) == "hi"
+            with connect(f"ws://{balancer}/connection/websocket", proxy=None) as news:
+                news.send('{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"news"}}')  # without a namespace
+                assert "subscribe" in str(news.recv(timeout=START_TIMEOUT_S)) + str(news.recv(timeout=START_TIMEOUT_S))
             assert "cpu_usage" in str(dashboard.recv(timeout=START_TIMEOUT_S))
 
             if number is signal.SIGINT:

@@ -25,6 +25,7 @@ from roomcast.config import (
     masked,
     nearest_variable,
     require_auth,
+    short_keys,
     unknown_variables,
 )
 from roomcast.hooks.python_handlers import load_functions
@@ -50,6 +51,8 @@ def check_command() -> None:
         nearest = nearest_variable(name)
         hint = "" if nearest is None else f"; did you mean {nearest}?"
         click.echo(f"{name} is set, but no setting has this name{hint}", err=True)
+    for name in short_keys(settings):
+        click.echo(f"{name} is short enough to be guessed", err=True)
     asyncio.run(_check_redis(settings))
     check_node_settings(settings)
 
@@ -92,7 +95,7 @@ async def _check_broker(broker: RedisBroker) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the failure below names the reason, in one line
     running = asyncio.create_task(broker.run(_Nobody()))
     try:
-        await broker.check()
+        await broker.readiness.check()
         await broker.subscribe(EVENTS)
     except BrokerUnavailable as exc:
         raise Failure(f"a node could not work with this server: {exc.reason} (docs/redis.md)") from exc

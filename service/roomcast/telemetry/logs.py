@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from roomcast.config import Settings, nearest_variable, unknown_variables
+from roomcast.config import Settings, nearest_variable, short_keys, unknown_variables
 
 log = structlog.get_logger(__name__)
 
@@ -58,3 +58,9 @@ def warn_of_unknown_variables() -> None:
     """Log the `ROOMCAST_...` variables that are not settings: a misspelt one has no effect."""
     for name in unknown_variables():
         log.warning("settings.unknown_variable", variable=name, nearest=nearest_variable(name))
+
+
+def warn_of_short_keys(settings: Settings) -> None:
+    """Log a warning for each key that ROOMCAST_INSECURE_SHORT_KEYS accepts."""
+    for name in short_keys(settings):
+        log.warning("settings.short_key", setting=name, effect="it can be guessed; make one with: openssl rand -hex 32")
