@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from roomcast.redis_access.keys import ChannelKeys
-from tests.support.processes import two_free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.browser
 
@@ -142,7 +142,7 @@ class Window:
 @contextmanager
 def running_cluster() -> Iterator[DevCluster]:
     """Run `roomcast dev`; Ctrl-C must then end it and everything it started."""
-    port = two_free_ports()
+    port = free_ports(2)[0]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "roomcast", "dev", "--port", str(port), "--balancer-port", "0"],

@@ -23,8 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from roomcast.hooks.webhook_sender import sign
 from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 from tests.support.processes import Cluster, NodeProcess, eventually, http_client, receive
-from tests.support.redis_servers import free_ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -19,8 +19,7 @@ def guarded(redis_server: object) -> Iterator[Cluster]:
     """Two nodes that know clients by their tokens alone."""
     port = redis_server.port  # type: ignore[attr-defined]  # a ValkeyServer
     with Cluster(f"redis://127.0.0.1:{port}/0", f"tickets-{time.monotonic_ns()}:", secret=SECRET) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
 
 

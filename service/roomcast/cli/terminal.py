@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import click
-from jwt.warnings import InsecureKeyLengthWarning
 from redis.exceptions import AuthenticationError, ResponseError
 
 from roomcast.config import ConfigError, Settings, read_namespaces, read_settings
@@ -30,8 +28,6 @@ def settings_of_environment() -> Settings:
         read_namespaces(settings)
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
-    if settings.insecure_short_keys:  # PyJWT's own warning is no line of the log
-        warnings.simplefilter("ignore", InsecureKeyLengthWarning)
     return settings
 
 

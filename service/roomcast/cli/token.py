@@ -17,8 +17,8 @@ import orjson
 from roomcast.auth import ExpiredToken, InvalidToken, KeysUnavailable
 from roomcast.auth.claims import connection_claims, subscription_claims
 from roomcast.auth.tokens import MAX_TOKEN_BYTES, read_verifier
-from roomcast.cli.terminal import configure_cli_logging, settings_of_environment
-from roomcast.config import ENV_PREFIX, ConfigError, Settings, require_auth
+from roomcast.cli.terminal import configure_cli_logging
+from roomcast.config import ENV_PREFIX, ConfigError, Settings, read_settings, require_auth
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _MAX_TTL_S = 10 * 366 * 24 * 3600
@@ -51,7 +51,10 @@ def token_command(
 
 
 def _settings() -> Settings:
-    settings = settings_of_environment()
+    try:
+        settings = read_settings()
+    except ConfigError as exc:
+        raise click.UsageError(f"{exc} (docs/settings.md)") from exc
     configure_cli_logging(settings)
     return settings
 

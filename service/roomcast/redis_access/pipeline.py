@@ -54,7 +54,7 @@ class _Round:
     async def execute(
         self, client: Client, scripts: Sequence[Script], replies: list[Any], attempts: int
     ) -> dict[Any, Any]:
-        """Put each command's reply, or the exception, in its place; return keys whose slot moves, with that reply."""
+        """Put each command's reply, or the exception, in its place; return the keys whose slot moves, with it."""
         sent = [(numbers, joined(calls)) for numbers, calls in self._sent]
         found = await _execute(client, [command for _, command in sent], attempts)
         for _ in range(_LOADS):

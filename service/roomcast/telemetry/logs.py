@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import structlog
 
@@ -42,11 +43,7 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
         )
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # Both log whole URLs at INFO, in which tickets and keys may be.
-    for name in ("uvicorn", "httpx"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
-    logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
+    _quieten_libraries()
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -58,6 +55,16 @@ def warn_of_unknown_variables() -> None:
     """Log the `ROOMCAST_...` variables that are not settings: a misspelt one has no effect."""
     for name in unknown_variables():
         log.warning("settings.unknown_variable", variable=name, nearest=nearest_variable(name))
+
+
+def _quieten_libraries() -> None:
+    # Both log whole URLs at INFO, in which tickets and keys may be.
+    for name in ("uvicorn", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
+    logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
+    # PyJWT warns of short keys in lines of its own; `warn_of_short_keys` names the setting.
+    warnings.filterwarnings("ignore", message="The HMAC key is")
 
 
 def warn_of_short_keys(settings: Settings) -> None:

@@ -257,8 +257,7 @@ def test_where_only_the_newest_counts_it_is_sent_after_a_jump_too() -> None:
     kept.extend_back(History(top, 0, pubs(4, 5), (Jump(5, 1000),)))
 
     for since in (None, Position(4, "e"), Position(6, "e"), Position(1000, "x")):
-        is_recovered = None if since is None else True
-        expected = [Resumption("room:a", Position(4, "e"), is_recovered=is_recovered), pub(5)]
+        expected = [Resumption("room:a", Position(4, "e"), is_recovered=None if since is None else True), pub(5)]
         assert catch_up_cache("room:a", since, top, kept) == expected
     for since in (Position(5, "e"), top):
         assert catch_up_cache("room:a", since, top, kept) == [Resumption("room:a", top, is_recovered=True)]
