@@ -46,6 +46,7 @@ async def working(
     *,
     name: str = "w",
     events: frozenset[str] = ALL,
+    steady: Callable[[], float] = time.monotonic,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a worker that tries again without a pause; cancelling the task is its death."""
@@ -58,6 +59,7 @@ async def working(
         name=name,
         timeout_s=5.0,
         jitter=lambda: 0.01,
+        steady=steady,
     )
     task = asyncio.create_task(worker.run())
     try:
@@ -165,6 +167,26 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
     ((_, fields),) = entries
     assert fields[b"event"] == b'{"id":"old"}'
     assert fields[b"reason"] == b"status 410"
+
+
+async def test_the_age_of_an_event_is_counted_by_a_clock_that_cannot_be_set(
+    client: Redis, prefix: str, backend: Backend
+) -> None:
+    async def refuse(asked: Asked) -> Response:
+        return Response(b"", 410)
+
+    backend.answer = refuse
+    later_s = 0.0
+    await add(client, prefix, 1)
+    async with working(client, prefix, backend.url, steady=lambda: time.monotonic() + later_s):
+
+        async def is_tried() -> bool:
+            return len(backend.asked) > 2
+
+        await eventually(is_tried)
+        assert (await WebhookStream(client, prefix=prefix).entries.counts()) == StreamCounts(lag=1, dead=0)
+        later_s = 301.0
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
 
 
 async def test_what_is_no_event_goes_to_the_dead_letters_and_stops_nobody(

@@ -49,7 +49,7 @@ class WebhookWorker(Worker):
     Args:
         events: the reported ones of connect, disconnect, occupied, vacated.
         timeout_s: the client's timeout for a reply; waits for entries are shorter.
-        jitter: `random.random`.
+        jitter, steady: `random.random`, `time.monotonic`.
     """
 
     def __init__(
@@ -63,10 +63,13 @@ class WebhookWorker(Worker):
         name: str,
         timeout_s: float,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._receiver = receiver
         self._client = client
+        self._steady = steady
+        self._failing_since_s: tuple[float, float] | None = None  # by Redis' clock, and by the steady one
         self._jitter = jitter
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
@@ -131,8 +134,8 @@ class WebhookWorker(Worker):
                 await self._receiver.post([entry.fields[b"event"] for entry in posted])
         except NotDelivered as exc:
             refusal = exc
-            oldest_ms = await self._now_ms() - 1000 * _MAX_AGE_S
-            dead |= {entry.id: exc.reason for entry in posted if _added_at_ms(entry) < oldest_ms}
+            now_s = await self._now_s()
+            dead |= {entry.id: exc.reason for entry in posted if now_s - _added_at_s(entry) > _MAX_AGE_S}
             posted = []
         await self._ack(posted, dead)
         await self._pause_after(refusal)
@@ -150,6 +153,7 @@ class WebhookWorker(Worker):
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
             self._failure_count = 0
+            self._failing_since_s = None
             return
         if not self._failure_count:
             log.warning("webhooks.refused", reason=refusal.reason)
@@ -157,17 +161,26 @@ class WebhookWorker(Worker):
         longest_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failure_count, 10))
         await asyncio.sleep(longest_s * self._jitter())
 
-    async def _now_ms(self) -> int:
-        """Return Redis' time, which is in the ids of the entries, so that this machine's clock does not matter."""
-        try:
-            seconds, microseconds = await ask(self._client, "TIME")
-        except ResponseError:  # the user may not ask for it
-            return time.time_ns() // 1_000_000
-        return int(seconds) * 1000 + int(microseconds) // 1000
+    async def _now_s(self) -> float:
+        """Return the Unix time by Redis' clock as it was when the receiver began to fail.
+
+        Redis' time is in the ids of the entries, so that this machine's clock does not matter. A clock that is set while
+        the receiver fails makes no event older.
+        """
+        if self._failing_since_s is None:
+            try:
+                seconds, microseconds = await ask(self._client, "TIME")
+                redis_s = int(seconds) + int(microseconds) / 1e6
+            except ResponseError:  # the user may not ask for it
+                redis_s = time.time()
+            self._failing_since_s = redis_s, self._steady()
+        redis_s, steady_s = self._failing_since_s
+        return redis_s + self._steady() - steady_s
 
 
-def _added_at_ms(entry: Entry) -> int:
-    return int(entry.id.partition(b"-")[0])
+def _added_at_s(entry: Entry) -> float:
+    """Return when an entry was added to the stream, by the clock of Redis."""
+    return int(entry.id.partition(b"-")[0]) / 1000
 
 
 def _is_event(entry: Entry) -> bool:
