@@ -49,7 +49,7 @@ class WebhookWorker(Worker):
     Args:
         events: the reported ones of connect, disconnect, occupied, vacated.
         timeout_s: the client's timeout for a reply; waits for entries are shorter.
-        jitter: `random.random`.
+        jitter, steady: `random.random`, `time.monotonic`.
     """
 
     def __init__(
@@ -63,11 +63,14 @@ class WebhookWorker(Worker):
         name: str,
         timeout_s: float,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._receiver = receiver
         self._client = client
         self._jitter = jitter
+        self._steady = steady
+        self._failing_since: tuple[int, float] | None = None  # by Redis' clock, ms, and by the steady one
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
         self._lease = Lease(client, self._stream.entries.lease_key, ttl_s=_LEASE_TTL_S)
@@ -150,6 +153,7 @@ class WebhookWorker(Worker):
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
             self._failure_count = 0
+            self._failing_since = None
             return
         if not self._failure_count:
             log.warning("webhooks.refused", reason=refusal.reason)
@@ -158,7 +162,16 @@ class WebhookWorker(Worker):
         await asyncio.sleep(longest_s * self._jitter())
 
     async def _now_ms(self) -> int:
-        """Return Redis' time, which is in the ids of the entries, so that this machine's clock does not matter."""
+        """Return the time by Redis' clock, which is in the ids of the entries.
+
+        It is read when the receiver begins to fail: a clock that is set meanwhile makes no event older.
+        """
+        if self._failing_since is None:
+            self._failing_since = await self._redis_time_ms(), self._steady()
+        redis_ms, steady_s = self._failing_since
+        return redis_ms + int(1000 * (self._steady() - steady_s))
+
+    async def _redis_time_ms(self) -> int:
         try:
             seconds, microseconds = await ask(self._client, "TIME")
         except ResponseError:  # the user may not ask for it
