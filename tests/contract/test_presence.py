@@ -16,10 +16,8 @@ from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.publications import Membership
 from roomcast.presence.interface import Counts
-from roomcast.presence.node_registry import ENDED, NodeKeys, NodeRegistry
-from roomcast.presence.presence_commands import PresenceCommands
+from roomcast.presence.node_registry import ENDED, NodeRegistry
 from roomcast.presence.redis_presence import RedisPresence
-from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.envelope import unpack
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import end
@@ -291,43 +289,6 @@ async def test_of_a_node_that_reports_no_more_everyone_leaves_once_whoever_sweep
     assert await two.presence.count("room:a") == Counts(1, 1)
     assert await client.smembers(f"{prefix}nodes") == {b"n1.1", b"n2.1"}
     assert not await client.exists(f"{prefix}node:dead.1:channels")
-
-
-@pytest.mark.redis
-async def test_a_lease_that_was_not_seen_dead_for_a_while_is_left_alone(client: Redis, prefix: str) -> None:
-    now_s = 0.0
-    registry, keys = NodeRegistry(client, prefix=prefix), NodeKeys(prefix)
-    commands = PresenceCommands(ChannelKeys(prefix), NAMESPACES, publish_command="PUBLISH")
-    sweeper = Sweeper(client, registry, commands, keys, own_lease=lambda: "own.1", clock=lambda: now_s)
-    await client.sadd(keys.leases, "own.1", "late.1", "dead.1")
-
-    assert await sweeper.look() == {}
-    now_s = 1.9
-    await registry.report("late.1", 0, ttl_s=60)
-    assert await sweeper.look() == {}
-    now_s = 2.0
-    await client.delete(keys.of("late.1"))
-    assert await sweeper.look() == {"dead.1": b""}
-
-
-@pytest.mark.redis
-async def test_a_lease_whose_report_stays_the_same_is_dead_whatever_its_ttl_is(client: Redis, prefix: str) -> None:
-    """Redis' clock was set back, or another program has removed the TTL."""
-    now_s = 0.0
-    registry, keys = NodeRegistry(client, prefix=prefix), NodeKeys(prefix)
-    commands = PresenceCommands(ChannelKeys(prefix), NAMESPACES, publish_command="PUBLISH")
-    sweeper = Sweeper(client, registry, commands, keys, own_lease=lambda: "own.1", clock=lambda: now_s)
-    await registry.report("killed.1", 0, ttl_s=400)
-    await registry.report("alive.1", 0, ttl_s=400)
-    await client.persist(keys.of("killed.1"))
-    assert await sweeper.look() == {}
-    now_s = 5.0
-    await registry.report("alive.1", 0, ttl_s=400)
-
-    await sweeper.step()
-
-    assert await registry.reports() == {"alive.1": b"0 3"}
-    assert await client.get(keys.of("killed.1")) == ENDED
 
 
 @pytest.mark.redis

@@ -68,9 +68,9 @@ class WebhookWorker(Worker):
         self._broker = broker
         self._receiver = receiver
         self._client = client
-        self._steady = steady
-        self._failing_since_s: tuple[float, float] | None = None  # by Redis' clock, and by the steady one
         self._jitter = jitter
+        self._steady = steady
+        self._failing_since: tuple[int, float] | None = None  # by Redis' clock, ms, and by the steady one
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
         self._lease = Lease(client, self._stream.entries.lease_key, ttl_s=_LEASE_TTL_S)
@@ -134,8 +134,8 @@ class WebhookWorker(Worker):
                 await self._receiver.post([entry.fields[b"event"] for entry in posted])
         except NotDelivered as exc:
             refusal = exc
-            now_s = await self._now_s()
-            dead |= {entry.id: exc.reason for entry in posted if now_s - _added_at_s(entry) > _MAX_AGE_S}
+            oldest_ms = await self._now_ms() - 1000 * _MAX_AGE_S
+            dead |= {entry.id: exc.reason for entry in posted if _added_at_ms(entry) < oldest_ms}
             posted = []
         await self._ack(posted, dead)
         await self._pause_after(refusal)
@@ -153,7 +153,7 @@ class WebhookWorker(Worker):
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
             self._failure_count = 0
-            self._failing_since_s = None
+            self._failing_since = None
             return
         if not self._failure_count:
             log.warning("webhooks.refused", reason=refusal.reason)
@@ -161,26 +161,26 @@ class WebhookWorker(Worker):
         longest_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failure_count, 10))
         await asyncio.sleep(longest_s * self._jitter())
 
-    async def _now_s(self) -> float:
-        """Return the Unix time by Redis' clock as it was when the receiver began to fail.
+    async def _now_ms(self) -> int:
+        """Return the time by Redis' clock, which is in the ids of the entries.
 
-        Redis' time is in the ids of the entries, so that this machine's clock does not matter. A clock that is set while
-        the receiver fails makes no event older.
+        It is read when the receiver begins to fail: a clock that is set meanwhile makes no event older.
         """
-        if self._failing_since_s is None:
-            try:
-                seconds, microseconds = await ask(self._client, "TIME")
-                redis_s = int(seconds) + int(microseconds) / 1e6
-            except ResponseError:  # the user may not ask for it
-                redis_s = time.time()
-            self._failing_since_s = redis_s, self._steady()
-        redis_s, steady_s = self._failing_since_s
-        return redis_s + self._steady() - steady_s
+        if self._failing_since is None:
+            self._failing_since = await self._redis_time_ms(), self._steady()
+        redis_ms, steady_s = self._failing_since
+        return redis_ms + int(1000 * (self._steady() - steady_s))
+
+    async def _redis_time_ms(self) -> int:
+        try:
+            seconds, microseconds = await ask(self._client, "TIME")
+        except ResponseError:  # the user may not ask for it
+            return time.time_ns() // 1_000_000
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _added_at_s(entry: Entry) -> float:
-    """Return when an entry was added to the stream, by the clock of Redis."""
-    return int(entry.id.partition(b"-")[0]) / 1000
+def _added_at_ms(entry: Entry) -> int:
+    return int(entry.id.partition(b"-")[0])
 
 
 def _is_event(entry: Entry) -> bool:

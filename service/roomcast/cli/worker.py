@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import click
@@ -113,5 +112,4 @@ def _webhook_worker(client: Client, settings: Settings) -> WebhookWorker:
         prefix=settings.prefix,
         name=settings.worker_name,
         timeout_s=settings.redis_timeout_s,
-        steady=time.monotonic,
     )
