@@ -180,6 +180,10 @@ class RedisBroker(Broker, ListenerSink):
         return found
 
     @override
+    async def sync(self, channels: set[str]) -> set[str]:
+        return await self._listener.sync(channels)
+
+    @override
     async def remove_history(self, channel: str) -> None:
         await self._outbox.send(self._history.remove(channel), 0)
 

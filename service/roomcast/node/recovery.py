@@ -1,4 +1,4 @@
-"""A node's position in a channel's history: duplicates, gaps, and the recovery of reconnecting clients. Pure."""
+"""The recovery of reconnecting clients: what they missed, from the newest publications of a channel. Pure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Publication, Resumption
-
-# At most so many live publications wait while a gap is repaired; older ones are dropped and read from the stream again.
-_MAX_WAITING = 1000
+from roomcast.model.publications import Publication, Resumption
 
 
 class Window:
@@ -83,108 +80,6 @@ def catch_up_cache(
     if not newest:
         return [Resumption(channel, top, is_recovered=False)]
     return [Resumption(channel, Position(top.offset - 1, top.epoch), is_recovered=True), *newest]
-
-
-class Track:
-    """The position of a node in one channel with history.
-
-    It is *resolved* while every publication follows the previous one. After a sign of loss live publications wait until
-    `resolve` gets the history from Redis: the node repairs the gap, and its clients notice only a pause.
-    """
-
-    __slots__ = ("_epoch", "_offset", "_waiting", "channel", "is_resolved", "window")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.is_resolved = False  # its first position is unknown
-        self.window: Window | None = None
-        self._offset = -1
-        self._epoch = ""
-        self._waiting: deque[Publication] = deque(maxlen=_MAX_WAITING)
-
-    @property
-    def position(self) -> Position | None:
-        """Return the newest position that was broadcast; None before the first `resolve`."""
-        return Position(self._offset, self._epoch) if self._epoch else None
-
-    @property
-    def seen(self) -> Position | None:
-        """Return the newest position that was received, broadcast or not."""
-        return self._waiting[-1].position if self._waiting else self.position
-
-    def accept(self, publication: Publication) -> bool:
-        """Return whether a live publication is the next one, to be broadcast now: else it is a duplicate, or waits."""
-        assert publication.position is not None  # noqa: S101  (for the type checker)
-        offset, epoch = publication.position
-        if self.is_resolved and epoch == self._epoch:
-            if offset == self._offset + 1:
-                self._offset = offset
-                if self.window is not None:
-                    self.window.append(publication)
-                return True
-            if offset <= self._offset:
-                return False
-        self.is_resolved = False
-        self._waiting.append(publication)
-        return False
-
-    def doubt(self) -> None:
-        """Make live publications wait until the track is resolved again: some may be missing."""
-        self.is_resolved = False
-
-    def resolve(self, history: History) -> list[Publication | Resumption]:
-        """Continue from the history after `position`; the first call uses its position alone.
-
-        Returns: the events to broadcast, in order; a Resumption marks lost publications. If `is_resolved` is still
-            false, a later publication is missing: read again.
-        """
-        top, epoch = history.position
-        live = {
-            _offset(publication): publication
-            for publication in self._waiting
-            if publication.position is not None and publication.position.epoch == epoch
-        }
-        found: list[Publication | Resumption] = []
-        if not self._epoch:
-            # Clients that have subscribed meanwhile receive the publications since then, and no older ones.
-            self._offset = min(live) - 1 if live else top
-        else:
-            if epoch != self._epoch:
-                self.window = None
-                # If the new epoch continues the old numbering, only entries after the last broadcast offset are new.
-                # If it restarts at zero, all entries are.
-                self._offset = min(history.base, self._offset)
-                found.append(Resumption(self.channel, Position(self._offset, epoch), is_recovered=False))
-            self._epoch = epoch
-            kept = {_offset(publication): publication for publication in history.publications}
-            for offset, publication in sorted({**live, **kept}.items()):
-                if self._offset < offset <= top:
-                    self._report_lost(offset - 1, found)
-                    self._continue_with(publication, found)
-            self._report_lost(top, found)
-        self._epoch = epoch
-        for offset in sorted(live):
-            if offset == self._offset + 1:
-                self._continue_with(live[offset], found)
-        self._waiting.clear()
-        self._waiting.extend(publication for offset, publication in sorted(live.items()) if offset > self._offset)
-        self.is_resolved = not self._waiting
-        return found
-
-    def _continue_with(self, publication: Publication, found: list[Publication | Resumption]) -> None:
-        self._offset = _offset(publication)
-        found.append(publication)
-        if self.window is not None:
-            self.window.append(publication)
-
-    def _report_lost(self, offset: int, found: list[Publication | Resumption]) -> None:
-        """Report as lost the missing publications up to an offset, that the history has no more."""
-        if offset > self._offset:
-            self._offset = offset
-            self.window = None
-            if found and isinstance(found[-1], Resumption):
-                found.pop()
-            found.append(Resumption(self.channel, Position(offset, self._epoch), is_recovered=False))
 
 
 def _offset(publication: Publication) -> int:

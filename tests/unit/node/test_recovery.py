@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from roomcast.model.errors import ClientError
 from roomcast.model.positions import Position, position_of
-from roomcast.model.publications import History, Publication, Resumption
-from roomcast.node.recovery import Track, Window, catch_up_cache, catch_up_stream
+from roomcast.model.publications import Publication, Resumption
+from roomcast.node.recovery import Window, catch_up_cache, catch_up_stream
 
 
 def pub(offset: int, epoch: str = "e") -> Publication:
@@ -18,140 +16,8 @@ def pubs(*offsets: int, epoch: str = "e") -> list[Publication]:
     return [pub(offset, epoch) for offset in offsets]
 
 
-def history(top: int, *offsets: int, epoch: str = "e", base: int = 0) -> History:
-    return History(Position(top, epoch), base, pubs(*offsets, epoch=epoch))
-
-
 def lost(offset: int, epoch: str = "e") -> Resumption:
     return Resumption("room:a", Position(offset, epoch), is_recovered=False)
-
-
-def settled(top: int) -> Track:
-    """Return a track that is at this offset."""
-    track = Track("room:a")
-    assert track.resolve(history(top)) == []
-    return track
-
-
-def test_a_track_begins_where_redis_is_or_with_what_came_since_the_subscription() -> None:
-    assert settled(5).position == Position(5, "e")
-
-    track = Track("room:a")
-    assert not track.accept(pub(4))
-    assert not track.accept(pub(5))
-    assert track.resolve(history(4)) == pubs(4, 5)
-    assert track.is_resolved
-    assert track.accept(pub(6))
-
-
-def test_the_next_one_is_broadcast_and_a_double_is_not() -> None:
-    track = settled(5)
-
-    assert track.accept(pub(6))
-    assert not track.accept(pub(6))
-    assert not track.accept(pub(3))
-    assert track.is_resolved
-    assert track.accept(pub(7))
-
-
-def test_a_gap_is_filled_from_what_is_kept_and_what_came_meanwhile() -> None:
-    track = settled(5)
-
-    assert not track.accept(pub(8))
-    assert not track.accept(pub(9))
-    assert track.resolve(history(8, 6, 7, 8)) == pubs(6, 7, 8, 9)
-    assert track.is_resolved
-    assert track.accept(pub(10))
-
-
-def test_what_came_later_than_what_was_read_but_leaves_a_hole_is_read_again() -> None:
-    track = settled(5)
-
-    track.accept(pub(9))
-    assert track.resolve(history(7, 6, 7)) == pubs(6, 7)
-    assert not track.is_resolved
-    assert track.seen == Position(9, "e")
-    assert track.resolve(history(9, 8, 9)) == pubs(8, 9)
-    assert track.is_resolved
-
-
-def test_what_is_not_kept_any_more_is_said() -> None:
-    track = settled(5)
-    track.doubt()
-    assert track.resolve(history(20, 18, 19, 20)) == [lost(17), *pubs(18, 19, 20)]
-
-    track.doubt()
-    assert track.resolve(history(25)) == [lost(25)]
-    assert track.position == Position(25, "e")
-
-
-def test_an_entry_that_is_missing_in_the_middle_is_said_too() -> None:
-    track = settled(5)
-    track.doubt()
-
-    assert track.resolve(history(9, 6, 7, 9)) == [*pubs(6, 7), lost(8), pub(9)]
-
-
-def test_a_new_epoch_is_said_and_everything_of_it_is_given() -> None:
-    track = settled(100)
-
-    assert not track.accept(pub(98, "f"))
-    assert track.resolve(history(98, 98, epoch="f", base=97)) == [lost(97, "f"), pub(98, "f")]
-    assert track.accept(pub(99, "f"))
-
-
-def test_after_a_promotion_that_lost_nothing_nothing_is_left_out() -> None:
-    track = settled(100)
-    track.doubt()
-
-    found = track.resolve(history(103, 101, 102, 103, epoch="f", base=102))
-    assert found == [lost(100, "f"), *pubs(101, 102, 103, epoch="f")]
-
-
-def test_publications_of_a_lost_tail_that_wait_are_forgotten() -> None:
-    track = settled(100)
-    track.doubt()
-    track.accept(pub(101))
-
-    assert track.resolve(history(97, epoch="f", base=97)) == [lost(97, "f")]
-    assert track.is_resolved
-
-
-@given(st.lists(st.sampled_from(["live", "drop", "again", "read"]), max_size=60), st.integers(1, 5))
-def test_whatever_is_lost_on_the_way_every_publication_comes_once_in_order_or_is_said_to_be_lost(
-    steps: list[str], size: int
-) -> None:
-    track, top, announced = settled(0), 0, 0
-    got: list[int] = []
-
-    def read() -> None:
-        nonlocal announced
-        assert track.position is not None
-        kept = range(max(1, top - size + 1, track.position.offset + 1), top + 1)
-        for event in track.resolve(history(top, *kept)):
-            if isinstance(event, Resumption):
-                assert event.position is not None
-                assert not event.is_recovered
-                announced += event.position.offset - (got[-1] if got else 0)
-                got.append(event.position.offset)
-            else:
-                assert event.position is not None
-                got.append(event.position.offset)
-
-    for step in steps:
-        if step in {"live", "drop"}:
-            top += 1
-        if step in {"live", "again"} and top and track.accept(pub(top)):
-            got.append(top)
-        if step == "read" or not track.is_resolved:
-            read()
-    track.doubt()
-    read()
-
-    assert got == sorted(set(got))
-    assert (got[-1] if got else 0) == top
-    missing = set(range(1, top + 1)) - set(got)
-    assert len(missing) <= announced
 
 
 def window(floor: int, *offsets: int, max_length: int = 100) -> Window:
