@@ -295,27 +295,53 @@ async def test_a_removed_history_is_gone_and_its_position_stays(server: Client, 
 
 
 async def test_a_lost_tail_ends_the_epoch_for_readers_and_for_publishers(server: Client, prefix: str) -> None:
-    async with running(server, prefix) as (broker, _):
-        *_, seen = await keep(broker, b"1", b"2")
-        meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+    async with running(server, prefix) as (witness, _), running(server, prefix) as (stranger, _):
+        *_, seen = await keep(witness, b"1", b"2")
+        await lose_tail(server, prefix, 1)
+        assert (await read(stranger)).position == Position(1, seen.epoch), "who has seen nothing cannot know"
 
-        async def lose_tail() -> None:
-            """Simulate a failover to a replica that lags behind."""
-            await server.hset(meta, "offset", "1")
-            await server.xdel(stream, "2-0")
-
-        await lose_tail()
-        assert (await read(broker)).position == Position(1, seen.epoch), "who has seen nothing cannot know"
-        found = await read(broker, seen=seen, since=seen, limit=10)
+        found = await read(stranger, seen=[seen], since=seen, limit=10)
         assert found.position.offset == found.base == 1
         assert found.position.epoch != seen.epoch
-        assert await read(broker, seen=seen, since=seen, limit=10) == found, "it ends once, whoever sees it"
+        assert await read(stranger, seen=[seen], since=seen, limit=10) == found, "it ends once, whoever sees it"
 
         seen = Position(5, found.position.epoch)
-        published = await broker.publish(Publication("room:a", b"2 again"), KEPT, seen=seen)
+        published = await stranger.publish(Publication("room:a", b"2 again"), KEPT, seen=[seen])
         assert published.position is not None
         assert published.position.offset == 2
         assert published.position.epoch not in {seen.epoch, found.position.epoch}
+
+
+@pytest.mark.parametrize("how", ["read", "publish", "publish many"])
+async def test_who_has_published_or_read_knows_of_a_lost_tail_without_being_told(
+    server: Client, prefix: str, how: str
+) -> None:
+    async with running(server, prefix) as (witness, _), running(server, prefix) as (stranger, _):
+        *_, seen = await keep(stranger, b"1", b"2")
+        if how == "read":
+            assert (await read(witness)).position == seen
+        else:
+            (seen,) = await keep(witness, b"3")
+        await lose_tail(server, prefix, 1)
+
+        if how == "publish many":
+            (published,) = await witness.publish_all([Submission(Publication("room:a", b"again"), KEPT, ALWAYS)])
+            assert isinstance(published, Published)
+            position = published.position
+        elif how == "publish":
+            (position,) = await keep(witness, b"again")
+        else:
+            position = (await read(witness)).position
+        assert position is not None
+        assert position.epoch != seen.epoch
+
+
+async def lose_tail(server: Client, prefix: str, offset: int) -> None:
+    """Simulate a failover to a replica that lags behind."""
+    meta, stream = (ChannelKeys(prefix).key("room:a", name) for name in ("meta", "stream"))
+    await server.hset(meta, "offset", str(offset))
+    for number in range(offset + 1, offset + 5):
+        await server.xdel(stream, f"{number}-0")
 
 
 async def test_a_stream_that_somebody_else_has_written_into_harms_nobody(server: Client, prefix: str) -> None:

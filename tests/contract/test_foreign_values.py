@@ -31,7 +31,9 @@ KEYS = ChannelKeys("foreign:")
 ODD = [b"", b"abc", b"-1", b"1.5", b"nan", b"inf", b"1e300", b"9" * 30, b"0x10", b"\xff", b"e,1", b"e\n", b" 3", b"\0"]
 VALUES = st.sampled_from(ODD) | st.binary(max_size=20) | st.integers().map(lambda number: b"%d" % number)
 FIELDS = st.dictionaries(
-    st.sampled_from(["epoch", "offset", "base", "home", "version", "version_epoch"]), VALUES, max_size=6
+    st.sampled_from(["epoch", "offset", "base", "home", "jumps", "former", "version", "version_epoch"]),
+    VALUES,
+    max_size=6,
 )
 ENTRIES = st.lists(st.dictionaries(st.sampled_from([b"k", b"d", b"m", b"x"]), VALUES, min_size=1), max_size=3)
 ONCE = st.dictionaries(st.sampled_from(["offset", "epoch"]), VALUES, max_size=2)
@@ -39,7 +41,7 @@ ONCE = st.dictionaries(st.sampled_from(["offset", "epoch"]), VALUES, max_size=2)
 
 async def is_answered(broker: RedisBroker, sink: RecordingSink) -> None:
     """Use the channel in every way: an answer or an error each time, and the channel beside it works."""
-    for read in (Read("room:a", KEPT, limit=9), Read("room:a", KEPT, Position(1, "e"), Position(1, "e"), limit=9)):
+    for read in (Read("room:a", KEPT, limit=9), Read("room:a", KEPT, [Position(1, "e")], Position(1, "e"), limit=9)):
         found, beside = await broker.read([read, Read("room:b", KEPT)])
         assert isinstance(found, History | BrokerUnavailable)
         assert isinstance(beside, History)
@@ -57,6 +59,7 @@ async def is_answered(broker: RedisBroker, sink: RecordingSink) -> None:
 @example({"epoch": b"e", "offset": b"abc"}, [], {})
 @example({"epoch": b"e", "offset": b"3", "base": b"x"}, [], {})
 @example({"epoch": b"\xff", "offset": b"3"}, [], {})
+@example({"epoch": b"e", "offset": b"3", "jumps": b"1-2-3,-,x", "former": b"--,,e"}, [], {})
 @example({"epoch": b"e", "offset": b"3"}, [], {"offset": b"abc"})
 @example({"epoch": b"e", "offset": b"3"}, [], {"offset": b"3"})
 @example({"epoch": b"e", "offset": b"3", "version": b"abc", "version_epoch": b"v"}, [], {})

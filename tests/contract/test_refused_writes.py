@@ -39,7 +39,7 @@ META, STREAM, QUEUE, DEAD, LEASE, REPORTED = (
 TEXT = Publication("room:a", b"new", tags={"a": "b"}, info=ClientInfo("n1-1", "ada"))
 
 
-def publish(once: Once = ALWAYS, seen: Position | None = None, *, skip_history: bool = False) -> Command:
+def publish(once: Once = ALWAYS, seen: Sequence[Position] = (), *, skip_history: bool = False) -> Command:
     return HISTORY.publish(TEXT, KEPT, seen, once, about=b"{}", skip_history=skip_history)
 
 
@@ -67,11 +67,13 @@ class Case(NamedTuple):
 
 
 READS = frozenset({"info", "pexpire"})
+# A known position is read where nothing may be written; what has changed of it is written by the next one that may.
+KNOWN_READS = READS | {"hset"}
 ONCE = Once(key="k", version=2, lease_owner="me")
 CASES: Mapping[str, Case] = {
     "publish": Case(FILL, publish()),
     "publish the first": Case([], publish()),
-    "publish into a new epoch": Case(FILL, publish(seen=LOST)),
+    "publish into a new epoch": Case(FILL, publish(seen=[LOST])),
     "publish where a stream is left over": Case(FILL[:3], publish()),
     "publish once": Case([*FILL, HELD], publish(ONCE)),
     "publish the first once": Case([HELD], publish(ONCE)),
@@ -79,12 +81,12 @@ CASES: Mapping[str, Case] = {
     "publish behind a foreign entry": Case([*FILL, ("XADD", STREAM, "9-0", "a", "b")], publish()),
     "publish behind the last entry": Case([*FILL, ("XADD", STREAM, f"{2**64 - 1}-{2**64 - 1}", "a", "b")], publish()),
     "publish where no stream is": Case([FILL[-1], ("SET", STREAM, "x")], publish()),
-    "read": Case(FILL, read(since=Position(1, "e"), limit=10), READS, needs_memory=False),
-    "read backwards": Case(FILL, read(newest=True, limit=10), READS, needs_memory=False),
-    "read where no stream is": Case([FILL[-1], ("SET", STREAM, "x")], read(limit=10), READS, needs_memory=False),
+    "read": Case(FILL, read(since=Position(1, "e"), limit=10), KNOWN_READS, needs_memory=False),
+    "read backwards": Case(FILL, read(newest=True, limit=10), KNOWN_READS, needs_memory=False),
+    "read where no stream is": Case([FILL[-1], ("SET", STREAM, "x")], read(limit=10), KNOWN_READS, needs_memory=False),
     "read the first": Case([], read(limit=10), READS),
     "read where a stream is left over": Case(FILL[:3], read(limit=10), READS),
-    "read after a lost tail": Case(FILL, read(seen=LOST, since=LOST, limit=10), READS),
+    "read after a lost tail": Case(FILL, read(seen=[LOST], since=LOST, limit=10), READS),
     "remove": Case(FILL, HISTORY.remove("room:a"), needs_memory=False),
     "join": Case([], PRESENCE.join("room:a", "n1.1", [ADA, BOB])),
     "join again": Case(JOINED, PRESENCE.join("room:a", "n1.2", [ADA, BOB])),
@@ -210,7 +212,7 @@ async def test_a_script_whose_writes_are_refused_changes_nothing(
     before = await dump(admin)
     await admin.config_set(setting, value)
     try:
-        if not case.needs_memory and (setting == "maxmemory" or case.goes_without is READS):
+        if not case.needs_memory and (setting == "maxmemory" or case.goes_without is KNOWN_READS):
             await run(admin, [case.command])
             return
         async with silence(admin):

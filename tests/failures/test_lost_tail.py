@@ -15,7 +15,7 @@ from roomcast.model.publications import History, Publication
 from roomcast.redis_access.client import connect
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
-from tests.support.processes import DEADLINE_S
+from tests.support.processes import DEADLINE_S, eventually
 from tests.support.redis_servers import HOST, Server, free_ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -46,7 +46,7 @@ def replica(tmp_path: Path, master: Server) -> Iterator[Server]:
 
 async def publish(server: Server, *texts: str) -> Published:
     """Publish as a node that has seen no position of the channel. Returns: the result of the last one."""
-    commands = [COMMANDS.publish(Publication(CHANNEL, text.encode()), ROOM, None, ALWAYS) for text in texts]
+    commands = [COMMANDS.publish(Publication(CHANNEL, text.encode()), ROOM, (), ALWAYS) for text in texts]
     return COMMANDS.published((await _run(server, commands))[-1])
 
 
@@ -86,7 +86,7 @@ async def test_after_a_promotion_the_epoch_is_another_even_if_nobody_that_asks_h
     assert anew is not None
     assert (lost.offset, anew.offset) == (5, 6)
     assert anew.epoch != lost.epoch
-    history = await read(replica, Read(CHANNEL, ROOM, seen=lost, since=lost, limit=100))
+    history = await read(replica, Read(CHANNEL, ROOM, seen=[lost], since=lost, limit=100))
     assert (history.position, history.base) == (anew, 3)
     assert [publication.data for publication in history.publications] == [b"4", b"5", b"6"]
 
@@ -105,17 +105,33 @@ async def test_a_promotion_changes_the_epoch_once(master: Server, replica: Serve
     assert first.base == third.base == 1
 
 
-async def test_a_restart_with_all_data_leaves_the_epoch(tmp_path: Path) -> None:
-    server = Server(tmp_path / "redis", free_ports(1)[0], {"appendonly": "yes", "appendfsync": "always", "save": '""'})
+@pytest.mark.parametrize("has_replica", [False, True])
+async def test_a_start_with_all_data_leaves_the_epoch(tmp_path: Path, *, has_replica: bool) -> None:
+    """A master that has a replica writes its replication id into its dump, and starts as if it had been promoted."""
+    with_file = {"appendonly": "yes", "appendfsync": "always", "save": '""'}
+    server = Server(tmp_path / "redis", free_ports(1)[0], {"save": "3600 1"} if has_replica else with_file)
     server.start()
+    replica = Server(tmp_path / "replica", free_ports(1)[0], {"save": '""', "replicaof": f"{HOST} {server.port}"})
     try:
-        before = await publish(server, "1")
-        server.kill()
+        if has_replica:
+            replica.start()
+            await eventually(lambda: is_attached(server))
+        before = (await publish(server, "1")).position
+        server.stop()
         server.start()
-        after = await publish(server, "2")
+        after = (await publish(server, "2")).position
+        replication = server.call("INFO", "replication")
     finally:
+        replica.stop()
         server.stop()
 
-    assert before.position is not None
-    assert after.position is not None
-    assert after.position == before.position._replace(offset=2)
+    assert before is not None
+    assert after is not None
+    assert after.epoch == before.epoch
+    assert after.offset > before.offset + 10**9, "a lost publication may have had any number up to here"
+    assert (str(replication["master_replid2"]).strip("0") != "") == has_replica
+
+
+async def is_attached(server: Server) -> bool:
+    replication = await server.command("INFO", "replication")
+    return bool(replication["connected_slaves"] and replication["slave0"]["state"] == "online")

@@ -56,7 +56,7 @@ class Room:
         for number in range(self.published, self.published + count):
             data = json.dumps({"n": number, "text": "x" * (MESSAGE_BYTES - 40)}).encode()
             if number % 7:
-                calls.append(commands.publish(Publication(CHANNEL, data), DEFAULTS["room"], None, ALWAYS))
+                calls.append(commands.publish(Publication(CHANNEL, data), DEFAULTS["room"], (), ALWAYS))
             else:
                 calls.append(("PUBLISH", keys.topic(CHANNEL), data))
         await run_all(self.redis, calls, commands.scripts)

@@ -248,7 +248,7 @@ async def test_tags_and_who_published_are_told_in_envelopes_live_recovered_and_r
         for tags, publisher, _ in said:
             publication = Publication(f"room:{room}", b"1", tags=tags, info=publisher)
             about = pack_about(publication)
-            command = COMMANDS.publish(publication, DEFAULTS["room"], None, ALWAYS, about=about)
+            command = COMMANDS.publish(publication, DEFAULTS["room"], (), ALWAYS, about=about)
             await run_pipeline(client, [command], COMMANDS.scripts)
         expected = [
             {"offset": offset, "epoch": start["epoch"], **told, "data": 1} for offset, (*_, told) in enumerate(said, 1)

@@ -143,7 +143,7 @@ class FakeBroker:
         publication: Publication,
         namespace: Namespace,
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
@@ -158,7 +158,7 @@ class FakeBroker:
         namespace: Namespace,
         taken: Callable[[Published | BrokerUnavailable], None],
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
     ) -> None:
         if self.away:
             taken(BrokerUnavailable(self.away))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from roomcast.brokers.interface import Once, Published, Read
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Publication
+from roomcast.model.publications import History, Jump, Publication
 from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script
@@ -46,8 +46,8 @@ class HistoryCommands:
         self._keys = keys
         self._max_message_bytes = max_message_bytes
         self._publish_command = publish_command
-        self._publish = read_script("roomcast.brokers", "publish")
-        self._read = read_script("roomcast.brokers", "read")
+        self._publish = read_script("roomcast.brokers", "position", "publish")
+        self._read = read_script("roomcast.brokers", "position", "read")
         self._remove = read_script("roomcast.brokers", "remove")
         self.scripts = (self._publish, self._read, self._remove)
         self._on_malformed = on_malformed
@@ -56,7 +56,7 @@ class HistoryCommands:
         self,
         publication: Publication,
         namespace: Namespace,
-        seen: Position | None,
+        seen: Sequence[Position],
         once: Once,
         *,
         about: bytes = b"",
@@ -81,8 +81,7 @@ class HistoryCommands:
                 0 if skip_history else namespace.history_size,
                 _ms(namespace.history_ttl_s),
                 _meta_ttl_ms(namespace),
-                seen.offset if seen else "",
-                seen.epoch if seen else "",
+                _listed(seen),
                 _ms(_IDEMPOTENCY_TTL_S) if once.key else "",
                 "" if once.version is None else once.version,
                 once.version_epoch,
@@ -94,14 +93,13 @@ class HistoryCommands:
     def read(self, read: Read) -> Command:
         """Return the command that reads."""
         _, meta, stream = self._keys.of_channel(read.channel)
-        seen, since, before = read.seen, read.since, read.before
+        since, before = read.since, read.before
         return self._read.call(
             [meta, stream],
             [
                 new_epoch(),
                 _meta_ttl_ms(read.namespace),
-                seen.offset if seen else "",
-                seen.epoch if seen else "",
+                _listed(read.seen),
                 since.offset if since else "",
                 since.epoch if since else "",
                 read.limit,
@@ -129,7 +127,7 @@ class HistoryCommands:
 
         Raises: MalformedMessage if its position is malformed.
         """
-        offset, epoch_bytes, base, entries = reply
+        offset, epoch_bytes, base, entries, jumps, former = reply
         if base < 0:
             raise MalformedMessage(_NOT_OURS)
         epoch = epoch_bytes.decode()
@@ -140,7 +138,7 @@ class HistoryCommands:
             except MalformedMessage as exc:
                 self._on_malformed(channel, f"entry {entry_id!r}: {exc}")
         publications.sort(key=lambda publication: publication.position or ())
-        return History(Position(offset, epoch), base, publications)
+        return History(Position(offset, epoch), base, publications, _jumps(jumps), _former(former))
 
     def _publication(self, channel: str, entry_id: bytes, fields: list[bytes], top: Position) -> Publication:
         kept = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -158,6 +156,22 @@ class HistoryCommands:
 def new_epoch() -> str:
     """Return a name for a new epoch, which must differ only from those of the same channel."""
     return f"{random.getrandbits(32):08x}"
+
+
+def _listed(positions: Sequence[Position]) -> str:
+    return " ".join([f"{offset}:{epoch}" for offset, epoch in positions])
+
+
+def _jumps(text: bytes) -> tuple[Jump, ...]:
+    """Return the jumps in the meta. Raises: MalformedMessage."""
+    try:
+        return tuple(Jump(*map(int, jump.split(b"-"))) for jump in text.split(b",") if jump)
+    except (TypeError, ValueError):
+        raise MalformedMessage(_NOT_OURS) from None
+
+
+def _former(text: bytes) -> tuple[str, ...]:
+    return tuple(epoch for epoch in text.decode().split(",") if epoch and not epoch.startswith("-"))
 
 
 def _meta_ttl_ms(namespace: Namespace) -> int:

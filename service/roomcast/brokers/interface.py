@@ -57,7 +57,7 @@ class Submission(NamedTuple):
 class Read(NamedTuple):
     """A query of a channel's history.
 
-    seen: the newest position that the reader knows: if Redis has less, it has lost its tail, and a new epoch starts.
+    seen: positions that the node knows: if Redis has lost one of them, a new epoch starts.
     since: select publications after it; if it is of another epoch, also all of this epoch; None: all.
     before: select publications before it; if it is of another epoch, none; None: up to the top.
     limit: the most publications; 0: the position alone. newest: select the newest ones, not the oldest.
@@ -65,7 +65,7 @@ class Read(NamedTuple):
 
     channel: str
     namespace: Namespace
-    seen: Position | None = None
+    seen: Sequence[Position] = ()
     since: Position | None = None
     limit: int = 0
     newest: bool = False
@@ -120,7 +120,7 @@ class Broker(Protocol):
         publication: Publication,
         namespace: Namespace,
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
@@ -128,7 +128,7 @@ class Broker(Protocol):
 
         Delivery: at most once per subscriber, in the order of the calls; with a history see docs/guarantees.md.
         Args:
-            seen: the newest position that the caller knows; see `Read`.
+            seen: positions that the node knows; see `Read`.
             skip_history: publish as in a channel without a history: only present subscribers receive it.
         Raises: BrokerUnavailable; the publication may have been delivered anyway.
         """
@@ -139,7 +139,7 @@ class Broker(Protocol):
         namespace: Namespace,
         on_done: Callable[[Published | BrokerUnavailable], None],
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
     ) -> None:
         """Publish without waiting; `on_done` receives the result or exception of `publish` once, now or later."""
 

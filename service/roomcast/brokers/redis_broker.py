@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Read, Sink, Submission
+from roomcast.brokers.known_positions import KnownPositions
 from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
 from roomcast.brokers.readiness import Readiness, names_on_shards
@@ -82,6 +83,7 @@ class RedisBroker(Broker, ListenerSink):
         self._listener = make_listener(client, self, options)
         self._refusals = refusals_of(client)
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
+        self._known = KnownPositions()
         self._readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
         self._sink: Sink
         self._is_running = False  # a worker only publishes, and reports its entries itself
@@ -113,14 +115,14 @@ class RedisBroker(Broker, ListenerSink):
         publication: Publication,
         namespace: Namespace,
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
         about = pack_about(publication)
         command = self._publish_command(publication, namespace, seen, once, about=about, skip_history=skip_history)
         reply = await self._outbox.send(command, len(publication.data) + len(about))
-        published = self._parsed(publication.channel, reply, _published)
+        published = self._published(publication.channel, reply)
         if isinstance(published, BrokerUnavailable):
             raise published
         return published
@@ -132,13 +134,13 @@ class RedisBroker(Broker, ListenerSink):
         namespace: Namespace,
         on_done: Callable[[Published | BrokerUnavailable], None],
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
     ) -> None:
         about = pack_about(publication)
         command = self._publish_command(publication, namespace, seen, ALWAYS, about=about)
 
         def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
-            on_done(self._parsed(publication.channel, reply, _published))
+            on_done(self._published(publication.channel, reply))
 
         self._outbox.submit(command, len(publication.data) + len(about), parse)
 
@@ -146,14 +148,14 @@ class RedisBroker(Broker, ListenerSink):
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         commands = [
             self._publish_command(
-                publication, namespace, None, once, about=pack_about(publication), skip_history=skip_history
+                publication, namespace, (), once, about=pack_about(publication), skip_history=skip_history
             )
             for publication, namespace, once, skip_history in submissions
         ]
         with outages_reported():
             replies = await run_pipeline(self._client, commands, self._history.scripts)
         results = [
-            self._parsed(submission.publication.channel, reply, _published)
+            self._published(submission.publication.channel, reply)
             for submission, reply in zip(submissions, replies, strict=True)
         ]
         # Any other refusal may end: out of memory, a replica, no permission.
@@ -171,12 +173,18 @@ class RedisBroker(Broker, ListenerSink):
         found: list[History | BrokerUnavailable] = []
         for start in range(0, len(reads), _READS_AT_ONCE):
             some = reads[start : start + _READS_AT_ONCE]
+            commands = [
+                self._history.read(read._replace(seen=self._known.added_to(read.seen, read.channel))) for read in some
+            ]
             try:
-                replies = await run_pipeline(self._client, map(self._history.read, some), self._history.scripts)
+                replies = await run_pipeline(self._client, commands, self._history.scripts)
             except OUTAGES as exc:
                 replies = [exc] * len(some)
             for read, reply in zip(some, replies, strict=True):
-                found.append(self._parsed(read.channel, reply, partial(self._history.history, read.channel)))
+                history = self._parsed(read.channel, reply, partial(self._history.history, read.channel))
+                if isinstance(history, History):
+                    self._known.note(read.channel, history.position)
+                found.append(history)
         return found
 
     @override
@@ -207,6 +215,14 @@ class RedisBroker(Broker, ListenerSink):
     def on_disconnected(self) -> None:
         self._sink.on_disconnected()
 
+    def _published(
+        self, channel: str, reply: Any
+    ) -> Published | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
+        published = self._parsed(channel, reply, _published)
+        if isinstance(published, Published) and published.position is not None and published.receiver_count >= 0:
+            self._known.note(channel, published.position)
+        return published
+
     def _parsed(
         self, channel: str, reply: Any, parse: Callable[[Any], T]
     ) -> T | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
@@ -230,7 +246,7 @@ class RedisBroker(Broker, ListenerSink):
         commands: list[Command] = []
         for channel in names_on_shards(self._client, self._probe_channel, self._keys.topic):
             commands += [
-                self._history.publish(Publication(channel, b"1"), _PROBED, None, ALWAYS),
+                self._history.publish(Publication(channel, b"1"), _PROBED, (), ALWAYS),
                 # A script may get around a full memory that a plain write meets.
                 ("SET", self._keys.key(channel, "probe"), "", "PX", _PROBE_TTL_MS),
                 ("PEXPIRE", self._keys.key(channel, "meta"), _PROBE_TTL_MS),
@@ -242,13 +258,14 @@ class RedisBroker(Broker, ListenerSink):
         self,
         publication: Publication,
         namespace: Namespace,
-        seen: Position | None,
+        seen: Sequence[Position],
         once: Once,
         *,
         about: bytes,
         skip_history: bool = False,
     ) -> Command:
-        if (namespace.history_size and not skip_history) or once != ALWAYS:
+        if namespace.history_size or once != ALWAYS:
+            seen = self._known.added_to(seen, publication.channel)
             return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
         return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
 

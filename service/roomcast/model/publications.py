@@ -40,17 +40,31 @@ class Publication(NamedTuple):
     info: ClientInfo | None = None
 
 
+class Jump(NamedTuple):
+    """The offsets between are of no publication that Redis has: `after` is followed by the one behind `to`.
+
+    A jump is made when Redis has started again. A position between them is of data that Redis has lost.
+    """
+
+    after: int
+    to: int
+
+
 class History(NamedTuple):
     """The history of a channel, or the part that was read.
 
     position: of its newest publication; offset 0 if there has been none.
     base: the offset at which the epoch started: offsets up to it may have been used twice.
     publications: in their order.
+    jumps: in the numbering of this epoch, the newest eight.
+    former: the epochs whose numbering this one continues, the newest last.
     """
 
     position: Position
     base: int
     publications: list[Publication]
+    jumps: tuple[Jump, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 class Resumption(NamedTuple):

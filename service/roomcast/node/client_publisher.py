@@ -76,4 +76,4 @@ class ClientPublisher:
         connection.unpublished_bytes += size_bytes
         if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
             connection.pause_reading(Pause.UNPUBLISHED)
-        self._broker.submit(publication, namespace, finish, seen=self._tracker.position(publication.channel))
+        self._broker.submit(publication, namespace, finish, seen=self._tracker.seen(publication.channel))

@@ -186,7 +186,7 @@ class Node(Sink):
         Raises: ClientError for a channel without a namespace, BrokerUnavailable.
         """
         namespace = self.namespaces.of(publication.channel)
-        seen = self.tracker.position(publication.channel)
+        seen = self.tracker.seen(publication.channel)
         try:
             published = await self.broker.publish(
                 publication, namespace, seen=seen, once=once, skip_history=skip_history

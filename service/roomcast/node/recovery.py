@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from roomcast.model.positions import Position
-from roomcast.model.publications import Publication, Resumption
+from roomcast.model.publications import History, Jump, Publication, Resumption
 
 
 class Window:
     """The newest publications of a channel without a gap, up to the node's position; kept while clients reconnect.
 
-    floor: the offset before the oldest one: a client with this offset, or a higher one, can recover.
+    floor: the offset before the oldest one: a client with this offset, or a higher one that is in no jump, can recover.
     """
 
-    __slots__ = ("_max_length", "_publications", "floor", "used_at_s")
+    __slots__ = ("_jumps", "_max_length", "_publications", "floor", "used_at_s")
 
     def __init__(self, floor: int, *, max_length: int, now_s: float) -> None:
         self.floor = floor
         self.used_at_s = now_s
         self._max_length = max_length
         self._publications: deque[Publication] = deque()
+        self._jumps: Sequence[Jump] = ()
 
     def append(self, publication: Publication) -> None:
         """Add the next one."""
         self._publications.append(publication)
         if len(self._publications) > self._max_length:
-            self._publications.popleft()
-            self.floor += 1
+            self.floor = _offset(self._publications.popleft())
 
-    def extend_back(self, publications: Iterable[Publication]) -> None:
-        """Add older ones, given in their order, as far as they reach the floor without a gap."""
-        for publication in sorted(publications, key=_offset, reverse=True):
+    def extend_back(self, history: History) -> None:
+        """Add the older ones of a history, as far as they reach the floor without a gap."""
+        self._jumps = history.jumps
+        before = {jump.to: jump.after for jump in history.jumps}
+        self._lower_floor(before)
+        for publication in sorted(history.publications, key=_offset, reverse=True):
             if _offset(publication) == self.floor and len(self._publications) < self._max_length:
                 self._publications.appendleft(publication)
                 self.floor -= 1
+                self._lower_floor(before)
 
     def after(self, offset: int) -> list[Publication] | None:
         """Return the publications after an offset, or None if older ones are missing."""
-        if offset < self.floor:
+        if offset < self.floor or any(jump.after < offset < jump.to for jump in self._jumps):
             return None
         return [publication for publication in self._publications if _offset(publication) > offset]
+
+    def _lower_floor(self, before: Mapping[int, int]) -> None:
+        while self.floor in before:
+            self.floor = before[self.floor]
 
 
 def catch_up_stream(
@@ -72,14 +80,15 @@ def catch_up_cache(
     Nothing is recovered if the history is empty (nothing was published, or it expired or was removed): the application
     then has to load the state of the channel.
     """
-    kept = (window.after(top.offset - 1) if window is not None else None) or []
-    newest = [publication for publication in kept if _offset(publication) == top.offset]
-    if since == top:
-        is_empty = window is None or not window.after(window.floor)
-        return [Resumption(channel, top, is_recovered=not is_empty)]
-    if not newest:
-        return [Resumption(channel, top, is_recovered=False)]
-    return [Resumption(channel, Position(top.offset - 1, top.epoch), is_recovered=True), *newest]
+    kept = (window.after(window.floor) if window is not None else None) or []
+    newest = [publication for publication in kept if _offset(publication) <= top.offset][-1:]
+    if window is None or not newest:
+        return [Resumption(channel, top, is_recovered=bool(kept) and since == top)]
+    before = Position(_offset(newest[0]) - 1, top.epoch)
+    has_newest = since is not None and before < since <= top and since.epoch == top.epoch
+    if since is not None and has_newest and window.after(since.offset) is not None:
+        return [Resumption(channel, top, is_recovered=True)]
+    return [Resumption(channel, before, is_recovered=True), *newest]
 
 
 def _offset(publication: Publication) -> int:

@@ -5,6 +5,7 @@ docs/architecture.md, "Repairing a gap", has the states and the reasons.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from roomcast.brokers.interface import Read
@@ -18,6 +19,7 @@ from roomcast.node.waiting import OVERHEAD_BYTES, Waiting, WaitingTotal, size_of
 _FIRST_PAGE = 8
 _TYPICAL_BYTES = 4096
 _PAGE_GROWTH = 4
+_MAX_FORMER = 8
 
 Events = list[Publication | Resumption]
 
@@ -47,6 +49,8 @@ class Track:
     __slots__ = (
         "_doubt_count",
         "_epoch",
+        "_former",
+        "_has_lost",
         "_is_doubted",
         "_namespace",
         "_offset",
@@ -67,6 +71,8 @@ class Track:
         self._waiting = Waiting(total)
         self._offset = -1
         self._epoch = ""
+        self._former: dict[str, int] = {}  # former epochs, and the offset that was broadcast last in each
+        self._has_lost = False  # a loss is to be reported
         self._is_doubted = True  # the position in Redis has to be read
         self._doubt_count = 0
         self._top: int | None = None  # read up to this offset: those after it come live
@@ -78,9 +84,10 @@ class Track:
         return Position(self._offset, self._epoch) if self._epoch else None
 
     @property
-    def seen(self) -> Position | None:
-        """Return the newest position that was received, broadcast or not."""
-        return self._waiting.newest or self.position
+    def seen(self) -> Sequence[Position]:
+        """Return the positions that prove a loss if Redis has them no more: the last of each run without a gap."""
+        last = (Position(self._offset, self._epoch),) if self._epoch else ()
+        return (*last, *self._waiting.seen) if self._waiting.newest is not None else last
 
     @property
     def needs_position(self) -> bool:
@@ -117,7 +124,7 @@ class Track:
                     return False
             self.is_resolved = False
         self._publication_bytes = max(self._publication_bytes, size_of(publication))
-        self._waiting.add(publication, self.seen)
+        self._waiting.add(publication, self._waiting.newest or self.position)
         return False
 
     def doubt(self) -> None:
@@ -171,17 +178,18 @@ class Track:
             # Clients that have subscribed meanwhile receive the publications since then, and no older ones.
             first = self._waiting.first
             self._offset = first.place if first is not None and first.epoch == epoch else top
-        elif epoch != self._epoch:
-            # If the new epoch continues the old numbering, only entries after the last broadcast offset are new.
-            # If it restarts at zero, all entries are.
-            self._offset = min(history.base, self._offset)
-            self._resume(epoch, found)
-        elif has_forgotten:
-            self._resume(epoch, found)
+        elif epoch != self._epoch or has_forgotten:
+            if epoch != self._epoch:
+                self._enter(epoch, history)
+            self._resume(epoch)
         self._epoch = epoch
-        self._is_doubted = False
+        self._jump(dict(history.jumps))
+        live = self._waiting.live
+        # Ahead of a former epoch: Redis has lost its tail, and ends it once it is asked with this position.
+        self._is_doubted = self._offset > max(top, live.offset if live is not None and is_live else 0)
         self._top = None if is_live else max(top, self._offset)
-        self._release(found)
+        if not self._is_doubted:
+            self._release(found)
         return found
 
     def page(self, request: Request, history: History) -> Events:
@@ -192,18 +200,21 @@ class Track:
             self.doubt()
             return []
         found: Events = []
+        jumps = dict(history.jumps)
+        self._jump(jumps)
         size = 0
         for publication in history.publications:
             offset = _offset(publication)
             if self._offset < offset <= request.target:
-                self._report_lost(offset - 1, found)
+                self._report_lost(offset - 1)
                 self._continue_with(publication, found)
+                self._jump(jumps)
                 size += size_of(publication)
         if found:
             self._publication_bytes = max(OVERHEAD_BYTES, size // len(history.publications))
             self._page_limit = max(_FIRST_PAGE, _PAGE_GROWTH * len(history.publications))
         else:  # Redis has none of them any more
-            self._report_lost(request.target, found)
+            self._report_lost(request.target)
         if not self._is_doubted:
             self._release(found)
         return found
@@ -224,12 +235,13 @@ class Track:
             self._offset, self._epoch = waiting.live
         while (first := waiting.first) is not None:
             if first.epoch != self._epoch:
-                self._offset = first.place
-                self._resume(first.epoch, found)
-            self._report_lost(first.place, found)
+                self._former[self._epoch] = self._offset
+                self._offset = max(first.place, self._former.pop(first.epoch, 0))
+                self._resume(first.epoch)
+            self._report_lost(first.place)
             self._take(found)
         if self._top is not None:
-            self._report_lost(self._top, found)
+            self._report_lost(self._top)
         if self._top is not None or waiting.live is not None:
             self._resolve(found)
         waiting.drop_unplaced()  # if the position in Redis is still unknown
@@ -247,6 +259,7 @@ class Track:
             self._resolve(found)
 
     def _resolve(self, found: Events) -> None:
+        self._announce(found)
         found += self._waiting.pop_unplaced()
         self._waiting.live = self._top = None
         self.is_resolved = True
@@ -257,6 +270,7 @@ class Track:
         """Continue with the first one that waits, unless it is a duplicate."""
         held = self._waiting.pop()
         if held.publication.position is None:
+            self._announce(found)
             found.append(held.publication)
         elif held.place == self._offset:
             self._continue_with(held.publication, found)
@@ -268,24 +282,47 @@ class Track:
             has_forgotten |= self._waiting.drop().position is not None
         return has_forgotten
 
+    def _enter(self, epoch: str, history: History) -> None:
+        """Continue in another epoch where this node has left its data: only later entries are new here.
+
+        Two masters of a split cluster may answer in turn, so the data can be that of an epoch before this one.
+        """
+        self._former[self._epoch] = self._offset
+        known = [self._former[name] for name in (*history.former, epoch) if name in self._former]
+        # An epoch of other data restarts at zero: all of its entries are new.
+        last = known[-1] if known else self._offset
+        self._offset = last if epoch in self._former else min(history.base, last)
+        self._former.pop(epoch, None)
+        while len(self._former) > _MAX_FORMER:
+            del self._former[next(iter(self._former))]
+
     def _continue_with(self, publication: Publication, found: Events) -> None:
+        self._announce(found)
         self._offset = _offset(publication)
         found.append(publication)
         if self.window is not None:
             self.window.append(publication)
 
-    def _report_lost(self, offset: int, found: Events) -> None:
+    def _jump(self, jumps: Mapping[int, int]) -> None:
+        while self._offset in jumps:
+            self._offset = jumps[self._offset]
+
+    def _report_lost(self, offset: int) -> None:
         """Report as lost the missing publications up to an offset."""
         if offset > self._offset:
             self._offset = offset
-            self._resume(self._epoch, found)
+            self._resume(self._epoch)
 
-    def _resume(self, epoch: str, found: Events) -> None:
+    def _resume(self, epoch: str) -> None:
+        """Report that publications were lost before the next one that is broadcast."""
         self._epoch = epoch
         self.window = None
-        if found and isinstance(found[-1], Resumption):
-            found.pop()
-        found.append(Resumption(self.channel, Position(self._offset, epoch), is_recovered=False))
+        self._has_lost = True
+
+    def _announce(self, found: Events) -> None:
+        if self._has_lost:
+            self._has_lost = False
+            found.append(Resumption(self.channel, self.position, is_recovered=False))
 
 
 def _offset(publication: Publication) -> int:

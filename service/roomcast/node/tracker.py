@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -91,6 +91,11 @@ class Tracker:
         """Return the newest position of a channel that was broadcast here."""
         track = self._tracks.get(channel)
         return None if track is None else track.position
+
+    def seen(self, channel: str) -> Sequence[Position]:
+        """Return the positions of a channel that prove a loss if Redis has them no more."""
+        track = self._tracks.get(channel)
+        return () if track is None else track.seen
 
     def is_tracked(self, channel: str) -> bool:
         """Return whether positions are known of a channel."""
@@ -182,7 +187,7 @@ class Tracker:
         if track.window is not window:
             return
         if history.position.epoch == position.epoch:
-            window.extend_back(history.publications)
+            window.extend_back(history)
         else:  # the epoch has ended: the track must continue in the new one first
             track.window = None
             self._doubt(track)
@@ -249,7 +254,7 @@ class Tracker:
     async def _check(self) -> None:
         """Compare the positions in Redis with those broadcast: a message can be lost without any other sign."""
         before = [track for track in self._tracks.values() if track.is_resolved]
-        reads = [Read(track.channel, self._namespaces[track.channel], seen=track.position) for track in before]
+        reads = [Read(track.channel, self._namespaces[track.channel], seen=track.seen) for track in before]
         histories = await self._broker.read(reads)
         ahead = [
             (track, history)

@@ -11,6 +11,7 @@ from roomcast.model.publications import Publication
 
 # What a waiting publication needs besides its payload.
 OVERHEAD_BYTES = 256
+_MAX_ENDS = 8
 
 
 @dataclass(slots=True)
@@ -47,11 +48,12 @@ class Waiting:
     live: the newest position that has come live on this connection to Redis. arrival_count: of everything that waited.
     """
 
-    __slots__ = ("_held", "_total", "_unplaced", "arrival_count", "live", "newest")
+    __slots__ = ("_ends", "_held", "_total", "_unplaced", "arrival_count", "live", "newest")
 
     def __init__(self, total: WaitingTotal) -> None:
         self._total = total
         self._held: deque[Held] = deque()
+        self._ends: deque[Position] = deque(maxlen=_MAX_ENDS)  # the last position before each gap
         self._unplaced: list[Publication] = []
         self.live: Position | None = None
         self.newest: Position | None = None  # of those that wait
@@ -65,8 +67,13 @@ class Waiting:
         """Return the first one whose place is known."""
         return self._held[0] if self._held else None
 
-    def add(self, publication: Publication, seen: Position | None) -> None:
-        """Add a live publication, unless it is not newer than `seen` and so a duplicate."""
+    @property
+    def seen(self) -> tuple[Position, ...]:
+        """Return the positions that prove a loss if Redis has them no more: the last of each run without a gap."""
+        return (*self._ends, self.newest) if self.newest is not None else ()
+
+    def add(self, publication: Publication, newest: Position | None) -> None:
+        """Add a live publication, unless it is not newer than the newest one and so a duplicate."""
         self.arrival_count += 1
         if publication.position is None:
             self._total.used_bytes += size_of(publication)
@@ -76,14 +83,16 @@ class Waiting:
                 self._held.append(Held(self.live.offset, self.live.epoch, publication, self.arrival_count))
             return
         offset, epoch = publication.position
-        is_duplicate = seen is not None and seen.epoch == epoch and offset <= seen.offset
-        place = seen.offset if seen is not None and is_duplicate else offset - 1
+        is_duplicate = newest is not None and newest.epoch == epoch and offset <= newest.offset
+        place = newest.offset if newest is not None and is_duplicate else offset - 1
         for message in self._unplaced:
             self._held.append(Held(place, epoch, message, self.arrival_count))
         self._unplaced.clear()
         if is_duplicate:
-            self.live = seen
+            self.live = newest
             return
+        if self.newest is not None and (place, epoch) != self.newest:
+            self._ends.append(self.newest)
         self._total.used_bytes += size_of(publication)
         self._held.append(Held(place, epoch, publication, self.arrival_count))
         self.live = self.newest = publication.position
@@ -92,8 +101,11 @@ class Waiting:
         """Remove and return the first one."""
         held = self._held.popleft()
         self._total.used_bytes -= size_of(held.publication)
+        if self._ends and self._ends[0] == held.publication.position:
+            self._ends.popleft()
         if not self._held:
             self.newest = None
+            self._ends.clear()
         return held
 
     def drop(self) -> Publication:

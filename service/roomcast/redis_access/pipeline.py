@@ -11,11 +11,15 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from redis.exceptions import AskError, MovedError, NoScriptError, SlotNotCoveredError, TryAgainError
 
 from roomcast.redis_access.client import OUTAGES, Client
-from roomcast.redis_access.scripts import Command, Script
+from roomcast.redis_access.scripts import Command, Script, first_key, is_call, joined
 
 # While a slot moves, commands on keys of both sides must wait: usually for milliseconds.
 _ATTEMPTS = 20
 _PAUSE_S = 0.05
+# A call takes Redis some 15 us, and nothing else is done meanwhile.
+_MAX_JOINED = 100
+# Another one may forget the scripts again.
+_LOADS = 3
 
 
 async def _execute_in_cluster(
@@ -62,7 +66,7 @@ def _node(cluster: RedisCluster, command: Command, before: Any) -> ClusterNode: 
         node = cluster.get_node(before.host, before.port)
         if node is not None:
             return node
-    node = cluster.get_node_from_key(command[3] if command[0] == "EVALSHA" else command[1])
+    node = cluster.get_node_from_key(first_key(command))
     if node is None:
         raise SlotNotCoveredError
     return node
@@ -86,24 +90,76 @@ async def _run(node: ClusterNode, numbers: list[int], commands: Sequence[Command
         replies[number] = command.result
 
 
+class _Round:
+    """Commands that are sent together. No key has two, so that none can overtake another while scripts are missing.
+
+    The calls of one script and one key are joined: they are executed or missing together.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[Any, ...], tuple[list[int], list[Command]]] = {}  # Any: the script, the sizes, the key
+        self._keys: dict[Any, tuple[Any, ...]] = {}
+        self._plain: list[tuple[int, Command]] = []
+
+    def add(self, number: int, command: Command) -> bool:
+        """Add a command, and return whether it belongs into this round."""
+        key = first_key(command)
+        kind = (command[1], command[2], len(command), key) if is_call(command) else ()
+        if self._keys.setdefault(key, kind) != kind:
+            return False
+        if not kind:
+            self._plain.append((number, command))
+            return True
+        numbers, calls = self._calls.setdefault(kind, ([], []))
+        if len(calls) == _MAX_JOINED:
+            return False
+        numbers.append(number)
+        calls.append(command)
+        return True
+
+    async def execute(self, client: Client, scripts: Sequence[Script], replies: list[Any]) -> None:
+        """Put the reply to each command, or the exception, in its place."""
+        sent = [([number], command) for number, command in self._plain]
+        sent += [(numbers, joined(calls)) for numbers, calls in self._calls.values()]
+        found = await _execute(client, [command for _, command in sent])
+        for _ in range(_LOADS):
+            missing = [place for place, reply in enumerate(found) if isinstance(reply, NoScriptError)]
+            if not missing:
+                break
+            # The server has restarted or is new.
+            if isinstance(client, RedisCluster):
+                await _load_in_cluster(client, scripts)
+            else:
+                await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
+            again = await _execute(client, [sent[place][1] for place in missing])
+            for place, reply in zip(missing, again, strict=True):
+                found[place] = reply
+        for (numbers, _), reply in zip(sent, found, strict=True):
+            if len(numbers) == 1:
+                replies[numbers[0]] = reply
+                continue
+            each = [reply] * len(numbers) if isinstance(reply, Exception) else reply
+            for number, one in zip(numbers, each, strict=True):
+                replies[number] = one
+
+
 async def run_pipeline(
     client: Client, commands: Iterable[Command], scripts: Sequence[Script]
 ) -> list[Any]:  # Any: redis-py's replies
-    """Return each command's reply, or the exception in its place; the commands are run in their order.
+    """Return each command's reply, or the exception in its place.
 
-    In a cluster those of one key are: the first argument, or the first key of a script.
+    The commands of one key are run in their order: the first argument, or the first key of a script.
     Raises: one of OUTAGES; any of them may have been executed.
     """
     commands = list(commands)
-    replies = await _execute(client, commands)
-    missing = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missing:  # the server has restarted or is new: it has run none of them
-        if isinstance(client, RedisCluster):
-            await _load_in_cluster(client, scripts)
-        else:
-            await _execute(client, [("SCRIPT", "LOAD", script.text) for script in scripts])
-        for number, reply in zip(missing, await _execute(client, [commands[n] for n in missing]), strict=True):
-            replies[number] = reply
+    replies: list[Any] = [None] * len(commands)
+    gathered = _Round()
+    for number, command in enumerate(commands):
+        if not gathered.add(number, command):
+            await gathered.execute(client, scripts, replies)
+            gathered = _Round()
+            gathered.add(number, command)
+    await gathered.execute(client, scripts, replies)
     return replies
 
 

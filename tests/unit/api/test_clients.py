@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import cent
@@ -47,7 +47,7 @@ class LoopBroker(FakeBroker):
         publication: Publication,
         namespace: Namespace,
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
         once: Once = ALWAYS,
         skip_history: bool = False,
     ) -> Published:
@@ -59,7 +59,7 @@ class LoopBroker(FakeBroker):
         namespace: Namespace,
         taken: Callable[[Published | BrokerUnavailable], None],
         *,
-        seen: Position | None = None,
+        seen: Sequence[Position] = (),
     ) -> None:
         self._bring(publication)
 

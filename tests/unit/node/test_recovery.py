@@ -4,7 +4,7 @@ import pytest
 
 from roomcast.model.errors import ClientError
 from roomcast.model.positions import Position, position_of
-from roomcast.model.publications import Publication, Resumption
+from roomcast.model.publications import History, Jump, Publication, Resumption
 from roomcast.node.recovery import Window, catch_up_cache, catch_up_stream
 
 
@@ -14,6 +14,10 @@ def pub(offset: int, epoch: str = "e") -> Publication:
 
 def pubs(*offsets: int, epoch: str = "e") -> list[Publication]:
     return [pub(offset, epoch) for offset in offsets]
+
+
+def history(top: int, *offsets: int, epoch: str = "e", base: int = 0) -> History:
+    return History(Position(top, epoch), base, pubs(*offsets, epoch=epoch))
 
 
 def lost(offset: int, epoch: str = "e") -> Resumption:
@@ -29,7 +33,7 @@ def window(floor: int, *offsets: int, max_length: int = 100) -> Window:
 
 def test_a_window_gives_what_came_after_an_offset_or_nothing_if_it_does_not_reach_back() -> None:
     found = window(5, 6, 7)
-    found.extend_back(pubs(3, 5, 4, 6))
+    found.extend_back(history(7, 3, 5, 4, 6))
 
     assert found.after(2) == pubs(3, 4, 5, 6, 7)
     assert found.after(7) == []
@@ -38,12 +42,36 @@ def test_a_window_gives_what_came_after_an_offset_or_nothing_if_it_does_not_reac
 
 def test_a_window_has_no_hole_and_a_bound() -> None:
     found = window(5, 6)
-    found.extend_back(pubs(2, 3, 5))
+    found.extend_back(history(5, 2, 3, 5))
     assert found.floor == 4
 
     found = window(0, 1, 2, 3, max_length=2)
     assert found.after(0) is None
     assert found.after(1) == pubs(2, 3)
+
+
+def test_a_window_reaches_back_over_jumps_but_not_for_a_position_in_one() -> None:
+    found = Window(1002, max_length=10, now_s=0.0)
+    found.extend_back(History(Position(1002, "e"), 0, pubs(4, 5, 1001, 1002), (Jump(5, 1000),)))
+
+    assert found.after(4) == pubs(5, 1001, 1002)
+    assert found.after(5) == found.after(1000) == pubs(1001, 1002)
+    assert found.after(6) is None
+    assert found.after(999) is None
+    found.append(pub(1003))
+    assert found.after(1002) == pubs(1003)
+
+
+def test_where_only_the_newest_counts_it_is_sent_after_a_jump_too() -> None:
+    top = Position(1000, "e")
+    kept = Window(1000, max_length=10, now_s=0.0)
+    kept.extend_back(History(top, 0, pubs(4, 5), (Jump(5, 1000),)))
+
+    for since in (None, Position(4, "e"), Position(6, "e"), Position(1000, "x")):
+        expected = [Resumption("room:a", Position(4, "e"), is_recovered=True), pub(5)]
+        assert catch_up_cache("room:a", since, top, kept) == expected
+    for since in (Position(5, "e"), top):
+        assert catch_up_cache("room:a", since, top, kept) == [Resumption("room:a", top, is_recovered=True)]
 
 
 TOP = Position(7, "e")

@@ -57,7 +57,7 @@ class Stream:
         self.entries = {offset: number for offset, number in self.entries.items() if offset <= base}
 
     def read(self, read: Read) -> History:
-        if read.seen is not None and read.seen.epoch == self.epoch and read.seen.offset > self.top:
+        if any(seen.epoch == self.epoch and seen.offset > self.top for seen in read.seen):
             self.renew(self.top)
         first, last = 0, self.top
         if read.since is not None:
@@ -179,6 +179,19 @@ class Gaps(RuleBasedStateMachine):
         self.track.doubt()
         self.repairs.ask(self.track, self.now_s)
         self.repairs.connect(self.now_s)
+
+    @rule(missed=st.lists(st.booleans(), max_size=4), live=st.lists(st.booleans(), max_size=4), count=st.integers(0, 6))
+    def interrupt(self, missed: list[bool], live: list[bool], count: int) -> None:
+        """Lose the connection and make another one, while others publish with and without positions."""
+        self.lose_connection()
+        for has_position in missed:
+            self.redis.publish(has_position=has_position)
+        self.subscribe()
+        for has_position in live:
+            self.redis.publish(has_position=has_position)
+        for _ in range(min(count, len(self.redis.live))):
+            self.receive_one()
+        self.connect()
 
     @rule()
     def lose_one(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from roomcast.brokers.interface import Read
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Publication, Resumption
+from roomcast.model.publications import History, Jump, Publication, Resumption
 from roomcast.node.track import Events, Track
 from roomcast.node.waiting import WaitingTotal
 
@@ -87,7 +87,7 @@ def test_a_jump_is_filled_with_exactly_the_missing_ones() -> None:
     assert not track.accept(pub(8))
     assert not track.accept(pub(9))
     assert track.request(1_000_000).read == Read(
-        "room:a", ROOM, seen=Position(9, "e"), since=Position(5, "e"), before=Position(8, "e"), limit=2
+        "room:a", ROOM, (Position(5, "e"), Position(9, "e")), Position(5, "e"), limit=2, before=Position(8, "e")
     )
     assert read(track, *range(1, 10)) == pubs(6, 7, 8, 9)
     assert track.is_resolved
@@ -175,8 +175,8 @@ def test_after_a_promotion_that_lost_nothing_nothing_is_left_out() -> None:
     track = settled(100)
     track.disconnect()
 
-    assert settle(track, 103, "f", base=102) == [lost(100, "f")]
-    assert read(track, 101, 102, 103, epoch="f") == pubs(101, 102, 103, epoch="f")
+    assert settle(track, 103, "f", base=102) == []
+    assert read(track, 101, 102, 103, epoch="f") == [lost(100, "f"), *pubs(101, 102, 103, epoch="f")]
 
 
 def test_publications_of_a_lost_tail_that_wait_are_forgotten() -> None:
@@ -195,6 +195,75 @@ def test_an_epoch_that_ends_during_the_repair_is_noticed_by_the_next_page() -> N
     assert track.page(track.request(1000), history(0, epoch="f")) == []
     assert settle(track, 0, "f") == [lost(0, "f")]
     assert track.is_resolved
+
+
+def test_a_jump_of_the_offsets_is_no_gap() -> None:
+    track = settled(5)
+    jumps = (Jump(7, 1000), Jump(1001, 3000))
+
+    assert not track.accept(pub(3001))
+    assert track.page(track.request(2), History(Position(3001, "e"), 0, pubs(6, 7), jumps)) == pubs(6, 7)
+    assert track.request(1).read.since == Position(1000, "e")
+    assert track.page(track.request(1), History(Position(3001, "e"), 0, pubs(1001), jumps)) == pubs(1001, 3001)
+    assert track.is_resolved
+    assert track.accept(pub(3002))
+
+
+def test_a_position_in_a_jump_is_of_lost_data() -> None:
+    track = settled(9)
+    track.disconnect()
+    settle(track, 1001)
+
+    found = History(Position(1001, "e"), 0, pubs(1001), (Jump(7, 1000),))
+    assert track.page(track.request(1), found) == [lost(1000), pub(1001)]
+
+
+def test_a_start_without_publications_moves_a_track_and_nothing_is_reported() -> None:
+    track = settled(7)
+    track.disconnect()
+
+    assert track.settle(track.request(0), History(Position(1000, "e"), 0, [], (Jump(7, 1000),))) == []
+    assert track.position == Position(1000, "e")
+    assert track.is_resolved
+
+
+def test_live_publications_of_lost_and_of_present_data_both_prove_what_was_there() -> None:
+    track = settled(5)
+
+    for offset in (7, 8, 1001, 1002):
+        track.accept(pub(offset))
+    assert list(track.seen) == [Position(5, "e"), Position(8, "e"), Position(1002, "e")]
+    track.give_up()
+    assert list(track.seen) == [Position(1002, "e")]
+
+
+def test_masters_that_answer_in_turn_are_continued_where_each_was_left() -> None:
+    track = settled(8)
+
+    def answer(top: int, epoch: str, base: int, *former: str) -> Events:
+        track.disconnect()
+        found = track.settle(track.request(0), History(Position(top, epoch), base, [], (), former))
+        while not track.is_resolved:
+            found += read(track, *range(1, top + 1), epoch=epoch)
+        return found
+
+    assert answer(7, "f", 6, "e") == [lost(6, "f"), pub(7, "f")]
+    # The former master has 9 meanwhile, and ends its epoch: it does not know of f.
+    assert answer(9, "g", 9, "e") == [lost(8, "g"), pub(9, "g")]
+    assert answer(8, "h", 8, "e", "f") == [lost(7, "h"), pub(8, "h")]
+
+
+def test_an_epoch_that_returns_with_less_is_asked_for_again() -> None:
+    track = settled(8)
+    track.disconnect()
+    settle(track, 0, "f")
+    track.disconnect()
+
+    assert settle(track, 6) == []
+    assert not track.is_resolved
+    assert track.needs_position
+    assert list(track.seen) == [Position(8, "e")]
+    assert settle(track, 6, "g", base=6) == [lost(6, "g")], "Redis has ended the epoch"
 
 
 def test_a_message_without_a_position_waits_between_its_neighbours() -> None:

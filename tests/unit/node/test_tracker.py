@@ -82,7 +82,7 @@ async def test_a_gap_is_read_once_and_told_in_order() -> None:
         assert tracked.tracker.position("room:a") == Position(9, "e")
         assert tracked.tracker.repaired_count == 4
         assert tracked.broker.reads[1:] == [
-            Read("room:a", ROOM, seen=Position(9, "e"), since=Position(5, "e"), before=Position(8, "e"), limit=2)
+            Read("room:a", ROOM, (Position(5, "e"), Position(9, "e")), Position(5, "e"), 2, before=Position(8, "e"))
         ]
 
 
