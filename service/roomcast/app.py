@@ -13,10 +13,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
-from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect, HTTPConnection
-from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from roomcast.api import health_and_metrics, room_reads, routes, tickets
@@ -32,7 +29,8 @@ from roomcast.config import Settings, read_namespaces
 from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import NodeHooks, make_hooks
-from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.hooks.interface import Hook
+from roomcast.model.errors import Refused
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -44,13 +42,18 @@ from roomcast.presence.node_registry import NodeRegistry
 from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import Client, connect
 from roomcast.rooms import event_streams, poll, websockets
+from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.expiry import Expiries
 from roomcast.tasks import TaskSet, end, run_together
+from roomcast.telemetry.foreign_protocols import ForeignProtocols
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
 from roomcast.web.client_server import ClientServer
-from roomcast.web.failures import failure_of
+from roomcast.web.docs_pages import add_docs_pages
+from roomcast.web.failures import FAILURES, refuse
+from roomcast.web.http_rules import add_http_rules
 from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
 from roomcast.web.state import offer
@@ -92,17 +95,26 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
             half-dead node is worse than a restart.
     """
     lifespan = partial(_run_node, settings=settings, node_id=node_id, on_failure=on_failure)
-    # FastAPI's own page loads its script from a CDN, and is empty where there is none.
-    app = FastAPIOffline(title="Roomcast", version=__version__, lifespan=lifespan, description=_API)
+    app = FastAPI(
+        title="Roomcast",
+        version=__version__,
+        lifespan=lifespan,
+        description=_API,
+        root_path=settings.root_path,
+        docs_url=None,  # FastAPI's own page loads its script from a CDN, and is empty where there is none
+        redoc_url=None,
+    )
     if origins := split_names(settings.allowed_origins):
         app.add_middleware(AllowedPages, names=origins)
     for router in _ROUTERS:
         app.include_router(router)
-    app.add_exception_handler(ClientError, _refuse)
-    app.add_exception_handler(BrokerUnavailable, _refuse)
+    for failure in (*FAILURES, Refused):  # Starlette sends the answer, or refuses a WebSocket's handshake with it
+        app.add_exception_handler(failure, refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
+    add_docs_pages(app)
     add_page(app)
+    add_http_rules(app)
     return app
 
 
@@ -130,7 +142,12 @@ async def _run_node(
         stack.push_async_callback(hooks.aclose)
         deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
         sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, TaskSet("client"))
-        authenticator = Authenticator(verifier, Tickets(client, prefix=settings.prefix), settings)
+        authenticator = Authenticator(
+            verifier,
+            Tickets(client, prefix=settings.prefix),
+            settings,
+            asks_application=Hook.CONNECT in hooks.application.handles,
+        )
         work = _offer_parts(app, report, hooks, authenticator, sessions)
         running = asyncio.create_task(work, name="node")
         running.add_done_callback(on_done)
@@ -158,17 +175,20 @@ def _offer_parts(
     heartbeat = Heartbeat(
         ping_interval_s=settings.ping_interval_s, ping_timeout_s=settings.ping_timeout_s, clock=time.monotonic
     )
+    foreign_protocols = ForeignProtocols(time.monotonic)
+    server = ClientServer(node, heartbeat, settings)
     offer(
         app,
         settings,
         authenticator,
-        ClientServer(node, heartbeat, settings),
+        server,
+        Admission(authenticator, server, hooks.application, sessions.tasks),
+        Expiries(sessions.deadlines, sessions.tasks),
         ApiContext(node, survey, settings, hooks.application),
         sessions,
         session_operations,
-        sessions.deadlines,
-        sessions.tasks,
-        registry_of(NodeCollector(node, report), HookCollector(hooks)),
+        foreign_protocols,
+        registry_of(NodeCollector(node, report), HookCollector(hooks), foreign_protocols),
     )
     return run_together(
         node=node.run(),
@@ -207,17 +227,6 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
         roster=roster,
     )
-
-
-# Starlette sends the response of these: the answer to a request, or the refusal of a WebSocket's handshake.
-
-
-async def _refuse(_connection: HTTPConnection, exc: Exception) -> Response:
-    assert isinstance(exc, ClientError | BrokerUnavailable)  # noqa: S101  (for the type checker; registered for these)
-    failure = failure_of(exc)
-    if isinstance(exc, BrokerUnavailable):
-        return JSONResponse({"error": failure.body}, 503, headers={"Retry-After": "1"})
-    return JSONResponse({"error": failure.body}, failure.status)
 
 
 async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:

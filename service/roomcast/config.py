@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from roomcast.bodies import faults
 from roomcast.config_types import (
+    API_KEY_LENGTH,
+    SECRET_LENGTH,
     ApiKey,
     BaseUrl,
     Handler,
@@ -23,6 +25,7 @@ from roomcast.config_types import (
     Origins,
     ProxyEvents,
     RedisUrlText,
+    RootPath,
     Secret,
     WebhookEvents,
     split_names,
@@ -31,6 +34,9 @@ from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
+
+# The table of channels without a namespace.
+_DEFAULT = "default"
 
 
 class ConfigError(Exception):
@@ -51,6 +57,17 @@ class Settings(BaseSettings):
         Len(max_length=64),
         Field(description="prefix of every Redis key and topic, so that several deployments can share one server"),
     ] = "roomcast:"
+    root_path: Annotated[
+        RootPath,
+        Field(description="path under which a proxy serves the nodes, such as /rt; empty: none"),
+    ] = ""
+    # Before the keys: they are validated by it.
+    insecure_short_keys: Annotated[
+        bool, Field(description="development only: accept an API key and secrets that are short enough to be guessed")
+    ] = False
+    insecure_api: Annotated[
+        bool, Field(description="development only: the server API needs no key, so everyone may call it")
+    ] = False
     api_key: Annotated[
         ApiKey | None,
         Field(description="key that services send as X-API-Key, at least 16 characters; without it the API is off"),
@@ -119,6 +136,10 @@ class Settings(BaseSettings):
     ping_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="timeout for the reply to a ping; then the connection is closed")
     ] = 10.0
+    keep_alive_s: Annotated[
+        int,
+        Field(ge=1, le=3600, description="how long an idle HTTP connection is kept; longer than balancers keep theirs"),
+    ] = 75
     redis_timeout_s: Annotated[
         float, Field(gt=0, le=60, description="timeout for one reply from Redis, and for connecting to it")
     ] = 5.0
@@ -129,6 +150,10 @@ class Settings(BaseSettings):
     namespaces_file: Annotated[
         Path | None,
         Field(description="TOML file with more namespaces, or replacements of default ones (docs/namespaces.md)"),
+    ] = None
+    default_namespace: Annotated[
+        bool | None,
+        Field(description="accept channels without a namespace, such as `news`; unset: if the file has [default]"),
     ] = None
 
     metrics_interval_s: Annotated[
@@ -250,20 +275,29 @@ def read_namespaces(settings: Settings) -> Namespaces:
 
     Raises: ConfigError that names the invalid namespace and option.
     """
-    if settings.namespaces_file is None:
-        return Namespaces()
+    found: dict[str, Namespace] = {}
+    if settings.namespaces_file is not None:
+        found = _namespaces_of(settings.namespaces_file)
+    default = found.pop(_DEFAULT, None)
+    is_on = default is not None if settings.default_namespace is None else settings.default_namespace
+    return Namespaces({**DEFAULTS, **found}, (default or DEFAULTS["room"]) if is_on else None)
+
+
+def _namespaces_of(file: Path) -> dict[str, Namespace]:
     try:
-        tables = tomllib.loads(settings.namespaces_file.read_text())
-        found = TypeAdapter(dict[str, Namespace]).validate_python(tables)
+        tables = tomllib.loads(file.read_text())
+        found: dict[str, Namespace] = TypeAdapter(dict[str, Namespace]).validate_python(tables)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
     except ValidationError as exc:
         lines = [f"[{place}] {message.removeprefix('Value error, ')}" for place, message in faults(exc)]
-        raise ConfigError(f"{settings.namespaces_file}: {'; '.join(lines)}") from None
+        raise ConfigError(f"{file}: {'; '.join(lines)}") from None
     for name in found:
-        if not re.fullmatch("[a-z0-9_-]{1,32}", name):
-            raise ConfigError(f"{settings.namespaces_file}: [{name}]: a name is 1 to 32 of a-z, 0-9, _ and -")
-    return Namespaces({**DEFAULTS, **found})
+        if not re.fullmatch("[-a-zA-Z0-9_.]{2,}", name):  # as Centrifugo's
+            raise ConfigError(f"{file}: [{name}]: a name has 2 or more of a-z, A-Z, 0-9, _, - and .")
+        if name == "node":
+            raise ConfigError(f"{file}: [{name}]: nodes use this name themselves")
+    return found
 
 
 def masked(settings: Settings) -> dict[str, str]:
@@ -271,6 +305,20 @@ def masked(settings: Settings) -> dict[str, str]:
     values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
     values[f"{ENV_PREFIX}REDIS_URL"] = masked_url(settings.redis_url)
     return values
+
+
+def short_keys(settings: Settings) -> list[str]:
+    """Return the variables with a key or a secret that is short enough to be guessed."""
+    lengths = {
+        "api_key": API_KEY_LENGTH,
+        **dict.fromkeys(("secret", "previous_secret", "webhook_secret"), SECRET_LENGTH),
+    }
+    values = {name: getattr(settings, name) for name in lengths}
+    return [
+        f"{ENV_PREFIX}{name.upper()}"
+        for name, value in values.items()
+        if value is not None and len(value.get_secret_value()) < lengths[name]
+    ]
 
 
 def unknown_variables() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, SecretStr, StringConstraints
+from pydantic import AfterValidator, SecretStr, StringConstraints, ValidationInfo
 
 from roomcast.model.origins import canonical
 from roomcast.redis_access.url import parse_redis_url
@@ -16,6 +16,12 @@ from roomcast.redis_access.url import parse_redis_url
 _UNFORWARDED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
     | {"keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+# The first parts of the nodes' own paths (tests/unit/test_config.py has the check).
+OWN_PATHS = frozenset(
+    {"api", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json", "poll"}
+    | {"readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
 )
 
 
@@ -29,11 +35,16 @@ def _check_redis_url(value: str) -> str:
     return value
 
 
-def _long_enough(length: int) -> Callable[[SecretStr], SecretStr]:
-    def check(value: SecretStr) -> SecretStr:
+def _long_enough(length: int) -> Callable[[SecretStr, ValidationInfo], SecretStr]:
+    def check(value: SecretStr, info: ValidationInfo) -> SecretStr:
         text = value.get_secret_value()
-        if len(text) < length or not text.isascii() or not text.isprintable():
-            raise ValueError(f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}")
+        if not text.isascii() or not text.isprintable():
+            raise ValueError(f"must be ASCII characters; make some with: openssl rand -hex {length}")
+        if len(text) < length and not info.data.get("insecure_short_keys"):
+            raise ValueError(
+                f"must be at least {length} ASCII characters; make one with: openssl rand -hex {length}; "
+                "for development ROOMCAST_INSECURE_SHORT_KEYS=true accepts shorter ones"
+            )
         return value
 
     return check
@@ -51,6 +62,16 @@ def _check_base_url(value: str) -> str:
     if urlsplit(value).query:  # a path is appended to it
         raise ValueError("must be http://host[:port][/path], or https://, without user and password")
     return _check_http_url(value)
+
+
+def _check_root_path(value: str) -> str:
+    path = value.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError("must be a path such as /rt")
+    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+        # With /ws the path /ws/rooms/a could be `rooms/a`, or `ws/rooms/a` without the proxy's prefix.
+        raise ValueError(f"{path} begins like a path of the nodes")
+    return path
 
 
 def _check_origins(value: str) -> str:
@@ -80,9 +101,12 @@ def _some_of(*known: str) -> Callable[[str], str]:
 
 
 RedisUrlText = Annotated[str, AfterValidator(_check_redis_url)]
-ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(16))]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough(32))]
+API_KEY_LENGTH = 16
+SECRET_LENGTH = 32
+ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(API_KEY_LENGTH))]
+Secret = Annotated[SecretStr, AfterValidator(_long_enough(SECRET_LENGTH))]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+RootPath = Annotated[str, AfterValidator(_check_root_path)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 # A function by its dotted path: `package.module:function`.
 Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+from functools import partial
 
 import structlog
 import uvicorn
@@ -12,7 +13,8 @@ from fastapi import FastAPI
 
 from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
-from roomcast.telemetry.logs import configure_logging
+from roomcast.telemetry.foreign_protocols import ForeignProtocols
+from roomcast.telemetry.logs import configure_logging, warn_of_short_keys
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer
@@ -94,10 +96,14 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     node_id = new_node_id()
     configure_logging(settings, node_id=node_id)
     app = create_app(settings, node_id=node_id, on_failure=lambda: server.fail())  # noqa: PLW0108  (`server` is defined below)
+
+    def on_foreign(protocol: str, address: str) -> None:
+        find_in(app, ForeignProtocols).note(protocol, address)
+
     server = NodeServer(
         uvicorn.Config(
             app,
-            http=HttpProtocol,
+            http=partial(HttpProtocol, on_foreign=on_foreign),  # type: ignore[arg-type]  # uvicorn only calls it
             ws=WebSocketProtocol,
             ws_max_size=settings.max_message_bytes,
             ws_per_message_deflate=settings.compression,
@@ -106,6 +112,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
             backlog=_BACKLOG,
             server_header=False,
             lifespan="on",
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ),
         app,
@@ -114,6 +121,9 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
     if settings.insecure:
         log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    if settings.insecure_api:
+        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
+    warn_of_short_keys(settings)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from roomcast.redis_access.keys import ChannelKeys
-from tests.support.processes import two_free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.browser
 
@@ -142,7 +142,7 @@ class Window:
 @contextmanager
 def running_cluster() -> Iterator[DevCluster]:
     """Run `roomcast dev`; Ctrl-C must then end it and everything it started."""
-    port = two_free_ports()
+    port = free_ports(2)[0]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "roomcast", "dev", "--port", str(port), "--balancer-port", "0"],
@@ -302,6 +302,31 @@ def test_names_that_no_room_can_have_are_refused_by_the_field(windows: tuple[Win
 
         assert not window.run("return document.getElementById('room').validity.valid")
         assert window.run("return document.title") == f"{window.room} \u00b7 Roomcast"
+
+
+def test_an_address_with_a_name_that_no_room_can_have_says_what_is_wrong(
+    windows: tuple[Window, Window], dev_cluster: DevCluster
+) -> None:
+    window, _ = windows
+    braces = "No slashes, braces or control characters, please."
+    for address, fault in (
+        ("#{team}", braces),
+        ("?room={team}", braces),
+        ("#a%2Fb", braces),
+        ("#%ff", "This is not valid text."),
+        ("#" + "x" * 129, "This is too long: at most 128 bytes."),
+    ):
+        window.driver.get("about:blank")
+        window.driver.get(dev_cluster.node_urls[0] + address)
+        window.wait_for_state("refused")
+
+        (notice,) = window.notices()
+        assert notice.endswith(f"cannot be the name of a room. {fault}"), address
+        assert window.run("return document.getElementById('room').validationMessage") == fault
+        assert not window.driver.find_element(By.ID, "send").is_enabled()
+
+    window.join("a good name")
+    assert window.notices() == []
 
 
 def test_lost_connection_comes_back_and_says_what_may_be_missing(windows: tuple[Window, Window]) -> None:

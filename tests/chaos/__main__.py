@@ -19,11 +19,15 @@ from tests.support.redis_shapes import SHAPES
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="single", help="Of Redis.")
 @click.option("--seconds", default=60.0, type=click.FloatRange(1), help="How long things are broken.")
 @click.option("--seed", type=int, help="Which faults, and when.  [default: another one each time]")
+@click.option(
+    "--only", multiple=True, metavar="FAULT", help="Cause only this fault, by its name in the report; repeatable."
+)
 @click.option("--report", type=click.Path(path_type=Path), help="File to which the figures are added, as Markdown.")
-def main(*, shape: str, seconds: float, seed: int | None, report: Path | None) -> None:
+def main(*, shape: str, seconds: float, seed: int | None, only: tuple[str, ...], report: Path | None) -> None:
     """Break everything at random while clients publish and listen; exit code 1 if a promise was not kept."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, as Ctrl-C, ends all that was started
-    plan = Plan(shape=shape, seconds=seconds, seed=random.randrange(10_000) if seed is None else seed)
+    seed = random.randrange(10_000) if seed is None else seed
+    plan = Plan(shape=shape, seconds=seconds, seed=seed, only=only)
     outcome = asyncio.run(run(plan))
     click.echo(text(outcome))
     if report is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ DISORDERED = "disordered"  # received in another order than published, or than b
 NEEDLESS = "needless announcements"  # a loss was announced, but the publications were available
 ZEROS = (LOST, DOUBLED, DISORDERED, SILENT, NEEDLESS)
 
-FAILOVER = "a failover lost the tail"
+FAILOVER = "Redis lost the tail"
 AWAY = "away longer than the window"
 
 _SHOWN_LINES = 4
@@ -82,12 +82,20 @@ def check(
     Args:
         acknowledged: by room. streams: the entries in Redis at the end, by room, each with its name and digest.
         window_size: how many publications a reconnecting client may recover.
-        may_lose_tail: a failover may lose acknowledged publications.
+        may_lose_tail: acknowledged publications may be lost, by a failover or by older data.
     """
     verdict = Verdict()
+    published = _published(logs, acknowledged, streams)
     for log in logs:
-        known = dict(acknowledged.get(log.room, ()))
-        reading = _Reading(verdict, log, known, window_size=window_size, may_lose_tail=may_lose_tail)
+        reading = _Reading(
+            verdict,
+            log,
+            dict(acknowledged.get(log.room, ())),
+            kept=streams.get(log.room, {}).keys(),
+            published=published[log.room],
+            window_size=window_size,
+            may_lose_tail=may_lose_tail,
+        )
         reading.read()
         reading.look_for_lost()
     for room in sorted({log.room for log in logs}):
@@ -106,9 +114,13 @@ class _Reading:
         log: Log,
         acknowledged: Mapping[Name, Place],
         *,
+        kept: Set[Place],
+        published: Set[Place],
         window_size: int,
         may_lose_tail: bool,
     ) -> None:
+        self._kept = kept
+        self._published = published
         self._verdict = verdict
         self._log = log
         self._acknowledged = acknowledged
@@ -148,7 +160,7 @@ class _Reading:
             if line.place != at:
                 self._offend(SILENT, f"recovered at {line.place}, but the log ends at {at}", index)
             return
-        cause = _cause(at, line.place, window_size=self._window_size, may_lose_tail=self._may_lose_tail)
+        cause = self._cause(at, line.place)
         if cause is None:
             self._offend(NEEDLESS, f"from {at} to {line.place}", index)
         else:
@@ -168,7 +180,7 @@ class _Reading:
             self._offend(SILENT, "a publication came before the place was told", index)
         elif place.epoch != at.epoch:
             self._offend(SILENT, f"the epoch changed from {at} to {place}, and nothing said so", index)
-        elif place.offset > at.offset + 1:
+        elif place.offset > at.offset + 1 and self._missed(at, Place(place.epoch, place.offset - 1)):
             self._offend(SILENT, f"{place.offset - at.offset - 1} missing between {at} and {place}", index)
         elif place.offset <= at.offset:
             self._offend(DISORDERED, f"{place} came after {at}", index)
@@ -182,6 +194,21 @@ class _Reading:
         if newest > name.number:
             self._offend(DISORDERED, f"{name} came after number {newest}", index)
         self._newest[key] = max(newest, name.number)
+
+    def _missed(self, before: Place, after: Place) -> Set[Place]:
+        """Return the places from `before` to `after`, in one epoch, that a publication had."""
+        offsets = range(before.offset + 1, after.offset + 1)
+        return {place for place in self._published if place.epoch == after.epoch and place.offset in offsets}
+
+    def _cause(self, at: Place, after: Place) -> str | None:
+        """Return why a loss may have been announced, or None if nothing was lost."""
+        if at.epoch == after.epoch and at.offset <= after.offset:
+            missed = self._missed(at, after)
+            if len(missed) > self._window_size:
+                return AWAY
+            if len(missed) == after.offset - at.offset and self._kept >= missed:
+                return None
+        return FAILOVER if self._may_lose_tail else None
 
     def _offend(self, kind: str, what: str, index: int) -> None:
         evidence = self._log.lines[max(0, index - _SHOWN_LINES) : index + 2]
@@ -221,13 +248,20 @@ def _check_streams(
                 verdict.offences.append(Offence(LOST, f"the stream of {room}", what))
 
 
-def _cause(at: Place, after: Place, *, window_size: int, may_lose_tail: bool) -> str | None:
-    """Return why a loss may have been announced, or None if nothing was lost."""
-    if at.epoch != after.epoch:
-        return FAILOVER if may_lose_tail else None
-    if after.offset - at.offset > window_size:
-        return AWAY
-    return FAILOVER if may_lose_tail and after.offset < at.offset else None
+def _published(
+    logs: Sequence[Log],
+    acknowledged: Mapping[str, Sequence[Acknowledged]],
+    streams: Mapping[str, Mapping[Place, tuple[Name, int]]],
+) -> Mapping[str, Set[Place]]:
+    """Return all places that are known to have had a publication, by room."""
+    places: defaultdict[str, set[Place]] = defaultdict(set)
+    for log in logs:
+        places[log.room].update(line.place for line in log.lines if isinstance(line, Heard))
+    for room, known in acknowledged.items():
+        places[room].update(each.place for each in known)
+    for room, stream in streams.items():
+        places[room].update(stream)
+    return places
 
 
 def _is_before(place: Place, start: Place) -> bool:

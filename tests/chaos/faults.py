@@ -6,16 +6,18 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from tests.chaos.fleet import Fleet, Slot
+from tests.chaos.redis_faults import FAILOVER, LONGEST_OUTAGE_S, OLDER_DATA, Act, RedisFaults
 from tests.chaos.subscriber import Subscriber
-from tests.support.redis_servers import RedisError, Server
+from tests.support.redis_servers import RedisError
 from tests.support.redis_shapes import Servers
 
 # Long enough to be found out (a silent connection after 5 s and a timeout), short enough for the window of a client.
-_LONGEST_FAULT_S = 9.0
-_LONGEST_OUTAGE_S = 4.0
+LONGEST_FAULT_S = 9.0
+# Its losses are announced by the nodes that have seen the lost publications: they must not be killed meanwhile.
+_ONLY_BY_NAME = (OLDER_DATA,)
 _LONGEST_STALL_S = 6.0
 
 Fault = Callable[[], Awaitable[None]]
@@ -24,17 +26,35 @@ Fault = Callable[[], Awaitable[None]]
 class Faults:
     """Causes faults, and counts them by kind.
 
-    Each task causes one fault at a time and repairs it before the next.
+    Each task causes one fault at a time and repairs it before the next. Each kind has its turn before one comes again.
     Args:
         seed: the same seed brings the same faults at the same times, as far as the machine allows it.
+        only: the kinds to cause, each at least once; empty: all of this shape of Redis.
+        longest_s: no fault of Redis or of a node lasts longer.
     """
 
-    def __init__(self, fleet: Fleet, servers: Servers, subscribers: Sequence[Subscriber], seed: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        servers: Servers,
+        subscribers: Sequence[Subscriber],
+        *,
+        seed: int,
+        only: Collection[str] = (),
+        longest_s: float = LONGEST_FAULT_S,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._fleet = fleet
         self._servers = servers
         self._subscribers = subscribers
         self._seed = seed
+        self._only = only
+        self._longest_s = longest_s
+
+    @property
+    def may_have_lost_data(self) -> bool:
+        """Return whether a fault so far may have cost acknowledged publications."""
+        return bool(self.counts[FAILOVER] or self.counts[OLDER_DATA] or self._servers.name in ("sentinel", "cluster"))
 
     async def run(self, *, seconds: float, longest_pause_s: float) -> None:
         """Break things for so long; all is mended when this returns."""
@@ -48,12 +68,14 @@ class Faults:
         self, faults: Mapping[str, Fault], chance: random.Random, ends_at_s: float, longest_pause_s: float
     ) -> None:
         loop = asyncio.get_running_loop()
-        kinds = list(faults)
-        while True:
+        kinds = [kind for kind in faults if (kind in self._only if self._only else kind not in _ONLY_BY_NAME)]
+        turns: list[str] = []
+        while kinds:
             await asyncio.sleep(chance.uniform(0, longest_pause_s))
-            if loop.time() >= ends_at_s:
+            if loop.time() >= ends_at_s and (not self._only or all(self.counts[kind] for kind in kinds)):
                 return
-            kind = chance.choice(kinds)
+            turns = turns or chance.sample(kinds, k=len(kinds))
+            kind = turns.pop()
             self.counts[kind] += 1
             await faults[kind]()
 
@@ -74,14 +96,14 @@ class Faults:
         async def freeze() -> None:
             process = slot().node.process
             process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(chance.uniform(0.5, _LONGEST_FAULT_S))
+            await asyncio.sleep(chance.uniform(min(0.5, self._longest_s), self._longest_s))
             process.send_signal(signal.SIGCONT)
 
         async def cut() -> None:
             proxy = slot().proxy
             assert proxy is not None
             proxy.cut()
-            await asyncio.sleep(chance.uniform(0.5, _LONGEST_FAULT_S))
+            await asyncio.sleep(chance.uniform(min(0.5, self._longest_s), self._longest_s))
             if chance.random() < 0.5:
                 proxy.reset()
             proxy.heal()
@@ -97,7 +119,7 @@ class Faults:
         return faults
 
     def _of_redis(self, chance: random.Random) -> Mapping[str, Fault]:
-        def of_primary(act: Callable[[Server], Awaitable[None]]) -> Fault:
+        def of_primary(act: Act) -> Fault:
             async def fault() -> None:
                 try:
                     primaries = await asyncio.to_thread(self._servers.primaries)
@@ -107,41 +129,8 @@ class Faults:
 
             return fault
 
-        async def kill(primary: Server) -> None:
-            primary.kill()
-            await asyncio.sleep(chance.uniform(0, _LONGEST_OUTAGE_S))
-            await asyncio.to_thread(primary.start)
-            await asyncio.to_thread(self._servers.wait_until_whole)
-
-        async def freeze(primary: Server) -> None:
-            primary.freeze()
-            await asyncio.sleep(chance.uniform(0.5, _LONGEST_OUTAGE_S))
-            primary.thaw()
-            await asyncio.to_thread(self._servers.wait_until_whole)
-
-        async def kill_subscriptions(primary: Server) -> None:
-            with primary.client() as client:
-                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-
-        async def kill_connections(primary: Server) -> None:
-            with primary.client() as client:
-                for kind in ("normal", "pubsub"):
-                    client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-
-        async def failover(primary: Server) -> None:
-            await asyncio.to_thread(self._servers.failover)
-            await asyncio.sleep(1.0)  # it is under way before it shows
-            await asyncio.to_thread(self._servers.wait_until_whole)
-
-        faults = {
-            "Redis killed and restarted": of_primary(kill),
-            "Redis frozen": of_primary(freeze),
-            "subscriptions killed": of_primary(kill_subscriptions),
-            "all Redis connections killed": of_primary(kill_connections),
-        }
-        if self._servers.name != "single":
-            faults["failover"] = of_primary(failover)
-        return faults
+        faults = RedisFaults(self._servers, self._fleet, chance, min(LONGEST_OUTAGE_S, self._longest_s)).by_name()
+        return {name: of_primary(act) for name, act in faults.items()}
 
     def _of_clients(self, chance: random.Random) -> Mapping[str, Fault]:
         async def stall() -> None:

@@ -54,6 +54,12 @@ class Fleet:
         """Return a node; it may be one that was just killed, as a balancer's may be."""
         return self._chance.choice(self.slots).node
 
+    def lead_to(self, redis_port: int) -> None:
+        """Connect the nodes' new connections to another server."""
+        for slot in self.slots:
+            assert slot.proxy is not None
+            slot.proxy.lead_to(redis_port)
+
     def faults(self) -> list[dict[str, Any]]:
         """Return the log lines of all nodes that should not be there."""
         return [line for slot in self.slots for node in [*slot.ended, slot.node] for line in node.faults()]
@@ -78,7 +84,14 @@ async def running_fleet(
                 proxy = await stack.enter_async_context(Proxy(redis_port))
                 url = f"redis://127.0.0.1:{proxy.port}/0"
                 slot = Slot({**environment, "ROOMCAST_REDIS_URL": url}, module, proxy)
+            slots.append(slot)
+
+        async def start(slot: Slot) -> None:
             await slot.start()
             stack.push_async_callback(slot.end)
-            slots.append(slot)
+
+        # All are awaited: if one fails to start, the others end with the stack.
+        for failure in await asyncio.gather(*map(start, slots), return_exceptions=True):
+            if failure is not None:
+                raise failure
         yield Fleet(slots, chance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from tests.chaos.run import Outcome
 
 _SHOWN_OFFENCES = 5
@@ -58,4 +60,5 @@ def markdown(outcome: Outcome) -> str:
 def command(outcome: Outcome) -> str:
     """Return the command that repeats a run."""
     plan = outcome.plan
-    return f"python -m tests.chaos --seconds {plan.seconds:g} --shape {plan.shape} --seed {plan.seed}"
+    only = "".join(f" --only {shlex.quote(name)}" for name in plan.only)
+    return f"python -m tests.chaos --seconds {plan.seconds:g} --shape {plan.shape} --seed {plan.seed}{only}"

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.tasks import end
 from tests.chaos.checker import Verdict, check
-from tests.chaos.faults import Faults
+from tests.chaos.faults import LONGEST_FAULT_S, Faults
 from tests.chaos.fleet import running_fleet
 from tests.chaos.journal import Acknowledged, Log, Name, Place, read_payload
 from tests.chaos.publisher import Publisher
-from tests.chaos.subscriber import Subscriber, Way
+from tests.chaos.subscriber import WAYS, Subscriber
 from tests.support.processes import API_KEY
 from tests.support.redis_shapes import SHAPES, Servers
 
@@ -39,7 +40,7 @@ may_publish = "anyone"
 # Shorter than the default, so that a silent cut is found out in a short run.
 _REDIS_TIMEOUT_S = 2
 _JOIN_TIMEOUT_S = 20.0
-_CATCH_UP_TIMEOUT_S = 40.0
+_LAST_PUBLICATIONS_TIMEOUT_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Plan:
     """The parameters of a run.
 
     rate_per_s: publications of all publishers of one room together; away for 10 s, a client has missed ten times that.
+    longest_fault_s: of Redis or of a node. catch_up_timeout_s: after the last fault, until all logs must be complete.
+    only: the faults to cause; empty: all of the shape.
     bug: see tests/chaos/broken.py; empty: the service as it is.
     """
 
@@ -56,9 +59,12 @@ class Plan:
     node_count: int = 3
     room_count: int = 3
     publisher_count: int = 4  # of each room
-    subscriber_count: int = 8  # of each room
+    subscriber_count: int = 9  # of each room: three plain ones, three that poll, three of the Centrifuge protocol
     rate_per_s: float = 20.0
     longest_pause_s: float = 4.0
+    longest_fault_s: float = LONGEST_FAULT_S
+    catch_up_timeout_s: float = 40.0
+    only: tuple[str, ...] = ()
     bug: str = ""
 
 
@@ -105,7 +111,7 @@ async def run(plan: Plan) -> Outcome:
             running_fleet(
                 environment,
                 node_count=plan.node_count,
-                redis_port=servers.primaries()[0].port if plan.shape == "single" else None,
+                redis_port=servers.primaries()[0].port if plan.shape in ("single", "address") else None,
                 module="tests.chaos.broken" if plan.bug else "roomcast",
                 chance=chance,
             )
@@ -119,19 +125,17 @@ async def run(plan: Plan) -> Outcome:
         subscribers = [
             Subscriber(f"{room}-s{number}", room, fleet, random.Random(chance.random()), way)
             for room in rooms
-            for number, way in zip(range(plan.subscriber_count), cycle(Way), strict=False)
+            for number, way in zip(range(plan.subscriber_count), cycle(WAYS), strict=False)
         ]
-        faults = Faults(fleet, servers, subscribers, plan.seed)
-        catch_up_s = await _live(plan, publishers, subscribers, faults)
+        faults = Faults(fleet, servers, subscribers, seed=plan.seed, only=plan.only, longest_s=plan.longest_fault_s)
+        catch_up_s = await _live(plan, publishers, subscribers, faults, partial(_read_place, servers, prefix))
         acknowledged: defaultdict[str, list[Acknowledged]] = defaultdict(list)
         for publisher in publishers:
             acknowledged[publisher.room] += publisher.acknowledged
         streams = {room: _read_stream(servers, prefix, room) for room in rooms}
 
     logs = [subscriber.log for subscriber in subscribers]
-    verdict = check(
-        logs, acknowledged, streams, window_size=MAX_RECOVERED, may_lose_tail=plan.shape in ("sentinel", "cluster")
-    )
+    verdict = check(logs, acknowledged, streams, window_size=MAX_RECOVERED, may_lose_tail=faults.may_have_lost_data)
     return Outcome(
         plan=plan,
         verdict=verdict,
@@ -147,7 +151,11 @@ async def run(plan: Plan) -> Outcome:
 
 
 async def _live(
-    plan: Plan, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber], faults: Faults
+    plan: Plan,
+    publishers: Sequence[Publisher],
+    subscribers: Sequence[Subscriber],
+    faults: Faults,
+    read_place: Callable[[str], Place],
 ) -> float:
     """Publish and subscribe while faults happen; return how long after the last one everybody had everything."""
     loop = asyncio.get_running_loop()
@@ -164,17 +172,16 @@ async def _live(
         await faults.run(seconds=plan.seconds, longest_pause_s=plan.longest_pause_s)
         mended_at_s = loop.time()
         is_over.set()
-        async with asyncio.timeout(_CATCH_UP_TIMEOUT_S):
+        async with asyncio.timeout(_LAST_PUBLICATIONS_TIMEOUT_S):
             await asyncio.gather(*publishing)
-        last = {publisher.room: publisher.acknowledged[-1].place for publisher in publishers}
-        for publisher in publishers:
-            place = publisher.acknowledged[-1].place
-            last[publisher.room] = max(last[publisher.room], place, key=lambda place: place.offset)
+        last = {
+            room: await asyncio.to_thread(read_place, room) for room in {publisher.room for publisher in publishers}
+        }
         # A subscriber that does not catch up has lost something: the checker reports it.
         with suppress(TimeoutError):
             await _until(
                 lambda: all(subscriber.log.place() == last[subscriber.log.room] for subscriber in subscribers),
-                within_s=_CATCH_UP_TIMEOUT_S,
+                within_s=plan.catch_up_timeout_s,
             )
         return loop.time() - mended_at_s
     finally:
@@ -188,6 +195,15 @@ async def _until(condition: Callable[[], bool], *, within_s: float) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  (logs do not notify)
             await asyncio.sleep(0.05)
+
+
+def _read_place(servers: Servers, prefix: str, room: str) -> Place:
+    """Return the place of the newest publication of a room in Redis, or where its epoch started."""
+    keys = ChannelKeys(prefix)
+    with servers.client() as client:
+        epoch, base = client.hmget(keys.key(f"room:{room}", "meta"), "epoch", "base")
+        newest = client.xrevrange(keys.key(f"room:{room}", "stream"), count=1)
+    return Place(epoch.decode(), max(int(base or 0), *[int(entry_id.partition(b"-")[0]) for entry_id, _ in newest]))
 
 
 def _read_stream(servers: Servers, prefix: str, room: str) -> dict[Place, tuple[Name, int]]:

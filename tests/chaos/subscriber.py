@@ -7,7 +7,7 @@ import enum
 import json
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.chaos.journal import Heard, Log, Place, Told, read_payload
 from tests.chaos.publisher import backoff_s
 
 _OPEN_TIMEOUT_S = 5.0
+_POLL_S = 5.0
 _LOST = (OSError, TimeoutError, WebSocketException, httpx.TransportError)
 
 
@@ -29,7 +30,12 @@ class Way(enum.Enum):
 
     WEBSOCKET = "websocket"
     SSE = "sse"
+    POLL = "poll"
     CENTRIFUGE = "centrifuge"
+
+
+# A third of the subscribers polls, and a third uses the Centrifuge protocol.
+WAYS = (Way.WEBSOCKET, Way.POLL, Way.CENTRIFUGE, Way.SSE, Way.POLL, Way.CENTRIFUGE)
 
 
 class Subscriber:
@@ -42,6 +48,7 @@ class Subscriber:
         self._events = {
             Way.WEBSOCKET: self._websocket_events,
             Way.SSE: self._sse_events,
+            Way.POLL: self._poll_events,
             Way.CENTRIFUGE: self._centrifuge_events,
         }[way]
         self._reads = asyncio.Event()
@@ -100,7 +107,7 @@ class Subscriber:
                 if "data" in said:
                     data = frame[frame.index('"data":') + len('"data":') : -1]
                     yield _heard(Place(said["epoch"], said["offset"]), data)
-                elif "recovered" in said:
+                elif "offset" in said:
                     yield _told(said)
 
     async def _sse_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
@@ -130,6 +137,21 @@ class Subscriber:
                     epoch, _, offset = event["id"].rpartition(":")
                     yield _heard(Place(epoch, int(offset)), event["data"])
 
+    async def _poll_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
+        """Poll any node, and the next time another one, until one rejects it."""
+        timeout = httpx.Timeout(_OPEN_TIMEOUT_S, read=_POLL_S + _OPEN_TIMEOUT_S)
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
+            while True:
+                place = self.log.place()
+                since = {} if place is None else {"since": str(place.offset), "epoch": place.epoch}
+                url = self._fleet.any_node().http(f"/poll/rooms/{self.log.room}")
+                answer = await http.get(url, params={**since, "timeout": f"{_POLL_S:g}"})
+                if answer.status_code != 200:
+                    assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
+                    return
+                for event in poll_events(answer.text, place):
+                    yield event
+
     async def _centrifuge_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         url = self._fleet.any_node().ws("/connection/websocket")
         events = centrifuge_events(url, self.log.room, self.log.place(), open_timeout_s=_OPEN_TIMEOUT_S)
@@ -138,8 +160,30 @@ class Subscriber:
                 yield _heard(place, said) if isinstance(said, str) else (place, said)
 
 
+def poll_events(answer: str, since: Place | None) -> Iterator[Heard | tuple[Place, bool]]:
+    """Yield where an answer starts, its publications, and where it ends if that is elsewhere."""
+    said = json.loads(answer)
+    place, is_recovered, publications = (
+        Place(said["epoch"], said["offset"]),
+        said.get("recovered", False),
+        said["publications"],
+    )
+    start = place
+    if is_recovered and since is not None:
+        start = since
+    elif publications:
+        start = Place(publications[0]["epoch"], publications[0]["offset"] - 1)
+    yield start, is_recovered
+    at = start
+    for each in publications:
+        at = Place(each["epoch"], each["offset"])
+        yield _heard(at, json.dumps(each["data"], separators=(",", ":")))
+    if at != place:
+        yield place, True
+
+
 def _told(said: dict[str, Any]) -> tuple[Place, bool]:  # Any: JSON
-    return Place(said["epoch"], said["offset"]), said["recovered"]
+    return Place(said["epoch"], said["offset"]), said.get("recovered", False)
 
 
 def _heard(place: Place, data: str | bytes) -> Heard:

@@ -39,8 +39,8 @@ def script_with_info(package: str, *names: str) -> Script:
 class Data(NamedTuple):
     """What a server holds."""
 
-    meta: dict[bytes, bytes]
-    entries: list[tuple[bytes, dict[bytes, bytes]]]
+    meta: dict[Any, Any]  # Any: as redis-py takes them
+    entries: list[tuple[bytes, dict[Any, Any]]]
 
 
 class Client:
@@ -152,9 +152,12 @@ class LosingRedis(RuleBasedStateMachine):
     ARRIVING = st.lists(st.integers(0, 9), min_size=3, max_size=3)
 
     @initialize(target=clients, number=st.integers(0, 2))
+    def first_client(self, number: int) -> Client:
+        return self.begin(number)
+
     def begin(self, number: int) -> Client:
         self.begin_run()
-        client = self.new_client()
+        client = self.add_client()
         self.connect(client, number)
         self.publish_to_all(0, 2)
         self.save()
@@ -252,6 +255,14 @@ class LosingRedis(RuleBasedStateMachine):
         for event in take(request, history):
             node.broadcast(event)
 
+    def resolved(self, number: int) -> Position:
+        """Return the position of a node's track, once it is known."""
+        while not self.nodes[number].track.is_resolved:
+            self.repair(number)
+        position = self.nodes[number].track.position
+        assert position is not None
+        return position
+
     @rule(number=st.integers(0, 2))
     def kill_node(self, number: int) -> None:
         for client in self.nodes[number].clients:
@@ -262,6 +273,9 @@ class LosingRedis(RuleBasedStateMachine):
 
     @rule(target=clients)
     def new_client(self) -> Client:
+        return self.add_client()
+
+    def add_client(self) -> Client:
         client = Client()
         self.all_clients.append(client)
         return client
@@ -277,16 +291,11 @@ class LosingRedis(RuleBasedStateMachine):
         node = self.nodes[number]
         if client.node is not None:
             return
-        while not node.track.is_resolved:
-            self.repair(number)
-        since, top = client.position, node.track.position
-        assert top is not None
+        top = self.resolved(number)
+        since = client.position
         if since is not None and (since.epoch != top.epoch or since > top):
             node.track.doubt()
-            while not node.track.is_resolved:
-                self.repair(number)
-            top = node.track.position
-            assert top is not None
+            top = self.resolved(number)
         window = Window(top.offset, max_length=1000, now_s=0.0)
         (history,) = self.run(node.broker.read([Read(CHANNEL, ROOM, limit=1000, newest=True)]))
         if history.position.epoch == top.epoch:
@@ -416,7 +425,7 @@ def test_an_epoch_is_lost_as_a_whole() -> None:
 
 def test_a_node_that_has_only_heard_what_is_lost_proves_it_to_those_that_were_away() -> None:
     with scene() as (model, _):
-        away = model.new_client()
+        away = model.add_client()
         model.connect(away, 2)
         model.leave(away)
         model.save()

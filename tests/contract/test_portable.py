@@ -15,6 +15,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from roomcast.app import create_app
 from roomcast.config import Settings
@@ -91,3 +92,23 @@ async def test_clients_under_another_server_receive_publications_and_the_shutdow
     assert push["push"]["pub"]["data"] == {"text": "from a service"}
     assert (pushed["data"], pushed["offset"]) == ("from a client", 1)
     assert [(each.close_code, each.close_reason) for each in (plain, centrifuge)] == [(3001, "shutdown")] * 2
+
+
+async def test_probes_and_caches_are_answered_under_another_server(redis_url: str, prefix: str) -> None:
+    async with embedded(redis_url, prefix) as node, http_client() as http:
+        start = f"http://127.0.0.1:{node.port}"
+        for method, path, status in (
+            ("GET", "/readyz", 200),
+            ("HEAD", "/readyz", 200),
+            ("HEAD", "/sse/rooms/a", 200),
+            ("OPTIONS", "/", 200),
+            ("GET", "/ws/rooms/a", 426),
+            ("GET", "/nowhere", 404),
+        ):
+            answer = await http.request(method, start + path)
+            assert answer.status_code == status, path
+            assert answer.headers["cache-control"].startswith("no-store")
+            assert bool(answer.content) is (method == "GET")
+        with pytest.raises(InvalidStatus) as refused:
+            await node.open("/ws/rooms/%00")
+        assert refused.value.response.headers["cache-control"] == "no-store"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import random
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 
@@ -125,10 +126,49 @@ async def test_on_its_own_node_who_joins_or_leaves_is_so_for_whoever_asks_next(c
 
 
 @pytest.mark.redis
-async def test_who_only_looked_in_is_told_of_to_nobody(client: Redis, prefix: str) -> None:
+async def test_a_client_that_joins_and_leaves_within_a_round_is_reported(client: Redis, prefix: str) -> None:
     async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
-        one.subscribe("room:a", ADA, BOB)
-        one.unsubscribe("room:a", BOB)
+        one.subscribe("room:a", ADA)
+        for _ in range(30):
+            one.subscribe("room:a", BOB)
+            one.unsubscribe("room:a", BOB)
+        one.unsubscribe("room:a", ADA)
+        one.subscribe("room:a", ADA)
+        await heard.until([ADA.client, *[BOB.client] * 30, ADA.client], [*[BOB.client] * 30, ADA.client])
+        of_bob = [told.have_joined for told in heard.memberships if BOB in told.clients]
+        assert of_bob == [True, False] * 30
+        await one.until_counts(1, 1)
+
+
+@pytest.mark.redis
+async def test_each_client_s_joins_and_leaves_are_reported_in_their_order(client: Redis, prefix: str) -> None:
+    chance, here = random.Random(1), set[ClientInfo]()
+    expected: defaultdict[str, list[bool]] = defaultdict(list)
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
+        for number in range(150):
+            info = chance.choice((ADA, BOB, NOBODY))
+            (one.unsubscribe if info in here else one.subscribe)("room:a", info)
+            here ^= {info}
+            expected[info.client].append(info in here)
+            if number % 50 == 49:  # below the limit of one round
+                await one.until_counts(len(here), len({info.user for info in here}))
+        await heard.until(
+            [name for name, told in expected.items() for joined in told if joined],
+            [name for name, told in expected.items() for joined in told if not joined],
+        )
+    for name, told in expected.items():
+        events = [event.have_joined for event in heard.memberships for info in event.clients if info.client == name]
+        assert events == told
+
+
+@pytest.mark.redis
+async def test_under_load_the_state_after_the_round_is_reported(client: Redis, prefix: str) -> None:
+    many = [ClientInfo(f"n1-{number}", "", b"") for number in range(1000)]
+    async with present(client, prefix) as one, Announcements(client, prefix, "room:a") as heard:
+        for _ in range(3):
+            one.subscribe("room:a", *many)
+            one.unsubscribe("room:a", *many)
+        one.subscribe("room:a", ADA)
         await heard.until([ADA.client])
 
 

@@ -9,7 +9,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.asyncio import Redis
 
 from roomcast.auth.claims import connection_claims
-from roomcast.auth.tickets import TICKET_TTL_S, Tickets
+from roomcast.auth.tickets import STREAM_TTL_S, TICKET_TTL_S, Tickets
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import Client, connect
 
@@ -55,6 +55,56 @@ async def test_of_many_who_come_with_one_ticket_one_gets_in(nodes: tuple[Client,
     answers = await asyncio.gather(*[tickets.redeem(ticket) for tickets in (here, there) * 10])
 
     assert sorted(answer is None for answer in answers) == [False] + [True] * 19
+
+
+async def test_a_streams_ticket_opens_it_again_with_its_key_alone(nodes: tuple[Client, Client], prefix: str) -> None:
+    here, there = (Tickets(client, prefix=prefix) for client in nodes)
+    ticket, other = await here.issue(CLAIMS), await here.issue(CLAIMS)
+
+    found, key = await there.redeem_for_stream(ticket) or ({}, "")
+    _, other_key = await there.redeem_for_stream(other) or ({}, "")
+
+    assert found == CLAIMS
+    assert await there.redeem_for_stream(ticket) is None
+    assert await here.redeem(ticket) is None
+    for _ in range(3):
+        assert await here.reopen(ticket, key) == CLAIMS
+    for wrong in ("", "x", "a" * 43, "ß" * 43, ticket, other_key):
+        assert await there.reopen(ticket, wrong) is None
+
+
+async def test_of_many_streams_with_one_ticket_one_opens(nodes: tuple[Client, Client], prefix: str) -> None:
+    here, there = (Tickets(client, prefix=prefix) for client in nodes)
+    ticket = await here.issue(CLAIMS)
+
+    answers = await asyncio.gather(*[tickets.redeem_for_stream(ticket) for tickets in (here, there) * 10])
+
+    (opened,) = [answer for answer in answers if answer is not None]
+    assert await there.reopen(ticket, opened[1]) == CLAIMS
+
+
+@pytest.mark.redis
+async def test_a_ticket_that_cannot_be_kept_for_its_stream_is_not_used_up(client: Redis, prefix: str) -> None:
+    await client.acl_setuser("guest", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-set"])
+    ticket = await Tickets(client, prefix=prefix).issue(CLAIMS)
+    port = client.connection_pool.connection_kwargs["port"]
+    async with connect(f"redis://guest:x@127.0.0.1:{port}/0", timeout_s=5, client_name="guest") as guest:
+        with pytest.raises(BrokerUnavailable):
+            await Tickets(guest, prefix=prefix).redeem_for_stream(ticket)
+
+    assert await Tickets(client, prefix=prefix).redeem(ticket) == CLAIMS
+
+
+@pytest.mark.redis
+async def test_a_streams_ticket_is_forgotten_a_day_after_its_stream_was_opened(client: Redis, prefix: str) -> None:
+    tickets = Tickets(client, prefix=prefix)
+    ticket = await tickets.issue(CLAIMS)
+    _, stream_key = await tickets.redeem_for_stream(ticket) or ({}, "")
+    (key,) = [key async for key in client.scan_iter(f"{prefix}*")]
+    await client.pexpire(key, 60_000)
+
+    assert await tickets.reopen(ticket, stream_key) == CLAIMS
+    assert (STREAM_TTL_S - 60) * 1000 < await client.pttl(key) <= STREAM_TTL_S * 1000
 
 
 async def test_no_two_tickets_are_the_same_and_all_fit_into_a_url(nodes: tuple[Client, Client], prefix: str) -> None:

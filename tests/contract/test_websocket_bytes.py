@@ -81,6 +81,8 @@ async def test_a_bad_handshake_is_answered_with_its_status(
 
         assert b" 101 " not in answer
         assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        assert status == 404 or b"\r\nCache-Control: no-store\r\n" in answer
+        assert status != 426 or b"\r\nConnection: close, Upgrade\r\n" in answer
         await until_empty(server)
 
 

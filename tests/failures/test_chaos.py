@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from tests.chaos.broken import BUGS
+from tests.chaos.broken import DROP_OFFSET, SKIP_REPAIR
+from tests.chaos.redis_faults import OLDER_DATA
 from tests.chaos.report import markdown, text
 from tests.chaos.run import Plan, run
 
@@ -14,6 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 SECONDS = 60.0 if os.environ.get("CI") else 15.0
 SEED = 4
+OF_REDIS = ("memory full", "disk full", "permission missing", "EVALSHA renamed", "failover", OLDER_DATA)
 
 
 async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
@@ -25,11 +27,35 @@ async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
     assert "| lost | 0 |" in markdown(outcome)
 
 
-@pytest.mark.parametrize("bug", BUGS)
-async def test_a_bug_put_in_on_purpose_is_found(bug: str) -> None:
+async def test_nothing_is_lost_in_silence_when_redis_refuses_fails_over_or_has_older_data() -> None:
+    plan = Plan(shape="address", seconds=5.0, seed=SEED, only=OF_REDIS, longest_pause_s=0.5, longest_fault_s=1.5)
+
+    outcome = await run(plan)
+
+    assert outcome.is_good, text(outcome)
+    assert set(outcome.faults) >= set(OF_REDIS)
+    assert outcome.verdict.announced, "failovers and older data end the epochs"
+
+
+@pytest.mark.parametrize(
+    ("bug", "fault"),
+    [(SKIP_REPAIR, "node cut off from Redis silently"), (DROP_OFFSET, "clients changed their network")],
+)
+async def test_a_bug_put_in_on_purpose_is_found(bug: str, fault: str) -> None:
     # Where nothing is published while something is broken there is nothing to find: on a busy machine a run may be so.
-    for seed in range(SEED, SEED + 4):
-        plan = Plan(shape="single", seconds=8.0, seed=seed, room_count=1, rate_per_s=60.0, longest_pause_s=2.0, bug=bug)
+    for seed in range(SEED, SEED + 8):
+        plan = Plan(
+            shape="single",
+            seconds=3.0,
+            seed=seed,
+            room_count=1,
+            rate_per_s=60.0,
+            longest_pause_s=0.5,
+            longest_fault_s=4.0,
+            catch_up_timeout_s=5.0,
+            only=(fault,),
+            bug=bug,
+        )
         outcome = await run(plan)
         if outcome.verdict.counts()["lost"]:
             break

@@ -47,7 +47,7 @@ class Subscriber:
         if "data" in frame:
             assert isinstance(frame["data"], int)
             self.received.append(frame["data"])
-        elif self.connection_count > 1 and not frame["recovered"]:
+        elif frame.get("recovered") is False:
             self.unrecovered_count += 1
 
 

@@ -63,7 +63,12 @@ async def running(
         )
         sink = RecordingSink()
         task = asyncio.create_task(broker.run(sink))
+
+        async def is_ready() -> bool:
+            return broker.reason_not_ready() is None
+
         try:
+            await eventually(is_ready)
             yield broker, sink
         finally:
             await end(task)

@@ -15,8 +15,9 @@ from roomcast.model.publications import History, Publication
 from roomcast.redis_access.client import connect
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_pipeline
+from tests.support.ports import HOST, free_ports
 from tests.support.processes import DEADLINE_S, eventually
-from tests.support.redis_servers import HOST, Server, free_ports
+from tests.support.redis_servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

@@ -12,8 +12,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from tests.support.histories import after, publish
+from tests.support.ports import HOST, free_ports
 from tests.support.processes import Cluster, NodeProcess, receive
-from tests.support.redis_servers import HOST, Server, free_ports
+from tests.support.redis_servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 

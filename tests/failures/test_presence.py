@@ -49,9 +49,11 @@ async def users(node: NodeProcess, channel: str = "room:a") -> list[str]:
             return sorted(client["user"] for client in clients)
 
 
-async def until_users(node: NodeProcess, *expected: str, within_s: float = GONE_WITHIN_S) -> None:
+async def until_users(
+    node: NodeProcess, *expected: str, channel: str = "room:a", within_s: float = GONE_WITHIN_S
+) -> None:
     async def is_so() -> bool:
-        return await users(node) == sorted(expected)
+        return await users(node, channel) == sorted(expected)
 
     await eventually(is_so, within_s=within_s)
 
@@ -88,29 +90,29 @@ class Watcher:
         self.left.update(client["user"] for client in told.get("leave", ()))
 
 
-async def test_who_is_in_a_room_is_known_on_every_node(cluster: Cluster) -> None:
-    one, two = cluster.nodes
+async def test_who_is_in_a_room_is_known_on_every_node(lasting_cluster: Cluster, room: str) -> None:
+    one, two = lasting_cluster.nodes
     info = quote('{"color": "red"}')
     async with (
-        one.connect(f"/ws/rooms/a?user=ada&info={info}"),
-        two.connect("/ws/rooms/a?user=ada"),
-        two.connect("/ws/rooms/a"),
+        one.connect(f"/ws/rooms/{room}?user=ada&info={info}"),
+        two.connect(f"/ws/rooms/{room}?user=ada"),
+        two.connect(f"/ws/rooms/{room}"),
     ):
         for node in (one, two):
-            await until_users(node, "", "ada", "ada")
-            assert await ask(node, "presence_stats", channel="room:a") == {"num_clients": 3, "num_users": 2}
-        present = (await ask(one, "presence", channel="room:a", limit=1000))["presence"]
+            await until_users(node, "", "ada", "ada", channel=f"room:{room}")
+            assert await ask(node, "presence_stats", channel=f"room:{room}") == {"num_clients": 3, "num_users": 2}
+        present = (await ask(one, "presence", channel=f"room:{room}", limit=1000))["presence"]
         assert {key: client["client"] for key, client in present.items()} == {key: key for key in present}
         assert sorted((client["user"], str(client.get("conn_info"))) for client in present.values()) == [
             ("", "None"),
             ("ada", "None"),
             ("ada", "{'color': 'red'}"),
         ]
-    await until_users(two)
+    await until_users(two, channel=f"room:{room}")
 
 
-async def test_the_classic_chat_and_event_streams_are_present_too(cluster: Cluster) -> None:
-    one, two = cluster.nodes
+async def test_the_classic_chat_and_event_streams_are_present_too(lasting_cluster: Cluster) -> None:
+    one, two = lasting_cluster.nodes
     async with (
         one.connect("/ws/7"),
         http_client() as http,
@@ -124,15 +126,15 @@ async def test_the_classic_chat_and_event_streams_are_present_too(cluster: Clust
 
 
 async def test_clients_with_an_envelope_are_told_who_comes_and_goes_and_plain_ones_see_no_frame(
-    cluster: Cluster,
+    lasting_cluster: Cluster, room: str
 ) -> None:
-    one, two = cluster.nodes
+    one, two = lasting_cluster.nodes
     async with (
-        one.connect("/ws/rooms/a?envelope=1&user=watcher") as socket,
-        one.connect("/ws/rooms/a?user=plain") as plain,
+        one.connect(f"/ws/rooms/{room}?envelope=1&user=watcher") as socket,
+        one.connect(f"/ws/rooms/{room}?user=plain") as plain,
     ):
         watcher = Watcher(socket)
-        async with two.connect("/ws/rooms/a?user=ada") as ada:
+        async with two.connect(f"/ws/rooms/{room}?user=ada") as ada:
             await watcher.until_joined(3)
             await ada.send("hi")
         await watcher.until_left(1)

@@ -42,9 +42,9 @@ async def until_status(node: NodeProcess, code: int) -> str:
     return await eventually(reason)
 
 
-async def test_a_room_spans_the_nodes_both_ways(cluster: Cluster) -> None:
-    one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a") as bob:
+async def test_a_room_spans_the_nodes_both_ways(lasting_cluster: Cluster, room: str) -> None:
+    one, two = lasting_cluster.nodes
+    async with one.connect(f"/ws/rooms/{room}") as ada, two.connect(f"/ws/rooms/{room}") as bob:
         for frame in ("from one", b"\x00\x01"):
             await ada.send(frame)
             assert [await receive(ada), await receive(bob)] == [frame, frame]
@@ -52,9 +52,9 @@ async def test_a_room_spans_the_nodes_both_ways(cluster: Cluster) -> None:
         assert [await receive(ada), await receive(bob)] == ["from two", "from two"]
 
 
-async def test_every_client_on_every_node_sees_the_same_order(cluster: Cluster) -> None:
-    one, two = cluster.nodes
-    clients = [await node.connect("/ws/rooms/a") for node in (one, two) for _ in range(3)]
+async def test_every_client_on_every_node_sees_the_same_order(lasting_cluster: Cluster, room: str) -> None:
+    one, two = lasting_cluster.nodes
+    clients = [await node.connect(f"/ws/rooms/{room}") for node in (one, two) for _ in range(3)]
 
     async def say(client: ClientConnection, name: int) -> None:
         for number in range(50):
@@ -71,31 +71,37 @@ async def test_every_client_on_every_node_sees_the_same_order(cluster: Cluster) 
         await client.close()
 
 
-async def test_a_raw_publish_of_any_service_reaches_every_client_of_every_node(cluster: Cluster, client: Redis) -> None:
-    one, two = cluster.nodes
-    async with one.connect("/ws/rooms/a") as ada, two.connect("/ws/rooms/a") as bob:
-        assert await client.publish(f"{cluster.prefix}room:a", '{"text":"hi"}') == 2
+async def test_a_raw_publish_of_any_service_reaches_every_client_of_every_node(
+    lasting_cluster: Cluster, room: str, client: Redis
+) -> None:
+    one, two = lasting_cluster.nodes
+    async with one.connect(f"/ws/rooms/{room}") as ada, two.connect(f"/ws/rooms/{room}") as bob:
+        assert await client.publish(f"{lasting_cluster.prefix}room:{room}", '{"text":"hi"}') == 2
 
         assert [await receive(ada), await receive(bob)] == ['{"text":"hi"}'] * 2
 
 
-async def test_the_api_of_one_node_publishes_on_every_node(cluster: Cluster) -> None:
-    one, two = cluster.nodes
-    async with two.connect("/ws/rooms/a") as bob, http_client() as http:
-        await http.post(one.http("/api/publish"), json={"channel": "room:a", "data": 1}, headers={"X-API-Key": API_KEY})
+async def test_the_api_of_one_node_publishes_on_every_node(lasting_cluster: Cluster, room: str) -> None:
+    one, two = lasting_cluster.nodes
+    async with two.connect(f"/ws/rooms/{room}") as bob, http_client() as http:
+        await http.post(
+            one.http("/api/publish"), json={"channel": f"room:{room}", "data": 1}, headers={"X-API-Key": API_KEY}
+        )
 
         assert await receive(bob) == "1"
 
 
-async def test_a_node_subscribes_only_to_what_its_clients_watch(cluster: Cluster, client: Redis) -> None:
-    one, _ = cluster.nodes
-    topic = f"{cluster.prefix}room:a"
+async def test_a_node_subscribes_only_to_what_its_clients_watch(
+    lasting_cluster: Cluster, room: str, client: Redis
+) -> None:
+    one, _ = lasting_cluster.nodes
+    topic = f"{lasting_cluster.prefix}room:{room}"
 
     async def subscriber_count() -> int:
         return int((await client.pubsub_numsub(topic))[0][1])
 
     assert await subscriber_count() == 0
-    async with one.connect("/ws/rooms/a"), one.connect("/ws/rooms/a"):
+    async with one.connect(f"/ws/rooms/{room}"), one.connect(f"/ws/rooms/{room}"):
         assert await subscriber_count() == 1
 
     async def nobody() -> bool:

@@ -11,13 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection
 
 from roomcast.tasks import end
 from tests.chaos.proxy import Proxy
 from tests.support.command_line import roomcast
+from tests.support.ports import HOST, free_ports
 from tests.support.processes import API_KEY, Cluster, NodeProcess, eventually, http_client, receive
-from tests.support.redis_servers import DURABLE, HOST, Server, free_ports
+from tests.support.redis_servers import DURABLE, Server
 from tests.support.redis_shapes import quick_cluster
+from tests.support.refusals import REFUSALS, allow, fill_memory, forbid, free_memory
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -130,62 +133,6 @@ async def _listens_to(server: Server, topic: str) -> bool:
     return await eventually(has_subscriber)
 
 
-async def _fill_memory(server: Server) -> None:
-    await server.command("CONFIG", "SET", "maxmemory", "100kb")
-
-
-async def _free_memory(server: Server) -> None:
-    await server.command("CONFIG", "SET", "maxmemory", "0")
-
-
-async def _demand_replica(server: Server) -> None:
-    await server.command("CONFIG", "SET", "min-replicas-to-write", "1")
-
-
-async def _demand_none(server: Server) -> None:
-    await server.command("CONFIG", "SET", "min-replicas-to-write", "0")
-
-
-async def _forbid_scripts(server: Server) -> None:
-    await server.command("ACL", "SETUSER", "default", "-evalsha")
-
-
-async def _allow_scripts(server: Server) -> None:
-    await server.command("ACL", "SETUSER", "default", "+evalsha")
-
-
-async def _fail_to_save(server: Server) -> None:
-    await server.command("CONFIG", "SET", "save", "900 1")
-    (await _snapshot(server)).mkdir()  # no snapshot can take its place
-    await server.command("BGSAVE")
-
-
-async def _save(server: Server) -> None:
-    (await _snapshot(server)).rmdir()
-    await server.command("BGSAVE")
-
-
-async def _snapshot(server: Server) -> Path:
-    (folder,) = (await server.command("CONFIG", "GET", "dir")).values()
-    return Path(folder.decode()) / "dump.rdb"
-
-
-async def _demote(server: Server) -> None:
-    await server.command("REPLICAOF", HOST, free_ports(1)[0])
-
-
-async def _promote(server: Server) -> None:
-    await server.command("REPLICAOF", "NO", "ONE")
-
-
-REFUSALS = {
-    "MISCONF": (_fail_to_save, _save),
-    "NOPERM": (_forbid_scripts, _allow_scripts),
-    "NOREPLICAS": (_demand_replica, _demand_none),
-    "READONLY": (_demote, _promote),
-}
-
-
 @pytest.mark.parametrize("kind", REFUSALS)
 async def test_a_refusing_redis_makes_a_node_unready_until_it_accepts(kind: str, start_server: StartServer) -> None:
     server = start_server()
@@ -216,9 +163,9 @@ async def test_a_node_without_traffic_notices_a_full_memory(start_server: StartS
     server = start_server()
     with Cluster(url_of(server.port), "t:") as cluster:
         node = cluster.start_node()
-        await _fill_memory(server)
+        await fill_memory(server)
         await until_ready(node, "503", "OOM")
-        await _free_memory(server)
+        await free_memory(server)
         await until_ready(node, "200")
 
 
@@ -235,11 +182,11 @@ async def test_a_refusing_shard_of_a_cluster_is_found_and_heals(tmp_path: Path) 
     with quick_cluster(tmp_path / "cluster") as shape, Cluster(shape.url, "t:") as cluster:
         node = cluster.start_node()
         for server in shape.servers[:2]:
-            await _forbid_scripts(server)
+            await forbid(server, "evalsha")
             for number in range(30):
                 await publish(node, channel=f"room:{number}")
             await until_ready(node, "503", "NOPERM")
-            await _allow_scripts(server)
+            await allow(server, "evalsha")
             await until_ready(node, "200")
 
 
@@ -277,7 +224,9 @@ async def test_a_restart_of_redis_under_load_costs_a_connected_client_nothing(st
         node = cluster.start_node()
         async with node.connect("/ws/rooms/a") as ada, http_client() as http:
             taken: list[int] = []
+            heard: set[int] = set()
             sending = asyncio.create_task(_send_forever(http, node, taken))
+            hearing = asyncio.create_task(_hear_forever(ada, heard))  # unread data would hide the node's pings
             await _until_longer(taken, 100)
             await asyncio.to_thread(server.kill)
             await asyncio.sleep(OUTAGE_S)
@@ -285,9 +234,12 @@ async def test_a_restart_of_redis_under_load_costs_a_connected_client_nothing(st
             await asyncio.to_thread(server.start)
             await _until_longer(taken, count + 900)
             await end(sending)
-            heard: set[int] = set()
-            while not heard.issuperset(taken):
-                heard.add(int(await receive(ada)))
+
+            async def has_heard_all() -> bool:
+                return heard.issuperset(taken)
+
+            await eventually(has_heard_all)
+            await end(hearing)
     assert sum(line["event"] == "broker.disconnected" and line["level"] == "warning" for line in node.log) == 1
 
 
@@ -308,6 +260,11 @@ async def _send_forever(http: httpx.AsyncClient, node: NodeProcess, taken: list[
         for number in itertools.count():
             group.create_task(send(number))
             await asyncio.sleep(1 / 300)
+
+
+async def _hear_forever(socket: ClientConnection, heard: set[int]) -> None:
+    async for frame in socket:
+        heard.add(int(frame))
 
 
 async def _until_longer(taken: list[int], count: int) -> None:

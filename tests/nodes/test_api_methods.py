@@ -140,6 +140,52 @@ async def test_older_clients_name_the_method_in_the_body(api: httpx.AsyncClient)
         assert (refused.status_code, refused.json()["error"]["code"]) == (200, code)
 
 
+async def test_older_clients_send_many_commands_one_a_line(api: httpx.AsyncClient, room: str) -> None:
+    commands: list[dict[str, Any]] = [
+        {"id": 3, "method": "publish", "params": {"channel": f"room:{room}", "data": {"n": 1}}},
+        {"method": "PUBLISH", "params": {"channel": f"room:{room}", "data": {"n": 2}}},
+        {"id": 4, "method": "publish", "params": {"channel": "nobody:a", "data": 1}},
+        {"id": 5, "method": "unheard_of"},
+        {"id": 6, "params": {}},
+        {"id": 8, "method": "info", "params": None},
+        {"id": 7, "method": "history", "params": {"channel": f"room:{room}", "limit": 10}},
+    ]
+    body = "\n".join(map(json.dumps, commands))
+
+    for separator in ("\n", "\r\n", "\n\n"):
+        response = await api.post("/api", content=body.replace("\n", separator) + "\n")
+        first, second, *refused, info, last = [json.loads(line) for line in response.text.split("\n")]
+        assert (first["id"], second.get("id")) == (3, None)
+        assert second["result"]["offset"] == first["result"]["offset"] + 1
+        assert [(each["id"], each["error"]["code"]) for each in refused] == [(4, 102), (5, 104), (6, 107)]
+        assert (info["id"], list(info["result"])) == (8, ["nodes"])
+        assert (last["id"], last["result"]["offset"]) == (7, second["result"]["offset"])  # in their order
+
+    alone = (await api.post("/api", content=json.dumps(commands[0], indent=2))).json()
+    assert (alone["id"], alone["result"]["offset"]) == (3, 7)
+    assert (await api.post("/api", json=commands[2])).json()["id"] == 4
+
+
+async def test_of_lines_with_one_that_is_not_json_none_is_executed(api: httpx.AsyncClient, room: str) -> None:
+    line = json.dumps({"method": "publish", "params": {"channel": f"room:{room}", "data": 1}})
+
+    for body in (f"{line}\n{{", f"{line}\n{line}x", f"{line},\n{line}", "", "\n", "x\ny"):
+        assert (await api.post("/api", content=body)).status_code == 400
+    answer = await api.post("/api/history", json={"channel": f"room:{room}"})
+    assert answer.json()["result"].get("offset", 0) == 0
+
+
+async def test_a_pipe_of_thousands_of_commands_is_answered_whole(api: httpx.AsyncClient, room: str) -> None:
+    lines = [
+        json.dumps({"id": number, "method": "publish", "params": {"channel": f"room:{room}", "data": number}})
+        for number in range(1, 2001)
+    ]
+    response = await api.post("/api", content="\n".join(lines))
+
+    replies = [json.loads(line) for line in response.text.split("\n")]
+    assert [(each["id"], each["result"]["offset"]) for each in replies] == [(n, n) for n in range(1, 2001)]
+
+
 # Batches.
 
 

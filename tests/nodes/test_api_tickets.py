@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.processes import API_KEY, Cluster, http_client
+from tests.support.processes import API_KEY, Cluster, eventually, http_client
 from tests.support.tokens import SECRET, token
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -19,8 +19,7 @@ def guarded(redis_server: object) -> Iterator[Cluster]:
     """Two nodes that know clients by their tokens alone."""
     port = redis_server.port  # type: ignore[attr-defined]  # a ValkeyServer
     with Cluster(f"redis://127.0.0.1:{port}/0", f"tickets-{time.monotonic_ns()}:", secret=SECRET) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
 
 
@@ -80,3 +79,34 @@ async def test_nobody_else_gets_one(
     answer = await ask(guarded, body=body, **headers)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def open_stream(cluster: Cluster, node: int, ticket: str, last_id: str = "") -> tuple[int, str]:
+    """Open an event stream until it has its position; return its status and its last id."""
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+    url = cluster.nodes[node].http(f"/sse/rooms/again?ticket={ticket}")
+    async with http_client() as http, http.stream("GET", url, headers=headers) as stream:
+        async for line in stream.aiter_lines():
+            last_id = line[4:] if line.startswith("id: ") else last_id
+            if line == "event: position":
+                break
+        return stream.status_code, last_id if stream.status_code == 200 else ""
+
+
+async def test_a_ticket_opens_its_stream_again_for_who_had_it_until_the_token_expires(guarded: Cluster) -> None:
+    answer = await ask(guarded, Authorization=f"Bearer {token(exp=int(time.time()) + 2)}")
+    ticket = answer.json()["result"]["ticket"]
+
+    status, last_id = await open_stream(guarded, 0, ticket)
+    position, _, key = last_id.rpartition(":")
+
+    assert (status, len(key)) == (200, 43)
+    assert (await open_stream(guarded, 1, ticket))[0] == 401
+    assert (await open_stream(guarded, 1, ticket, position))[0] == 401, "others know the position"
+    assert (await open_stream(guarded, 1, ticket, f"{position}:{key[::-1]}"))[0] == 401
+    assert await open_stream(guarded, 1, ticket, last_id) == (200, last_id)
+
+    async def is_over() -> bool:
+        return await open_stream(guarded, 0, ticket, last_id) == (401, "")
+
+    await eventually(is_over)

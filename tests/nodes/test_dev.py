@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 
 from tests.support.command_line import assert_one_line, roomcast
 from tests.support.dev_cluster import START_TIMEOUT_S, DevCluster
-from tests.support.processes import bare_environment, two_free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import bare_environment
 
 pytestmark = pytest.mark.redis
 
@@ -55,6 +56,9 @@ def test_two_nodes_share_a_room_and_one_signal_ends_every_process(
             ada.send("hi")
             assert bob.recv(timeout=START_TIMEOUT_S) == "hi"
             assert eve.recv(timeout=START_TIMEOUT_S) == "hi"
+            with connect(f"ws://{balancer}/connection/websocket", proxy=None) as news:
+                news.send('{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"news"}}')  # without a namespace
+                assert "subscribe" in str(news.recv(timeout=START_TIMEOUT_S)) + str(news.recv(timeout=START_TIMEOUT_S))
             assert "cpu_usage" in str(dashboard.recv(timeout=START_TIMEOUT_S))
 
             if number is signal.SIGINT:
@@ -101,7 +105,7 @@ def test_a_run_takes_what_is_set_and_shows_no_secret_of_it(settings: dict[str, s
 
 
 def test_ports_in_use_are_one_line_with_options_that_help() -> None:
-    port = two_free_ports()
+    port = free_ports(2)[0]
     with socket.create_server(("127.0.0.1", port + 1)), socket.create_server(("127.0.0.1", 0)) as other:
         other_port = other.getsockname()[1]
         options = ["dev", "--port", str(port), "--balancer-port"]

@@ -17,7 +17,8 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.support.paths import ROOT
-from tests.support.processes import DEADLINE_S, bare_environment, two_free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import DEADLINE_S, bare_environment
 
 COMMAND = str(Path(sys.executable).with_name("roomcast"))
 HANDLERS = """
@@ -72,7 +73,7 @@ def running(project: Path, *arguments: str, **settings: str) -> Iterator[subproc
     ],
 )
 def test_dev_runs_with_the_project_s_handlers(project: Path, handler: str, data: str) -> None:
-    port = two_free_ports()
+    port = free_ports(2)[0]
     with running(project, "dev", "--port", str(port), on_connect=handler) as process:
         assert process.stdout is not None
         greeting: list[str] = []

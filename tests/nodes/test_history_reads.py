@@ -18,8 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 def cluster(redis_server: ValkeyServer) -> Iterator[Cluster]:
     url = f"redis://127.0.0.1:{redis_server.port}/0"
     with Cluster(url, "history-reads:") as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
         for node in cluster.nodes:
             assert node.faults() == []

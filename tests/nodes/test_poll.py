@@ -13,10 +13,15 @@ from tests.support.processes import Cluster, NodeProcess, eventually, http_clien
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
+@pytest.fixture
+def cluster(lasting_cluster: Cluster) -> Cluster:
+    return lasting_cluster
+
+
 class Room:
     """A client that polls: each time any node, from where it was."""
 
-    def __init__(self, cluster: Cluster, http: httpx.AsyncClient, name: str = "a") -> None:
+    def __init__(self, cluster: Cluster, http: httpx.AsyncClient, name: str) -> None:
         self._cluster = cluster
         self._http = http
         self._name = name
@@ -37,58 +42,58 @@ class Room:
         return told
 
 
-async def publish(node: NodeProcess, *messages: str, room: str = "a") -> None:
+async def publish(node: NodeProcess, room: str, *messages: str) -> None:
     async with node.connect(f"/ws/rooms/{room}") as socket:
         for message in messages:
             await socket.send(message)
             await socket.recv()
 
 
-async def test_a_poll_goes_on_where_the_last_one_ended_on_whatever_node(cluster: Cluster) -> None:
+async def test_a_poll_goes_on_where_the_last_one_ended_on_whatever_node(cluster: Cluster, room: str) -> None:
     async with http_client() as http:
-        room = Room(cluster, http)
-        first = await room.poll()
-        await publish(cluster.nodes[0], '{"n":\n1}', "two")
-        second = await room.poll()
-        await publish(cluster.nodes[1], "3")
-        await room.poll()
+        client = Room(cluster, http, room)
+        first = await client.poll()
+        await publish(cluster.nodes[0], room, '{"n":\n1}', "two")
+        second = await client.poll()
+        await publish(cluster.nodes[1], room, "3")
+        await client.poll()
 
-    assert (first["recovered"], first["publications"]) == (False, [])
+    assert ("recovered" in first, first["offset"], first["publications"]) == (False, 0, [])
     assert (second["recovered"], second["offset"]) == (True, 2)
-    assert room.heard == [{"n": 1}, "two", 3]
+    assert client.heard == [{"n": 1}, "two", 3]
 
 
-async def test_a_poll_waits_for_what_comes_and_for_no_longer_than_it_wants_to(cluster: Cluster) -> None:
+async def test_a_poll_waits_for_what_comes_and_for_no_longer_than_it_wants_to(cluster: Cluster, room: str) -> None:
     async with http_client() as http:
-        room = Room(cluster, http)
-        await room.poll()
-        waiting = asyncio.create_task(room.poll(timeout_s=15.0))
+        client = Room(cluster, http, room)
+        await client.poll()
+        waiting = asyncio.create_task(client.poll(timeout_s=15.0))
         await eventually(lambda: _polls(http, cluster))
-        await publish(cluster.nodes[0], "1")
+        await publish(cluster.nodes[0], room, "1")
         await asyncio.wait_for(waiting, 5.0)
         started_s = time.monotonic()
-        empty = await room.poll(timeout_s=0.2)
+        empty = await client.poll(timeout_s=0.2)
 
-    assert room.heard == [1]
+    assert client.heard == [1]
     assert (empty["recovered"], empty["publications"]) == (True, [])
     assert time.monotonic() - started_s >= 0.2
 
 
-async def test_who_polls_from_a_position_that_is_gone_is_told_at_once(cluster: Cluster) -> None:
+async def test_who_polls_from_a_position_that_is_gone_is_told_at_once(cluster: Cluster, room: str) -> None:
     async with http_client() as http:
-        room = Room(cluster, http)
-        await publish(cluster.nodes[0], "1")
-        room.since = {"since": 1, "epoch": "0123abcd"}
-        told = await room.poll(timeout_s=15.0)
+        client = Room(cluster, http, room)
+        await publish(cluster.nodes[0], room, "1")
+        client.since = {"since": 1, "epoch": "0123abcd"}
+        told = await client.poll(timeout_s=15.0)
 
     assert (told["recovered"], told["offset"], told["publications"]) == (False, 1, [])
 
 
-async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(cluster: Cluster) -> None:
+async def test_a_client_that_goes_while_it_waits_leaves_nothing_behind(cluster: Cluster, room: str) -> None:
     async with http_client() as http:
-        room = Room(cluster, http)
-        await room.poll()
-        waiting = asyncio.create_task(room.poll(timeout_s=60.0))
+        client = Room(cluster, http, room)
+        await client.poll()
+        waiting = asyncio.create_task(client.poll(timeout_s=60.0))
         await eventually(lambda: _polls(http, cluster))
         waiting.cancel()
 
@@ -116,15 +121,15 @@ async def _polls(http: httpx.AsyncClient, cluster: Cluster) -> int:
     return int(count)
 
 
-async def test_nobody_can_publish_what_ends_the_polls_of_a_room(cluster: Cluster) -> None:
+async def test_nobody_can_publish_what_ends_the_polls_of_a_room(cluster: Cluster, room: str) -> None:
     """JSON as deep as can be read is deeper still inside of an answer."""
     deep = "[" * 1024 + "]" * 1024
     async with http_client() as http:
-        room = Room(cluster, http, "deep")
-        await room.poll()
-        await publish(cluster.nodes[0], deep, "[1]", room="deep")
+        client = Room(cluster, http, room)
+        await client.poll()
+        await publish(cluster.nodes[0], room, deep, "[1]")
 
-        answer = await http.get(cluster.nodes[0].http("/poll/rooms/deep"), params=room.since)
+        answer = await http.get(cluster.nodes[0].http(f"/poll/rooms/{room}"), params=client.since)
 
     assert answer.status_code == 200
     assert answer.text.startswith('{"offset":2,"epoch":"')

@@ -15,7 +15,8 @@ from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from roomcast.deadlines import Deadlines
-from roomcast.rooms.entry import TokenDeadline
+from roomcast.rooms.expiry import ConnectionDeadline
+from roomcast.tasks import TaskSet
 from tests.support.fakes import connection
 from tests.support.processes import API_KEY, DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 
@@ -219,8 +220,8 @@ async def test_a_room_streams_as_server_sent_events(node: NodeProcess) -> None:
     position, *blocks = await events(node, "/sse/rooms/events", 4)
 
     epoch = position.partition("id: ")[2].partition(":")[0]
-    start = f'{{"offset":0,"epoch":"{epoch}","recovered":false}}'
-    assert position == f"id: {epoch}:0\nevent: position\ndata: {start}"
+    start = f'{{"offset":0,"epoch":"{epoch}"}}'
+    assert position.partition("\n")[2] == f"id: {epoch}:0\nevent: position\ndata: {start}"
     assert blocks == [
         f"id: {epoch}:1\ndata: hi",
         f"id: {epoch}:2\nevent: binary\ndata: AP8=",
@@ -334,7 +335,7 @@ async def test_a_node_that_ends_says_goodbye_with_3001(redis_url: str, prefix: s
 def test_nobody_waits_for_the_end_of_a_visitor_s_token_once_it_has_gone() -> None:
     deadlines = Deadlines(lambda: 1000.0, grace_s=0.0)
     visitor, _ = connection()
-    stay = TokenDeadline(visitor, deadlines)
+    stay = ConnectionDeadline(visitor, deadlines, TaskSet("client"))
     deadlines.add(2e9, stay)
     left = weakref.ref(stay)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -49,6 +51,20 @@ async def receiving(url: str, *, timeout_s: float = 5.0) -> AsyncIterator[Webhoo
         yield receiver
     finally:
         await receiver.aclose()
+
+
+async def test_a_batch_takes_no_connection_that_the_receiver_may_be_closing(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle_s = 0.0
+    monkeypatch.setattr("httpcore._async.http11.time", SimpleNamespace(monotonic=lambda: time.monotonic() + idle_s))
+    async with receiving(backend.url) as receiver:
+        for seconds in (0.0, 1.0, 1.9):  # gunicorn closes after 2 s
+            idle_s += seconds
+            await receiver.post([b"{}"])
+
+    first, second, third = (asked.client_port for asked in backend.asked)
+    assert first == second != third
 
 
 @asynccontextmanager

@@ -57,8 +57,7 @@ def cluster(
         "ping_interval_s": "1",  # so that every test answers pings
     }
     with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "sdk:", **settings) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         yield cluster
         assert [fault for node in cluster.nodes for fault in node.faults()] == []
 

@@ -11,8 +11,8 @@ from selenium.webdriver.chrome.service import Service
 
 
 @contextmanager
-def running_browser(chromium: tuple[str, str], profile: Path) -> Iterator[webdriver.Chrome]:
-    """Run Chromium. Args: paths of the browser and its driver; an empty directory."""
+def running_browser(chromium: tuple[str, str], profile: Path, *arguments: str) -> Iterator[webdriver.Chrome]:
+    """Run Chromium. Args: paths of the browser and its driver; an empty directory; more of Chromium's arguments."""
     binary, driver_path = chromium
     options = webdriver.ChromeOptions()
     options.binary_location = binary
@@ -28,6 +28,7 @@ def running_browser(chromium: tuple[str, str], profile: Path) -> Iterator[webdri
         "--disable-sync",
         "--lang=en-US",
         f"--user-data-dir={profile}",
+        *arguments,
     ):
         options.add_argument(argument)
     # Both paths are given, so that Selenium has nothing to look for, or to download.

@@ -13,7 +13,8 @@ from typing import Self
 
 import psutil
 
-from tests.support.processes import IGNORING_SIGINT, bare_environment, two_free_ports
+from tests.support.ports import free_ports
+from tests.support.processes import IGNORING_SIGINT, bare_environment
 
 # Generous: a loaded machine needs several seconds to start seven Python processes.
 START_TIMEOUT_S = 60.0
@@ -28,7 +29,7 @@ class DevCluster:
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None, *, is_ignoring_sigint: bool = False) -> None:
-        self.port = two_free_ports()
+        self.port = free_ports(2)[0]
         self.output = ""
         self._command = [
             *(IGNORING_SIGINT if is_ignoring_sigint else []),

@@ -33,7 +33,7 @@ EMPTY = History(Position(0, "e"), 0, [])
 
 
 class RecordingTransport:
-    """Keeps written bytes; `stalled` makes all of them count as unsent."""
+    """Keeps written bytes; `stalled` makes all of them count as unsent. `on_write` is called after each write."""
 
     name = "recording"
 
@@ -42,9 +42,11 @@ class RecordingTransport:
         self.closed_with: list[Disconnect] = []
         self.stalled = stalled
         self.is_reading = True
+        self.on_write: Callable[[], None] = lambda: None
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
+        self.on_write()
 
     def unsent_bytes(self) -> int:
         return sum(map(len, self.written)) if self.stalled else 0
@@ -168,6 +170,9 @@ class FakeBroker:
                 self._waiting.append(lambda: taken(Published(None, 1)))
             else:
                 taken(Published(None, 1))
+
+    def shard_of(self, channel: str) -> str:
+        return ""
 
     async def publish_all(self, submissions: Sequence[Submission]) -> list[Published | ClientError | BrokerUnavailable]:
         raise NotImplementedError

@@ -25,6 +25,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: bytes
+    client_port: int = 0
 
     @property
     def json(self) -> Any:  # Any: JSON
@@ -82,7 +83,7 @@ class Backend:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        asked = Asked(request.url.path, dict(request.headers), await request.body())
+        asked = Asked(request.url.path, dict(request.headers), await request.body(), scope["client"][1])
         self.asked.append(asked)
         response = await self.answer(asked)
         await response(scope, receive, send)

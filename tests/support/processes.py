@@ -7,13 +7,13 @@ import json
 import os
 import queue
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
@@ -21,7 +21,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 API_KEY = "0123456789abcdef-test"
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 # Starts a command as `nohup` and a script's `&` do.
 IGNORING_SIGINT = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
 
@@ -44,18 +44,6 @@ async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float =
 def http_client(**options: Any) -> httpx.AsyncClient:  # Any: of httpx
     """Return a client for HTTP on this machine."""
     return httpx.AsyncClient(verify=_NO_CERTIFICATES, **options)
-
-
-def two_free_ports() -> int:
-    """Return a port; it and the next one are free."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            try:
-                with socket.create_server(("127.0.0.1", port + 1)):
-                    return port
-            except (OSError, OverflowError):
-                continue
 
 
 def bare_environment() -> dict[str, str]:
@@ -173,6 +161,12 @@ class Cluster:
         node.wait_for("broker.connected")
         self.nodes.append(node)
         return node
+
+    def start_nodes(self, count: int) -> None:
+        """Start nodes at the same time."""
+        with ThreadPoolExecutor(count) as threads:
+            for starting in [threads.submit(self.start_node) for _ in range(count)]:
+                starting.result()
 
     def start_worker(self, kind: str = "metrics", **settings: str) -> RoomcastProcess:
         worker = RoomcastProcess(["worker", kind], self._environment(settings))

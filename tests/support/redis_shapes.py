@@ -1,4 +1,4 @@
-"""The shapes that a deployment's Redis has: one server, a master with its Sentinels, and a cluster."""
+"""The shapes that a deployment's Redis has: one server, a primary behind an address, Sentinels, a cluster."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Protocol, Self
 
 import redis
 
+from tests.support.ports import HOST, free_ports
 from tests.support.redis_cluster import Cluster
-from tests.support.redis_servers import DURABLE, FORMATION_TIMEOUT_S, HOST, RedisError, Server, Shape, free_ports, until
+from tests.support.redis_servers import DURABLE, FORMATION_TIMEOUT_S, RedisError, Server, Shape, until
 
 MASTER_NAME = "mymaster"
 
@@ -70,6 +71,45 @@ class Single(Shape):
 
     def client(self) -> redis.Redis:
         return self.server.client()
+
+
+class OneAddress(Shape):
+    """A primary and its replica, as managed services have them: clients use one address, which follows the primary."""
+
+    name = "address"
+
+    def _form(self) -> None:
+        self._primary, self._replica = (
+            self._start(f"redis-{number}", port, self._options) for number, port in enumerate(free_ports(2))
+        )
+        # Not by its options: as the primary it may be killed, and must start as the primary again.
+        self._replica.call("REPLICAOF", HOST, self._primary.port)
+        self.wait_until_whole()
+
+    @property
+    def url(self) -> str:
+        return self._url("", [self._primary.port], "/0")
+
+    def primaries(self) -> Sequence[Server]:
+        return [self._primary]
+
+    def failover(self) -> None:
+        """Promote the replica and demote the primary, whose connections stay open."""
+        self._replica.call("REPLICAOF", "NO", "ONE")
+        self._primary, self._replica = self._replica, self._primary
+        self._replica.call("REPLICAOF", HOST, self._primary.port)
+
+    def wait_until_whole(self) -> None:
+        until(self._is_whole, within_s=FORMATION_TIMEOUT_S)
+
+    def client(self) -> redis.Redis:
+        return self._primary.client()
+
+    def _is_whole(self) -> bool:
+        try:
+            return bool(self._replica.call("INFO", "replication")["master_link_status"] == "up")
+        except RedisError:
+            return False
 
 
 class Sentinel(Shape):
@@ -155,7 +195,12 @@ class Sentinel(Shape):
         return True
 
 
-SHAPES: Mapping[str, Callable[[Path], Servers]] = {"single": Single, "sentinel": Sentinel, "cluster": Cluster}
+SHAPES: Mapping[str, Callable[[Path], Servers]] = {
+    "single": Single,
+    "address": OneAddress,
+    "sentinel": Sentinel,
+    "cluster": Cluster,
+}
 
 
 def quick_sentinel(folder: Path, *, image: str | None = None, with_tls: bool = False) -> Sentinel:

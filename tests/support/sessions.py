@@ -93,6 +93,7 @@ class FakeApplication:
 
     def __init__(self) -> None:
         self.headers = frozenset({"cookie"})
+        self.is_notified = True
         self.answers: dict[Hook, Any] = {}  # Any: the answer of the hook
         self.asked: list[Any] = []  # Any: events
         self.connected: list[ConnectedEvent] = []

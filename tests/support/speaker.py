@@ -150,7 +150,7 @@ async def streaming(node: NodeProcess, token: str = "", *, by: NodeProcess | Non
         async def send(text: str) -> None:
             place = {name: client.welcome[name] for name in ("node", "session")}
             answer = await http.post(url, json={**place, "data": text})
-            assert answer.status_code == 204, answer.text
+            assert answer.status_code == 204 or text == "{}", answer.text  # a pong may come after the session's end
 
         client = Speaker(receive, send)
         client.welcome = await client.reply(0xFFFF, "connect")

@@ -7,7 +7,7 @@ import base64
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -23,19 +23,23 @@ from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.deadlines import Deadlines
 from roomcast.node.hub import Hub
-from roomcast.rooms.authentication import Identity
+from roomcast.rooms.admission import Admission
+from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import send_start
 from roomcast.rooms.event_streams import EventStreamResponse
+from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.receivers import Echo, Feed
-from roomcast.tasks import end
+from roomcast.tasks import TaskSet, end
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer, websocket_of
+from roomcast.web.state import offer
 from tests.support.fakes import FakeBroker
 from tests.support.fakes import node as fake_node
 from tests.support.processes import eventually, receive
+from tests.support.sessions import FakeApplication
 from tests.support.websocket_frames import masked
 
 LIMIT = 1000
@@ -51,7 +55,8 @@ class Server:
         self.node = fake_node(self.hub, FakeBroker())
         self.heartbeat = Heartbeat(ping_interval_s=50.0, ping_timeout_s=10.0, clock=lambda: self.now_s)
         self.clients = ClientServer(self.node, self.heartbeat, Settings(max_unsent_bytes=256 * 1024))
-        self.deadlines = Deadlines(lambda: 0.0, grace_s=0.0)
+        tasks = TaskSet("client")
+        nobody = cast(Authenticator, None)
         self.app_events: list[object] = []
         app = Starlette(
             routes=[
@@ -66,6 +71,12 @@ class Server:
                 Route("/slow", self._slow),
                 Route("/sse/{channel}", self._events),
             ]
+        )
+        offer(
+            app,
+            self.clients,
+            Admission(nobody, self.clients, FakeApplication(), tasks),
+            Expiries(Deadlines(lambda: 0.0, grace_s=0.0), tasks),
         )
         self.uvicorn = uvicorn.Server(
             uvicorn.Config(
@@ -89,10 +100,10 @@ class Server:
         await self.clients.serve(ws, self._connection(ws, Echo()))
 
     async def _feed(self, ws: WebSocket) -> None:
-        connection = self._connection(ws, Feed())
+        connection, channel = self._connection(ws, Feed()), ws.path_params["channel"]
         with self.node.connected(connection) as connected:
-            async with self.node.subscribing(connection, ws.path_params["channel"]) as start:
-                send_start(connection, start)
+            async with self.node.subscribing(connection, channel) as start:
+                send_start(connection, start, channel, None)
             await self.clients.accept(ws, connected)
 
     def _connection(self, ws: WebSocket, receiver: Receiver) -> Connection:
@@ -134,7 +145,7 @@ class Server:
         return JSONResponse({})
 
     async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
-        return EventStreamResponse(self.clients, self.deadlines, request.path_params["channel"], Identity(Client()))
+        return EventStreamResponse(request, request.path_params["channel"], Identity(Client()))
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)

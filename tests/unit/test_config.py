@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from roomcast.config import ConfigError, Settings, masked, read_settings, require_auth, unknown_variables
+from roomcast.config import (
+    ConfigError,
+    Settings,
+    masked,
+    read_namespaces,
+    read_settings,
+    require_auth,
+    short_keys,
+    unknown_variables,
+)
+from roomcast.model.errors import ClientError
 from tests.support.paths import ROOT
 
 
@@ -63,6 +75,13 @@ def test_variables_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ROOMCAST_PING_TIMEOUT_S", "nan"),
         ("ROOMCAST_REDIS_TIMEOUT_S", "61"),
         ("ROOMCAST_SHUTDOWN_TIMEOUT_S", "0"),
+        ("ROOMCAST_KEEP_ALIVE_S", "0"),
+        ("ROOMCAST_ROOT_PATH", "rt"),
+        ("ROOMCAST_ROOT_PATH", "/a b"),
+        ("ROOMCAST_ROOT_PATH", "//rt"),
+        ("ROOMCAST_ROOT_PATH", "https://x.test/rt"),
+        ("ROOMCAST_ROOT_PATH", "/ws"),
+        ("ROOMCAST_ROOT_PATH", "/api/v1/"),
         ("ROOMCAST_METRICS_INTERVAL_S", "0"),
         ("ROOMCAST_ON_RPC", "no colon"),
         ("ROOMCAST_ON_RPC", "module:"),
@@ -88,6 +107,26 @@ def test_a_bad_value_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, nam
 
     with pytest.raises(ConfigError, match=f"^{name}: "):
         read_settings()
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "SECRET", "PREVIOUS_SECRET", "WEBHOOK_SECRET"])
+def test_short_keys_need_a_setting_that_calls_them_insecure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ROOMCAST_SECRET", "x" * 32)
+    monkeypatch.setenv(f"ROOMCAST_{name}", "TOPKEY")
+    for value in ("", "false"):
+        monkeypatch.setenv("ROOMCAST_INSECURE_SHORT_KEYS", value)
+        with pytest.raises(ConfigError, match=f"^ROOMCAST_{name}: .*ROOMCAST_INSECURE_SHORT_KEYS") as caught:
+            read_settings()
+        assert "TOPKEY" not in str(caught.value)
+
+    monkeypatch.setenv("ROOMCAST_INSECURE_SHORT_KEYS", "true")
+    assert short_keys(read_settings()) == [f"ROOMCAST_{name}"]
+
+    monkeypatch.setenv(f"ROOMCAST_{name}", "schlüssel")
+    with pytest.raises(ConfigError, match=f"^ROOMCAST_{name}: must be ASCII"):
+        read_settings()
+    monkeypatch.setenv(f"ROOMCAST_{name}", "x" * 32)
+    assert short_keys(read_settings()) == []
 
 
 @pytest.mark.parametrize("prefix", ["{roomcast}:", "{", "}", "a{b}", "{}"])
@@ -213,6 +252,13 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
 
 
+@pytest.mark.parametrize(("value", "path"), [("/", ""), ("/rt", "/rt"), ("/a/b/", "/a/b"), ("/wsx", "/wsx")])
+def test_the_root_path_ends_without_a_slash(monkeypatch: pytest.MonkeyPatch, value: str, path: str) -> None:
+    monkeypatch.setenv("ROOMCAST_ROOT_PATH", value)
+
+    assert read_settings().root_path == path
+
+
 def test_the_docs_name_every_setting_with_its_default() -> None:
     table = (ROOT / "docs" / "settings.md").read_text()
 
@@ -226,3 +272,52 @@ def test_the_docs_name_every_setting_with_its_default() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings().prefix = "other:"
+
+
+def _with_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tables: str) -> Settings:
+    (tmp_path / "namespaces.toml").write_text(tables)
+    monkeypatch.setenv("ROOMCAST_NAMESPACES_FILE", str(tmp_path / "namespaces.toml"))
+    return read_settings()
+
+
+@pytest.mark.parametrize(
+    ("tables", "setting", "presence"),
+    [
+        ("", "", None),
+        ("", "true", True),  # as `room`
+        ("[default]", "", False),
+        ("[default]", "true", False),
+        ("[default]", "false", None),
+        ("[default]\npresence = true", "", True),
+    ],
+)
+def test_channels_without_a_namespace_are_off_or_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tables: str, setting: str, presence: bool | None
+) -> None:
+    monkeypatch.setenv("ROOMCAST_DEFAULT_NAMESPACE", setting)
+    namespaces = read_namespaces(_with_tables(monkeypatch, tmp_path, tables))
+
+    if presence is None:
+        with pytest.raises(ClientError):
+            namespaces.of("news")
+    else:
+        assert namespaces.of("news").presence is presence
+    with pytest.raises(ClientError):
+        namespaces.of("default:news")
+
+
+@pytest.mark.parametrize("name", ["ab", "News.v2", "-_", "A1", "x" * 100])
+def test_namespaces_may_be_named_as_those_of_centrifugo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    namespaces = read_namespaces(_with_tables(monkeypatch, tmp_path, f'["{name}"]\npresence = true'))
+
+    assert namespaces.of(f"{name}:a").presence
+
+
+@pytest.mark.parametrize("name", ["a", "", "a b", "ä" * 2, "a:b", "a#", "$a", "ab\\n", "node"])
+def test_other_names_of_namespaces_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    settings = _with_tables(monkeypatch, tmp_path, f'["{name}"]')
+
+    with pytest.raises(ConfigError, match=r"namespaces\.toml: "):
+        read_namespaces(settings)

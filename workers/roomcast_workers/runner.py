@@ -14,6 +14,7 @@ import structlog
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client
+from roomcast.redis_access.pipeline import run_all
 from roomcast.tasks import run_until_signal
 
 log = structlog.get_logger(__name__)
@@ -41,7 +42,8 @@ class Health:
     async def record(self, facts: dict[str, int], *, ttl_s: float) -> None:
         """Record that the worker is running, for `ttl_s`: the facts, and the time in ms. Raises: redis.RedisError."""
         document = orjson.dumps({**facts, "time": time.time_ns() // 1_000_000})
-        await self._client.set(self._key, document, px=math.ceil(ttl_s * 1000))
+        # Not by the client's own `set`: after a failure it would close the connections to all of a cluster's servers.
+        await run_all(self._client, [("SET", self._key, document, "PX", math.ceil(ttl_s * 1000))], ())
 
     async def read(self) -> str | None:
         """Return the facts that were last recorded, None if they have expired. Raises: redis.RedisError."""

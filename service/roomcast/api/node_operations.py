@@ -16,12 +16,13 @@ from roomcast.model.json import JsonObject
 from roomcast.node.hub import Hub
 from roomcast.node.roster import HubRoster
 from roomcast.node.survey import Handler
+from roomcast.rooms.admission import Followed
 from roomcast.rooms.receivers import Chat, Feed, Room
 
 # Channels that are matched between two turns of the event loop: about a millisecond.
 _CHANNELS_AT_ONCE = 1000
 # Plain clients: each is a subscription to one channel, and cannot be notified that it has ended.
-_PLAIN = (Chat, Feed, Room)
+_PLAIN = (Chat, Feed, Followed, Room)
 
 
 class NodeOperations:

@@ -1,4 +1,4 @@
-"""History and presence of a room for plain clients with the permission. Errors have HTTP statuses."""
+"""History and presence of rooms and other channels for plain clients with the permission. Errors have HTTP statuses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from roomcast.api.api_context import ApiContext
 from roomcast.api.reading import history, presence_page
 from roomcast.api.request_models import HistoryRequest, PresenceRequest, validated
 from roomcast.auth.permissions import Action, may
-from roomcast.model.channels import room_channel
+from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import JsonObject
-from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.admission import Admission
 from roomcast.web.state import find
 
 router = APIRouter(tags=["rooms"])
@@ -27,7 +27,17 @@ async def room_history(request: Request, name: str) -> Response:
 
     Results and errors are those of `/api/history`, and 103 without the permission; errors have HTTP statuses.
     """
-    channel = await _permitted_channel(request, name, Action.HISTORY)
+    return await _history(request, room_channel(name))
+
+
+@router.get("/channels/{channel:path}/history", response_class=Response, summary="Read the history of a channel.")
+async def channel_history(request: Request, channel: str) -> Response:
+    """As `/rooms/{name}/history`, for a channel of any namespace."""
+    return await _history(request, check_channel(channel))
+
+
+async def _history(request: Request, channel: str) -> Response:
+    await _check_permission(request, channel, Action.HISTORY)
     query: dict[str, Any] = dict(request.query_params)
     if "since" in query or "epoch" in query:
         query["since"] = {"offset": query.get("since", ""), "epoch": query.pop("epoch", "")}
@@ -43,17 +53,25 @@ async def room_presence(request: Request, name: str) -> Response:
 
     Results and errors are those of `/api/presence`, and 103 without the permission; errors have HTTP statuses.
     """
-    channel = await _permitted_channel(request, name, Action.PRESENCE)
+    return await _presence(request, room_channel(name))
+
+
+@router.get("/channels/{channel:path}/presence", response_class=Response, summary="List the clients in a channel.")
+async def channel_presence(request: Request, channel: str) -> Response:
+    """As `/rooms/{name}/presence`, for a channel of any namespace."""
+    return await _presence(request, check_channel(channel))
+
+
+async def _presence(request: Request, channel: str) -> Response:
+    await _check_permission(request, channel, Action.PRESENCE)
     wanted = validated(PresenceRequest, {**request.query_params, "channel": channel})
     return _result(await presence_page(find(request, ApiContext), wanted))
 
 
-async def _permitted_channel(request: Request, name: str, action: Action) -> str:
-    """Return the channel of a room if this client has the permission. Raises: ClientError 107, 103, 101, 109."""
-    channel = room_channel(name)
-    identity = await find(request, Authenticator).required(request)
+async def _check_permission(request: Request, channel: str, action: Action) -> None:
+    """Return if this client has the permission. Raises: ClientError 101, 102, 103, 109."""
+    identity = await find(request, Admission).reader(request)
     may(action, channel, find(request, ApiContext).node.namespaces.of(channel), identity.client, is_subscribed=False)
-    return channel
 
 
 def _result(result: JsonObject) -> Response:

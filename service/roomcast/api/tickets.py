@@ -45,8 +45,9 @@ async def ticket(
 ) -> Response:
     """Return a ticket, `{"result": {"ticket": "..."}}`, valid for 30 s and one connection: `/sse/rooms/x?ticket=...`.
 
-    A client sends its token (`Authorization: Bearer`), and gets a ticket for itself. A service sends the API key, and
-    the claims of a client in the body. Errors have HTTP statuses: 401 (101, 109), 400 (107).
+    An event stream opens again with its ticket, without another request. A client sends its token
+    (`Authorization: Bearer`), and gets a ticket for itself. A service sends the API key, and the claims of a client in
+    the body. Errors have HTTP statuses: 401 (101, 109), 400 (107).
     """
     authenticator = find(request, Authenticator)
     made = await authenticator.ticket_for_bearer(request)

@@ -35,13 +35,18 @@ class Key:
     algorithms: frozenset[str]
 
 
-def secret_key(secret: str) -> Key:
-    """Return the key of a shared secret. Raises: ValueError for the text of a public key."""
+def secret_key(secret: str, *, may_be_short: bool = False) -> Key:
+    """Return the key of a shared secret. Raises: ValueError for the text of a public key.
+
+    Args:
+        may_be_short: use it also with hashes that are longer (ROOMCAST_INSECURE_SHORT_KEYS).
+    """
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except PyJWTError:
         raise ValueError("is a key of another kind, not a secret") from None
-    return Key(secret, frozenset(name for name, size_bytes in _SECRET_BYTES.items() if len(secret) >= size_bytes))
+    sizes = _SECRET_BYTES.items()
+    return Key(secret, frozenset(name for name, size_bytes in sizes if may_be_short or len(secret) >= size_bytes))
 
 
 def pem_key(pem: bytes) -> Key:
@@ -77,7 +82,7 @@ def local_keys(settings: Settings) -> list[Key]:
     for name, secret in (("SECRET", settings.secret), ("PREVIOUS_SECRET", settings.previous_secret)):
         if secret is not None:
             try:
-                keys.append(secret_key(secret.get_secret_value()))
+                keys.append(secret_key(secret.get_secret_value(), may_be_short=settings.insecure_short_keys))
             except ValueError as exc:
                 raise ConfigError(f"{ENV_PREFIX}{name}: {exc}") from None
     path = settings.public_key_file

@@ -81,9 +81,13 @@ def users_of(channel: str) -> frozenset[str] | None:
 
 
 def personal_channel(namespace_name: str, user: str) -> str | None:
-    """Return a user's personal channel, such as `user:#42`; None for a name with `,` or `#`: it would admit others."""
-    channel = f"{namespace_name}:{_USERS}{user}"
-    return channel if user and channel.rpartition(_USERS)[2].split(",") == [user] else None
+    """Return a user's personal channel, such as `user:#42`, or `#42` in the namespace "".
+
+    Returns: None for a name with `,` or `#`, which would admit others, and in "" with `:`, which ends a namespace.
+    """
+    if not user or set(",#") & set(user) or (not namespace_name and ":" in user):
+        return None
+    return f"{namespace_name}:{_USERS}{user}" if namespace_name else f"{_USERS}{user}"
 
 
 def _may_subscribe(channel: str, namespace: Namespace, client: Client, *, has_token: bool) -> None:

@@ -147,10 +147,13 @@ class Broker(Protocol):
         """Publish many at once, in their order; return the result of each.
 
         If Redis runs out of memory, an earlier one may be refused and a later one of the same channel published.
-        Returns: ClientError for a channel whose keys in Redis another program has written, BrokerUnavailable for a
-            refusal that may end.
+        Returns: ClientError 108 for a channel whose keys in Redis another program has written, 103 for one that the
+            user of Redis may not publish in, BrokerUnavailable for a refusal that may end.
         Raises: BrokerUnavailable; any of them may have been published.
         """
+
+    def shard_of(self, channel: str) -> str:
+        """Return the shard that has a channel: shards refuse and fail independently. Empty if there is only one."""
 
     async def flush(self, *, within_s: float) -> None:
         """Wait until every publication was accepted or refused, `within_s` at most."""

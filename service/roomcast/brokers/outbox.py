@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
+from roomcast.brokers.moving_slots import MovingSlots, OnDone, Waiting
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
-from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.cluster_pipeline import is_moving
+from roomcast.redis_access.pipeline import QUICK, run_pipeline
 from roomcast.redis_access.scripts import Command, Script
 
 _PIPELINE_LENGTH = 1000
 # The memory of a waiting command beside its payload (measured: 480 for a PUBLISH).
 _OVERHEAD_BYTES = 512
-
-
-# Receives the server's reply to a command, or the reason why it is unknown. Any: redis-py's replies.
-OnDone = Callable[[Any | BrokerUnavailable], None]
-
-
-class _Waiting(NamedTuple):
-    command: Command
-    size_bytes: int
-    on_done: OnDone
+_MOVING = "the slot moves between two shards of the cluster"
 
 
 class Outbox:
@@ -40,7 +34,8 @@ class Outbox:
         self._client = client
         self._scripts = scripts
         self._max_unsent_bytes = max_unsent_bytes
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._moving = MovingSlots(max_bytes=max_unsent_bytes // 4)
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
         self._flushed = asyncio.Event()  # nothing waits and nothing is under way
@@ -49,10 +44,10 @@ class Outbox:
     def submit(self, command: Command, payload_bytes: int, on_done: OnDone) -> None:
         """Send soon; `on_done` is called once, now or later. After a failure the command may have been executed."""
         size_bytes = payload_bytes + _OVERHEAD_BYTES
-        if self._waiting_bytes + size_bytes > self._max_unsent_bytes:
+        if self._waiting_bytes + self._moving.size_bytes + size_bytes > self._max_unsent_bytes:
             on_done(BrokerUnavailable("Redis takes publications too slowly"))
             return
-        self._waiting.append(_Waiting(command, size_bytes, on_done))
+        self._waiting.append(Waiting(command, size_bytes, on_done))
         self._waiting_bytes += size_bytes
         self._filled.set()
         self._flushed.clear()
@@ -81,26 +76,73 @@ class Outbox:
     async def run(self) -> None:
         """Send commands; end only when cancelled."""
         while True:
-            if not self._waiting:
+            if not self._waiting and not self._moving:
                 self._flushed.set()
-            await self._filled.wait()
-            batch = self._drain(_PIPELINE_LENGTH)
+            await self._wait_for_commands()
+            batch = self._next_batch()
             try:
-                replies = await run_pipeline(self._client, [waiting.command for waiting in batch], self._scripts)
+                commands = [waiting.command for waiting in batch]
+                replies = await run_pipeline(self._client, commands, self._scripts, attempts=QUICK)
             except OUTAGES as exc:
                 # The commands behind these would only wait for the same failure, each pipeline for a whole timeout.
-                for waiting in (*batch, *self._drain(len(self._waiting))):
+                fresh = [waiting for waiting in batch if not self._moving.is_first(waiting)]
+                for waiting in (*self._moving.clear(), *fresh, *self._drain(len(self._waiting))):
                     waiting.on_done(BrokerUnavailable(outage_reason(exc)))
                 continue
             for waiting, reply in zip(batch, replies, strict=True):
-                if isinstance(reply, BaseException):
-                    waiting.on_done(BrokerUnavailable(outage_reason(reply)))
+                if self._moving or is_moving(reply):
+                    self._settle_moving(waiting, reply)
                 else:
-                    waiting.on_done(reply)
+                    _finish(waiting, reply)
 
-    def _drain(self, count: int) -> list[_Waiting]:
+    async def _wait_for_commands(self) -> None:
+        """Wait until there are commands to send, or to retry."""
+        if not self._moving:
+            await self._filled.wait()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._moving.retry_in_s(time.monotonic())):
+                await self._filled.wait()
+
+    def _next_batch(self) -> list[Waiting]:
+        batch = self._drain(_PIPELINE_LENGTH)
+        if not self._moving:
+            return batch
+        now_s = time.monotonic()
+        found = self._moving.due(now_s)
+        for waiting in batch:
+            if not self._moving.follows(waiting):
+                found.append(waiting)
+            elif not self._moving.put(waiting, now_s):
+                waiting.on_done(BrokerUnavailable(_MOVING))
+        return found
+
+    def _settle_moving(self, waiting: Waiting, reply: Any) -> None:  # Any: redis-py's reply
+        """Settle a command while slots move: its own one may, or has moved now."""
+        now_s, is_first = time.monotonic(), self._moving.is_first(waiting)
+        if not is_first:
+            if not is_moving(reply):
+                _finish(waiting, reply)
+            elif not self._moving.put(waiting, now_s):
+                waiting.on_done(BrokerUnavailable(_MOVING))
+        elif not is_moving(reply):
+            behind = self._moving.end(waiting)
+            self._waiting.extendleft(reversed(behind))
+            self._waiting_bytes += sum(each.size_bytes for each in behind)
+            if behind:
+                self._filled.set()
+            _finish(waiting, reply)
+        elif self._moving.is_stuck(waiting, now_s):
+            for each in (waiting, *self._moving.end(waiting)):
+                each.on_done(BrokerUnavailable(_MOVING))
+
+    def _drain(self, count: int) -> list[Waiting]:
         batch = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         self._waiting_bytes -= sum(waiting.size_bytes for waiting in batch)
         if not self._waiting:
             self._filled.clear()
         return batch
+
+
+def _finish(waiting: Waiting, reply: Any) -> None:  # Any: redis-py's reply
+    waiting.on_done(BrokerUnavailable(outage_reason(reply)) if isinstance(reply, BaseException) else reply)

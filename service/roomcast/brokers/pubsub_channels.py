@@ -66,6 +66,9 @@ class ChannelStates:
         self._unanswered: deque[_Sent] = deque()  # in the order of sending
         self._alone: list[str] = []  # channels of a refused SUBSCRIBE, to be asked for one by one
         self._subscribed: set[str] = set()  # channels whose last command on this connection was SUBSCRIBE
+        self._own_asked = 0  # SUBSCRIBEs of the own topic that are not answered yet
+        self.is_own_due = True  # it is to be subscribed once all channels are asked for
+        self._is_ready = False  # its last one is answered
         self._leaving.clear()
 
     def want(self, channel: str) -> asyncio.Event | None:
@@ -123,6 +126,8 @@ class ChannelStates:
 
     def own_subscribe(self) -> Command:
         """Return the command that subscribes the listener's own topic; in a cluster too it is not a sharded one."""
+        self.is_own_due = False
+        self._own_asked += 1
         self._unanswered.append(_Sent(True, deque([self._own_topic.encode()])))
         return ("SUBSCRIBE", self._own_topic)
 
@@ -152,7 +157,9 @@ class ChannelStates:
         """Note a confirmed subscription; return whether it is the own topic's, and so all are subscribed."""
         self._answered()
         if topic == self._own_topic.encode():
-            return True
+            self._own_asked -= 1
+            self._is_ready = not self._own_asked and not self.is_own_due
+            return self._is_ready
         channel = self.channel_by_topic[topic]
         # Not if the channel was left and wanted again: then this confirms the first SUBSCRIBE.
         if self._count_answer(channel) and channel in self._subscribed:
@@ -183,6 +190,7 @@ class ChannelStates:
             self._count_answer(channel)
         if len(channels) > 1:
             self._alone += channels
+            self.is_own_due = not self._is_ready  # behind these
             self.changed.set()
             return
         log.warning("broker.subscription_refused", channel=channels[0], error=str(exc))

@@ -243,12 +243,12 @@ class Listener:
 
     async def _subscribe_wanted(self, connection: AbstractConnection) -> None:
         """Make Redis equal to the wanted set, in order: all of it first, then each change."""
-        await self._send_subscribes(connection)
-        await self._send(connection, [self._channels.own_subscribe()])
         while True:
-            await self._wait_for_change()
             await self._send_subscribes(connection)
+            if self._channels.is_own_due:
+                await self._send(connection, [self._channels.own_subscribe()])
             await self._send(connection, self._channels.due_unsubscribes(asyncio.get_running_loop().time()))
+            await self._wait_for_change()
 
     async def _wait_for_change(self) -> None:
         try:

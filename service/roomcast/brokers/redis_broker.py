@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 from typing_extensions import override
 
@@ -16,6 +18,7 @@ from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
 from roomcast.brokers.readiness import Readiness, names_on_shards
 from roomcast.brokers.sharded_pubsub_listener import make_listener
+from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
@@ -27,11 +30,14 @@ from roomcast.redis_access.client import (
     outages_reported,
     publish_verb,
     refusals_of,
+    shard_of,
 )
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.pipeline import QUICK, run_pipeline
+from roomcast.redis_access.refusals import kind_of
 from roomcast.redis_access.scripts import Command
+from roomcast.redis_access.topology import Topology
 from roomcast.tasks import run_together
 
 T = TypeVar("T")
@@ -44,6 +50,10 @@ _PROBED = Namespace(history_size=1, history_ttl_s=_PROBE_TTL_MS / 1000)
 
 class _ForeignKeys(BrokerUnavailable):
     """Another program has written a channel's keys."""
+
+
+class _Forbidden(BrokerUnavailable):
+    """The user of Redis may not use a channel, or a command."""
 
 
 class RedisBroker(Broker, ListenerSink):
@@ -81,6 +91,7 @@ class RedisBroker(Broker, ListenerSink):
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
         options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
         self._listener = make_listener(client, self, options)
+        self._topology = Topology(client) if isinstance(client, RedisCluster) else None
         self._refusals = refusals_of(client)
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._known = KnownPositions()
@@ -153,16 +164,27 @@ class RedisBroker(Broker, ListenerSink):
             for publication, namespace, once, skip_history in submissions
         ]
         with outages_reported():
-            replies = await run_pipeline(self._client, commands, self._history.scripts)
+            # An entry whose slot moves is retried by the worker, beside the others.
+            replies = await run_pipeline(self._client, commands, self._history.scripts, attempts=QUICK)
+            if self._topology and any(isinstance(reply, Exception) and kind_of(reply) is None for reply in replies):
+                with suppress(*OUTAGES):  # a worker has no listener that does it
+                    await self._topology.refresh()
         results = [
             self._published(submission.publication.channel, reply)
             for submission, reply in zip(submissions, replies, strict=True)
         ]
-        # Any other refusal may end: out of memory, a replica, no permission.
+        # Any other refusal may end: out of memory, a replica.
+        errors = {_ForeignKeys: ErrorCode.NOT_AVAILABLE, _Forbidden: ErrorCode.PERMISSION_DENIED}
         return [
-            ClientError(ErrorCode.NOT_AVAILABLE, result.reason) if isinstance(result, _ForeignKeys) else result
+            ClientError(errors[type(result)], result.reason)
+            if isinstance(result, _ForeignKeys | _Forbidden)
+            else result
             for result in results
         ]
+
+    @override
+    def shard_of(self, channel: str) -> str:
+        return shard_of(self._client, self._keys.topic(channel))
 
     @override
     async def flush(self, *, within_s: float) -> None:
@@ -200,7 +222,7 @@ class RedisBroker(Broker, ListenerSink):
     @override
     def on_message(self, channel: str, message: bytes) -> None:
         try:
-            max_bytes = self._max_message_bytes if ":" in channel else MAX_CONTROL_BYTES
+            max_bytes = MAX_CONTROL_BYTES if is_of_nodes(channel) else self._max_message_bytes
             event = unpack(channel, message, max_message_bytes=max_bytes)
         except MalformedMessage as exc:
             self._on_malformed(channel, str(exc))
@@ -232,7 +254,10 @@ class RedisBroker(Broker, ListenerSink):
         try:
             if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
                 raise MalformedMessage("the channel's keys in Redis hold something else")
-            return BrokerUnavailable(outage_reason(reply)) if isinstance(reply, Exception) else parse(reply)
+            if isinstance(reply, Exception):
+                refusal = _Forbidden if kind_of(reply) == "NOPERM" else BrokerUnavailable
+                return refusal(outage_reason(reply))
+            return parse(reply)
         except MalformedMessage as exc:
             self._on_malformed(channel, str(exc))
             return _ForeignKeys(str(exc))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from roomcast.brokers.pubsub_channels import ChannelMoved
 from roomcast.brokers.pubsub_listener import Listener, ListenerOptions, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, connect_to_node, outage_reason
+from roomcast.redis_access.topology import Topology
 from roomcast.tasks import end
 
 log = structlog.get_logger(__name__)
@@ -24,8 +24,6 @@ log = structlog.get_logger(__name__)
 # The interval between reads of the topology, and the shortest pause before one that is needed at once.
 _REFRESH_S = 2.0
 _PAUSE_S = 0.1
-# Nodes are asked at random: after a frozen one the next attempt asks another.
-_REFRESH_TIMEOUT_S = 1.0
 
 
 def make_listener(client: Client, sink: ListenerSink, options: ListenerOptions) -> Listener | ShardedListener:
@@ -55,8 +53,7 @@ class ShardedListener:
         self._sink = sink
         self._options = options
 
-        # Seed nodes, for when all known nodes are gone.
-        self._given = [(str(node.host), int(node.port)) for node in client.startup_nodes]
+        self._topology = Topology(client)
         self._shards: dict[str, _Shard] = {}  # by the name of its primary, host:port
         self._homes: dict[str, str | None] = {}  # wanted channel -> the shard that has its slot
         self._moving: dict[str, bool] = {}  # channel to subscribe on its new shard -> whether it was subscribed
@@ -127,29 +124,12 @@ class ShardedListener:
     async def _refresh(self) -> None:
         """Read the cluster's slot map."""
         try:
-            await self._cluster.initialize()
-            async with asyncio.timeout(_REFRESH_TIMEOUT_S):
-                if not await self._is_up_to_date():
-                    await self._cluster.nodes_manager.initialize(additional_startup_nodes_info=self._given)
+            await self._topology.refresh()
         except OUTAGES as exc:
             if not self._shards:
                 self._reason_not_ready = outage_reason(exc)
             self._is_stale.set()
             log.debug("broker.cluster_not_found", error=str(exc) or type(exc).__name__)
-
-    async def _is_up_to_date(self) -> bool:
-        """Ask one node whether slots have moved. Raises: one of OUTAGES."""
-        # Not `initialize` directly: redis-py would reconnect to every node each time.
-        known = self._cluster.nodes_manager.slots_cache
-        asked = random.choice(self._cluster.get_nodes())  # noqa: S311
-        ranges = await self._cluster.execute_command("CLUSTER SLOTS", target_nodes=asked)
-        names = {
-            slot: f"{host or asked.host}:{port}"
-            for (first, last), nodes in ranges.items()
-            for host, port in [nodes["primary"]]
-            for slot in range(first, last + 1)
-        }
-        return names == {slot: nodes[0].name for slot, nodes in known.items()}
 
     async def _place_shards(self) -> None:
         """Start a listener on every primary, and assign each channel to the one that has its slot."""

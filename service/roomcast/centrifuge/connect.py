@@ -175,11 +175,16 @@ async def _subscribe_all(
 ) -> Members:
     """Return the member `subs` of the reply. Raises: ClientError, BrokerUnavailable; then there are none."""
     subs: Members = {}
+    reply_bytes = subscribe.REPLY_BYTES // max(1, len(options))  # all are in one reply
     try:
         for channel, each in options.items():
-            async with subscribe.subscribing_by_server(session, channel, each, recovering.get(channel)) as result:
+            since = recovering.get(channel)
+            async with subscribe.subscribing_by_server(
+                session, channel, each, since, reply_bytes=reply_bytes
+            ) as result:
                 subs[channel] = result
     except (ClientError, BrokerUnavailable):
+        session.connection.discard_held()
         for channel in subs:
             session.remove_subscription(channel)
         raise

@@ -19,7 +19,9 @@ from roomcast.centrifuge.wire import Wire
 from roomcast.config import Settings
 from roomcast.model.errors import ClientError, Disconnect, ErrorCode
 from roomcast.transports.command_stream import CommandStream
+from roomcast.transports.event_stream import LAST_ID, retry
 from roomcast.web.client_server import ClientServer, websocket_of
+from roomcast.web.event_ids import last_event_id
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
@@ -69,6 +71,8 @@ async def sse(request: Request) -> Response:
     keep it out of theirs, or use http_stream.
     """
     find(request, ClientServer).check_origin(request)
+    if last_event_id(request).is_end:
+        return Response(status_code=204)
     first = request.query_params.get("cf_connect", "").encode() if request.method == "GET" else await _body(request)
     return CommandStreamResponse(request, find(request, SessionContext).wires.sse, transport_name="sse", first=first)
 
@@ -127,7 +131,8 @@ class CommandStreamResponse(Response):
 
         def goodbye(disconnect: Disconnect) -> bytes:
             fields = {"code": disconnect.code, "reason": disconnect.reason}
-            return wire.frame(codec.push("", "disconnect", fields))
+            push = wire.frame(codec.push("", "disconnect", fields))
+            return LAST_ID + push if transport_name == "sse" and disconnect.is_final else push
 
         self._stream = CommandStream(transport_name, goodbye)
         connection_of = partial(self._server.connection, self._stream, wire.encoding)
@@ -143,7 +148,7 @@ class CommandStreamResponse(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 if stream.name == "sse":
                     # Browsers report the stream as open with its first bytes.
-                    await send({"type": "http.response.body", "body": b"\r\n", "more_body": True})
+                    await send({"type": "http.response.body", "body": retry() + b"\n", "more_body": True})
                 self._queue.on_request(self._first)
                 await pump(connection, stream.drain, scope, receive, send)
             finally:

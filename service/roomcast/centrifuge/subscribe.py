@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
-from roomcast.auth import InvalidToken, Override, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth import InvalidToken, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth.overrides import overridden
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
 from roomcast.centrifuge.codec import Command, Members, since_of
@@ -22,7 +22,7 @@ from roomcast.model.errors import (
     ClientError,
     ErrorCode,
 )
-from roomcast.model.namespaces import Namespace, Recovery
+from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption
 
@@ -30,7 +30,7 @@ _DELTA = "fossil"
 # Bits of the member `flag`.
 _REJECT_UNRECOVERED = 2
 # Of missed publications in one reply: a client that disconnects before it has all of a reply has none of it.
-_REPLY_BYTES = 64 * 1024
+REPLY_BYTES = 64 * 1024
 
 
 class _Wanted(NamedTuple):
@@ -38,13 +38,15 @@ class _Wanted(NamedTuple):
 
     since: its position, if it is recovering.
     rejects_unrecovered: without a recovery from there it does not want the subscription.
+    reply_bytes: of missed publications in the reply, at most.
     """
 
     since: Position | None = None
     rejects_unrecovered: bool = False
-    tells_members: bool = True
+    tells_members: bool = False
     is_delta: bool = False
     tags: Filter | None = None
+    reply_bytes: int = REPLY_BYTES
 
 
 class _Terms(NamedTuple):
@@ -78,16 +80,24 @@ async def subscribe(session: Session, command: Command) -> None:
 
 
 def subscribing_by_server(
-    session: Session, channel: str, options: SubscriptionOptions, recovering: Members | None, expire_at_s: float = 0
+    session: Session,
+    channel: str,
+    options: SubscriptionOptions,
+    recovering: Members | None,
+    expire_at_s: float = 0,
+    *,
+    reply_bytes: int = REPLY_BYTES,
 ) -> AbstractAsyncContextManager[Members]:
     """Subscribe a client without its command. The body sends it the result, as of `subscribe`; it must not await.
 
     Args:
         recovering: the client's position in the channel, as in `subscribe`.
+        reply_bytes: the most bytes of missed publications in the result.
     Raises: ClientError, BrokerUnavailable.
     """
     subscription = SessionSubscription(expire_at_s=expire_at_s, is_of_server=True)
-    return _subscribing(session, check_channel(channel), subscription, _Wanted(since=_since(recovering or {})), options)
+    wanted = _Wanted(since=_since(recovering or {}), reply_bytes=reply_bytes)
+    return _subscribing(session, check_channel(channel), subscription, wanted, options)
 
 
 @asynccontextmanager
@@ -97,10 +107,10 @@ async def _subscribing(
     """Subscribe; the body sends the result, and publications follow. Missed ones beyond a reply's size come first."""
     node, wire = session.context.node, session.wire
     of_channel = node.namespaces.of(channel)
-    namespace = _overridden(of_channel, options.override)
-    push_join_leave = None if options.override is None else options.override.push_join_leave
-    wants_members = wanted.tells_members if push_join_leave is None else push_join_leave
-    tells_members = of_channel.join_leave and wants_members
+    namespace = overridden(of_channel, options.override)
+    pushes = None if options.override is None else options.override.push_join_leave
+    is_forced = namespace.force_push_join_leave if pushes is None else pushes
+    tells_members = of_channel.join_leave and (is_forced or wanted.tells_members)
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.is_delta, tags=wanted.tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
     async with node.subscribing(
@@ -114,7 +124,8 @@ async def _subscribing(
     ) as start:
         result = _beginning(start, wanted, is_recovering=is_recovering)
         found = [event for event in start if isinstance(event, Publication)] if is_recovering else []
-        count = _count_in_reply(found) if session.is_connected else len(found)
+        # A client that has not read what it was sent gets more in pieces only: replies may not wait for it.
+        count = 0 if session.connection.is_congested else _count_in_reply(found, wanted.reply_bytes)
         if is_recovering:
             result["publications"] = wire.publications(found[:count], is_delta=wanted.is_delta, tags=wanted.tags)
         if wanted.is_delta:
@@ -125,7 +136,7 @@ async def _subscribing(
         subscription.is_positioned = result.get("positioned", False)
         session.add_subscription(channel, subscription)
         if rest := found[count:]:
-            session.connection.send(b"".join(map(encoding.encode, rest)))
+            session.connection.send_missed(map(encoding.encode, rest))
 
 
 def unsubscribe(session: Session, command: Command) -> None:
@@ -195,19 +206,6 @@ def options_of(answer: SubscriptionClaims | SubscribeAnswer) -> SubscriptionOpti
     return SubscriptionOptions(info=answer.info, data=answer.data, override=answer.override)
 
 
-def _overridden(namespace: Namespace, override: Override | None) -> Namespace:
-    """Return the options of a channel for one subscription."""
-    if override is None:
-        return namespace
-    presence = namespace.presence if override.presence is None else override.presence
-    recovery = namespace.recovery
-    if override.recover is not None or override.position is not None:
-        tells_position = bool(override.recover or override.position) and namespace.history_size > 0
-        recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
-    join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
-    return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)
-
-
 def _wanted(params: Members, namespace: Namespace) -> _Wanted:
     """Return a client's wishes. Raises: ClientError 107, 108."""
     delta, tf = params.get("delta", ""), params.get("tf")
@@ -260,12 +258,12 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     return claims
 
 
-def _count_in_reply(found: Sequence[Publication]) -> int:
+def _count_in_reply(found: Sequence[Publication], reply_bytes: int) -> int:
     """Return how many of the missed publications are in the reply; the rest follows as pushes."""
     size_bytes = 0
-    for count, publication in enumerate(found, 1):
+    for count, publication in enumerate(found):
         size_bytes += len(publication.data)
-        if size_bytes > _REPLY_BYTES:
+        if size_bytes > reply_bytes:
             return count
     return len(found)
 
@@ -277,7 +275,7 @@ def _beginning(start: Sequence[Publication | Resumption], wanted: _Wanted, *, is
     for event in start:
         if isinstance(event, Resumption) and event.position is not None:
             result = {"recoverable": True, "positioned": True, **event.position._asdict()}
-            is_recovered = event.is_recovered
+            is_recovered = bool(event.is_recovered)
     if wanted.since is not None:
         result["was_recovering"] = True
     if is_recovering:

@@ -64,8 +64,8 @@ def _namespace(settings: Settings, channel: str) -> Namespace:
     try:
         return read_namespaces(settings).of(channel)
     except ClientError as exc:
-        hint = "" if ":" in channel else f" (the room {channel} is room:{channel})"
-        raise click.UsageError(f"{exc.detail}{hint}") from exc
+        hint = f" (the room {channel} is room:{channel}; for {channel} itself set ROOMCAST_DEFAULT_NAMESPACE=true)"
+        raise click.UsageError(exc.detail if ":" in channel else f"{exc.detail}{hint}") from exc
 
 
 class _Printer(Sink):

@@ -132,6 +132,7 @@ class _Cluster:
 def _complete(environment: dict[str, str], settings: Settings) -> str | None:
     """Add the settings that the user has not set. Returns: the secret, if it was made here."""
     environment.setdefault("ROOMCAST_API_KEY", secrets.token_hex(16))
+    environment.setdefault("ROOMCAST_DEFAULT_NAMESPACE", "true")
     environment.setdefault("ROOMCAST_LOG_FORMAT", "console")
     environment.setdefault("ROOMCAST_LOG_LEVEL", "warning")
     if settings.insecure:

@@ -16,7 +16,7 @@ from roomcast.cli.channel import publish_command, subscribe_command
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
-from roomcast.config import ConfigError, Settings, masked, require_auth, unknown_variables
+from roomcast.config import ConfigError, Settings, masked, require_auth, short_keys, unknown_variables
 from roomcast.hooks.python_handlers import load_functions
 from roomcast.redis_access.client import ask, describe
 from roomcast.redis_access.refusals import kind_of
@@ -84,6 +84,8 @@ def check_command() -> None:
         click.echo(f"{name}={value}")
     for name in unknown_variables():
         click.echo(f"{name} is set, but no setting has this name", err=True)
+    for name in short_keys(settings):
+        click.echo(f"{name} is short enough to be guessed", err=True)
     asyncio.run(_check_redis(settings))
 
 

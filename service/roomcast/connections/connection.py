@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from roomcast.connections.encoding import Encoding
-from roomcast.connections.slow_clients import Backlog
-from roomcast.connections.transport import Transport
+from roomcast.connections.slow_clients import Backlog, Held
+from roomcast.connections.transport import HIGH_WATER_BYTES, Transport
 from roomcast.model.errors import SLOW, Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import Kind
@@ -113,7 +113,7 @@ class Connection:
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # while it is congested
-        self._held: bytearray | None = None  # written once it is open
+        self._held: Held | None = None  # until it is open, and while it reads what it missed: then it is congested
 
     def send(self, data: bytes) -> None:
         """Write encoded bytes, or hold them until the connection is open.
@@ -121,7 +121,7 @@ class Connection:
         A connection with more than `max_unsent_bytes` unsent is closed as slow (3008): waiting for it would make
         every other subscriber wait too.
         """
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN or self._held is not None:
             self._hold(data)
             return
         self.transport.write(data)
@@ -129,6 +129,22 @@ class Connection:
             self.written_while_congested_bytes += len(data)
             if self.transport.unsent_bytes() > self.max_unsent_bytes:
                 self.close(SLOW)
+
+    def send_missed(self, frames: Iterable[bytes]) -> None:
+        """Send frames that may be more than `max_unsent_bytes` together: in pieces, as the client reads them.
+
+        They are taken from `frames` when they are written. Everything that is sent later follows them.
+        """
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        if self._held is None:
+            self._held = Held()
+        self._held.add_missed(iter(frames))
+        self._send_held()
+
+    def discard_held(self) -> None:
+        """Discard the frames for a client that is not open yet."""
+        self._held = None
 
     def send_congested(self, channel: str, frames: Sequence[bytes], policy: SlowPolicy) -> int:
         """Handle publications by the channel's policy; return how many were dropped, here or in the backlog."""
@@ -164,11 +180,12 @@ class Connection:
         self.written_while_congested_bytes = 0
 
     def on_drained(self) -> None:
-        """Note that the client has caught up, and send the backlog."""
+        """Note that the client has caught up; send more of what it missed, and then the backlog."""
         self.is_congested = False
-        backlog, self._backlog = self._backlog, None
-        if backlog is None:
+        self._send_held()
+        if self._backlog is None or self.is_congested:
             return
+        backlog, self._backlog = self._backlog, None
         missed_count, frames = backlog.drain()
         if missed_count:
             frames.insert(0, self.encoding.missed(missed_count))
@@ -182,9 +199,7 @@ class Connection:
             return
         self.state = State.OPEN
         self.opened_at_s = time.monotonic()
-        held, self._held = self._held, None
-        if held:
-            self.send(bytes(held))
+        self._send_held()
 
     def close(self, disconnect: Disconnect) -> None:
         """Begin to close the connection, once; the transport then reports its end."""
@@ -200,10 +215,20 @@ class Connection:
         self._held = self._backlog = None
 
     def _hold(self, data: bytes) -> None:
-        if self.state is not State.CONNECTING:
+        if self.state not in (State.CONNECTING, State.OPEN):
             return
         if self._held is None:
-            self._held = bytearray()
-        self._held += data
-        if len(self._held) > self.max_unsent_bytes:
+            self._held = Held()
+        self._held.add(data)
+        if self._held.sent_bytes > self.max_unsent_bytes:
             self.close(SLOW)
+
+    def _send_held(self) -> None:
+        """Write the held frames, piece by piece, until the client is congested."""
+        piece_bytes = min(HIGH_WATER_BYTES, self.max_unsent_bytes) // 2
+        while self._held is not None and self.state is State.OPEN and not self.is_congested:
+            piece = self._held.next_piece(piece_bytes)
+            if piece:
+                self.transport.write(piece)
+            else:
+                self._held = None

@@ -89,6 +89,11 @@ class HookedApplication(Application):
 
     @property
     @override
+    def is_notified(self) -> bool:
+        return Hook.DISCONNECT in self._handles or self._webhooks is not None
+
+    @property
+    @override
     def headers(self) -> frozenset[str]:
         return self._headers
 

@@ -29,7 +29,8 @@ class Hook(enum.StrEnum):
 class Caller(NamedTuple):
     """The client that caused an event.
 
-    client: id, unique among all connections. transport: "websocket", "sse" ... encoding: "json" or "protobuf".
+    client: id, unique among all connections. transport: "websocket", "sse", "poll", "http" ... encoding: "json" or
+        "protobuf"; "binary" for a binary message of a plain client.
     user: "" is anonymous. meta: JSON that only the application receives: the one in its answer to `on_connect`, or in
         the token; or empty.
     headers: the headers of the handshake that `Application.headers` lists, names in lower case.
@@ -48,7 +49,8 @@ class ConnectEvent(NamedTuple):
 
     caller: its user and meta are those of the token; both are empty without one.
     info: JSON of the token, or empty. data: sent by the client, JSON if its encoding is; or empty.
-    name, version: of the client library, as sent. channels: server-side subscriptions that the client wants to recover.
+    name, version: of the client library, as sent; empty for plain clients. channels: server-side subscriptions that the
+        client wants to recover.
     """
 
     caller: Caller
@@ -181,6 +183,10 @@ class Application(Protocol):
         """
 
     @property
+    def is_notified(self) -> bool:
+        """Return whether `on_connected` and `on_disconnect` have an effect."""
+
+    @property
     def headers(self) -> frozenset[str]:
         """Return the headers of handshakes that `Caller.headers` contains, in lower case."""
 
@@ -203,7 +209,7 @@ class Application(Protocol):
         """Return when a subscription expires next."""
 
     def on_connected(self, event: ConnectedEvent) -> None:
-        """Notify that a client has connected: its `connect` was answered. Does not block.
+        """Notify that a client has connected: its `connect` was answered, or it is a plain one. Does not block.
 
         Delivery: see docs/applications.md; `on_disconnect` follows once the client is gone, unless the node was killed.
         """

@@ -14,6 +14,8 @@ from roomcast.bodies import TooLarge, read_chunks
 
 SIGNATURE_HEADER = "X-Roomcast-Signature"
 _TIMEOUT_S = 10.0
+# Shorter than the keep-alive timeout of servers (http_handlers.py): a batch on a connection that closes is delayed.
+_KEEP_ALIVE_S = 1.5
 # A reply is read up to here and discarded, so that its connection can be reused.
 _MAX_REPLY_BYTES = 64 * 1024
 
@@ -47,7 +49,8 @@ class WebhookSender:
         self._secret = secret
         self._clock = clock
         self._timeout_s = timeout_s
-        self._http = httpx.AsyncClient(timeout=timeout_s, follow_redirects=False, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S)
+        self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=False, trust_env=False)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -15,6 +15,11 @@ SYSTEM_METRICS = "metrics:system"
 LOBBY = "room:lobby"
 
 
+def is_of_nodes(channel: str) -> bool:
+    """Return whether only nodes and workers use a channel (node/survey.py, presence/occupancy.py)."""
+    return channel in {"events", "control"} or channel.startswith("control.")
+
+
 def check_channel(name: str) -> str:
     """Return a name of 1 to 255 bytes of UTF-8 without control characters and braces. Raises: ClientError 107."""
     return _check(name, "channel", MAX_CHANNEL_BYTES)

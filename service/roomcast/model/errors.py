@@ -105,6 +105,11 @@ class Disconnect:
     code: int
     reason: str
 
+    @property
+    def is_final(self) -> bool:
+        """Return whether clients do not reconnect."""
+        return 3500 <= self.code <= 3999 or 4500 <= self.code <= 4999
+
 
 class Refused(Exception):  # noqa: N818  (the name that handlers import)
     """A connection that the application closes.

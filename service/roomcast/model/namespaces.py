@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import ClientError, ErrorCode
 
 # The prefix of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
@@ -46,7 +47,8 @@ class Namespace:
 
     history_size: publications kept, 0: none. history_ttl_s: after the newest one.
     recovery: None: clients receive no positions and cannot recover.
-    presence: the channel's members can be read. join_leave: subscribers receive joins and leaves.
+    presence: the channel's members can be read. join_leave: subscribers that ask for joins and leaves receive them.
+    force_push_join_leave: so do all other subscribers of the Centrifuge protocol, those by the server too.
     delta: clients may request differences to the publication before (fossil). tags_filter: clients may filter
         publications by tags.
     personal: every client with a user is subscribed to `<namespace>:#<user>` when it connects.
@@ -60,6 +62,7 @@ class Namespace:
     recovery: Recovery | None = None
     presence: bool = False
     join_leave: bool = False
+    force_push_join_leave: bool = False
     delta: bool = False
     tags_filter: bool = False
     personal: bool = False
@@ -133,20 +136,25 @@ DEFAULTS: Mapping[str, Namespace] = {
 
 
 class Namespaces:
-    """All namespaces by name."""
+    """All namespaces by name.
 
-    def __init__(self, by_name: Mapping[str, Namespace] = DEFAULTS) -> None:
-        self._by_name = dict(by_name)
+    Args:
+        default: the options of channels without a namespace, such as `news`, `#42`, `$board` and `:a`; None: there are
+            no such channels.
+    """
+
+    def __init__(self, by_name: Mapping[str, Namespace] = DEFAULTS, default: Namespace | None = None) -> None:
+        self._by_name = dict(by_name) if default is None else {**by_name, "": default}
 
     def of(self, channel: str) -> Namespace:
         """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
-        namespace = self._by_name.get(name) if colon else None
-        if namespace is None:
+        namespace = self._by_name.get(name if colon else "")
+        if namespace is None or (not colon and is_of_nodes(channel)):
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
 
     def personal(self) -> list[str]:
-        """Return the names of the namespaces with personal channels."""
+        """Return the names of the namespaces with personal channels; "" stands for channels without a namespace."""
         return [name for name, namespace in self._by_name.items() if namespace.personal]

@@ -71,12 +71,13 @@ class Resumption(NamedTuple):
     """The position from which a subscription continues: later publications come after it.
 
     position: None in a channel without history.
-    is_recovered: no publication is missing between the subscriber's position and this one.
+    is_recovered: whether every publication between the subscriber's position and this one follows; None: the subscriber
+        had no position, so nothing can be missing.
     """
 
     channel: str
     position: Position | None
-    is_recovered: bool
+    is_recovered: bool | None
 
 
 class Membership(NamedTuple):

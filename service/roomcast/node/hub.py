@@ -121,7 +121,7 @@ class Hub:
         if type(event) is Resumption:
             # At once: `pending_floor` would confuse the offsets before a gap with those after it.
             self._flush_channel(subscribers)
-            if not event.is_recovered:
+            if event.is_recovered is False:
                 for connection in tuple(self.subscribers(event.channel)):
                     connection.receiver.on_lost(connection, event.channel)
 

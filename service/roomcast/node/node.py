@@ -146,6 +146,7 @@ class Node(Sink):
     ) -> Sequence[Publication | Resumption]:
         """Return the start of a subscription; it is up to date until the loop continues."""
         await self.broker.subscribe(channel)
+        self._track(channel)
         window = None
         if recovery is not None and since is not None and not since.epoch:
             await self.tracker.wait_resolved(channel)
@@ -258,10 +259,10 @@ class Node(Sink):
             self.presence.vacate(channel)
         self._lose_interest(channel)
 
-    def _gain_interest(self, channel: str) -> None:
+    def _track(self, channel: str) -> None:
+        """Track a channel, which is subscribed: publications before that do not reach the node."""
         namespace = self.namespaces.of(channel)
-        self._interest[channel] += 1
-        if self._interest[channel] == 1 and namespace.history_size:
+        if namespace.history_size and not self.tracker.is_tracked(channel):
             self.tracker.open(channel, namespace)
 
     def _lose_interest(self, channel: str) -> None:
@@ -307,7 +308,7 @@ class Subscribing:
     _turn: asyncio.Handle = field(init=False)
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
-        self._node._gain_interest(self._channel)
+        self._node._interest[self._channel] += 1
         try:
             start = await self._start
         except BaseException:

@@ -61,7 +61,9 @@ def catch_up_stream(
         since: the client's position; None: it is new.
         top: later publications will be broadcast to it.
     """
-    if since is None or window is None or since.epoch != top.epoch or since.offset > top.offset:
+    if since is None:
+        return [Resumption(channel, top, is_recovered=None)]
+    if window is None or since.epoch != top.epoch or since.offset > top.offset:
         return [Resumption(channel, top, is_recovered=False)]
     missed = window.after(since.offset)
     if missed is None:
@@ -83,12 +85,12 @@ def catch_up_cache(
     kept = (window.after(window.floor) if window is not None else None) or []
     newest = [publication for publication in kept if _offset(publication) <= top.offset][-1:]
     if window is None or not newest:
-        return [Resumption(channel, top, is_recovered=bool(kept) and since == top)]
+        return [Resumption(channel, top, is_recovered=None if since is None else bool(kept) and since == top)]
     before = Position(_offset(newest[0]) - 1, top.epoch)
     has_newest = since is not None and before < since <= top and since.epoch == top.epoch
     if since is not None and has_newest and window.after(since.offset) is not None:
         return [Resumption(channel, top, is_recovered=True)]
-    return [Resumption(channel, before, is_recovered=True), *newest]
+    return [Resumption(channel, before, is_recovered=None if since is None else True), *newest]
 
 
 def _offset(publication: Publication) -> int:

@@ -1,7 +1,7 @@
 """Questions to one node of the cluster or to all; each node answers by its own handlers.
 
-Questions and answers are JSON in channels that only nodes use; their names have no colon, so no client can subscribe.
-All nodes receive `control`, one node receives `control.<node id>`.
+Questions and answers are JSON in channels that only nodes use; their names have no namespace, and no client can
+subscribe. All nodes receive `control`, one node receives `control.<node id>`.
 
     {"question": 7, "from": "n1", "op": "disconnect", "params": {...}}     {"answer": 7, "from": "n2", "result": {...}}
 """

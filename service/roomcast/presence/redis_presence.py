@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -32,6 +33,8 @@ T = TypeVar("T")
 _ROUND_INTERVAL_S = 0.05
 _RETRY_S = 1.0
 _WRITE_TIMEOUT_S = 1.0
+# A client that joins and leaves within a round is reported while its channel has no more changes in this round.
+_MAX_TURNS = 100
 _CALLS_AT_ONCE = 100
 _NAMES_AT_ONCE = 1000
 # A client that only reloads its page vacates no channel.
@@ -47,11 +50,11 @@ class _Round(NamedTuple):
     """The changes that are written together.
 
     occupied: channels with a subscriber here; vacated: channels without.
-    changed: by channel and client; None: the client has left.
+    changed: by channel the steps, one after the other, in each of which a client has changed once; None: it has left.
     """
 
     occupied: set[str]
-    changed: dict[str, dict[str, ClientInfo | None]]
+    changed: dict[str, list[dict[str, ClientInfo | None]]]
     vacated: list[str]
 
 
@@ -75,7 +78,7 @@ class RedisPresence(Presence):
         self._sweeper = Sweeper(
             client, registry, self._commands, self._keys, own_lease=lambda: self.lease, clock=time.monotonic
         )
-        self._changed: defaultdict[str, dict[str, ClientInfo | None]] = defaultdict(dict)
+        self._changed: defaultdict[str, list[dict[str, ClientInfo | None]]] = defaultdict(list)
         self._unsure: set[str] = set()  # channels of which all members are written again
         self._fading: set[str] = set()  # channels whose keys are to be kept alive
         self._vacating: dict[str, float] = {}  # channel -> loop time at which it is vacated
@@ -95,14 +98,12 @@ class RedisPresence(Presence):
 
     @override
     def join(self, channel: str, info: ClientInfo) -> None:
-        self._changed[channel][info.client] = info
-        self._has_changed.set()
+        self._change(channel, info.client, info)
 
     @override
     def leave(self, channel: str, client: str) -> None:
         # Also a client that was not written yet: Redis decides whether it was a member.
-        self._changed[channel][client] = None
-        self._has_changed.set()
+        self._change(channel, client, None)
 
     @override
     def occupy(self, channel: str) -> None:
@@ -140,6 +141,15 @@ class RedisPresence(Presence):
     async def count(self, channel: str) -> Counts:
         await self._wait_written(channel)
         return Counts(*await self._read(self._commands.count(channel)))
+
+    def _change(self, channel: str, client: str, info: ClientInfo | None) -> None:
+        steps = self._changed[channel]
+        step = steps[-1] if steps else _first(steps)
+        turns = len(step) < _MAX_TURNS and client in step and (step[client] is None) is not (info is None)
+        if turns and sum(map(len, steps)) < _MAX_TURNS:
+            steps.append(step := {})
+        step[client] = info
+        self._has_changed.set()
 
     async def _wait_written(self, channel: str) -> None:
         """Wait, a second at most, for the changes of a channel: a client that has just joined finds itself."""
@@ -190,9 +200,11 @@ class RedisPresence(Presence):
         here = self._roster.channels()
         unsure, self._unsure = self._unsure, set()
         fading, self._fading = self._fading, set()
-        changed, self._changed = self._changed, defaultdict(dict)
+        changed, self._changed = self._changed, defaultdict(list)
         for channel in unsure:
-            changed[channel].update((info.client, info) for info in self._roster.members(channel))
+            step = _first(changed[channel])
+            for info in self._roster.members(channel):
+                step.setdefault(info.client, info)
         now = asyncio.get_running_loop().time()
         vacated = [channel for channel, due_at in self._vacating.items() if due_at <= now]
         for channel in vacated:
@@ -203,9 +215,10 @@ class RedisPresence(Presence):
         """Keep the changes of refused channels for the next round: leaves by name, members by the roster."""
         here = self._roster.channels()
         for channel in refused:
-            for client, info in changes.changed.get(channel, {}).items():
+            newest = dict(chain.from_iterable(step.items() for step in changes.changed.get(channel, ())))
+            for client, info in newest.items():
                 if info is None:
-                    self._changed[channel].setdefault(client, None)
+                    _first(self._changed[channel]).setdefault(client, None)
             if channel in here:
                 self._unsure.add(channel)
             elif channel in changes.vacated:
@@ -244,13 +257,19 @@ class RedisPresence(Presence):
     def _calls(self, changes: _Round, lease: str) -> Iterator[tuple[str, Command]]:
         for channel in changes.occupied:
             yield channel, self._commands.occupy(channel, lease)
-        for channel, changed in changes.changed.items():
+        for channel, changed in ((channel, step) for channel, steps in changes.changed.items() for step in steps):
             left = [client for client, info in changed.items() if info is None]
             for clients in _batches(left, MAX_LEFT):
                 yield channel, self._commands.leave(channel, lease, clients)
             joined = [info for info in changed.values() if info is not None]
             for infos in _batches(joined, MAX_JOINED):
                 yield channel, self._commands.join(channel, lease, infos)
+
+
+def _first(steps: list[dict[str, ClientInfo | None]]) -> dict[str, ClientInfo | None]:
+    if not steps:
+        steps.append({})
+    return steps[0]
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

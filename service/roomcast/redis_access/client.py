@@ -12,7 +12,7 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterError, InvalidResponse, RedisClusterException, ResponseError
+from redis.exceptions import ClusterError, InvalidResponse, RedisClusterException, ResponseError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -72,9 +72,28 @@ async def ask(client: Client, *command: str) -> Any:  # Any: redis-py's reply
     return await client.execute_command(*command, target_nodes=client.get_default_node())
 
 
+async def ask_for_key(client: Client, key: str, *command: Any) -> Any:  # Any: redis-py's arguments and reply
+    """Return the reply to a command on a key that is not its first argument. Raises: one of OUTAGES."""
+    if not isinstance(client, RedisCluster):
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+    await client.initialize()
+    # The server is named: to find the key redis-py would ask any server, also one that is away.
+    return await client.execute_command(*command, target_nodes=client.get_node_from_key(key))
+
+
 def publish_verb(client: Client) -> str:
     """Return the command that publishes: in a cluster PUBLISH goes to all of it, SPUBLISH to the topic's shard."""
     return "SPUBLISH" if isinstance(client, RedisCluster) else "PUBLISH"
+
+
+def shard_of(client: Client, key: str) -> str:
+    """Return the name of the server that has a key's slot; empty if that is not known, and without a cluster."""
+    if not isinstance(client, RedisCluster):
+        return ""
+    with suppress(SlotNotCoveredError):
+        node = client.get_node_from_key(key)
+        return "" if node is None else str(node.name)
+    return ""
 
 
 def describe(client: Client) -> str:

@@ -24,7 +24,7 @@ class Script(NamedTuple):
 
 def is_call(command: Command) -> bool:
     """Return whether a command calls a script."""
-    return command[0] == "EVALSHA"
+    return bool(command[0] == "EVALSHA")
 
 
 def first_key(command: Command) -> Any:  # Any: as redis-py takes it

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
-from roomcast.redis_access.client import Client
+from roomcast.redis_access.client import Client, ask_for_key
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from roomcast.redis_access.scripts import Command, read_script
@@ -45,14 +45,19 @@ class WorkQueue:
         self._client = client
         self._bury = read_script("roomcast.redis_access", "bury")
 
-    async def read(self, *, count: int, within_s: float) -> list[Entry]:
-        """Return the oldest entries, `count` at most; if there are none, wait for one."""
+    async def read(self, *, count: int, within_s: float, after: bytes = b"0") -> list[Entry]:
+        """Return the oldest entries after an id, `count` at most; if there are none, wait for one."""
+        command = ("XREAD", "COUNT", count, "BLOCK", max(1, int(within_s * 1000)), "STREAMS", self.key, after)
         try:
-            # Any: redis-py's type for every protocol and decoding at once
-            streams: Any = await self._client.xread({self.key: "0"}, count=count, block=max(1, int(within_s * 1000)))
+            streams = await ask_for_key(self._client, self.key, *command)
         except ResponseError as exc:
             raise ResponseError(f"{self.key}: {exc}") from exc
         return [Entry(entry_id, fields) for _, entries in streams for entry_id, fields in entries]
+
+    async def find(self, ids: Iterable[bytes]) -> list[Entry]:
+        """Return the entries with these ids that are still there."""
+        found = await run_all(self._client, [("XRANGE", self.key, each, each) for each in ids], ())
+        return [Entry(entry_id, fields) for entries in found for entry_id, fields in entries]
 
     async def ack(self, published: Iterable[bytes], dead: Mapping[bytes, str]) -> None:
         """Remove published entries, and move those that cannot be published to the dead letters, with the reason."""

@@ -6,52 +6,72 @@ A token is never in a URL, because logs and histories keep URLs. It is a subprot
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
 from starlette.requests import HTTPConnection
 
-from roomcast.auth import ConnectionClaims, InvalidToken
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken
 from roomcast.auth.claims import connection_claims
 from roomcast.auth.permissions import Client
 from roomcast.auth.tickets import Tickets
 from roomcast.auth.tokens import TokenVerifier
 from roomcast.config import Settings
+from roomcast.hooks.interface import SubscribeAnswer
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.json import JsonObject
+from roomcast.web.event_ids import last_event_id
 
 log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "roomcast"
 _TOKEN_PREFIX = "token."  # noqa: S105  (no secret)
 _BEARER = "bearer "
+_USED = "the ticket was used, or is older than 30 s"
 
 
 class Identity(NamedTuple):
     """An authenticated client.
 
     info: JSON for other clients, or empty. expire_at_s: Unix time at which the connection is closed, 0: never.
+    stream_key: with it the client's ticket opens the event stream again, or empty.
+    has_token: it was identified by a token or ticket. meta, channels: see `ConnectAnswer`.
     """
 
     client: Client
     info: bytes = b""
     expire_at_s: int = 0
+    stream_key: str = ""
+    has_token: bool = False
+    meta: bytes = b""
+    channels: Mapping[str, SubscribeAnswer] = MappingProxyType({})
 
 
 class Authenticator:
-    """Authenticates plain clients, by their request or by their first message."""
+    """Authenticates plain clients, by their request or by their first message.
 
-    def __init__(self, verifier: TokenVerifier, tickets: Tickets, settings: Settings) -> None:
+    Args:
+        asks_application: the application accepts clients, so those without credentials are anonymous.
+    """
+
+    def __init__(
+        self, verifier: TokenVerifier, tickets: Tickets, settings: Settings, *, asks_application: bool = False
+    ) -> None:
         self._verifier = verifier
         self._tickets = tickets
         self._is_insecure = settings.insecure
-        self._accepts_anonymous = settings.anonymous
+        self._accepts_anonymous = settings.anonymous or asks_application
 
-    async def authenticate(self, connection: HTTPConnection) -> Identity | None:
+    async def authenticate(self, connection: HTTPConnection, *, is_stream: bool = False) -> Identity | None:
         """Return the identity of a client by its request; None if it has no credentials and needs some.
 
+        Args:
+            is_stream: its ticket opens an event stream, and opens it again with the key in its last event's id.
         Raises: ClientError 101 for an invalid token or ticket, 109 for an expired token, 107 for a user or info in the
             query; BrokerUnavailable.
         """
@@ -63,12 +83,12 @@ class Authenticator:
         if token := _token_of(connection):
             return await self.by_token(token)
         if ticket := query.get("ticket", ""):
-            return await self._by_ticket(ticket)
+            return await (self._by_stream_ticket(connection, ticket) if is_stream else self._by_ticket(ticket))
         return Identity(Client()) if self._accepts_anonymous else None
 
-    async def required(self, connection: HTTPConnection) -> Identity:
+    async def required(self, connection: HTTPConnection, *, is_stream: bool = False) -> Identity:
         """Return the identity of a client. Raises: as `authenticate`, and ClientError 101 without credentials."""
-        identity = await self.authenticate(connection)
+        identity = await self.authenticate(connection, is_stream=is_stream)
         if identity is None:
             raise ClientError(ErrorCode.UNAUTHORIZED, "send a token as Authorization: Bearer, or a ticket")
         return identity
@@ -100,8 +120,22 @@ class Authenticator:
     async def _by_ticket(self, ticket: str) -> Identity:
         claims = await self._tickets.redeem(ticket)
         if claims is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, "the ticket was used, or is older than 30 s")
+            raise ClientError(ErrorCode.UNAUTHORIZED, _USED)
         return _identity(connection_claims(claims))
+
+    async def _by_stream_ticket(self, connection: HTTPConnection, ticket: str) -> Identity:
+        key = last_event_id(connection).key
+        if key:
+            claims = await self._tickets.reopen(ticket, key)
+        else:
+            claims, key = await self._tickets.redeem_for_stream(ticket) or (None, "")
+        if claims is None:
+            raise ClientError(ErrorCode.UNAUTHORIZED, _USED)
+        identity = _identity(connection_claims(claims))
+        ends = [float(end) for end in (identity.expire_at_s, claims.get("exp")) if isinstance(end, int | float) and end]
+        if ends and min(ends) <= time.time():
+            raise ExpiredToken
+        return identity._replace(stream_key=key)
 
 
 def _token_of(connection: HTTPConnection) -> str:
@@ -113,7 +147,8 @@ def _token_of(connection: HTTPConnection) -> str:
 
 
 def _identity(claims: ConnectionClaims) -> Identity:
-    return Identity(Client(claims.user, claims.grants), claims.info, claims.expire_at_s or 0)
+    client = Client(claims.user, claims.grants)
+    return Identity(client, claims.info, claims.expire_at_s or 0, has_token=True, meta=claims.meta)
 
 
 def _claimed(user: str, info: str) -> Identity:

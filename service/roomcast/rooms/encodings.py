@@ -25,15 +25,17 @@ def envelope(event: Event) -> bytes:
     `data` if its payload is JSON, `text` if it is other text, `base64` if it is binary. Before the payload, if not
     empty: `"tags":{"lang":"en"}`, and the publisher, `"info":{"client":"n1-7","user":"ada","conn_info":...,
     "chan_info":...}`.
-    The start after a reconnect is `{"offset":1,"epoch":"5f0c2a91","recovered":true}`. Clients that join or leave are
-    `{"join":[...]}`, `{"leave":[...]}`.
+    The start of a new client is its position, `{"offset":1,"epoch":"5f0c2a91"}`; after a reconnect it has
+    `"recovered":true`, or false for a loss. Clients that join or leave are `{"join":[...]}`, `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
         members = _position_members(event.position) + _about_members(event)
         return b"{%b%b}" % (members, _payload_member(event))
     if isinstance(event, Resumption):
-        recovered = b"true" if event.is_recovered else b"false"
-        return b'{%b"recovered":%b}' % (_position_members(event.position), recovered)
+        members = _position_members(event.position)
+        if event.is_recovered is None:
+            return b"{%b}" % members.removesuffix(b",")
+        return b'{%b"recovered":%b}' % (members, b"true" if event.is_recovered else b"false")
     return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
 
 
@@ -94,6 +96,17 @@ def _deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
         return frames.frame(opcode, deflate.deflate(payload), is_compressed=True)
 
     return deflated_frame
+
+
+def in_envelope(encoding: Encoding) -> bool:
+    """Return whether a WebSocket's publications are in envelopes."""
+    return encoding in (ENVELOPE_WEBSOCKET, DEFLATED_ENVELOPE)
+
+
+def text_frame(encoding: Encoding, text: bytes) -> bytes:
+    """Return a message of the server's own, for a client with this encoding of a WebSocket."""
+    is_deflated = encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
+    return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", text))
 
 
 def _missed_frame(count: int) -> bytes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from roomcast.auth.permissions import Action, may
 from roomcast.connections.connection import Connection, Receiver
-from roomcast.deadlines import Deadlines, Expiring
+from roomcast.deadlines import Expiring
 from roomcast.model.errors import (
     BAD_REQUEST,
     EXPIRED,
@@ -21,29 +20,21 @@ from roomcast.model.errors import (
     PERMISSION_DENIED,
     SERVER_ERROR,
     STALE,
+    ApplicationError,
     BrokerUnavailable,
     ClientError,
     ErrorCode,
+    Refused,
 )
 from roomcast.model.positions import Position, position_of
 from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.node.node import Node
-from roomcast.rooms.authentication import Authenticator, Identity
-from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.rooms.receivers import PlainReceiver
-
-
-class TokenDeadline(Expiring):
-    """The expiry of a connection's token. It does not keep the connection alive, and ends with it."""
-
-    def __init__(self, connection: Connection, deadlines: Deadlines) -> None:
-        self._connection = weakref.ref(connection, lambda _: deadlines.forget(self))
-
-    @override
-    def on_deadline(self, now_s: float, grace_s: float) -> None:
-        connection = self._connection()
-        if connection is not None:
-            connection.close(EXPIRED)
+from roomcast.rooms.admission import Admission
+from roomcast.rooms.authentication import Identity
+from roomcast.rooms.encodings import text_frame
+from roomcast.rooms.expiry import Expiries
+from roomcast.rooms.receivers import PlainReceiver, Publisher
+from roomcast.web.event_ids import last_event_id
 
 
 @dataclass(slots=True, eq=False)
@@ -51,30 +42,38 @@ class RoomEntry:
     """Subscribes a WebSocket to its channel: before its handshake is accepted, or by its first message.
 
     Args:
-        receiver_of: makes the receiver; its argument is whether the client may publish.
+        headers: of the handshake, for the application.
+        receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
         since: the client's position in the channel.
     """
 
     _node: Node
-    _authenticator: Authenticator
-    _deadlines: Deadlines
+    _admission: Admission
+    _expiries: Expiries
+    _headers: Mapping[str, str]
     _channel: str
-    _receiver_of: Callable[[bool], Receiver]
+    _receiver_of: Callable[[Publisher, bool], Receiver]
     _since: Position | None
 
     async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
-        """Subscribe a client; send it `welcome`, then the start. Raises: ClientError, BrokerUnavailable."""
-        check_subscription(self._node, self._channel, identity)
-        async with self._node.subscribing(connection, self._channel, since=self._since) as start:
+        """Subscribe a client; send it `welcome`, then the start.
+
+        Raises: ApplicationError, BrokerUnavailable, ClientError, Refused.
+        """
+        admitted = await self._admission.admit(connection, self._headers, identity, self._channel)
+        async with self._node.subscribing(
+            connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
+        ) as start:
             if welcome:
                 connection.send(welcome)
-            send_start(connection, start)
-        connection.receiver = self._receiver_of(self._may_publish(identity))
-        expire_with_token(self._deadlines, identity, connection)
+            send_start(connection, start, self._channel, self._since)
+        connection.receiver = self._receiver_of(admitted.publisher, self._may_publish(admitted.identity))
+        self._admission.connected(connection, admitted)
+        self._expiries.watch(connection, admitted.expiries)
 
     async def enter_by_token(self, connection: Connection, token: str) -> None:
-        """Subscribe a client that sent its token as a message. Raises: ClientError, BrokerUnavailable."""
-        identity = await self._authenticator.by_token(token)
+        """Subscribe a client that sent its token as a message. Raises: as `enter`."""
+        identity = await self._admission.authenticator.by_token(token)
         connection.info = identity.info
         self._node.hub.identify(connection, identity.client.user)
         await self.enter(connection, identity, welcome=self._welcome(connection))
@@ -90,28 +89,28 @@ class RoomEntry:
     def _welcome(self, connection: Connection) -> bytes:
         """Return the reply to a first message with a valid token; the channel's publications follow it."""
         client = orjson.dumps({"client": self._node.roster.client_id(connection)})
-        is_deflated = connection.encoding in (DEFLATED_WEBSOCKET, DEFLATED_ENVELOPE)
-        return (DEFLATED_WEBSOCKET if is_deflated else PLAIN_WEBSOCKET).encode(Publication("", client))
+        return text_frame(connection.encoding, client)
 
 
-def send_start(connection: Connection, start: Sequence[Publication | Resumption]) -> None:
-    """Send the start of a subscription."""
-    for event in start:
-        connection.send(connection.encoding.encode(event))
+def send_start(
+    connection: Connection, start: Sequence[Publication | Resumption], channel: str, since: Position | None
+) -> None:
+    """Send the start of a subscription, which may be a whole history, to a client that has the position `since`."""
+    connection.send_missed(map(connection.encoding.encode, start_of(start, channel, since)))
 
 
-def check_subscription(node: Node, channel: str, identity: Identity) -> None:
-    """Return if a client may subscribe. Raises: ClientError 102, 103."""
-    may(Action.SUBSCRIBE, channel, node.namespaces.of(channel), identity.client, is_subscribed=False)
+def start_of(
+    start: Sequence[Publication | Resumption], channel: str, since: Position | None
+) -> Sequence[Publication | Resumption]:
+    """Return the start of a subscription, with the report of a loss where a channel recovers nothing for its client."""
+    return (Resumption(channel, None, is_recovered=False),) if since is not None and not start else start
 
 
-def expire_with_token(deadlines: Deadlines, identity: Identity, connection: Connection) -> None:
-    """Close a connection when its token expires: without grace, because plain clients cannot refresh it."""
-    if identity.expire_at_s:
-        deadlines.add(identity.expire_at_s, TokenDeadline(connection, deadlines), at_once=True)
-
-
-_DISCONNECTS = {ErrorCode.UNAUTHORIZED: INVALID_TOKEN, ErrorCode.TOKEN_EXPIRED: EXPIRED}
+_DISCONNECTS = {
+    ErrorCode.UNAUTHORIZED: INVALID_TOKEN,
+    ErrorCode.TOKEN_EXPIRED: EXPIRED,
+    **{error: SERVER_ERROR for error in ErrorCode if error.is_temporary},
+}
 
 
 class FirstMessageAuth(PlainReceiver, Expiring):
@@ -150,6 +149,10 @@ class FirstMessageAuth(PlainReceiver, Expiring):
             await self._admit(connection, token)
         except ClientError as exc:
             connection.close(_DISCONNECTS.get(exc.error, PERMISSION_DENIED))
+        except ApplicationError as exc:
+            connection.close(SERVER_ERROR if exc.is_temporary else PERMISSION_DENIED)
+        except Refused as exc:
+            connection.close(exc.disconnect)
         except BrokerUnavailable:
             connection.close(SERVER_ERROR)
 
@@ -165,9 +168,7 @@ def _token_in(data: bytes) -> str | None:
 
 def since_of(connection: HTTPConnection) -> Position | None:
     """Return the position from which a client recovers. Raises: ClientError 107 for an invalid one."""
-    epoch, colon, offset = connection.headers.get("last-event-id", "").rpartition(":")
-    if not colon:
-        epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
-        if not epoch and not offset:
-            return None
-    return position_of(offset, epoch)
+    if (position := last_event_id(connection).position) is not None:
+        return position
+    epoch, offset = connection.query_params.get("epoch", ""), connection.query_params.get("since", "")
+    return position_of(offset, epoch) if epoch or offset else None

@@ -6,15 +6,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from roomcast.deadlines import Deadlines
-from roomcast.model.channels import SYSTEM_METRICS, room_channel
+from roomcast.auth.tickets import STREAM_TTL_S
+from roomcast.connections.connection import Connection
+from roomcast.model.channels import SYSTEM_METRICS, check_channel, room_channel
+from roomcast.model.errors import SERVER_ERROR, Refused
 from roomcast.model.positions import Position
-from roomcast.rooms.authentication import Authenticator, Identity
+from roomcast.node.node import Node
+from roomcast.rooms.admission import Admission
+from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import PLAIN_SSE
-from roomcast.rooms.entry import check_subscription, expire_with_token, send_start, since_of
+from roomcast.rooms.entry import send_start, since_of
+from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.receivers import Feed
-from roomcast.transports.event_stream import EventStream
+from roomcast.transports.event_stream import NO_POSITION, EventStream, retry
 from roomcast.web.client_server import ClientServer
+from roomcast.web.event_ids import last_event_id
+from roomcast.web.failures import FAILURES, is_retried
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
 
@@ -31,34 +38,53 @@ class EventStreamResponse(Response):
 
     def __init__(
         self,
-        server: ClientServer,
-        deadlines: Deadlines,
+        request: Request,
         channel: str,
         identity: Identity,
         since: Position | None = None,
     ) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._server = server
-        self._deadlines = deadlines
+        self._request = request
         self._channel = channel
         self._identity = identity
         self._since = since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one client. Raises, before the response starts: ClientError, BrokerUnavailable."""
-        stream = EventStream(ping_interval_s=self._server.settings.ping_interval_s)
+        """Serve one client. Raises, before the response starts: ApplicationError, ClientError, BrokerUnavailable."""
+        server, key = find(self._request, ClientServer), self._identity.stream_key
+        stream = EventStream(ping_interval_s=server.settings.ping_interval_s, key=key)
+        stream.write(retry())
+        if key and self._since is None:
+            stream.write(NO_POSITION)
         user, info = self._identity.client.user, self._identity.info
-        connection = self._server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
+        connection = server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
-        node = self._server.node
-        with node.connected(connection):
-            async with node.subscribing(connection, self._channel, since=self._since) as start:
-                send_start(connection, start)
+        with server.node.connected(connection):
+            try:
+                await self._enter(server.node, connection)
+            except Refused as exc:
+                connection.close(exc.disconnect)
+            except FAILURES as exc:
+                if not is_retried(self._request, exc):
+                    raise
+                connection.close(SERVER_ERROR)  # not by an exception: the client would not get its key
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             connection.open()
-            expire_with_token(self._deadlines, self._identity, connection)
             await pump(connection, stream.read, scope, receive, send)
+
+    async def _enter(self, node: Node, connection: Connection) -> None:
+        admission, expiries = find(self._request, Admission), find(self._request, Expiries)
+        headers = admission.headers(self._request)
+        admitted = await admission.admit(connection, headers, self._identity, self._channel)
+        async with node.subscribing(
+            connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
+        ) as start:
+            send_start(connection, start, self._channel, self._since)
+        admission.connected(connection, admitted)
+        expiries.watch(connection, admitted.expiries)
+        if self._identity.stream_key:  # it returns before its key is forgotten
+            expiries.close_in(STREAM_TTL_S / 2, connection)
 
 
 @router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
@@ -66,9 +92,16 @@ async def plain_room_events(request: Request, name: str) -> Response:
     """The plain room as server-sent events; binary frames are sent as base64 in events named `binary`.
 
     The id of an event is its position, which a browser sends when it reconnects, to recover. The client is identified
-    by a token in the header, or by a `?ticket=` of `POST /api/ticket` (docs/auth.md).
+    by a token in the header, or by a `?ticket=` of `POST /api/ticket` (docs/auth.md). After a disconnect for good the
+    reconnect is answered 204. A temporary failure is answered 200 and ends at once, so that an `EventSource` retries.
     """
     return await _events(request, room_channel(name))
+
+
+@router.get("/sse/channels/{channel:path}", response_class=Response, tags=["rooms"], summary="Follow a channel.")
+async def plain_channel_events(request: Request, channel: str) -> Response:
+    """As `/sse/rooms/{name}`, for a channel of any namespace."""
+    return await _events(request, check_channel(channel))
 
 
 @router.get("/sse/dashboard-feed", response_class=Response, tags=["rooms"], summary="Follow the system's figures.")
@@ -78,8 +111,9 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 
 async def _events(request: Request, channel: str) -> Response:
-    since = since_of(request)
-    identity = await find(request, Authenticator).required(request)
-    server = find(request, ClientServer)
-    check_subscription(server.node, channel, identity)
-    return EventStreamResponse(server, find(request, Deadlines), channel, identity, since)
+    if last_event_id(request).is_end:
+        return Response(status_code=204)
+    since, admission = since_of(request), find(request, Admission)
+    admission.check_origin(request)
+    identity = await admission.authenticator.required(request, is_stream=True)
+    return EventStreamResponse(request, channel, identity, since)

@@ -12,17 +12,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from roomcast.connections.encoding import Encoding
-from roomcast.model.channels import room_channel
+from roomcast.model.channels import check_channel, room_channel
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Publication, Resumption
-from roomcast.rooms.authentication import Authenticator
+from roomcast.rooms.admission import Admission
 from roomcast.rooms.encodings import envelope
-from roomcast.rooms.entry import check_subscription, since_of
+from roomcast.rooms.entry import since_of, start_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
 from roomcast.web.client_server import ClientServer
+from roomcast.web.failures import disconnected
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
 
@@ -31,22 +32,24 @@ router = APIRouter()
 _WAIT_S = 25.0
 # The start of an envelope in a channel with a history.
 _POSITION = re.compile(rb'\{"offset":([0-9]+),"epoch":"([0-9A-Za-z]+)"')
+# The whole envelope of a loss.
+_LOSS = re.compile(rb'\{(?:"offset":[0-9]+,"epoch":"[0-9A-Za-z]+",)?"recovered":false\}')
 _MAX_WAIT_S = 60.0
 
 
 def _member(event: Event) -> bytes:
-    """Return a publication as a netstring.
+    """Return the envelope of a publication or of a loss as a netstring.
 
     orjson parses 1,024 levels of nesting but serialises only 254, so it cannot be embedded in the answer before that.
     """
-    if not isinstance(event, Publication):
+    if not isinstance(event, Publication | Resumption):
         return b""
     text = envelope(event)
     return b"%d:%b" % (len(text), text)
 
 
 def _members(found: bytes) -> list[bytes]:
-    """Return the publications of joined netstrings."""
+    """Return the envelopes in joined netstrings."""
     members, start = [], 0
     while start < len(found):
         colon = found.index(b":", start)
@@ -65,34 +68,52 @@ async def poll(request: Request, name: str) -> Response:
 
     Answers `{"offset": 7, "epoch": "5f0c2a91", "recovered": true, "publications": [{"offset": 7, "epoch": "5f0c2a91",
     "data": ...}]}` as soon as there is one, or without any after `timeout` seconds (25; at most 60). The next poll
-    sends this offset and epoch. Without `since` the answer is the room's position, at once. `recovered: false` means
-    that publications are lost.
+    sends this offset and epoch. Without `since` the answer is the room's position, at once, without `recovered`.
+    `recovered: false` means that publications are lost. A client that is disconnected for good meanwhile gets 403.
     Delivery: as for a client that reconnects, see docs/guarantees.md.
     """
-    channel, since, wait_s = room_channel(name), since_of(request), _wait_of(request)
-    identity = await find(request, Authenticator).required(request)
-    server = find(request, ClientServer)
-    check_subscription(server.node, channel, identity)
+    return await _poll(request, room_channel(name))
+
+
+@router.get("/poll/channels/{channel:path}", response_class=Response, tags=["rooms"], summary="Poll a channel.")
+async def poll_channel(request: Request, channel: str) -> Response:
+    """As `/poll/rooms/{name}`, for a channel of any namespace. Where it recovers nothing, an answer has no position."""
+    return await _poll(request, check_channel(channel))
+
+
+async def _poll(request: Request, channel: str) -> Response:
+    since, wait_s = since_of(request), _wait_of(request)
+    server, admission = find(request, ClientServer), find(request, Admission)
+    admission.check_origin(request)
+    identity = await admission.authenticator.required(request)
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
     connection.open()
-    # A client would seem to join and leave with each poll.
-    namespace = replace(server.node.namespaces.of(channel), presence=False, join_leave=False)
     with server.node.connected(connection):
-        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as start:
-            found = b"".join(map(_member, start))
-        # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
-        is_recovered = all(
-            event.is_recovered or event.position == since for event in start if isinstance(event, Resumption)
-        )
+        admitted = await admission.admit(connection, admission.headers(request), identity, channel)
+        # A client would seem to join and leave with each poll.
+        namespace = replace(admitted.namespace, presence=False, join_leave=False)
+        async with server.node.subscribing(connection, channel, namespace=namespace, since=since) as found_start:
+            start = start_of(found_start, channel, since)
+            found = [envelope(event) for event in start if isinstance(event, Publication)]
+        is_recovered = _is_recovered(start, since)
         if not found and is_recovered:
-            found = await _next(request, transport, wait_s)
+            found = _members(await _next(request, transport, wait_s))
+    if not found and transport.final_disconnect is not None:
+        return disconnected(transport.final_disconnect)
     return _answer(start, found, is_recovered=is_recovered)
 
 
+def _is_recovered(start: Sequence[Event], since: Position | None) -> bool | None:
+    """Return whether nothing is missing, as in a `Resumption`; a channel without positions has nothing to recover."""
+    begun = next((event for event in start if isinstance(event, Resumption)), None)
+    # Where a cache is empty too, a client at the newest position waits: else all its polls would return at once.
+    return True if begun is None or begun.position == since else begun.is_recovered
+
+
 async def _next(request: Request, transport: PollTransport, wait_s: float) -> bytes:
-    """Return the next publications; nothing if none arrive in time, or if the client disconnects."""
+    """Return the next events; nothing if none arrive in time, or if the client disconnects."""
     found: list[bytes] = []
 
     async def take() -> None:
@@ -103,14 +124,19 @@ async def _next(request: Request, transport: PollTransport, wait_s: float) -> by
     return b"".join(found)
 
 
-def _answer(start: Sequence[Event], found: bytes, *, is_recovered: bool) -> Response:
-    publications = _members(found)
-    newest = _POSITION.match(publications[-1]) if publications else None
-    began = next((event.position for event in start if isinstance(event, Resumption)), None)
-    position = began if newest is None else Position(int(newest[1]), newest[2].decode())
+def _answer(start: Sequence[Event], found: list[bytes], *, is_recovered: bool | None) -> Response:
+    publications = [each for each in found if not _LOSS.fullmatch(each)]
+    position = next((event.position for event in start if isinstance(event, Resumption)), None)
+    # The newest one: publications by PUBLISH have none.
+    for each in reversed(found):
+        if newest := _POSITION.match(each):
+            position = Position(int(newest[1]), newest[2].decode())
+            break
+    if len(publications) < len(found):
+        is_recovered = False
     answer = {
         **({} if position is None else position._asdict()),
-        "recovered": is_recovered,
+        **({} if is_recovered is None else {"recovered": is_recovered}),
         "publications": [orjson.Fragment(each) for each in publications],
     }
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Cache-Control": "no-store"})

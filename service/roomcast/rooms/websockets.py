@@ -10,15 +10,16 @@ from starlette.websockets import WebSocket
 
 from roomcast.connections.connection import Receiver
 from roomcast.connections.encoding import Encoding
-from roomcast.deadlines import Deadlines
-from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_name, room_channel
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.channels import LOBBY, SYSTEM_METRICS, check_channel, check_name, room_channel
+from roomcast.model.errors import ClientError, ErrorCode, Refused
 from roomcast.model.positions import Position
 from roomcast.rooms import receivers
-from roomcast.rooms.authentication import SUBPROTOCOL, Authenticator
+from roomcast.rooms.admission import Admission
+from roomcast.rooms.authentication import SUBPROTOCOL
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
-from roomcast.tasks import TaskSet
+from roomcast.rooms.expiry import Expiries
+from roomcast.rooms.receivers import Publisher
 from roomcast.web.client_server import ClientServer, websocket_of
 from roomcast.web.state import find
 
@@ -44,10 +45,11 @@ async def chat(socket: WebSocket, client_id: str) -> None:
     Delivery: at most once, in one order for all. That a client left is published too, unless its node was killed.
     """
     name = check_name(client_id, "client id")
-    publisher = find(socket, ClientServer).node.client_publisher
-    await _serve(
-        socket, LOBBY, lambda may_publish: receivers.Chat(publisher, LOBBY, name, may_publish=may_publish), name=name
-    )
+
+    def receiver_of(publisher: Publisher, may_publish: bool) -> receivers.Chat:
+        return receivers.Chat(publisher, LOBBY, name, may_publish=may_publish)
+
+    await _serve(socket, LOBBY, receiver_of, name=name)
 
 
 @router.websocket("/ws/rooms/{name}")
@@ -59,12 +61,21 @@ async def plain_room(socket: WebSocket, name: str) -> None:
     `?user=ada&info={"color":"red"}` does: user has at most 128 bytes, info is JSON of at most 1 KiB.
     Delivery: in one order for all, as soon as the handshake is accepted; see docs/guarantees.md.
     """
-    publisher, channel = find(socket, ClientServer).node.client_publisher, room_channel(name)
+    await _plain(socket, room_channel(name))
+
+
+@router.websocket("/ws/channels/{channel:path}")
+async def plain_channel(socket: WebSocket, channel: str) -> None:
+    """As `/ws/rooms/{name}`, for a channel of any namespace."""
+    await _plain(socket, check_channel(channel))
+
+
+async def _plain(socket: WebSocket, channel: str) -> None:
     in_envelope, since = _envelope_of(socket), since_of(socket)
     if since is not None and not in_envelope:
         raise ClientError(ErrorCode.BAD_REQUEST, "since needs envelope=1: plain frames tell no positions")
 
-    def receiver_of(may_publish: bool) -> receivers.Room:
+    def receiver_of(publisher: Publisher, may_publish: bool) -> receivers.Room:
         return receivers.Room(publisher, channel, may_publish=may_publish)
 
     await _serve(socket, channel, receiver_of, in_envelope=in_envelope, since=since)
@@ -73,13 +84,13 @@ async def plain_room(socket: WebSocket, name: str) -> None:
 @router.websocket("/dashboard-feed")
 async def dashboard_feed(socket: WebSocket) -> None:
     """The system's figures: the newest first, then each new one. Messages of the client are ignored."""
-    await _serve(socket, SYSTEM_METRICS, lambda _: receivers.Feed())
+    await _serve(socket, SYSTEM_METRICS, lambda *_: receivers.Feed())
 
 
 async def _serve(
     socket: WebSocket,
     channel: str,
-    receiver_of: Callable[[bool], Receiver],
+    receiver_of: Callable[[Publisher, bool], Receiver],
     *,
     in_envelope: bool = False,
     since: Position | None = None,
@@ -88,28 +99,32 @@ async def _serve(
     """Serve a client of one channel, authenticated by its request or else by its first message.
 
     Args:
-        receiver_of: makes the receiver; its argument is whether the client may publish.
+        receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
         name: the user in insecure mode.
     """
-    server, authenticator, deadlines = find(socket, ClientServer), find(socket, Authenticator), find(socket, Deadlines)
+    server, admission, expiries = find(socket, ClientServer), find(socket, Admission), find(socket, Expiries)
     transport, is_compressed = websocket_of(socket)
     encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
-    identity = await authenticator.authenticate(socket)
-    entry = RoomEntry(server.node, authenticator, deadlines, channel, receiver_of, since)
-    first_message = FirstMessageAuth(find(socket, TaskSet).spawn, entry.enter_by_token)
+    identity = await admission.authenticator.authenticate(socket)
+    entry = RoomEntry(server.node, admission, expiries, admission.headers(socket), channel, receiver_of, since)
+    first_message = FirstMessageAuth(expiries.tasks.spawn, entry.enter_by_token)
     connection = server.connection(transport, encoding, first_message)
     if identity is None:
         first_message.connection = connection
-        deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
+        expiries.deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
     else:
         connection.user = identity.client.user or (name if identity.client.is_trusted else "")
         connection.info = identity.info
     with server.node.connected(connection) as connected:
         server.check_origin(socket)
+        disconnect = None
         if identity is not None:
-            await entry.enter(connection, identity)
-        await server.accept(socket, connected, subprotocol=subprotocol)
+            try:
+                await entry.enter(connection, identity)
+            except Refused as exc:
+                disconnect = exc.disconnect
+        await server.accept(socket, connected, subprotocol=subprotocol, disconnect=disconnect)
 
 
 def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import structlog
 
-from roomcast.config import Settings
+from roomcast.config import Settings, short_keys
+
+log = structlog.get_logger(__name__)
 
 
 def configure_logging(settings: Settings, *, node_id: str) -> None:
@@ -40,13 +43,25 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
         )
     )
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
-    # Both log whole URLs at INFO, in which tickets and keys may be.
-    for name in ("uvicorn", "httpx"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
-    logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
+    _quieten_libraries()
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _quieten_libraries() -> None:
+    # Both log whole URLs at INFO, in which tickets and keys may be.
+    for name in ("uvicorn", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
+    logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
+    # PyJWT warns of short keys in lines of its own; `warn_of_short_keys` names the setting.
+    warnings.filterwarnings("ignore", message="The HMAC key is")
+
+
+def warn_of_short_keys(settings: Settings) -> None:
+    """Log a warning for each key that ROOMCAST_INSECURE_SHORT_KEYS accepts."""
+    for name in short_keys(settings):
+        log.warning("settings.short_key", setting=name, effect="it can be guessed; make one with: openssl rand -hex 32")

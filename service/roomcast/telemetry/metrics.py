@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,8 +13,12 @@ from typing_extensions import override
 
 from roomcast.hooks.build import NodeHooks
 from roomcast.hooks.circuit import CircuitState
+from roomcast.model.errors import DISCONNECTS
 from roomcast.node.node import Node
 from roomcast.node.report import NodeReport
+
+# The codes of RFC 6455 and of the service. Others are chosen by clients and the application: one label a thousand.
+_CLOSE_CODES = frozenset({*range(1000, 1016), *(disconnect.code for disconnect in DISCONNECTS)})
 
 _COUNTERS = {
     "received": "Publications received from Redis for channels of this node.",
@@ -56,10 +61,12 @@ class NodeCollector(Collector):
         for name, documentation, count in self._counters():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, count)
         closed = CounterMetricFamily(
-            "roomcast_connections_closed", "Closed connections by close code; 1006: no close frame.", labels=["code"]
+            "roomcast_connections_closed",
+            "Closed connections by close code; 1006: no close frame; 3xxx, 4xxx: all codes of others.",
+            labels=["code"],
         )
-        for code, count in sorted(node.close_codes.items()):
-            closed.add_metric([str(code)], count)
+        for label, count in sorted(_by_label(node.close_codes).items()):
+            closed.add_metric([label], count)
         yield closed
 
     def _counters(self) -> Iterator[tuple[str, str, int]]:
@@ -79,6 +86,13 @@ class NodeCollector(Collector):
         )
         for name, documentation in _COUNTERS.items():
             yield name, documentation, self._node.counts[name]
+
+
+def _by_label(close_codes: Mapping[int, int]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for code, count in close_codes.items():
+        counts[str(code) if code in _CLOSE_CODES else f"{code // 1000}xxx"] += count
+    return counts
 
 
 def registry_of(*collectors: Collector) -> CollectorRegistry:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import random
+import re
 
 import orjson
 from typing_extensions import override
@@ -11,6 +13,31 @@ from roomcast.model.errors import Disconnect
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind
 from roomcast.transports.write_buffer import WriteBuffer
+
+# The id of the last event of a stream that the server has ended for good.
+END = "end"
+LAST_ID = b"id: end\n"
+# Browsers wait 3 s before they reconnect: all clients of a node that ends would reconnect in the same moment.
+_RETRY_MS = (1000, 5000)
+# The id of a stream whose client has no position: only the stream's key follows.
+NO_POSITION = b"id: :\n\n"
+# With a line end in front, which `re` finds quickly.
+_ID = re.compile(rb"\nid: (?!end\n)[^\n]*")
+
+
+def retry() -> bytes:
+    """Return the first line of a stream: how long its client waits before it reconnects, a random time."""
+    return b"retry: %d\n" % random.randint(*_RETRY_MS)  # noqa: S311  (no secret)
+
+
+def goodbye(disconnect: Disconnect) -> bytes:
+    """Return a last event, named `disconnect`, with the code and reason.
+
+    Browsers reconnect after any end. The id of the event says that the server has ended the stream for good: the
+    answer is then 204, after which they do not reconnect (HTML Standard 9.2.1).
+    """
+    reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
+    return (LAST_ID if disconnect.is_final else b"") + b"event: disconnect\ndata: " + reason + b"\n\n"
 
 
 def event(kind: Kind, payload: bytes) -> bytes:
@@ -39,23 +66,25 @@ class EventStream(WriteBuffer):
 
     Args:
         ping_interval_s: a comment is sent after this much silence, so that proxies keep the stream open.
+        key: is part of each event's id, so that the client sends it when it reconnects.
     """
 
     name = "sse"
 
-    def __init__(self, *, ping_interval_s: float) -> None:
+    def __init__(self, *, ping_interval_s: float, key: str = "") -> None:
         super().__init__()
         self._ping_interval_s = ping_interval_s
+        self._with_key = rb"\g<0>:" + key.encode() if key else b""
 
     @override
     def goodbye(self, disconnect: Disconnect) -> bytes:
-        """Return a last event, named `disconnect`, with the code and reason."""
-        reason = orjson.dumps({"code": disconnect.code, "reason": disconnect.reason})
-        return b"event: disconnect\ndata: " + reason + b"\n\n"
+        return goodbye(disconnect)
 
     async def read(self) -> bytes:
         """Return the next bytes, or a comment after `ping_interval_s` of silence."""
         try:
-            return await self.drain(within_s=self._ping_interval_s)
+            found = await self.drain(within_s=self._ping_interval_s)
         except TimeoutError:
             return b": ping\n\n"
+        # Here and not in the encoding, which all subscribers share.
+        return _ID.sub(self._with_key, b"\n" + found)[1:] if self._with_key else found

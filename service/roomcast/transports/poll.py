@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import override
 
+from roomcast.model.errors import Disconnect
 from roomcast.transports.write_buffer import WriteBuffer
 
 
@@ -14,6 +15,11 @@ class PollTransport(WriteBuffer):
     """
 
     name = "poll"
+
+    @property
+    def final_disconnect(self) -> Disconnect | None:
+        """Return why the node has closed it, if its client should not poll again."""
+        return self._disconnect if self._disconnect is not None and self._disconnect.is_final else None
 
     @override
     def close_code(self) -> int:

@@ -11,6 +11,7 @@ from roomcast.config import Settings
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.connections.encoding import Encoding
 from roomcast.connections.transport import Transport
+from roomcast.model.errors import Disconnect
 from roomcast.node.node import Connected, Node
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import uvicorn_protocol
@@ -37,7 +38,13 @@ class ClientServer:
             await self.accept(socket, connected, subprotocol=subprotocol, is_open=is_open)
 
     async def accept(
-        self, socket: WebSocket, connected: Connected, *, subprotocol: str | None = None, is_open: bool = True
+        self,
+        socket: WebSocket,
+        connected: Connected,
+        *,
+        subprotocol: str | None = None,
+        is_open: bool = True,
+        disconnect: Disconnect | None = None,
     ) -> None:
         """Accept the handshake: a client that was subscribed before receives everything from then on.
 
@@ -46,6 +53,7 @@ class ClientServer:
         Args:
             connected: a connection on the transport of `websocket_of`.
             is_open: the connection is open once the handshake is accepted; False: its receiver opens it.
+            disconnect: not None: it is closed instead. A browser sees a close code, but no status of a handshake.
         """
         connection = connected.connection
         await socket.accept(subprotocol)
@@ -53,12 +61,11 @@ class ClientServer:
         if protocol is not None:
             connection.transport = detached = protocol.detach(connection, self.heartbeat, self.node.leave)
             connected.detach()
-            if is_open:
-                connection.open()
+            _begin(connection, is_open=is_open, disconnect=disconnect)
             detached.data_received(protocol.drain_early())
         elif isinstance(connection.transport, PortableWebSocket):
-            if is_open:
-                connection.open()
+            connection.transport.connection = connection  # before it opens, which may congest it
+            _begin(connection, is_open=is_open, disconnect=disconnect)
             await connection.transport.run(connection, self.heartbeat)
 
     def check_origin(self, connection: HTTPConnection) -> None:
@@ -73,6 +80,13 @@ class ClientServer:
         return Connection(
             next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info
         )
+
+
+def _begin(connection: Connection, *, is_open: bool, disconnect: Disconnect | None) -> None:
+    if disconnect is not None:
+        connection.close(disconnect)
+    elif is_open:
+        connection.open()
 
 
 def websocket_of(socket: WebSocket) -> tuple[Transport, bool]:

@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from typing_extensions import override
 
 
-class _Page(StaticFiles):
+class Files(StaticFiles):
     """Browsers validate each file by its ETag: during an upgrade the nodes behind a balancer have several versions."""
 
     @override
@@ -23,7 +23,7 @@ class _Page(StaticFiles):
 
 def add_page(app: FastAPI) -> None:
     """Serve the page at `/`, and its files below `/web/`."""
-    files = _Page(packages=[("roomcast", "web/static")])
+    files = Files(packages=[("roomcast", "web/static")])
     app.mount("/web", files)
 
     @app.get("/", include_in_schema=False)

@@ -14,8 +14,9 @@ from roomcast.transports.http_protocol import ABORT
 
 # A stream is closed if its client reads nothing for this long; less than the shutdown timeout of a node (10 s).
 _WRITE_TIMEOUT_S = 8.0
+# no-transform: a proxy that compresses (Express' compression) would keep the stream until its buffer is full.
 # X-Accel-Buffering: nginx would delay the stream to fill its buffer.
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 
 
 async def pump(

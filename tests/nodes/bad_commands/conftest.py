@@ -29,8 +29,7 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
         max_message_bytes=str(MAX_MESSAGE_BYTES),
         max_unsent_bytes=str(4 * MAX_MESSAGE_BYTES),
     ) as cluster:
-        cluster.start_node()
-        cluster.start_node()
+        cluster.start_nodes(2)
         cluster.start_node(module="tests.support.hasty_node", ping_interval_s="1", ping_timeout_s="0.5")
         yield cluster
 

@@ -123,7 +123,7 @@ async def test_a_token_of_the_public_key_is_taken(node: NodeProcess) -> None:
 @pytest.mark.parametrize(
     ("given", "code"),
     [
-        *[(forged, 103) for forged in FORGED.values()],
+        *[pytest.param(forged, 103, id=name) for name, forged in FORGED.items()],
         (signed({"sub": "ada", "channel": "$room:b"}), 103),
         (signed({"sub": "bob", "channel": "$room:a"}), 103),
         (signed({"channel": "$room:a"}), 103),

@@ -29,6 +29,11 @@ def test_a_secret_is_used_with_the_hashes_that_are_no_longer(length: int, algori
     assert secret_key("x" * length).algorithms == algorithms
 
 
+def test_a_short_secret_is_used_with_every_hash_where_that_is_allowed() -> None:
+    assert secret_key("secret").algorithms == frozenset()
+    assert secret_key("secret", may_be_short=True).algorithms == {"HS256", "HS384", "HS512"}
+
+
 def test_a_secret_that_is_a_public_key_is_refused() -> None:
     for text in (public_pem(private_key("ES256")).decode(), '{"kty": "oct", "k": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}'):
         with pytest.raises(ValueError, match="another kind"):

@@ -253,10 +253,27 @@ def test_a_user_whose_name_would_be_read_as_others_has_no_personal_channel(user:
     assert personal_channel("user", user) is None
 
 
+def test_a_personal_channel_without_a_namespace_names_none() -> None:
+    assert personal_channel("", "ada") == "#ada"
+    assert personal_channel("", "a:b") is None
+    assert personal_channel("user", "a:b") == "user:#a:b"
+
+
 def test_a_private_channel_is_of_the_namespace_behind_its_dollar() -> None:
     namespaces = Namespaces()
 
     assert namespaces.of("$room:a") is DEFAULTS["room"]
     for channel in ("$$room:a", "$a", "r$oom:a", "$:a"):
+        with pytest.raises(ClientError):
+            namespaces.of(channel)
+
+
+def test_channels_without_a_namespace_are_in_the_default_one_if_there_is_one() -> None:
+    default = Namespace(presence=True)
+    namespaces = Namespaces(default=default)
+
+    for channel in ("news", "#42", "$board", ":a", "$:a", "a.b"):
+        assert namespaces.of(channel) is default
+    for channel in ("default:a", "x:a", "#4:2", "$$room:a"):
         with pytest.raises(ClientError):
             namespaces.of(channel)

@@ -127,7 +127,7 @@ def test_a_loss_that_was_announced_after_a_long_absence_is_counted_and_no_offenc
     behind = WINDOW + 2
     lines: list[Line] = [told(0), heard(1), told(behind), heard(behind + 1)]
 
-    found = verdict(lines, acknowledged=acknowledged(1, 2, behind, behind + 1))
+    found = verdict(lines, acknowledged=acknowledged(*range(1, behind + 2)))
 
     assert found.is_good
     assert found.announced == {AWAY: 1}
@@ -151,11 +151,32 @@ def test_a_new_epoch_covers_what_was_after_the_old_one_s_end_and_before_its_own_
 def test_an_announcement_does_not_cover_what_came_after_it() -> None:
     lines: list[Line] = [told(0), heard(1), told(WINDOW + 2), heard(WINDOW + 3)]
 
-    assert kinds(verdict(lines, acknowledged=acknowledged(1, WINDOW + 3, WINDOW + 4))) == [LOST]
+    assert kinds(verdict(lines, acknowledged=acknowledged(*range(1, WINDOW + 5)))) == [LOST]
 
 
 def test_a_loss_that_was_announced_without_need_is_an_offence() -> None:
     assert kinds(verdict([told(0), heard(1), told(3), heard(4)])) == [NEEDLESS]
+
+
+def test_offsets_that_no_publication_had_are_no_loss() -> None:
+    lines: list[Line] = [told(0), heard(1), heard(9)]
+
+    assert verdict(lines, acknowledged=acknowledged(1, 9)).is_good
+    assert kinds(verdict(lines, acknowledged=acknowledged(1, 2, 9))) == [SILENT, LOST]
+    assert kinds(verdict(lines, [told(4), heard(5), heard(9)])) == [SILENT]
+    assert kinds(verdict(lines, stream={Place("e", offset): (name(offset), 0) for offset in (1, 3, 9)})) == [SILENT]
+
+
+def test_a_loss_within_an_epoch_is_announced_with_need_if_redis_has_not_all_of_it() -> None:
+    lines: list[Line] = [told(0), heard(1), told(8), heard(9)]
+    stream = {Place("e", offset): (name(offset), 0) for offset in (1, 9)}
+    all_of_it = {Place("e", offset): (name(offset), 0) for offset in range(1, 10)}
+
+    found = verdict(lines, acknowledged=acknowledged(1, 2, 9), stream=stream, may_lose_tail=True)
+
+    assert found.is_good
+    assert found.announced == {FAILOVER: 1}
+    assert kinds(verdict(lines, stream=all_of_it, may_lose_tail=True)) == [NEEDLESS]
 
 
 def test_a_new_epoch_where_nothing_can_lose_a_tail_is_an_offence() -> None:

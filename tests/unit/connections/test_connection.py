@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from roomcast.connections.connection import State
 from roomcast.model.errors import SHUTDOWN, SLOW
 from roomcast.model.namespaces import SlowPolicy
@@ -79,3 +81,50 @@ def test_nothing_is_sent_after_the_end() -> None:
 
     assert transport.written == []
     assert client.state is State.CLOSED
+
+
+def test_missed_frames_are_written_in_pieces_and_later_ones_follow_them() -> None:
+    taken: list[int] = []
+
+    def frames() -> Iterator[bytes]:
+        for number in range(10):
+            taken.append(number)
+            yield b"%d" % number * 40_000
+
+    client, transport = connection(is_open=False, max_unsent_bytes=100_000)
+    client.send_missed(frames())
+    client.send(b"live")
+    transport.on_write = client.on_congested
+    client.open()
+
+    assert (len(taken), transport.written) == (1, [b"0" * 40_000])
+    client.send(b"more")
+    client.send_congested("draw:a", [b"drawn"], SlowPolicy.DROP_OLDEST)
+    for _ in range(11):
+        client.on_drained()
+    assert max(map(len, transport.written)) == 40_000
+    assert b"".join(transport.written) == b"".join(b"%d" % n * 40_000 for n in range(10)) + b"livemoredrawn"
+    transport.on_write = lambda: None
+    client.on_drained()
+    client.send(b"!")
+    assert transport.written[-1] == b"!"
+
+
+def test_what_is_sent_behind_missed_frames_is_bounded() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+    client.send_missed([b"x" * 100])
+
+    client.send(b"1234567890")
+    assert transport.closed_with == []
+    client.send(b"1")
+
+    assert transport.closed_with == [SLOW]
+
+
+def test_nothing_is_left_of_an_attempt_that_was_refused() -> None:
+    client, transport = connection(is_open=False)
+    client.send_missed([b"missed"])
+    client.discard_held()
+    client.open()
+
+    assert transport.written == []

@@ -65,7 +65,7 @@ async def test_a_newcomer_is_told_where_it_is_and_hears_what_comes_after_it() ->
             node.on_event(numbered(3)[0])
             turn.run()
 
-    assert starts == [[Resumption("room:a", Position(2, "e"), is_recovered=False)]]
+    assert starts == [[Resumption("room:a", Position(2, "e"), is_recovered=None)]]
     assert to_ada.written == [b"3;"], "the greeting was taken, so nothing of it is sent"
 
 
@@ -97,8 +97,8 @@ async def test_where_only_the_newest_counts_everyone_is_greeted_with_it_who_want
                 starts.append(await subscribe(node, ada, "metrics:a", wants_missed=wants_missed))
 
     assert starts == [
-        [Resumption("metrics:a", Position(6, "e"), is_recovered=True), newest],
-        [Resumption("metrics:a", Position(7, "e"), is_recovered=False)],
+        [Resumption("metrics:a", Position(6, "e"), is_recovered=None), newest],
+        [Resumption("metrics:a", Position(7, "e"), is_recovered=None)],
     ]
 
 

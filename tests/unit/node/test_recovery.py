@@ -68,7 +68,7 @@ def test_where_only_the_newest_counts_it_is_sent_after_a_jump_too() -> None:
     kept.extend_back(History(top, 0, pubs(4, 5), (Jump(5, 1000),)))
 
     for since in (None, Position(4, "e"), Position(6, "e"), Position(1000, "x")):
-        expected = [Resumption("room:a", Position(4, "e"), is_recovered=True), pub(5)]
+        expected = [Resumption("room:a", Position(4, "e"), is_recovered=None if since is None else True), pub(5)]
         assert catch_up_cache("room:a", since, top, kept) == expected
     for since in (Position(5, "e"), top):
         assert catch_up_cache("room:a", since, top, kept) == [Resumption("room:a", top, is_recovered=True)]
@@ -80,7 +80,7 @@ TOP = Position(7, "e")
 @pytest.mark.parametrize(
     ("since", "expected"),
     [
-        (None, [lost(7)]),
+        (None, [Resumption("room:a", TOP, is_recovered=None)]),
         (Position(5, "e"), [Resumption("room:a", Position(5, "e"), is_recovered=True), *pubs(6, 7)]),
         (TOP, [Resumption("room:a", TOP, is_recovered=True)]),
         (Position(3, "e"), [lost(7)]),  # older than the history
@@ -99,7 +99,8 @@ def test_where_only_the_newest_counts_nothing_is_recovered_from_an_empty_history
     for offset in (0, 7):  # never published to; expired or removed
         top, empty = Position(offset, "e"), Window(offset, max_length=10, now_s=0.0)
 
-        for since in (None, top, Position(0, "e"), Position(offset, "x")):
+        assert catch_up_cache("room:a", None, top, empty) == [Resumption("room:a", top, is_recovered=None)]
+        for since in (top, Position(0, "e"), Position(offset, "x")):
             assert catch_up_cache("room:a", since, top, empty) == [Resumption("room:a", top, is_recovered=False)]
         assert catch_up_stream("room:a", top, top, empty) == [Resumption("room:a", top, is_recovered=True)]
 
@@ -114,7 +115,7 @@ def test_where_only_the_newest_counts_a_client_at_the_top_recovers_while_a_newer
 @pytest.mark.parametrize(
     ("since", "expected"),
     [
-        (None, [Resumption("room:a", Position(6, "e"), is_recovered=True), pub(7)]),
+        (None, [Resumption("room:a", Position(6, "e"), is_recovered=None), pub(7)]),
         (Position(2, "f"), [Resumption("room:a", Position(6, "e"), is_recovered=True), pub(7)]),
         (TOP, [Resumption("room:a", TOP, is_recovered=True)]),
     ],

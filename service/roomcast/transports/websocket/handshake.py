@@ -97,7 +97,11 @@ def answer(status: int, headers: Headers, body: bytes) -> bytes:
     except ValueError:
         phrase = ""
     given = {name.lower() for name, _ in headers}
-    lines = [f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\n".encode()]
+    # RFC 9110 7.8: Upgrade is named in Connection too.
+    options = "close, Upgrade" if b"upgrade" in given else "close"
+    lines = [f"HTTP/1.1 {status} {phrase}\r\nConnection: {options}\r\n".encode()]
+    if b"cache-control" not in given:
+        lines.append(b"Cache-Control: no-store\r\n")
     if b"content-length" not in given:
         lines.append(b"Content-Length: %d\r\n" % len(body))
     lines += [name + b": " + value + b"\r\n" for name, value in headers if name.lower() != b"connection"]

@@ -90,6 +90,7 @@ const STATE_TEXTS = {
   open: () => `Connected to ${location.host}`,
   receiving: () => `Receiving only, from ${location.host}`,
   connecting: () => `Connecting to ${location.host}`,
+  ended: ({ endReason }) => `Disconnected: ${endReason}`,
   waiting: ({ retryAt }) => `Reconnecting in ${Math.max(1, Math.ceil((retryAt - now()) / 1000))} s`,
 };
 
@@ -104,7 +105,7 @@ function onChatState(current) {
   $("hint").hidden = state !== "receiving";
   if (isUp) $("announcement").textContent = $("status").textContent;
   if (wasUp && !isUp) {
-    $("announcement").textContent = "Connection lost, reconnecting";
+    $("announcement").textContent = state === "ended" ? $("status").textContent : "Connection lost, reconnecting";
     wasLost = true;
   }
   if (isUp && wasLost) {
@@ -115,23 +116,26 @@ function onChatState(current) {
 
 /** Return why a name cannot be a room's (roomcast/model/channels.py, and what the path of a URL cannot carry), or "". */
 function roomFault(name) {
-  if (attempt(() => encodeURIComponent(name)) === undefined) return "This is not valid text.";
+  if (name === undefined || attempt(() => encodeURIComponent(name)) === undefined) return "This is not valid text.";
   if (new TextEncoder().encode(name).length > 128) return "This is too long: at most 128 bytes.";
-  return /[\u0000-\u001f\u007f-\u009f/\ufffd]|^\.{1,2}$/.test(name) ? "No slashes or control characters, please." : "";
+  return /[\u0000-\u001f\u007f-\u009f/{}\ufffd]|^\.{1,2}$/.test(name) ? "No slashes, braces or control characters, please." : "";
 }
 
 function join() {
-  const ofHash = attempt(() => decodeURIComponent(location.hash.slice(1)));
-  const asked = ofHash || new URLSearchParams(location.search).get("room") || "lobby";
-  const room = roomFault(asked) ? "lobby" : asked;
-  document.title = `${room} · Roomcast`;
-  $("room").value = room;
+  const hash = location.hash.slice(1);
+  const room = hash ? attempt(() => decodeURIComponent(hash)) : new URLSearchParams(location.search).get("room") || "lobby";
+  const fault = roomFault(room);
+  document.title = `${room ?? hash} · Roomcast`;
+  $("room").value = room ?? hash;
+  $("room").setCustomValidity(fault);
   $("log").replaceChildren();
   arrived = [];
   unconfirmed = [];
   feed?.close();
+  feed = null;
   wasLost = false;
   $("status").dataset.state = "connecting";
+  if (fault) return refuse(fault);
   const path = `rooms/${encodeURIComponent(room)}`;
   feed = new Feed(`ws/${path}`, `sse/${path}`, {
     recovers: true,
@@ -140,6 +144,16 @@ function join() {
     onLoss: () => addLine({ notice: "Some messages are missing here: the server no longer has them." }),
     onState: onChatState,
   });
+}
+
+/** Join no room, and say why: in another one the messages would reach the wrong people. */
+function refuse(fault) {
+  $("status").dataset.state = "refused";
+  $("status").textContent = "Not in a room";
+  $("announcement").textContent = `${$("room").value} cannot be the name of a room. ${fault}`;
+  $("send").disabled = true;
+  $("hint").hidden = true;
+  addLine({ notice: $("announcement").textContent });
 }
 
 function randomName() {
@@ -163,7 +177,7 @@ $("room-form").addEventListener("submit", (event) => {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("message").value.trim();
-  if (!text || feed.state !== "open") return;
+  if (!text || feed?.state !== "open") return;
   const raw = JSON.stringify({ from: $("name").value, text });
   unconfirmed.push({ raw, text, sentAt: now() });
   feed.send(raw);
@@ -175,7 +189,7 @@ setName(attempt(() => localStorage.getItem("roomcast.name")));
 join();
 addEventListener("hashchange", join);
 setInterval(() => {
-  onChatState(feed);
+  if (feed) onChatState(feed);
   while (unconfirmed.length > 0 && now() - unconfirmed[0].sentAt > ECHO_TIMEOUT_MS) {
     addLine({ notice: `Not back after ${ECHO_TIMEOUT_MS / 1000} s, so it may be lost: ${unconfirmed.shift().text}` });
   }

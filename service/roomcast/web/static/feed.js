@@ -15,6 +15,12 @@ export function attempt(action) {
   }
 }
 
+// Unauthorized, unknown channel, permission denied, bad request.
+const REFUSALS = [101, 102, 103, 107];
+
+/** Return whether a client does not reconnect after a close code. */
+const isFinal = (code) => (code >= 3500 && code <= 3999) || (code >= 4500 && code <= 4999);
+
 /** Return the content of a text: its JSON value, or the text. */
 function contentOf(text) {
   const data = attempt(() => JSON.parse(text));
@@ -31,9 +37,11 @@ export class Feed {
   #socketUrl; #eventsUrl; #recovers; #onMessage; #onStart; #onLoss; #onState; #socket; #events; #timer;
   #position; // { offset, epoch } of the last message received
   #hasBeenUp = false;
+  #isClosed = false;
   #attempts = 0; // since the last connection that lasted; sets the delay
   #failures = 0; // WebSocket attempts in a row that did not open
   retryAt = 0;
+  endReason; // why the server has ended it for good
 
   /**
    * onMessage gets { data }, a JSON value, or { text }, or { base64 }; onStart the first position; onLoss nothing,
@@ -52,6 +60,7 @@ export class Feed {
   get state() {
     if (this.#socket.readyState === WebSocket.OPEN) return "open";
     if (this.#events?.readyState === EventSource.OPEN) return "receiving";
+    if (this.endReason !== undefined) return "ended";
     return this.retryAt ? "waiting" : "connecting";
   }
 
@@ -60,6 +69,7 @@ export class Feed {
   handleEvent() { if (this.retryAt) this.#connect(); } // online again: do not wait
 
   close() {
+    this.#isClosed = true;
     removeEventListener("online", this);
     clearTimeout(this.#timer);
     this.#closeEvents();
@@ -83,13 +93,32 @@ export class Feed {
       this.#onUp();
     };
     socket.onmessage = ({ data }) => this.#recovers ? this.#onEnvelope(JSON.parse(data)) : this.#onMessage(contentOf(data));
-    socket.onclose = () => {
-      if (openedAt === Infinity) this.#failures += 1;
+    socket.onclose = ({ code, reason }) => {
+      if (isFinal(code)) return this.#end(reason);
+      if (openedAt === Infinity) {
+        this.#failures += 1;
+        if (this.#failures === 1 && !this.#hasBeenUp) this.#endIfRefused();
+      }
       // Not at once when it opens: a node that accepts and then ends connections must not be asked twice a second.
       else if (now() - openedAt > STABLE_MS) this.#attempts = 0;
       this.#retryLater();
       this.#onState(this);
     };
+    this.#onState(this);
+  }
+
+  /** End if the server refuses this client: a browser does not tell why a WebSocket did not open. */
+  async #endIfRefused() {
+    const request = new AbortController();
+    const response = await fetch(this.#eventsUrl, { signal: request.signal }).catch(() => null);
+    if (response?.ok) return request.abort();
+    const error = (await response?.json().catch(() => null))?.error;
+    if (REFUSALS.includes(error?.code) && !this.#isClosed && !this.isUp) this.#end(error.detail);
+  }
+
+  #end(reason) {
+    this.close();
+    this.endReason = reason;
     this.#onState(this);
   }
 
@@ -111,7 +140,11 @@ export class Feed {
   #onEnvelope({ offset, epoch, recovered, missed, ...content }) {
     if (recovered === false) return this.#onGap(epoch === undefined ? undefined : { offset, epoch });
     if (missed) return this.#onLoss();
-    if (!["data", "text", "base64"].some((name) => name in content)) return; // joins, leaves, and where it is recovered
+    if (!["data", "text", "base64"].some((name) => name in content)) {
+      // Joins and leaves have no position; where it is recovered, this page has been.
+      if (epoch !== undefined && recovered === undefined) this.#onGap({ offset, epoch });
+      return;
+    }
     // While the WebSocket connects, server-sent events may already have brought what it recovers.
     if (epoch !== undefined && epoch === this.#position?.epoch && offset <= this.#position.offset) return;
     if (epoch !== undefined) this.#position = { offset, epoch };
@@ -142,6 +175,10 @@ export class Feed {
     this.#events.onmessage = ({ data, lastEventId }) => this.#onEvent(contentOf(data), lastEventId);
     this.#events.addEventListener("binary", ({ data, lastEventId }) => this.#onEvent({ base64: data }, lastEventId));
     this.#events.addEventListener("position", ({ data }) => this.#onEnvelope(JSON.parse(data)));
+    this.#events.addEventListener("disconnect", ({ data }) => {
+      const { code, reason } = JSON.parse(data);
+      if (isFinal(code)) this.#end(reason);
+    });
     this.#events.addEventListener("missed", ({ data }) => this.#onEnvelope({ missed: data }));
     this.#events.onopen = () => this.#onUp();
     // Its own reconnects know no backoff; the next failed WebSocket attempt opens another.

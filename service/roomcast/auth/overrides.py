@@ -1,0 +1,21 @@
+"""The options of a namespace for one subscription."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from roomcast.auth import Override
+from roomcast.model.namespaces import Namespace, Recovery
+
+
+def overridden(namespace: Namespace, override: Override | None) -> Namespace:
+    """Return the options of a channel for one subscription."""
+    if override is None:
+        return namespace
+    presence = namespace.presence if override.presence is None else override.presence
+    recovery = namespace.recovery
+    if override.recover is not None or override.position is not None:
+        tells_position = bool(override.recover or override.position) and namespace.history_size > 0
+        recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
+    join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
+    return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)

@@ -1,0 +1,97 @@
+"""Publishing the messages of a plain client that the application accepts."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import orjson
+import structlog
+from typing_extensions import override
+
+from roomcast.connections.connection import Connection, Pause, State
+from roomcast.hooks.interface import Application, Caller, PublishEvent
+from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Refused
+from roomcast.model.publications import Kind, Publication
+from roomcast.node.node import Node
+from roomcast.rooms.encodings import in_envelope, text_frame
+from roomcast.rooms.receivers import Publisher
+from roomcast.tasks import TaskSet
+from roomcast.web.failures import failure_of
+
+log = structlog.get_logger(__name__)
+
+# While more wait for the application, nothing is read from the client.
+_MAX_WAITING_BYTES = 128 * 1024
+# The cost of a waiting message beside its payload.
+_OVERHEAD_BYTES = 512
+
+
+class ModeratedPublisher(Publisher):
+    """Asks the application about the messages of one client, one after the other, and publishes them in their order.
+
+    A rejected message is dropped, and clients with envelopes receive `{"error":{"code":400,"message":"no spam"}}`.
+
+    Args:
+        caller: the client.
+    """
+
+    def __init__(self, node: Node, application: Application, tasks: TaskSet, caller: Caller) -> None:
+        self._node = node
+        self._application = application
+        self._tasks = tasks
+        self._caller = caller
+        self._waiting: deque[Publication] | None = None  # an empty one would be 760 bytes of each idle client
+        self._waiting_bytes = 0
+
+    @override
+    def publish_for(self, connection: Connection, publication: Publication) -> None:
+        if self._waiting is None:
+            self._waiting = deque()
+            self._tasks.spawn(self._publish_all(connection, self._waiting))
+        self._waiting.append(publication)
+        self._waiting_bytes += _size_bytes(publication)
+        if self._waiting_bytes > _MAX_WAITING_BYTES:
+            connection.pause_reading(Pause.COMMANDS)
+
+    async def _publish_all(self, connection: Connection, waiting: deque[Publication]) -> None:
+        try:
+            while waiting:
+                publication = waiting.popleft()
+                if not await self._publish(connection, publication):
+                    waiting.clear()
+                    self._waiting_bytes = _size_bytes(publication)
+                self._waiting_bytes -= _size_bytes(publication)
+                if self._waiting_bytes <= _MAX_WAITING_BYTES:
+                    connection.resume_reading(Pause.COMMANDS)
+        finally:
+            self._waiting = None
+
+    async def _publish(self, connection: Connection, publication: Publication) -> bool:
+        """Publish a message if the application accepts it; return False if it closes the client."""
+        try:
+            answer = await self._application.on_publish(self._question(publication))
+            if answer.data is not None:
+                kind = Kind.BINARY if publication.kind is Kind.BINARY else Kind.JSON
+                publication = publication._replace(data=answer.data, kind=kind)
+            await self._node.publish(publication, skip_history=answer.skip_history)
+        except Refused as exc:
+            connection.close(exc.disconnect)
+            return False
+        except (ApplicationError, BrokerUnavailable, ClientError) as exc:
+            if in_envelope(connection.encoding) and connection.state is State.OPEN:
+                body = {name: value for name, value in failure_of(exc).body.items() if name != "detail"}
+                connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
+        except Exception:
+            log.exception("moderation.failed", conn=connection.id)
+        return True
+
+    def _question(self, publication: Publication) -> PublishEvent:
+        """Return the event: handlers receive text that is not JSON as a JSON string, and binary data as it is."""
+        channel, data, kind = publication.channel, publication.data, publication.kind
+        if kind is Kind.BINARY:
+            return PublishEvent(self._caller._replace(encoding="binary"), channel, data)
+        return PublishEvent(self._caller, channel, data if kind is Kind.JSON else orjson.dumps(data.decode()))
+
+
+def _size_bytes(publication: Publication) -> int:
+    return len(publication.data) + _OVERHEAD_BYTES
