@@ -22,7 +22,6 @@ from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import Publication
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
-from roomcast.redis_access.scripts import Command
 from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, eventually, http_client, receive
 from tests.support.slow_link import SlowLink
 
@@ -52,14 +51,15 @@ class Room:
         commands = HistoryCommands(
             keys, publish_command="PUBLISH", max_message_bytes=MESSAGE_BYTES, on_malformed=lambda *_: None
         )
-        calls: list[Command] = []
         for number in range(self.published, self.published + count):
             data = json.dumps({"n": number, "text": "x" * (MESSAGE_BYTES - 40)}).encode()
             if number % 7:
-                calls.append(commands.publish(Publication(CHANNEL, data), DEFAULTS["room"], (), ALWAYS))
+                command = commands.publish(Publication(CHANNEL, data), DEFAULTS["room"], (), ALWAYS)
             else:
-                calls.append(("PUBLISH", keys.topic(CHANNEL), data))
-        await run_all(self.redis, calls, commands.scripts)
+                command = ("PUBLISH", keys.topic(CHANNEL), data)
+            await run_all(
+                self.redis, [command], commands.scripts
+            )  # one by one: a pipeline keeps the order of a key only
         self.published += count
         return self.published - 1
 

@@ -89,7 +89,7 @@ async def test_a_gap_is_read_once_and_told_in_order() -> None:
 async def test_nothing_is_told_while_redis_is_away_and_all_of_it_afterwards() -> None:
     async with tracking() as tracked:
         tracked.tracker.disconnected()
-        tracked.tracker.accept(pub(6))
+        tracked.tracker.accept(pub(7))
         tracked.broker.histories["room:a"] = BrokerUnavailable("Redis is away")
         tracked.tracker.connected()
 
