@@ -64,6 +64,8 @@ log = structlog.get_logger(__name__)
 # Clients refresh their tokens at the last moment.
 _EXPIRY_GRACE_S = 25.0
 _SETTLE_TIMEOUT_S = 1.0
+# Publications wait for missing ones as long as so many reads may take.
+_PATIENCE = 6
 _API = (
     "The HTTP endpoints. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
@@ -222,7 +224,7 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
         hub,
         broker,
         namespaces=namespaces,
-        tracker=Tracker(broker, hub.broadcast, time.monotonic),
+        tracker=Tracker(broker, hub.broadcast, time.monotonic, patience_s=_PATIENCE * settings.redis_timeout_s),
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
         roster=roster,
     )

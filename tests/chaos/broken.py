@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from typing import Any
 
 from roomcast.__main__ import main
-from roomcast.model.publications import Event, History, Publication, Resumption
+from roomcast.model.publications import Event
 from roomcast.node.hub import Hub
-from roomcast.node.recovery import Track
+from roomcast.node.repair import Repairs
+from roomcast.node.track import Events
 
 SKIP_REPAIR = "skip-repair"  # missed publications are not broadcast after a gap, and the loss is not reported
 DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast
@@ -18,13 +20,13 @@ _DROPPED_EVERY = 10
 
 
 def _skip_repair() -> None:
-    resolve = Track.resolve
+    take = Repairs.take
 
-    def resolve_only(track: Track, history: History) -> list[Publication | Resumption]:
-        resolve(track, history)
+    def take_only(repairs: Repairs, *args: Any, **options: Any) -> Events:
+        take(repairs, *args, **options)
         return []
 
-    setattr(Track, "resolve", resolve_only)  # noqa: B010  (mypy allows no bug to be put in by assignment)
+    setattr(Repairs, "take", take_only)  # noqa: B010  (mypy allows no bug to be put in by assignment)
 
 
 def _drop_offset() -> None:

@@ -20,7 +20,9 @@ from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Publication, Resumption
-from roomcast.node.recovery import Track, Window, catch_up_stream
+from roomcast.node.recovery import Window, catch_up_stream
+from roomcast.node.track import Track
+from roomcast.node.waiting import WaitingTotal
 from roomcast.redis_access.scripts import Script, read_script
 
 CHANNEL = "room:a"
@@ -65,7 +67,7 @@ class ModelNode:
 
     def __init__(self, server: FakeServer) -> None:
         self.broker = RedisBroker(FakeAsyncRedis(server=server), prefix="model:", node_id="n", max_message_bytes=1000)
-        self.track = Track(CHANNEL)
+        self.track = Track(CHANNEL, ROOM, WaitingTotal(1_000_000))
         self.clients: list[Client] = []
         self.inbox: list[Publication] = []
         self.knows: set[int] = set()
@@ -145,7 +147,7 @@ class LosingRedis(RuleBasedStateMachine):
         for node, count in zip(self.nodes, arriving, strict=True):
             node.receive_live(count)
             node.inbox.clear()
-            node.track.doubt()
+            node.track.disconnect()
 
     ARRIVING = st.lists(st.integers(0, 9), min_size=3, max_size=3)
 
@@ -241,11 +243,16 @@ class LosingRedis(RuleBasedStateMachine):
     def repair(self, number: int) -> None:
         node = self.nodes[number]
         track = node.track
-        read = Read(CHANNEL, ROOM, seen=track.seen, since=track.position, limit=1000 if track.position else 0)
-        (history,) = self.run(node.broker.read([read]))
+        if track.is_resolved:
+            track.doubt()
+        request = track.request(1_000_000)
+        (history,) = self.run(node.broker.read([request.read]))
         assert isinstance(history, History), history
         node.knows.update(int(publication.data) for publication in history.publications)
-        for event in track.resolve(history):
+        if track.needs_sync(request, history):
+            node.receive_live(1000)
+        take = track.settle if request.target is None else track.page
+        for event in take(request, history):
             node.broadcast(event)
 
     def resolved(self, number: int) -> Position:
@@ -318,6 +325,8 @@ class LosingRedis(RuleBasedStateMachine):
             for number in range(3):
                 self.deliver(number, 1000)
                 self.repair(number)
+                while not self.nodes[number].track.is_resolved:
+                    self.repair(number)
         for client in self.all_clients:
             for number in (0, 1, 2):
                 if client.start is not None:
@@ -325,6 +334,8 @@ class LosingRedis(RuleBasedStateMachine):
         self.publish(0, 1)
         for number in range(3):
             self.deliver(number, 1000)
+            while not self.nodes[number].track.is_resolved:
+                self.repair(number)
         self.nothing_is_received_twice_or_out_of_order_without_a_notice()
         kept = {int(fields[b"d"]) for _, fields in self.data().entries}
         for client in self.all_clients:

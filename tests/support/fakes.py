@@ -184,6 +184,9 @@ class FakeBroker:
         self.reads += reads
         return [self.histories.get(read.channel, EMPTY) for read in reads]
 
+    async def sync(self, channels: set[str]) -> set[str]:
+        return channels
+
     async def remove_history(self, channel: str) -> None:
         self.removed.append(channel)
 
@@ -263,7 +266,9 @@ class SettledTracker(Tracker):
         assert isinstance(self._broker, FakeBroker)
         history = self._broker.histories.get(channel, EMPTY)
         assert isinstance(history, History)
-        self._tracks[channel].resolve(history)
+        track = self._tracks[channel]
+        track.settle(track.request(0), history)
+        self._repairs.forget(track)
 
 
 def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> Node:

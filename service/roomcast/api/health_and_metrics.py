@@ -21,7 +21,7 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Return 200 if the node can deliver, or 503 with the reason, such as Redis being unavailable."""
-    reason = find(request, ApiContext).node.broker.reason_not_ready()
+    reason = find(request, ApiContext).node.reason_not_ready()
     if reason is None:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not ready", "reason": reason}, 503)

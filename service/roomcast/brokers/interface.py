@@ -164,6 +164,13 @@ class Broker(Protocol):
         A channel without a position gets one. Malformed entries in the stream are left out.
         """
 
+    async def sync(self, channels: set[str]) -> set[str]:
+        """Wait until the `Sink` has received everything that was published before this call.
+
+        Returns: those of the subscribed channels of which it has; the others' connection to the server was lost, or it
+            took too long.
+        """
+
     async def remove_history(self, channel: str) -> None:
         """Remove the publications in a channel's history, and notify the nodes; its position stays.
 

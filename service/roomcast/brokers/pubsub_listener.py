@@ -104,6 +104,7 @@ class Listener:
         self._refusals = refusals_of(client)
         self._reason_not_ready: str | None = "Redis is not connected yet"
         self._session_count = 0
+        self._syncs: dict[bytes, asyncio.Future[bool]] = {}  # by the message that is awaited
 
     def reason_not_ready(self) -> str | None:
         """Return why nothing can be received now, or None."""
@@ -131,6 +132,22 @@ class Listener:
         """Unsubscribe from a channel, after `linger_s`."""
         self._channels.unwant(channel, leave_at=asyncio.get_running_loop().time() + self._options.linger_s)
 
+    async def sync(self, channels: set[str]) -> set[str]:
+        """Return the channels, once all that was published before was received; none if the connection is lost."""
+        if self._reason_not_ready is not None:
+            return set()
+        # Random: in a cluster, a message on the own topic reaches the listeners of all shards.
+        message = b"sync %x" % random.getrandbits(64)
+        received = self._syncs[message] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._options.timeout_s):
+                await self._client.publish(self._options.own_topic, message)
+                return channels if await received else set()
+        except OUTAGES:
+            return set()
+        finally:
+            del self._syncs[message]
+
     async def run(self) -> None:
         """Listen through every outage; end only when cancelled."""
         attempt = -1
@@ -144,6 +161,9 @@ class Listener:
                 error = str(exc)
             if self._session_count > sessions_before:
                 self._sink.on_disconnected()
+            for received in self._syncs.values():
+                if not received.done():
+                    received.set_result(False)
             self._channels.start_session()
             attempt = 0 if self._session_count > sessions_before else attempt + 1
             # Full jitter, so that many nodes do not reconnect in the same instant.
@@ -200,11 +220,19 @@ class Listener:
                 channel = channel_by_topic.get(topic)
                 if channel is not None:
                     on_message(channel, message)
+                    continue
+            if event == b"message":
+                self._on_own_message(message)
             elif event in {b"subscribe", b"ssubscribe"}:
                 if channels.on_subscribed(topic):
                     self._on_session_ready()
             elif event in {b"unsubscribe", b"sunsubscribe"}:
                 channels.on_unsubscribed(topic)
+
+    def _on_own_message(self, message: bytes) -> None:
+        received = self._syncs.get(message)
+        if received is not None and not received.done():
+            received.set_result(True)
 
     def _on_session_ready(self) -> None:
         """Note that everything that was wanted when this connection was made is subscribed again."""

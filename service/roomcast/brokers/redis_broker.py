@@ -56,7 +56,36 @@ class _Forbidden(BrokerUnavailable):
     """The user of Redis may not use a channel, or a command."""
 
 
-class RedisBroker(Broker, ListenerSink):
+class _Received(ListenerSink):
+    """Passes on what the listener receives."""
+
+    __slots__ = ("_max_message_bytes", "_on_malformed", "sink")
+
+    def __init__(self, max_message_bytes: int, on_malformed: Callable[[str, str], None]) -> None:
+        self.sink: Sink
+        self._max_message_bytes = max_message_bytes
+        self._on_malformed = on_malformed
+
+    @override
+    def on_message(self, channel: str, message: bytes) -> None:
+        try:
+            max_bytes = MAX_CONTROL_BYTES if is_of_nodes(channel) else self._max_message_bytes
+            event = unpack(channel, message, max_message_bytes=max_bytes)
+        except MalformedMessage as exc:
+            self._on_malformed(channel, str(exc))
+        else:
+            self.sink.on_event(event)
+
+    @override
+    def on_connected(self, *, is_again: bool) -> None:
+        self.sink.on_connected(is_again=is_again)
+
+    @override
+    def on_disconnected(self) -> None:
+        self.sink.on_disconnected()
+
+
+class RedisBroker(Broker):
     """The broker on one server, on a master named by Sentinel, or on a cluster.
 
     Args:
@@ -78,7 +107,7 @@ class RedisBroker(Broker, ListenerSink):
         linger_s: float = 1.0,
     ) -> None:
         self._client = client
-        self._max_message_bytes = max_message_bytes
+        self._received = _Received(max_message_bytes, self._on_malformed)
         self._keys = ChannelKeys(prefix)
         self._verb = publish_verb(client)
         self._history = HistoryCommands(
@@ -90,18 +119,17 @@ class RedisBroker(Broker, ListenerSink):
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
         self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
         options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
-        self._listener = make_listener(client, self, options)
+        self._listener = make_listener(client, self._received, options)
         self._topology = Topology(client) if isinstance(client, RedisCluster) else None
         self._refusals = refusals_of(client)
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._known = KnownPositions()
         self.readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
-        self._sink: Sink
         self._is_running = False  # a worker only publishes, and reports its entries itself
 
     @override
     async def run(self, sink: Sink) -> None:
-        self._sink, self._is_running = sink, True
+        self._received.sink, self._is_running = sink, True
         await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self.readiness.run())
 
     @override
@@ -210,28 +238,12 @@ class RedisBroker(Broker, ListenerSink):
         return found
 
     @override
+    async def sync(self, channels: set[str]) -> set[str]:
+        return await self._listener.sync(channels)
+
+    @override
     async def remove_history(self, channel: str) -> None:
         await self._outbox.send(self._history.remove(channel), 0)
-
-    # What the listener reports.
-
-    @override
-    def on_message(self, channel: str, message: bytes) -> None:
-        try:
-            max_bytes = MAX_CONTROL_BYTES if is_of_nodes(channel) else self._max_message_bytes
-            event = unpack(channel, message, max_message_bytes=max_bytes)
-        except MalformedMessage as exc:
-            self._on_malformed(channel, str(exc))
-        else:
-            self._sink.on_event(event)
-
-    @override
-    def on_connected(self, *, is_again: bool) -> None:
-        self._sink.on_connected(is_again=is_again)
-
-    @override
-    def on_disconnected(self) -> None:
-        self._sink.on_disconnected()
 
     def _published(
         self, channel: str, reply: Any
@@ -260,7 +272,7 @@ class RedisBroker(Broker, ListenerSink):
 
     def _on_malformed(self, channel: str, reason: str) -> None:
         if self._is_running:
-            self._sink.on_malformed(channel, reason)
+            self._received.sink.on_malformed(channel, reason)
 
     async def _probe(self) -> list[Any]:  # Any: redis-py's replies
         """Publish as clients do, on channels of the node. Raises: one of OUTAGES."""

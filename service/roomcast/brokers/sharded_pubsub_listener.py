@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import NamedTuple
 
 import redis.asyncio
@@ -88,6 +89,16 @@ class ShardedListener:
         self._moving.pop(channel, None)
         if shard is not None:
             shard.listener.unsubscribe(channel)
+
+    async def sync(self, channels: set[str]) -> set[str]:
+        """Return those of the channels of which all that was published before was received."""
+        by_home: dict[str, set[str]] = defaultdict(set)
+        for channel in channels:
+            home = self._homes.get(channel)
+            if home is not None and channel not in self._moving:
+                by_home[home].add(channel)
+        synced = await asyncio.gather(*[self._shards[home].listener.sync(some) for home, some in by_home.items()])
+        return {channel for some in synced for channel in some if self._homes.get(channel) in by_home}
 
     def reconnect(self) -> None:
         """Do nothing: a cluster says itself which server has a slot."""

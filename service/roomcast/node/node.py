@@ -194,6 +194,10 @@ class Node(Sink):
         self.counts["published"] += 1
         return published
 
+    def reason_not_ready(self) -> str | None:
+        """Return why this node cannot deliver now, or None."""
+        return self.broker.reason_not_ready() or self.tracker.reason_not_ready()
+
     def drain(self) -> None:
         """Close every connection with a code that lets the clients reconnect to another node."""
         log.info("node.drain", connections=len(self.hub.connections))

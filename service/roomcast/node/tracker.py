@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -11,15 +11,16 @@ from roomcast.brokers.interface import Broker, Read
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Event, Publication
-from roomcast.node.recovery import Track, Window
+from roomcast.model.publications import Event, History, Publication, Resumption
+from roomcast.node.recovery import Window
+from roomcast.node.repair import Repairs
+from roomcast.node.track import Track
 from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
 _CHECK_INTERVAL_S = 5.0
-# A publication in Redis may need so long to reach the node.
-_GRACE_S = 0.5
+_WATCH_INTERVAL_S = 1.0
 _RETRY_S = 0.1
 _WINDOW_ATTEMPTS = 3
 # Clients reconnect in herds: the window is kept for so long after the last one.
@@ -32,15 +33,23 @@ class Tracker:
     Args:
         broadcast: gives an event to the channel's subscribers on this node.
         clock: `time.monotonic`, seconds.
+        patience_s: live publications wait for missing ones so long at most.
     """
 
-    def __init__(self, broker: Broker, broadcast: Callable[[Event], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        broadcast: Callable[[Event], None],
+        clock: Callable[[], float],
+        *,
+        patience_s: float = 30.0,
+    ) -> None:
         self._broker = broker
         self._broadcast = broadcast
         self._clock = clock
         self._tracks: dict[str, Track] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._asked: dict[str, None] = {}  # channels to resolve, in the order of the requests
+        self._repairs = Repairs(patience_s=patience_s)
         self._has_asked = asyncio.Event()
         self._is_connected = asyncio.Event()
         self._resolved: dict[str, asyncio.Event] = {}  # set once a channel is resolved
@@ -50,19 +59,30 @@ class Tracker:
 
     async def run(self) -> None:
         """Repair gaps, and check for undetected ones; end only when cancelled."""
-        await run_together(repair=self._repair_forever(), check=self._check_forever())
+        await run_together(repair=self._repair_forever(), check=self._check_forever(), watch=self._watch_forever())
+
+    @property
+    def unplaced_count(self) -> int:
+        """Return how many messages without a position were dropped, because their place could not be known."""
+        return self._repairs.waiting.unplaced_count
+
+    def reason_not_ready(self) -> str | None:
+        """Return why the clients of this node are behind Redis, or None."""
+        return self._repairs.reason_not_ready(self._clock())
 
     def open(self, channel: str, namespace: Namespace) -> None:
         """Track a channel from now on."""
-        self._tracks[channel] = Track(channel)
+        track = self._tracks[channel] = Track(channel, namespace, self._repairs.waiting)
         self._namespaces[channel] = namespace
-        self._ask(channel)
+        self._ask(track)
 
     def close(self, channel: str) -> None:
         """Track a channel no longer."""
-        self._tracks.pop(channel, None)
+        track = self._tracks.pop(channel, None)
+        if track is not None:
+            self._repairs.forget(track)
+            track.discard()
         self._namespaces.pop(channel, None)
-        self._asked.pop(channel, None)
         waiting = self._resolved.pop(channel, None)
         if waiting is not None:
             waiting.set()
@@ -84,10 +104,11 @@ class Tracker:
     def accept(self, publication: Publication) -> None:
         """Broadcast a live publication if it is the next one; hold it if one before it is missing."""
         track = self._tracks.get(publication.channel)
-        if track is None or publication.position is None or track.accept(publication):
+        if track is None or track.accept(publication):
             self._broadcast(publication)
         elif not track.is_resolved:
-            self._ask(publication.channel)
+            self._ask(track)
+            self._broadcast_all(self._repairs.make_space(track, self._clock()))
 
     def removed(self, channel: str) -> None:
         """Drop the window of a channel whose history was removed."""
@@ -99,13 +120,14 @@ class Tracker:
         """Hold live publications until `connected`: some may be missing."""
         self._is_connected.clear()
         for track in self._tracks.values():
-            track.doubt()
+            track.disconnect()
 
     def connected(self) -> None:
         """Read the missed publications."""
         for track in self._tracks.values():
             track.window = None  # the history may have been removed meanwhile
             self._doubt(track)
+        self._repairs.connect(self._clock())
         self._is_connected.set()
 
     async def wait_resolved(self, channel: str) -> None:
@@ -172,50 +194,53 @@ class Tracker:
 
     def _doubt(self, track: Track) -> None:
         track.doubt()
-        self._ask(track.channel)
+        self._ask(track)
 
-    def _ask(self, channel: str) -> None:
-        self._asked[channel] = None
+    def _ask(self, track: Track) -> None:
+        self._repairs.ask(track, self._clock())
         self._has_asked.set()
 
     async def _repair_forever(self) -> None:
         while True:
             await self._has_asked.wait()
             await self._is_connected.wait()
-            asked, self._asked = self._asked, {}
             self._has_asked.clear()
-            tracks = [track for channel in asked if (track := self._tracks.get(channel)) is not None]
-            if not await self._repair(tracks):
+            if not await self._repair():
                 await asyncio.sleep(_RETRY_S)
+            if self._repairs.has_asked:
+                self._has_asked.set()
 
-    async def _repair(self, tracks: list[Track]) -> bool:
-        """Resolve tracks from their histories; retry those whose read failed, and return whether none did."""
-        reads = []
-        for track in tracks:
-            namespace = self._namespaces[track.channel]
-            # For its first position a track needs no publications.
-            limit = namespace.history_size if track.position else 0
-            reads.append(Read(track.channel, namespace, seen=track.seen, since=track.position, limit=limit))
-        is_done = True
-        for track, history in zip(tracks, await self._broker.read(reads), strict=True):
-            if self._tracks.get(track.channel) is not track:
-                continue
-            if isinstance(history, BrokerUnavailable):
-                is_done = False
-                self._ask(track.channel)
-                continue
-            for event in track.resolve(history):
-                if isinstance(event, Publication):
-                    self.repaired_count += 1
-                else:
-                    self.unrecovered_count += 1
-                    log.warning("tracker.unrecovered", channel=track.channel, position=event.position)
-                self._broadcast(event)
-            if not track.is_resolved:
-                self._ask(track.channel)
-            elif (waiting := self._resolved.pop(track.channel, None)) is not None:
-                waiting.set()
-        return is_done
+    async def _repair(self) -> bool:
+        """Read once for the tracks that are not resolved; return whether nothing failed."""
+        requests = self._repairs.next_round()
+        began_s = self._clock()
+        histories = await self._broker.read([request.read for request in requests])
+        took_s = self._clock() - began_s
+        to_sync = self._repairs.to_sync(requests, histories)
+        synced = await self._broker.sync(to_sync) if to_sync else to_sync
+        found = self._repairs.take(requests, histories, synced=synced, took_s=took_s, now_s=self._clock())
+        self._broadcast_all(found)
+        return to_sync <= synced and not any(isinstance(history, BrokerUnavailable) for history in histories)
+
+    def _broadcast_all(self, events: Iterable[Publication | Resumption]) -> None:
+        """Broadcast the events of a repair, and wake those that wait for its end."""
+        for event in events:
+            if isinstance(event, Publication):
+                self.repaired_count += event.position is not None
+            else:
+                self.unrecovered_count += 1
+                log.warning("tracker.unrecovered", channel=event.channel, position=event.position)
+            self._broadcast(event)
+        for channel in tuple(self._resolved):
+            if self._tracks[channel].is_resolved:
+                self._resolved.pop(channel).set()
+
+    async def _watch_forever(self) -> None:
+        """Give up repairs that have lasted too long, also while a read lasts."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            if self._is_connected.is_set():
+                self._broadcast_all(self._repairs.give_up(self._clock()))
 
     async def _check_forever(self) -> None:
         while True:
@@ -231,14 +256,19 @@ class Tracker:
         before = [track for track in self._tracks.values() if track.is_resolved]
         reads = [Read(track.channel, self._namespaces[track.channel], seen=track.seen) for track in before]
         histories = await self._broker.read(reads)
-        await asyncio.sleep(_GRACE_S)
-        for track, history in zip(before, histories, strict=True):
-            if self._tracks.get(track.channel) is not track or isinstance(history, BrokerUnavailable):
-                continue
-            position = track.position
-            if (
-                position is None
-                or position.epoch != history.position.epoch
-                or position.offset < history.position.offset
-            ):
+        ahead = [
+            (track, history)
+            for track, history in zip(before, histories, strict=True)
+            if isinstance(history, History) and _is_ahead(history, track)
+        ]
+        # They may be on their way.
+        synced = await self._broker.sync({track.channel for track, _ in ahead}) if ahead else ()
+        for track, history in ahead:
+            if track.channel in synced and self._tracks.get(track.channel) is track and _is_ahead(history, track):
                 self._doubt(track)
+
+
+def _is_ahead(history: History, track: Track) -> bool:
+    """Return whether Redis has publications, or an epoch, that a track does not know."""
+    position = track.position
+    return position is None or position.epoch != history.position.epoch or position.offset < history.position.offset

@@ -46,7 +46,7 @@ class NodeCollector(Collector):
             connections.add_metric([transport], count)
         yield connections
         yield GaugeMetricFamily("roomcast_channels", "Channels with a subscriber here.", len(node.hub.channels()))
-        ready = node.broker.reason_not_ready() is None
+        ready = node.reason_not_ready() is None
         yield GaugeMetricFamily("roomcast_ready", "1 while the node can deliver, as in /readyz.", ready)
         refusals = CounterMetricFamily(
             "roomcast_redis_refusals", "Commands that Redis refused, by kind such as OOM.", labels=["kind"]
@@ -89,6 +89,11 @@ class NodeCollector(Collector):
             "presence_faults",
             "Times that Redis refused a channel's presence, or had lost members of it.",
             self._node.presence.fault_count,
+        )
+        yield (
+            "unplaced",
+            "Messages without a position dropped in a repair, because their place in the order was lost.",
+            tracker.unplaced_count,
         )
         for name, documentation in _COUNTERS.items():
             yield name, documentation, self._node.counts[name]

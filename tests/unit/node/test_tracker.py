@@ -82,14 +82,14 @@ async def test_a_gap_is_read_once_and_told_in_order() -> None:
         assert tracked.tracker.position("room:a") == Position(9, "e")
         assert tracked.tracker.repaired_count == 4
         assert tracked.broker.reads[1:] == [
-            Read("room:a", ROOM, (Position(5, "e"), Position(9, "e")), since=Position(5, "e"), limit=ROOM.history_size)
+            Read("room:a", ROOM, (Position(5, "e"), Position(9, "e")), Position(5, "e"), 2, before=Position(8, "e"))
         ]
 
 
 async def test_nothing_is_told_while_redis_is_away_and_all_of_it_afterwards() -> None:
     async with tracking() as tracked:
         tracked.tracker.disconnected()
-        tracked.tracker.accept(pub(6))
+        tracked.tracker.accept(pub(7))
         tracked.broker.histories["room:a"] = BrokerUnavailable("Redis is away")
         tracked.tracker.connected()
 
@@ -114,7 +114,6 @@ async def test_what_is_lost_for_good_is_told_and_counted() -> None:
 
 async def test_a_loss_without_any_sign_is_found_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roomcast.node.tracker._CHECK_INTERVAL_S", 0.05)
-    monkeypatch.setattr("roomcast.node.tracker._GRACE_S", 0.01)
     async with tracking() as tracked:
         tracked.broker.histories["room:a"] = history(6, 6)
         await tracked.until_heard(pub(6))
