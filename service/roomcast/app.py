@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from roomcast.api import health_and_metrics, room_reads, routes, tickets
@@ -30,7 +31,7 @@ from roomcast.config_types import split_names
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.build import NodeHooks, make_hooks
 from roomcast.hooks.interface import Hook
-from roomcast.model.errors import Refused
+from roomcast.model.errors import Refused, Rejected
 from roomcast.node.flush_pace import Pace
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -50,13 +51,13 @@ from roomcast.telemetry.foreign_protocols import ForeignProtocols
 from roomcast.telemetry.metrics import HookCollector, NodeCollector, registry_of
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.version import __version__
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.docs_pages import add_docs_pages
 from roomcast.web.failures import FAILURES, refuse
 from roomcast.web.http_rules import add_http_rules
 from roomcast.web.origins import AllowedPages
 from roomcast.web.page import add_page
-from roomcast.web.state import offer
+from roomcast.web.state import find, offer
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +110,7 @@ def create_app(settings: Settings, *, node_id: str, on_failure: Callable[[], Non
     for router in _ROUTERS:
         app.include_router(router)
     for failure in (*FAILURES, Refused):  # Starlette sends the answer, or refuses a WebSocket's handshake with it
-        app.add_exception_handler(failure, refuse)
+        app.add_exception_handler(failure, _refuse)
     app.add_exception_handler(WebSocketDisconnect, _ignore_disconnect)
     app.add_exception_handler(ClientDisconnect, _ignore_disconnect)
     add_docs_pages(app)
@@ -140,7 +141,7 @@ async def _run_node(
         hooks = make_hooks(settings, client)
         stack.push_async_callback(report.retire)
         stack.push_async_callback(hooks.aclose)
-        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S)
+        deadlines = Deadlines(time.time, grace_s=_EXPIRY_GRACE_S, steady=time.monotonic)
         sessions = SessionContext(node, verifier, hooks.application, deadlines, settings, TaskSet("client"))
         authenticator = Authenticator(
             verifier,
@@ -227,6 +228,12 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
         roster=roster,
     )
+
+
+async def _refuse(connection: HTTPConnection, exc: Exception) -> Response:
+    if isinstance(exc, Rejected):
+        find(connection, ClientServer).node.rejections.note(exc.rejection, address_of(connection), exc.reason)
+    return await refuse(connection, exc)
 
 
 async def _ignore_disconnect(_connection: HTTPConnection, _exc: Exception) -> None:

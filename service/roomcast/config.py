@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -28,13 +29,13 @@ from roomcast.config_types import (
     RootPath,
     Secret,
     WebhookEvents,
+    is_set_by_kubernetes,
     split_names,
 )
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.redis_access.url import Shape, masked_url, parse_redis_url
 
 ENV_PREFIX = "ROOMCAST_"
-
 # The table of channels without a namespace.
 _DEFAULT = "default"
 
@@ -285,7 +286,7 @@ def read_namespaces(settings: Settings) -> Namespaces:
 
 def _namespaces_of(file: Path) -> dict[str, Namespace]:
     try:
-        tables = tomllib.loads(file.read_text())
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         found: dict[str, Namespace] = TypeAdapter(dict[str, Namespace]).validate_python(tables)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"{ENV_PREFIX}NAMESPACES_FILE: {exc}") from None
@@ -323,8 +324,17 @@ def short_keys(settings: Settings) -> list[str]:
 
 def unknown_variables() -> list[str]:
     """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    names = [name for name, value in os.environ.items() if not is_set_by_kubernetes(name, value)]
+    return sorted(name for name in names if name.startswith(ENV_PREFIX) and name.upper() not in _variables())
+
+
+def nearest_variable(name: str) -> str | None:
+    """Return the variable of a setting whose name is most like this one; None if none is."""
+    return next(iter(get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), None)
+
+
+def _variables() -> list[str]:
+    return [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
 
 
 def read_settings() -> Settings:

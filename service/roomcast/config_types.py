@@ -25,6 +25,15 @@ OWN_PATHS = frozenset(
 )
 
 
+# Variables with the address of a service.
+_OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
+
+
+def is_set_by_kubernetes(name: str, value: str) -> bool:
+    """Return whether Kubernetes sets this variable in each container: for a service named `roomcast`, ROOMCAST_PORT."""
+    return bool(_OF_A_SERVICE.search(name)) or value.startswith(("tcp://", "udp://"))
+
+
 def split_names(text: str) -> list[str]:
     """Return the names in a comma-separated setting."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
 from roomcast.telemetry.foreign_protocols import ForeignProtocols
-from roomcast.telemetry.logs import configure_logging, warn_of_short_keys
+from roomcast.telemetry.logs import configure_logging, warn_of_short_keys, warn_of_unknown_variables
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer
@@ -87,6 +87,16 @@ def _raise_open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def _warn(settings: Settings) -> None:
+    """Log what is dangerous or without effect in the settings."""
+    if settings.insecure:
+        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
+    if settings.insecure_api:
+        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
+    warn_of_short_keys(settings)
+    warn_of_unknown_variables()
+
+
 def serve(listener: socket.socket, settings: Settings) -> int:
     """Run one node on a listening socket until SIGINT or SIGTERM, and shut it down cleanly.
 
@@ -119,11 +129,7 @@ def serve(listener: socket.socket, settings: Settings) -> int:
     )
     host, port = listener.getsockname()[:2]
     log.info("node.listening", host=host, port=port, max_open_files=_raise_open_files())
-    if settings.insecure:
-        log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
-    if settings.insecure_api:
-        log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
-    warn_of_short_keys(settings)
+    _warn(settings)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

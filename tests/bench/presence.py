@@ -14,7 +14,7 @@ from roomcast.model.namespaces import Namespaces
 from roomcast.presence.node_registry import NodeRegistry
 from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import connect
-from roomcast.tasks import end
+from roomcast.tasks import end, run_together
 from tests.bench.machine import describe_machine, describe_versions
 from tests.bench.percentile import percentile
 
@@ -41,6 +41,9 @@ class BenchRoster:
 
     def members(self, channel: str) -> Iterable[ClientInfo]:
         return self._members
+
+    def member_count(self, channel: str) -> int:
+        return len(self._members)
 
 
 async def time_calls(name: str, call: Callable[[], Awaitable[object]], *, count: int) -> None:
@@ -88,12 +91,15 @@ async def measure(port: int) -> None:
             while (await one.count(CHANNEL)).client_count != count:  # noqa: ASYNC110  (Redis does not notify)
                 await asyncio.sleep(0.01)
 
-        for node in nodes:
-            await registry.report(node.lease, 0, ttl_s=600, is_new=True)
+        async def report_forever(node: RedisPresence) -> None:
+            while True:
+                node.reported(await registry.report(node.lease, 0, ttl_s=600))
+                await asyncio.sleep(1.0)
+
         started_s = time.perf_counter()
-        running = [asyncio.create_task(node.run()) for node in nodes]
+        running = [asyncio.create_task(run_together(run=node.run(), report=report_forever(node))) for node in nodes]
         for node in nodes:
-            node.doubt()
+            node.occupy(CHANNEL)
         await until_count(MEMBER_COUNT)
         print(f"{MEMBER_COUNT} joined in {time.perf_counter() - started_s:.1f} s; {await slowest(client)}")
         used_bytes = (await client.info("memory"))["used_memory"] - empty_bytes

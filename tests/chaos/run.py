@@ -40,6 +40,7 @@ may_publish = "anyone"
 # Shorter than the default, so that a silent cut is found out in a short run.
 _REDIS_TIMEOUT_S = 2
 _JOIN_TIMEOUT_S = 20.0
+_GOODBYE_S = 10.0
 _LAST_PUBLICATIONS_TIMEOUT_S = 40.0
 
 
@@ -185,6 +186,10 @@ async def _live(
             )
         return loop.time() - mended_at_s
     finally:
+        # One cancellation first: another one would interrupt a client that closes its connection, which takes a while.
+        for task in (*listening, *publishing):
+            task.cancel()
+        await asyncio.wait((*listening, *publishing), timeout=_GOODBYE_S)
         await end(*listening, *publishing)
         for task in listening:
             if not task.cancelled():

@@ -4,6 +4,7 @@ import pytest
 from redis.asyncio import Redis
 
 from roomcast.redis_access.client import Client, connect
+from roomcast.redis_access.pipeline import run_all
 from roomcast_workers.lease import Lease
 from tests.support.processes import eventually
 
@@ -68,3 +69,23 @@ async def test_only_its_holder_gives_it_back(client: Redis, prefix: str) -> None
     assert not await two.acquire()
     await one.release()
     assert await two.acquire()
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        [("HSET", "a", "1")],
+        [("SET", "other")],
+        [("SET", "other"), ("PEXPIRE", 402_000)],
+    ],
+    ids=["another type", "no TTL", "Redis' clock was set back by 400 s"],
+)
+async def test_a_lease_that_no_living_worker_can_hold_is_free(
+    client: Redis, prefix: str, foreign: list[tuple[str | int, ...]]
+) -> None:
+    one, two = (Lease(client, f"{prefix}lease:x", ttl_s=2) for _ in range(2))
+    await run_all(client, [(name, one.key, *args) for name, *args in foreign], ())
+
+    assert await one.acquire()
+    assert not await two.acquire()
+    assert 0 < await client.pttl(one.key) <= 2000

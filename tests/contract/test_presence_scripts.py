@@ -172,7 +172,7 @@ async def test_what_all_nodes_have_left_behind_vanishes_by_itself(single_server:
 
     left_over = await scripts.left_over()
 
-    assert len(left_over) == 4
+    assert len(left_over) == 5
     for key in left_over:
         assert 55_000 < await single_server.pttl(key) <= 60_000
         await single_server.pexpire(key, 1000)

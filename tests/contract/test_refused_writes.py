@@ -32,7 +32,8 @@ HISTORY = HistoryCommands(
 PRESENCE = PresenceCommands(KEYS, NAMESPACES, publish_command="PUBLISH")
 OFFER, BURY = read_script("roomcast.hooks", "offer"), read_script("roomcast.redis_access", "bury")
 ACQUIRE, RELEASE, OCCUPANCY = (read_script("roomcast_workers", name) for name in ("acquire", "release", "occupancy"))
-SCRIPTS = [*HISTORY.scripts, *PRESENCE.scripts, OFFER, BURY, ACQUIRE, RELEASE, OCCUPANCY]
+REPORT, END = (read_script("roomcast.presence", name) for name in ("report", "end"))
+SCRIPTS = [*HISTORY.scripts, *PRESENCE.scripts, OFFER, BURY, ACQUIRE, RELEASE, OCCUPANCY, REPORT, END]
 META, STREAM, QUEUE, DEAD, LEASE, REPORTED = (
     KEYS.key("room:a", name) for name in ("meta", "stream", "queue", "dead", "lease", "reported")
 )
@@ -92,16 +93,30 @@ CASES: Mapping[str, Case] = {
     "join again": Case(JOINED, PRESENCE.join("room:a", "n1.2", [ADA, BOB])),
     "leave": Case(JOINED, PRESENCE.leave("room:a", "n1.1", [ADA.client]), needs_memory=False),
     "sweep": Case(JOINED, PRESENCE.sweep("room:a", "n1.1"), needs_memory=False),
+    "join where members were lost": Case(
+        [*JOINED, ("DEL", KEYS.key("room:a", "members"))],
+        PRESENCE.join("room:a", "n1.2", [ADA, BOB]),
+        needs_memory=False,
+    ),
+    "check where users were lost": Case(
+        [*JOINED, ("DEL", KEYS.key("room:a", "users"))], PRESENCE.occupy("room:a", "n1.1", 2), needs_memory=False
+    ),
+    "sweep where the lease's set was lost": Case(
+        [*JOINED, ("DEL", KEYS.key("room:a", "members:n1.1"))], PRESENCE.sweep("room:a", "n1.1")
+    ),
+    "report": Case([], REPORT.call([LEASE], ["5 1", 60_000, "ended"])),
+    "report again": Case([HELD], REPORT.call([LEASE], ["5 1", 60_000, "ended"])),
+    "end a lease": Case([HELD], END.call([LEASE], ["me", "ended", 60_000])),
     "occupy": Case([], PRESENCE.occupy("room:a", "n1.1")),
     "occupy again": Case(JOINED, PRESENCE.occupy("room:a", "n2.1")),
     "offer": Case([], OFFER.call([QUEUE], [10, "1", "2"])),
     "bury": Case([ENTRY], BURY.call([QUEUE, DEAD], ["1-0", "bad", 10, 10])),
-    "acquire": Case([], ACQUIRE.call([LEASE], ["me", 60_000])),
-    "acquire again": Case([HELD], ACQUIRE.call([LEASE], ["me", 60_000])),
+    "acquire": Case([], ACQUIRE.call([LEASE], ["me", 60_000, 60_000])),
+    "acquire again": Case([HELD], ACQUIRE.call([LEASE], ["me", 60_000, 60_000])),
     "release": Case([HELD], RELEASE.call([LEASE], ["me"]), needs_memory=False),
-    "report": Case(
+    "report occupancy": Case(
         [HELD, ("SADD", REPORTED, "b")],
-        OCCUPANCY.call([QUEUE, REPORTED, LEASE], [10, "me", "b", "SREM", "1", "a", "SADD", "2"]),
+        OCCUPANCY.call([QUEUE, REPORTED, LEASE], [10, "me", "1", "b", "SREM", "1", "a", "SADD", "2"]),
     ),
 }
 
@@ -133,7 +148,8 @@ async def clear(admin: Redis) -> None:
 
 async def prepare(admin: Redis, case: Case) -> None:
     await clear(admin)
-    await run(admin, case.before)
+    for command in case.before:  # a pipeline keeps the order of each key only
+        await run(admin, [command])
     for key in await keys(admin):
         await admin.pexpire(key, 1_000_000)  # a TTL that no script sets
 

@@ -23,13 +23,15 @@ from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import History, Publication
 from roomcast.presence.node_registry import NodeRegistry
-from roomcast.redis_access.client import OUTAGES, ask, connect
+from roomcast.presence.presence_commands import PresenceCommands
+from roomcast.redis_access.client import OUTAGES, ask, connect, publish_verb
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.pipeline import run_all, run_pipeline
 from roomcast.tasks import end
 from roomcast_workers.lease import Lease
 from tests.support.brokers import RecordingSink
 from tests.support.paths import ROOT
+from tests.support.presence import ADA, NAMESPACES
 from tests.support.processes import API_KEY, Cluster, bare_environment, eventually, http_client, receive
 from tests.support.redis_cluster import Cluster as RedisCluster
 from tests.support.redis_shapes import Sentinel, quick_cluster, quick_sentinel
@@ -330,9 +332,13 @@ async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
             broker.unsubscribe("room:a")
 
             registry = NodeRegistry(client, prefix="t:")
-            await registry.report("a", 3, ttl_s=60, is_new=True)
+            await registry.report("a", 3, ttl_s=60)
             assert await registry.connection_counts() == {"a": 3}
             await registry.retire("a")
+            assert await registry.end("a", b"")
+            members = PresenceCommands(ChannelKeys("t:"), NAMESPACES, publish_command=publish_verb(client))
+            calls = [members.join("room:a", "a", [ADA]), members.occupy("room:a", "a", 1), members.sweep("room:a", "a")]
+            assert await run_all(client, calls, members.scripts) == [1, [1, b"a"], 0]
             lease = Lease(client, ChannelKeys("t:").key("room:a", "lease"), ttl_s=5.0)
             assert await lease.acquire()
             await lease.release()
@@ -348,7 +354,7 @@ async def test_a_user_with_the_documented_rights_can_do_everything_and_no_more(
 
 def roomcast_check(url: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "roomcast", "check"]
-    environment = bare_environment() | {"ROOMCAST_REDIS_URL": url}
+    environment = bare_environment() | {"ROOMCAST_REDIS_URL": url, "ROOMCAST_INSECURE": "true"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
 

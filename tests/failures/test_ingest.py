@@ -252,3 +252,30 @@ async def test_a_key_that_is_no_stream_is_said_and_waited_out(redis_url: str, cl
 
     assert await history(client, prefix) == [b"1"]
     assert_one_line_of_waiting(worker)
+
+
+@pytest.mark.parametrize("kind", ["ingest", "metrics", "webhooks"])
+async def test_a_busy_worker_ends_soon_after_sigterm(kind: str, redis_url: str, client: Client, prefix: str) -> None:
+    """On Python 3.11 it swallowed most of its cancellations; the next one came at the same point of its loop."""
+
+    async def keep_adding(stream: str) -> None:
+        while True:
+            for _ in range(5):
+                await add(client, prefix, channel="room:a", data=1)
+                await client.xadd(stream, {"event": "{}"})
+            await asyncio.sleep(0.01)
+
+    settings = {"webhook_url": "http://127.0.0.1:1/", "webhook_secret": "x" * 32, "metrics_interval_s": "0.1"}
+    with Cluster(redis_url, prefix, **settings) as cluster:
+        worker = cluster.start_worker(kind, worker_name="w")
+        adding = asyncio.create_task(keep_adding(f"{prefix}webhooks"))
+        try:
+            await eventually(Health(client, prefix=prefix, worker=kind, name="w").read)
+
+            code = await asyncio.wait_for(asyncio.to_thread(worker.end), 3.0)
+        finally:
+            await end(adding)
+
+    assert code == 0
+    assert worker.log[-1]["event"] == "worker.ended"
+    assert worker.faults() == []

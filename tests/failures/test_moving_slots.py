@@ -18,6 +18,7 @@ from roomcast.model.publications import History, Publication
 from roomcast.redis_access.client import connect
 from roomcast.tasks import end
 from tests.support.brokers import RecordingSink
+from tests.support.ingest import add, broker_of, dead, until_done, working
 from tests.support.redis_cluster import Cluster
 from tests.support.redis_shapes import quick_cluster
 
@@ -86,3 +87,25 @@ async def test_publications_wait_until_their_slot_has_moved(cluster: Cluster, ki
         assert keyed == sorted(keyed)
         assert [each for each in heard if each not in keyed] == sorted({*heard} - {*keyed})
         assert await numbers(broker, other) == list(range(1, number + 1))
+
+
+async def test_ingest_entries_wait_until_their_slot_has_moved(cluster: Cluster) -> None:
+    prefix, moving = "i:", "room:moving"
+    slot = key_slot(f"{prefix}{moving}".encode())
+    async with connect(cluster.url, timeout_s=5.0, client_name="test") as client, working(client, prefix):
+        await add(client, prefix, channel=moving, data=0)
+        await until_done(client, prefix)
+        migration = asyncio.create_task(asyncio.to_thread(cluster.migrate_slot, slot, pause_s=0.5))
+        for number in itertools.count(1):
+            await add(client, prefix, channel=moving, data=number)
+            await add(client, prefix, channel="room:a", data=number)
+            await asyncio.sleep(0.02)  # while the slot moves
+            if migration.done():
+                break
+        await migration
+        await until_done(client, prefix)
+
+        broker = broker_of(client, prefix)
+        for channel, first in ((moving, 0), ("room:a", 1)):
+            assert await numbers(broker, channel) == list(range(first, number + 1))[-300:]
+        assert await dead(client, prefix) == []

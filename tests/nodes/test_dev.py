@@ -225,3 +225,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
+
+
+def test_nothing_is_left_of_it_when_it_is_killed() -> None:
+    """Also of what it has restarted; all of it ends as on SIGTERM."""
+    with DevCluster() as dev:
+        dev.greeting()
+        dev.child("metrics").kill()
+        dev.wait_for("the metrics worker was killed .*; restarted")
+        family = dev.family()
+        assert len(family) == 4
+
+        dev.process.kill()
+
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        dev.end()

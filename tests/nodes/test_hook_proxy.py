@@ -24,6 +24,7 @@ from roomcast.hooks.interface import (
     ConnectEvent,
     Hook,
     NoAnswer,
+    NoConnectAnswer,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,
@@ -187,6 +188,17 @@ async def test_results_are_read(backend: Backend) -> None:
 
 
 _NULLS = ("user", "info", "b64info", "data", "b64data", "meta", "channels", "subs", "expire_at", "override", "expired")
+
+
+async def test_a_connect_without_a_result_is_told_apart_from_an_empty_one(backend: Backend) -> None:
+    async with asking(backend.url) as (it, _):
+        for body, expected in (
+            ({}, NoConnectAnswer),
+            ({"result": None}, NoConnectAnswer),
+            ({"result": {}}, ConnectAnswer),
+        ):
+            backend.answer = answer(body)
+            assert type(await it.on_connect(ConnectEvent(ADA))) is expected
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.publications import History
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.work_queue import StreamCounts
+from roomcast.redis_access.pipeline import run_all
+from roomcast.redis_access.work_queue import StreamCounts, WorkQueue
 from tests.support.ingest import (
     MAX_MESSAGE_BYTES,
     add,
@@ -67,6 +68,19 @@ async def test_tags_are_published_with_the_entry(client: Client, prefix: str) ->
     (found,) = await broker_of(client, prefix).read([Read("room:a", DEFAULTS["room"], limit=10)])
     assert isinstance(found, History)
     assert [publication.tags for publication in found.publications] == [{"lang": "en"}, None, None]
+
+
+@pytest.mark.parametrize("is_foreign", [True, False], ids=["another type", "Redis' clock was set back"])
+async def test_a_lease_that_no_worker_can_hold_stops_no_worker(client: Client, prefix: str, is_foreign: bool) -> None:
+    key = WorkQueue(client, prefix=prefix).lease_key
+    command = ("HSET", key, "a", "1") if is_foreign else ("SET", key, "killed", "EX", 402)
+    await run_all(client, [command], ())
+    await add(client, prefix, channel="room:a", data=1)
+
+    async with working(client, prefix):
+        await until_done(client, prefix)
+
+    assert await history(client, prefix) == [b"1"]
 
 
 Fields = dict[str, str | bytes | int]

@@ -106,6 +106,18 @@ async def test_somebody_who_listens_without_a_node_watches_too(client: Redis, pr
         await eventually(is_published)
 
 
+async def test_it_publishes_although_other_programs_have_replaced_keys(client: Redis, prefix: str) -> None:
+    keys = ChannelKeys(prefix)
+    for name in ("lease", "nodes"):
+        await client.set(keys.key(SYSTEM_METRICS, name), "x")
+    async with working(client, prefix):
+
+        async def is_published() -> bool:
+            return len(await history(client, prefix)) >= 2
+
+        await eventually(is_published)
+
+
 async def test_it_begins_at_once_when_somebody_begins_to_watch(client: Redis, prefix: str) -> None:
     async with working(client, prefix, interval_s=60.0):  # its next tick is 15 s away
         health = Health(client, prefix=prefix, worker="metrics", name="w")
@@ -154,7 +166,7 @@ async def test_the_lease_is_checked_in_the_step_that_publishes(client: Redis, pr
             return bool(await history(client, prefix))
 
         await eventually(has_sampled)
-        await client.set(ChannelKeys(prefix).key(SYSTEM_METRICS, "lease"), "somebody else")
+        await client.set(ChannelKeys(prefix).key(SYSTEM_METRICS, "lease"), "somebody else", ex=60)
         kept = await history(client, prefix)
 
         async def knows() -> bool:

@@ -217,7 +217,9 @@ async def test_the_application_is_notified_once_of_each_client_that_was_there(no
             await receive(socket)
 
     def gone() -> list[tuple[str, int]]:
-        return sorted((line["transport"], line["code"]) for line in node.log if line.get("user") == user)
+        return sorted(
+            (line["transport"], line["code"]) for line in node.log if line["event"] == "gone" and line["user"] == user
+        )
 
     async def is_told() -> bool:
         return len(gone()) >= 3

@@ -45,20 +45,20 @@ async def working(
     *,
     name: str = "w",
     events: frozenset[str] = ALL,
-    clock: Callable[[], float] = time.time,
     timeout_s: float = 5.0,
+    steady: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a worker that tries again without a pause; cancelling the task is its death."""
     worker = WebhookWorker(
         client,
         RedisBroker(client, prefix=prefix, node_id=name, max_message_bytes=10_000),
-        WebhookSender(url, SECRET, clock=clock, timeout_s=timeout_s),
+        WebhookSender(url, SECRET, clock=time.time, timeout_s=timeout_s),
         events,
         prefix=prefix,
         name=name,
         timeout_s=5.0,
-        clock=clock,
         jitter=lambda: 0.01,
+        steady=steady,
     )
     task = asyncio.create_task(worker.run())
     try:
@@ -68,7 +68,7 @@ async def working(
         await worker.finish()
 
 
-async def add(client: Client, prefix: str, *numbers: int) -> None:
+async def add(client: Client, prefix: str, *numbers: int | str) -> None:
     await WebhookStream(client, prefix=prefix).offer([orjson.dumps({"id": str(number)}) for number in numbers])
 
 
@@ -147,27 +147,28 @@ async def test_an_event_is_tried_for_five_minutes_and_once_at_least(
         return Response(b"", 410)
 
     backend.answer = refuse
-    later_s = 200.0
-    await add(client, prefix, 1)
-    async with working(client, prefix, backend.url, clock=lambda: time.time() + later_s):
+    later_s = 0.0
+    stream = WebhookStream(client, prefix=prefix)
+    seconds, _ = await client.time()
+    for name, age_s in (("old", 301), ("young", 200)):  # by Redis' clock, whatever the worker's is
+        await client.xadd(stream.entries.key, {"event": orjson.dumps({"id": name})}, id=f"{1000 * (seconds - age_s)}-0")
+    async with working(client, prefix, backend.url, steady=lambda: time.monotonic() + later_s):
 
         async def is_tried() -> bool:
             return len(backend.asked) > 3
 
         await eventually(is_tried)
-        assert (await WebhookStream(client, prefix=prefix).entries.counts()) == StreamCounts(lag=1, dead=0)
-        later_s = 301.0
-        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=1)
-
+        assert await stream.entries.counts() == StreamCounts(lag=1, dead=1)
+        later_s = 110.0
+        assert await until_posted(client, prefix) == StreamCounts(lag=0, dead=2)
+        await add(client, prefix, "last")
         backend.answer = accept
-        await add(client, prefix, 2)  # as old as that by the worker's clock, too
         await until_posted(client, prefix)
 
-    assert ids_of(backend.asked)[-1] == "2"
-    entries: Any = await client.xrange(WebhookStream(client, prefix=prefix).entries.dead_key)  # Any: redis-py's reply
-    ((_, fields),) = entries
-    assert fields[b"event"] == b'{"id":"1"}'
-    assert fields[b"reason"] == b"status 410"
+    assert ids_of(backend.asked)[-1] == "last"
+    entries: Any = await client.xrange(stream.entries.dead_key)  # Any: redis-py's reply
+    assert [fields[b"event"] for _, fields in entries] == [b'{"id":"old"}', b'{"id":"young"}']
+    assert {fields[b"reason"] for _, fields in entries} == {b"status 410"}
 
 
 async def test_what_is_no_event_goes_to_the_dead_letters_and_stops_nobody(

@@ -17,7 +17,7 @@ from roomcast.node.hub import Hub
 from roomcast.node.node import Node
 from roomcast.node.roster import HubRoster
 from roomcast.node.tracker import Tracker
-from roomcast.presence.interface import Counts, Page
+from roomcast.presence.interface import Counts, LeaseState, Page
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
 
@@ -197,9 +197,12 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
 
-    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float) -> LeaseState:
         self.counts[lease] = connection_count
-        return True
+        return LeaseState.ALIVE
+
+    async def end(self, lease: str, last_report: bytes) -> bool:
+        raise NotImplementedError
 
     async def retire(self, lease: str) -> None:
         self.counts.pop(lease, None)
@@ -207,8 +210,8 @@ class FakeRegistry:
     async def connection_counts(self) -> dict[str, int]:
         return self.counts
 
-    async def dead(self) -> set[str]:
-        return set()
+    async def reports(self) -> dict[str, bytes]:
+        raise NotImplementedError
 
     async def ingest_counts(self) -> StreamCounts:
         return StreamCounts(0, 0)
@@ -218,6 +221,7 @@ class FakePresence:
     """Presence in memory, of one node."""
 
     lease = "n1.1"
+    fault_count = 0
 
     def __init__(self) -> None:
         self.members: dict[str, dict[str, ClientInfo]] = {}
@@ -242,8 +246,7 @@ class FakePresence:
     def doubt(self) -> None:
         self.doubt_count += 1
 
-    def renew(self) -> None:
-        raise NotImplementedError
+    def reported(self, state: LeaseState) -> None: ...
 
     async def retire(self) -> None:
         raise NotImplementedError

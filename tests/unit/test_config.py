@@ -9,6 +9,7 @@ from roomcast.config import (
     ConfigError,
     Settings,
     masked,
+    nearest_variable,
     read_namespaces,
     read_settings,
     require_auth,
@@ -250,6 +251,27 @@ def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
 
     assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+    assert nearest_variable("ROOMCAST_REDIS_ULR") == "ROOMCAST_REDIS_URL"
+    assert nearest_variable("ROOMCAST_SECRETS") == "ROOMCAST_SECRET"
+    assert nearest_variable("ROOMCAST_XYZ") is None
+
+
+def test_what_kubernetes_sets_for_a_service_named_roomcast_is_not_misspelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "ROOMCAST_SERVICE_HOST": "10.0.0.1",
+        "ROOMCAST_SERVICE_PORT": "80",
+        "ROOMCAST_SERVICE_PORT_HTTP": "80",
+        "ROOMCAST_PORT": "tcp://10.0.0.1:80",
+        "ROOMCAST_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "ROOMCAST_PORT_80_TCP_PROTO": "tcp",
+        "ROOMCAST_REDIS_PORT_6379_TCP_ADDR": "10.0.0.2",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert unknown_variables() == []
+
+    monkeypatch.setenv("ROOMCAST_PORT", "8000")
+    assert unknown_variables() == ["ROOMCAST_PORT"]
 
 
 @pytest.mark.parametrize(("value", "path"), [("/", ""), ("/rt", "/rt"), ("/a/b/", "/a/b"), ("/wsx", "/wsx")])

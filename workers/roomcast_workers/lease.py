@@ -16,6 +16,8 @@ from roomcast.redis_access.scripts import read_script
 log = structlog.get_logger(__name__)
 
 _RELEASE_TIMEOUT_S = 1.0
+# Workers may have different intervals. A lease with more time left than this counts as free.
+_LONGEST_TTL_S = 60.0
 
 
 class Lease:
@@ -37,7 +39,10 @@ class Lease:
     async def acquire(self) -> bool:
         """Acquire the lease or extend it; return whether it is held now. Raises: redis.RedisError."""
         asked_at_s = time.monotonic()
-        command = self._acquire.call([self.key], [self.owner, math.ceil(self._ttl_s * 1000)])
+        longest_s = max(self._ttl_s, _LONGEST_TTL_S)
+        command = self._acquire.call(
+            [self.key], [self.owner, math.ceil(self._ttl_s * 1000), math.ceil(longest_s * 1000)]
+        )
         (is_held,) = await run_all(self._client, [command], [self._acquire])
         self._held_until_s = asked_at_s + self._ttl_s if is_held else 0.0
         return bool(is_held)

@@ -119,7 +119,7 @@ class MetricsWorker(Worker, Sink):
 
     async def _is_watched(self) -> bool:
         """Return whether a node or another process subscribes to the channel. Raises: redis.RedisError."""
-        if await self._client.scard(self._keys.key(SYSTEM_METRICS, "nodes")):
+        if await self._client.exists(self._keys.key(SYSTEM_METRICS, "nodes")):
             return True
         if isinstance(self._client, RedisCluster):
             return False  # other processes are known to one shard only

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import orjson
 import structlog
+from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.brokers.interface import Broker
 from roomcast.hooks.webhook_sender import NotDelivered, WebhookSender
 from roomcast.hooks.webhook_stream import WebhookStream
 from roomcast.presence.occupancy import EVENTS
-from roomcast.redis_access.client import Client
+from roomcast.redis_access.client import Client, ask
 from roomcast.redis_access.work_queue import Entry
 from roomcast.tasks import run_together
 from roomcast_workers.lease import Lease
@@ -48,7 +49,7 @@ class WebhookWorker(Worker):
     Args:
         events: the reported ones of connect, disconnect, occupied, vacated.
         timeout_s: the client's timeout for a reply; waits for entries are shorter.
-        clock, jitter: `time.time`, `random.random`.
+        jitter, steady: `random.random`, `time.monotonic`.
     """
 
     def __init__(
@@ -61,13 +62,15 @@ class WebhookWorker(Worker):
         prefix: str,
         name: str,
         timeout_s: float,
-        clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
         self._receiver = receiver
-        self._clock = clock
+        self._client = client
         self._jitter = jitter
+        self._steady = steady
+        self._failing_since: tuple[int, float] | None = None  # by Redis' clock, ms, and by the steady one
         self._wait_s = min(_TICK_S, timeout_s / 2)
         self._stream = WebhookStream(client, prefix=prefix)
         self._lease = Lease(client, self._stream.entries.lease_key, ttl_s=_LEASE_TTL_S)
@@ -131,7 +134,8 @@ class WebhookWorker(Worker):
                 await self._receiver.post([entry.fields[b"event"] for entry in posted])
         except NotDelivered as exc:
             refusal = exc
-            dead |= {entry.id: exc.reason for entry in posted if self._age_s(entry) > _MAX_AGE_S}
+            oldest_ms = await self._now_ms() - 1000 * _MAX_AGE_S
+            dead |= {entry.id: exc.reason for entry in posted if _added_at_ms(entry) < oldest_ms}
             posted = []
         await self._ack(posted, dead)
         await self._pause_after(refusal)
@@ -149,6 +153,7 @@ class WebhookWorker(Worker):
             if self._failure_count:
                 log.info("webhooks.taken_again", failures=self._failure_count)
             self._failure_count = 0
+            self._failing_since = None
             return
         if not self._failure_count:
             log.warning("webhooks.refused", reason=refusal.reason)
@@ -156,9 +161,26 @@ class WebhookWorker(Worker):
         longest_s = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failure_count, 10))
         await asyncio.sleep(longest_s * self._jitter())
 
-    def _age_s(self, entry: Entry) -> float:
-        """Return how long an entry has been in the stream, by the clocks of Redis and this process."""
-        return self._clock() - int(entry.id.partition(b"-")[0]) / 1000
+    async def _now_ms(self) -> int:
+        """Return the time by Redis' clock, which is in the ids of the entries.
+
+        It is read when the receiver begins to fail: a clock that is set meanwhile makes no event older.
+        """
+        if self._failing_since is None:
+            self._failing_since = await self._redis_time_ms(), self._steady()
+        redis_ms, steady_s = self._failing_since
+        return redis_ms + int(1000 * (self._steady() - steady_s))
+
+    async def _redis_time_ms(self) -> int:
+        try:
+            seconds, microseconds = await ask(self._client, "TIME")
+        except ResponseError:  # the user may not ask for it
+            return time.time_ns() // 1_000_000
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _added_at_ms(entry: Entry) -> int:
+    return int(entry.id.partition(b"-")[0])
 
 
 def _is_event(entry: Entry) -> bool:

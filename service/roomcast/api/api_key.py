@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader
 
 from roomcast.api.api_context import ApiContext
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode, Rejected, Rejection
 from roomcast.web.state import find
 
 _SCHEME = "apikey "
@@ -40,6 +40,6 @@ async def check_api_key(
     if key is None and authorization is not None and authorization[: len(_SCHEME)].lower() == _SCHEME:
         key = authorization[len(_SCHEME) :].strip()
     if key is None:
-        raise ClientError(ErrorCode.UNAUTHORIZED, "send the header X-API-Key")
+        raise Rejected(Rejection.NO_API_KEY, ErrorCode.UNAUTHORIZED, "send the header X-API-Key")
     if not secrets.compare_digest(key.encode(), api_key.get_secret_value().encode()):
-        raise ClientError(ErrorCode.UNAUTHORIZED, "wrong X-API-Key")
+        raise Rejected(Rejection.WRONG_API_KEY, ErrorCode.UNAUTHORIZED, "wrong X-API-Key")

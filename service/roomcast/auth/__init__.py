@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from roomcast.auth.permissions import Grant
-from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ErrorCode, Rejected, Rejection
 
 
 class InvalidToken(Exception):  # noqa: N818  (the noun of the field)
@@ -21,11 +21,11 @@ class InvalidToken(Exception):  # noqa: N818  (the noun of the field)
         self.reason = reason
 
 
-class ExpiredToken(ClientError):  # noqa: N818  (as above)
+class ExpiredToken(Rejected):
     """A token that is not valid now (error 109): its client should get a new one."""
 
     def __init__(self, reason: str = "it has expired") -> None:
-        super().__init__(ErrorCode.TOKEN_EXPIRED, reason)
+        super().__init__(Rejection.EXPIRED_TOKEN, ErrorCode.TOKEN_EXPIRED, reason)
 
 
 class KeysUnavailable(BrokerUnavailable):

@@ -11,6 +11,7 @@ import structlog
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import SlotNotCoveredError
 
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.refusals import Refusals, kind_of
 
@@ -87,6 +88,12 @@ class Readiness:
                     await connected.wait()
             except TimeoutError:
                 continue
+
+    async def check(self) -> None:
+        """Publish as clients do, once. Raises: BrokerUnavailable."""
+        refused = await self._refused()
+        if refused is not None:
+            raise BrokerUnavailable(outage_reason(refused))
 
     async def _refused(self) -> BaseException | None:
         """Return the reason why publishing fails now."""

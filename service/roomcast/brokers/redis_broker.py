@@ -124,17 +124,17 @@ class RedisBroker(Broker):
         self._refusals = refusals_of(client)
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._known = KnownPositions()
-        self._readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
+        self.readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
         self._is_running = False  # a worker only publishes, and reports its entries itself
 
     @override
     async def run(self, sink: Sink) -> None:
         self._received.sink, self._is_running = sink, True
-        await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self._readiness.run())
+        await run_together(listen=self._listener.run(), publish=self._outbox.run(), probe=self.readiness.run())
 
     @override
     def reason_not_ready(self) -> str | None:
-        return self._listener.reason_not_ready() or self._readiness.reason_not_ready()
+        return self._listener.reason_not_ready() or self.readiness.reason_not_ready()
 
     @override
     def refusals(self) -> Mapping[str, int]:

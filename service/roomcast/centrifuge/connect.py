@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from roomcast.auth import ConnectionClaims, InvalidToken, SubscriptionOptions
+from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.session import Session
-from roomcast.hooks.interface import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, RefreshEvent
+from roomcast.hooks.interface import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, NoConnectAnswer, RefreshEvent
 from roomcast.model.errors import (
+    BAD_REQUEST,
     CHANNEL_LIMIT,
     EXPIRED,
     EXPIRED_ERRORS,
@@ -21,6 +22,8 @@ from roomcast.model.errors import (
     BrokerUnavailable,
     ClientError,
     ErrorCode,
+    Refused,
+    Rejection,
 )
 from roomcast.version import __version__
 
@@ -36,7 +39,7 @@ async def connect(session: Session, command: Command) -> None:
     session.client = Client(claims.user, claims.grants, is_trusted=context.settings.insecure)
     session.meta = claims.meta
     if Hook.CONNECT in context.application.handles:
-        answer = await context.application.on_connect(_event(session, claims, params))
+        answer = await _ask(session, claims, params)
         claims = _answered(claims, answer)
         session.client = replace(session.client, user=claims.user)
         session.meta = claims.meta
@@ -126,13 +129,28 @@ async def _claims(session: Session, token: str) -> ConnectionClaims | None:
     if settings.insecure or not (token or needs_token):
         return ConnectionClaims(user="", subs={})
     if not token:
+        session.context.rejected(session.connection, Rejection.NO_TOKEN, "no token")
         raise ClientError(ErrorCode.UNAUTHORIZED, "no token")
     try:
         return await session.context.verifier.connection(token)
     except InvalidToken as exc:
-        session.context.refused_token(session.connection, exc.reason)
+        session.context.rejected(session.connection, Rejection.INVALID_TOKEN, exc.reason)
         session.disconnect(INVALID_TOKEN)
         return None
+    except ExpiredToken as exc:
+        session.context.rejected(session.connection, exc.rejection, exc.reason)
+        raise
+
+
+async def _ask(session: Session, claims: ConnectionClaims, params: Members) -> ConnectAnswer:
+    """Return the application's answer. Raises: Refused also without a token and an answer that decides."""
+    context = session.context
+    answer = await context.application.on_connect(_event(session, claims, params))
+    is_admitted = params.get("token") or context.settings.anonymous or context.settings.insecure
+    if isinstance(answer, NoConnectAnswer) and not is_admitted:
+        context.rejected(session.connection, Rejection.NO_TOKEN, "no token, and no result of the application")
+        raise Refused(BAD_REQUEST)
+    return answer
 
 
 def _event(session: Session, claims: ConnectionClaims, params: Members) -> ConnectEvent:

@@ -20,7 +20,7 @@ from roomcast.config import Settings
 from roomcast.model.errors import ClientError, Disconnect, ErrorCode
 from roomcast.transports.command_stream import CommandStream
 from roomcast.transports.event_stream import LAST_ID, retry
-from roomcast.web.client_server import ClientServer, websocket_of
+from roomcast.web.client_server import ClientServer, address_of, websocket_of
 from roomcast.web.event_ids import last_event_id
 from roomcast.web.state import find
 from roomcast.web.streaming import STREAM_HEADERS, pump
@@ -138,6 +138,7 @@ class CommandStreamResponse(Response):
         connection_of = partial(self._server.connection, self._stream, wire.encoding)
         self._queue = begin_session(find(request, SessionContext), wire, request.headers, connection_of)
         self._stream.connection = self._queue.session.connection
+        self._stream.connection.address = address_of(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""

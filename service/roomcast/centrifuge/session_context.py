@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import structlog
-
 from roomcast.auth.tokens import TokenVerifier
 from roomcast.centrifuge.codec import Members
 from roomcast.centrifuge.wire import Wires
@@ -14,11 +12,9 @@ from roomcast.config import Settings
 from roomcast.connections.connection import Connection
 from roomcast.deadlines import Deadlines
 from roomcast.hooks.interface import Application
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode, Rejection
 from roomcast.node.node import Node
 from roomcast.tasks import TaskSet
-
-log = structlog.get_logger(__name__)
 
 # The schema has 32 bits for it, and some languages take one of them for the sign: 68 years.
 _MAX_TTL_S = 2**31 - 1
@@ -51,6 +47,6 @@ class SessionContext:
         # If the clock that set the time is behind, a second remains to refresh in.
         return {"expires": True, "ttl": min(max(math.ceil(ttl_s), 1), _MAX_TTL_S)}
 
-    def refused_token(self, connection: Connection, reason: str) -> None:
-        """Log why a token is invalid; never the token itself."""
-        log.info("session.refused_token", conn=connection.id, reason=reason)
+    def rejected(self, connection: Connection, rejection: Rejection, reason: str) -> None:
+        """Count and log why a client is rejected; never its token."""
+        self.node.rejections.note(rejection, connection.address, reason, conn=connection.id)

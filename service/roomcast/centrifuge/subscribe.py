@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
-from roomcast.auth import InvalidToken, SubscriptionClaims, SubscriptionOptions
+from roomcast.auth import ExpiredToken, InvalidToken, SubscriptionClaims, SubscriptionOptions
 from roomcast.auth.overrides import overridden
 from roomcast.auth.permissions import Action, is_limited, may
 from roomcast.centrifuge import filters
@@ -21,6 +21,7 @@ from roomcast.model.errors import (
     UNSUBSCRIBED_INSUFFICIENT,
     ClientError,
     ErrorCode,
+    Rejection,
 )
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
@@ -251,10 +252,15 @@ async def _claims(session: Session, channel: str, token: str) -> SubscriptionCla
     try:
         claims = await session.context.verifier.subscription(token)
     except InvalidToken as exc:
-        session.context.refused_token(session.connection, exc.reason)
+        session.context.rejected(session.connection, Rejection.INVALID_TOKEN, exc.reason)
         raise ClientError(ErrorCode.PERMISSION_DENIED, exc.reason) from None
+    except ExpiredToken as exc:
+        session.context.rejected(session.connection, exc.rejection, exc.reason)
+        raise
     if claims.channel != channel or claims.user != session.client.user:
-        raise ClientError(ErrorCode.PERMISSION_DENIED, "the subscription token is of another channel or user")
+        reason = "the subscription token is of another channel or user"
+        session.context.rejected(session.connection, Rejection.INVALID_TOKEN, reason)
+        raise ClientError(ErrorCode.PERMISSION_DENIED, reason)
     return claims
 
 

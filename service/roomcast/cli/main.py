@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
 
 import click
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import ResponseError
 
-from roomcast.auth.keys import local_keys
 from roomcast.cli import dev
 from roomcast.cli.channel import publish_command, subscribe_command
-from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
+from roomcast.cli.check import check_command, check_node_settings
+from roomcast.cli.terminal import Failure, settings_of_environment
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
-from roomcast.config import ConfigError, Settings, masked, require_auth, short_keys, unknown_variables
-from roomcast.hooks.python_handlers import load_functions
-from roomcast.redis_access.client import ask, describe
-from roomcast.redis_access.refusals import kind_of
 from roomcast.server import listen, serve
 from roomcast.version import __version__
 
@@ -63,12 +55,7 @@ def dev_command(host: str, port: int, nodes: int, balancer_port: int) -> None:
 def node_command(host: str, port: int) -> None:
     """Run one node."""
     settings = settings_of_environment()
-    _check_handlers(settings)
-    try:
-        require_auth(settings)
-        local_keys(settings)
-    except ConfigError as exc:
-        raise click.UsageError(f"{exc} (docs/auth.md)") from exc
+    check_node_settings(settings)
     try:
         listener = listen(host, port, settings=settings)
     except OSError as exc:
@@ -76,20 +63,7 @@ def node_command(host: str, port: int) -> None:
     sys.exit(serve(listener, settings))
 
 
-@cli.command("check")
-def check_command() -> None:
-    """Print the settings, secrets masked, and whether Redis answers."""
-    settings = settings_of_environment()
-    for name, value in masked(settings).items():
-        click.echo(f"{name}={value}")
-    for name in unknown_variables():
-        click.echo(f"{name} is set, but no setting has this name", err=True)
-    for name in short_keys(settings):
-        click.echo(f"{name} is short enough to be guessed", err=True)
-    asyncio.run(_check_redis(settings))
-
-
-for _command in (worker_group, publish_command, subscribe_command, token_command):
+for _command in (check_command, worker_group, publish_command, subscribe_command, token_command):
     cli.add_command(_command)
 
 
@@ -108,33 +82,3 @@ def run() -> None:
         sys.exit(exc.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-
-
-def _check_handlers(settings: Settings) -> None:
-    """Import the application's handlers. The working directory is searched too, as uvicorn does."""
-    sys.path.insert(0, "")
-    try:
-        load_functions(settings)
-    except ConfigError as exc:
-        raise click.UsageError(f"{exc} (docs/applications.md)") from exc
-
-
-async def _check_redis(settings: Settings) -> None:
-    async with answering_client(settings) as client:
-        started_s = time.perf_counter()
-        await ask(client, "PING")
-        took_ms = (time.perf_counter() - started_s) * 1000
-        try:
-            info = await ask(client, "INFO", "server")
-        except ResponseError as exc:
-            info = {"redis_version": f"of unknown version: it refuses INFO, {kind_of(exc)}"}
-        mode = info.get("redis_mode") or info.get("server_mode")
-        if mode == "sentinel":
-            raise Failure(
-                "this is a Sentinel; ROOMCAST_REDIS_URL must be redis+sentinel://host:port/name-of-the-master"
-            )
-        if mode == "cluster" and not isinstance(client, RedisCluster):
-            raise Failure("this is a node of a cluster; ROOMCAST_REDIS_URL must be redis+cluster://host:port")
-        what = describe(client)
-    server = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info.get('redis_version')}"
-    click.echo(f"Redis answers in {took_ms:.1f} ms ({server}, {what})")

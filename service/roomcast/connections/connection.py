@@ -70,7 +70,9 @@ class Connection:
         "_backlog",
         "_held",
         "_pauses",
+        "address",
         "awaited_pongs",
+        "disconnect",
         "encoding",
         "id",
         "info",
@@ -107,6 +109,8 @@ class Connection:
         self.state = State.CONNECTING
         self.subscriptions: dict[str, Subscription] = {}
         self.opened_at_s: float | None = None
+        self.address = ""  # of the client, or as a trusted proxy says; "" if unknown
+        self.disconnect: Disconnect | None = None  # with which the node closes it
         self.unpublished_bytes = 0  # of its own messages that Redis has not accepted yet
         self.awaited_pongs = 0  # pings of its wire protocol without an answer
         self._pauses = Pause(0)
@@ -206,6 +210,7 @@ class Connection:
         if self.state in (State.CLOSING, State.CLOSED):
             return
         self.state = State.CLOSING
+        self.disconnect = disconnect
         self._held = self._backlog = None
         self.transport.close(disconnect)
 

@@ -91,6 +91,12 @@ class ConnectAnswer(NamedTuple):
     expire_at_s: int | None = None
 
 
+class NoConnectAnswer(ConnectAnswer):
+    """The application does not decide: the client is as in its token, or anonymous where such clients may connect."""
+
+    __slots__ = ()
+
+
 class SubscribeEvent(NamedTuple):
     """A client subscribes without a subscription token. data: sent by it, JSON if its encoding is; or empty."""
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import override
 
 from roomcast.auth.shapes import OverrideShape
 from roomcast.bodies import faults
@@ -19,6 +20,7 @@ from roomcast.hooks.interface import (
     ConnectAnswer,
     Hook,
     NoAnswer,
+    NoConnectAnswer,
     PublishAnswer,
     RefreshAnswer,
     SubscribeAnswer,
@@ -65,7 +67,7 @@ def read_reply(reply: bytes, kind: type[M]) -> M:
             raise envelope.error.exception()
         if envelope.disconnect is not None:
             raise Refused(Disconnect(envelope.disconnect.code, envelope.disconnect.reason))
-        return kind.model_validate(envelope.result)
+        return kind.without_result() if envelope.result is None else kind.model_validate(envelope.result)
     except json.InvalidJson as exc:
         raise NoAnswer(f"not JSON: {exc}") from None
     except ValidationError as exc:
@@ -102,6 +104,11 @@ class _Model(BaseModel):
             return values
         return {name: value for name, value in values.items() if value is not None}
 
+    @classmethod
+    def without_result(cls) -> Self:
+        """Return the result of a reply that has none."""
+        return cls()
+
 
 class _Error(_Model):
     code: int
@@ -122,7 +129,7 @@ class _Disconnect(_Model):
 
 
 class _Envelope(_Model):
-    result: dict[str, Json] = Field(default_factory=dict)
+    result: dict[str, Json] | None = None
     error: _Error | None = None
     disconnect: _Disconnect | None = None
 
@@ -162,6 +169,11 @@ class ConnectResult(_WithInfo, _WithData):
     channels: list[str] = Field(default_factory=list)
     subs: dict[str, SubscribeResult] = Field(default_factory=dict)
 
+    @classmethod
+    @override
+    def without_result(cls) -> ConnectResult:
+        return _NoConnectResult()
+
     def answer(self) -> ConnectAnswer:
         """Return the answer of a handler."""
         return ConnectAnswer(
@@ -175,6 +187,12 @@ class ConnectResult(_WithInfo, _WithData):
             },
             expire_at_s=self.expire_at,
         )
+
+
+class _NoConnectResult(ConnectResult):
+    @override
+    def answer(self) -> ConnectAnswer:
+        return NoConnectAnswer()
 
 
 class PublishResult(_WithData):

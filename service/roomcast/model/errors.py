@@ -71,6 +71,32 @@ class ClientError(Exception):
         self.detail = detail
 
 
+class Rejection(enum.Enum):
+    """Why a client or service is rejected: the label in metrics and logs."""
+
+    ORIGIN = "origin"
+    NO_TOKEN = "no_token"  # noqa: S105  (no secret)
+    INVALID_TOKEN = "invalid_token"  # noqa: S105
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105
+    INVALID_TICKET = "invalid_ticket"
+    NO_API_KEY = "no_api_key"
+    WRONG_API_KEY = "wrong_api_key"
+
+    @property
+    def subject(self) -> str:
+        """Return what was rejected: origin, token, ticket or key."""
+        return self.value.rpartition("_")[2]
+
+
+class Rejected(ClientError):  # noqa: N818  (the result)
+    """A client or service that is rejected. reason: for the log alone; as `detail` if it is empty."""
+
+    def __init__(self, rejection: Rejection, error: ErrorCode, detail: str, *, reason: str = "") -> None:
+        super().__init__(error, detail)
+        self.rejection = rejection
+        self.reason = reason or detail
+
+
 class ApplicationError(Exception):
     """A request that the application answers with an error of its own.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, Erro
 from roomcast.model.namespaces import Namespace, Namespaces, Recovery, SlowPolicy
 from roomcast.model.positions import Position
 from roomcast.model.publications import BrokerEvent, Publication, Removal, Resumption
+from roomcast.node.client_log import Rejections, log_closed
 from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
@@ -62,6 +62,7 @@ class Node(Sink):
         self.histories = Histories(broker, namespaces)
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
+        self.rejections = Rejections()
         self.client_publisher = ClientPublisher(broker, namespaces, tracker, self.counts)
         self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
         self._interest: Counter[str] = Counter()  # subscriptions here by channel, unfinished ones too
@@ -76,7 +77,8 @@ class Node(Sink):
 
     def leave(self, connection: Connection) -> None:
         """Remove a connection that has ended, with its subscriptions and presence."""
-        for channel, subscription in self.hub.remove(connection).items():
+        subscriptions = self.hub.remove(connection)
+        for channel, subscription in subscriptions.items():
             self._subscription_ended(connection, channel, subscription)
         connection.on_closed()
         connection.receiver.on_closed(connection)
@@ -85,13 +87,7 @@ class Node(Sink):
             return
         code = connection.transport.close_code()
         self.close_codes[code] += 1
-        log.info(
-            "connection.closed",
-            conn=connection.id,
-            transport=connection.transport.name,
-            code=code,
-            duration_s=round(time.monotonic() - connection.opened_at_s, 3),
-        )
+        log_closed(connection, code, subscriptions)
 
     def listen(self, channels: Sequence[str], listener: Callable[[Publication], None]) -> None:
         """Send the publications of channels that only nodes use, such as `control`, to a listener and not to the hub.

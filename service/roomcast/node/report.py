@@ -8,14 +8,12 @@ import structlog
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.node.hub import Hub
-from roomcast.presence.interface import Presence, Registry
+from roomcast.presence.interface import LEASE_TTL_S, LeaseState, Presence, Registry
 from roomcast.redis_access.work_queue import StreamCounts
 
 log = structlog.get_logger(__name__)
 
 _INTERVAL_S = 1.0
-# A node counts as dead after three missed reports.
-_TTL_S = 3 * _INTERVAL_S
 _RETIRE_TIMEOUT_S = 1.0
 
 
@@ -33,13 +31,12 @@ class NodeReport:
 
     async def run(self) -> None:
         """Report until cancelled."""
-        is_new = True
         while True:
             try:
                 lease, count = self._presence.lease, len(self._hub.connections)
-                is_new = not await self._registry.report(lease, count, ttl_s=_TTL_S, is_new=is_new)
-                if is_new:
-                    self._presence.renew()
+                state = await self._registry.report(lease, count, ttl_s=LEASE_TTL_S)
+                self._presence.reported(state)
+                if state is LeaseState.ENDED:
                     continue
                 self.ingest = await self._registry.ingest_counts()
             except BrokerUnavailable as exc:

@@ -29,6 +29,10 @@ class HubRoster(Roster):
             if connection.subscriptions[channel].is_present:
                 yield self.info(connection, channel)
 
+    @override
+    def member_count(self, channel: str) -> int:
+        return sum(connection.subscriptions[channel].is_present for connection in self._hub.subscribers(channel))
+
     def info(self, connection: Connection, channel: str) -> ClientInfo:
         """Return a connection as other clients in a channel see it."""
         info = ClientInfo(self.client_id(connection), connection.user, connection.info)

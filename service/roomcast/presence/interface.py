@@ -7,12 +7,15 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from roomcast.model.client_info import ClientInfo
 from roomcast.redis_access.work_queue import StreamCounts
 
 MAX_PAGE_LENGTH = 1000
+# A node reports every second, and counts as dead after three missed reports.
+LEASE_TTL_S = 3.0
 
 
 class Counts(NamedTuple):
@@ -29,6 +32,14 @@ class Page(NamedTuple):
     cursor: str
 
 
+class LeaseState(IntEnum):
+    """The state of a lease at its node's report. STARTED: there was no report before, or Redis has lost it."""
+
+    ENDED = 0
+    ALIVE = 1
+    STARTED = 2
+
+
 class Roster(Protocol):
     """The subscribers of this node."""
 
@@ -40,11 +51,15 @@ class Roster(Protocol):
     def members(self, channel: str) -> Iterable[ClientInfo]:
         """Return a channel's subscribers here; none if its namespace has no presence."""
 
+    def member_count(self, channel: str) -> int:
+        """Return the number of `members`."""
+
 
 class Presence(Protocol):
     """The members of channels, and which channels have a subscriber at all.
 
-    Changes reach Redis within a round, many in one call; while Redis is away they are kept.
+    Changes reach Redis within a round, many in one call; while Redis is away they are kept. Members that Redis loses
+    are written again within 20 s, and not published as joined.
     Delivery: joins and leaves reach the subscribers of channels with `join_leave`, many in one event; occupied and
         vacated channels are published in the broker channel `events`. At most once each (docs/presence.md).
     """
@@ -70,11 +85,18 @@ class Presence(Protocol):
     def vacate(self, channel: str) -> None:
         """A channel has no subscriber on this node; written a second or two later, in case a client resubscribes."""
 
-    def doubt(self) -> None:
-        """Write everything again, because Redis may have lost something. No client joins twice by it."""
+    @property
+    def fault_count(self) -> int:
+        """Return how often Redis has refused a channel's changes, or had lost its members."""
 
-    def renew(self) -> None:
-        """Change to another lease, because another node may have ended this one."""
+    def doubt(self) -> None:
+        """Write everything again after the next report, because Redis may have lost something. Nothing is published."""
+
+    def reported(self, state: LeaseState) -> None:
+        """The node has reported the lease, which was in this state.
+
+        If it has ended, other nodes have published that its clients left: they join again, under another lease.
+        """
 
     async def retire(self) -> None:
         """End this node's lease, after `run` has ended. Raises: BrokerUnavailable."""
@@ -98,13 +120,15 @@ class Registry(Protocol):
 
     __slots__ = ()
 
-    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float) -> LeaseState:
         """Report that a node is alive, for at most `ttl_s`, and its number of clients.
 
-        Returns: whether the lease is alive. A lease that has ended is not started again by a report that `is_new` is
-            false for: another node may have swept it.
+        A lease that has ended stays so: another node may have swept it.
         Raises: BrokerUnavailable.
         """
+
+    async def end(self, lease: str, last_report: bytes) -> bool:
+        """End a dead node's lease; return false if it has reported since `last_report`. Raises: BrokerUnavailable."""
 
     async def retire(self, lease: str) -> None:
         """Report that a node shuts down. Raises: BrokerUnavailable."""
@@ -112,8 +136,11 @@ class Registry(Protocol):
     async def connection_counts(self) -> dict[str, int]:
         """Return the connection count of every node that is alive, by lease. Raises: BrokerUnavailable."""
 
-    async def dead(self) -> set[str]:
-        """Return the leases that have ended and are not swept yet. Raises: BrokerUnavailable."""
+    async def reports(self) -> dict[str, bytes]:
+        """Return the last report of each lease that is not swept yet; each is different. Empty: there is none.
+
+        Raises: BrokerUnavailable.
+        """
 
     async def ingest_counts(self) -> StreamCounts:
         """Return the number of entries in the ingest stream. Raises: BrokerUnavailable."""

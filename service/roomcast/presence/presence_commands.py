@@ -1,8 +1,9 @@
 """The keys of a channel's members, and the commands that write and read them.
 
 Beside a channel's other keys (`brokers.history_commands`): `:members` (a hash: client -> lease, user and entry, see
-join.lua), `:users` (a hash: user -> number of its clients), `:members:<lease>` (a set of clients), `:nodes` (a set of
-the leases that have a subscriber). They expire a minute after the last node with a subscriber has died.
+join.lua), `:users` (a hash: user -> number of its clients), `:tally` (a hash: lease -> number of its members),
+`:members:<lease>` (a set of clients), `:nodes` (a set of the leases that have a subscriber). They expire a minute after
+the last node with a subscriber has died.
 """
 
 from __future__ import annotations
@@ -47,20 +48,21 @@ class PresenceCommands:
         self._keys = keys
         self._namespaces = namespaces
         self._publish_command = publish_command
-        self._join = read_script("roomcast.presence", "join")
-        self._leave = read_script("roomcast.presence", "leave")
-        self._occupy = read_script("roomcast.presence", "occupy")
+        self._join = read_script("roomcast.presence", "members", "join")
+        self._leave = read_script("roomcast.presence", "members", "leave")
+        self._occupy = read_script("roomcast.presence", "members", "occupy")
         self.scripts = (self._join, self._leave, self._occupy)
 
-    def join(self, channel: str, lease: str, clients: Sequence[ClientInfo]) -> Command:
-        """Return the command that adds clients, at most MAX_JOINED, to a channel."""
-        args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _TTL_MS]
+    def join(self, channel: str, lease: str, clients: Sequence[ClientInfo], *, is_news: bool = True) -> Command:
+        """Return the command that adds clients, at most MAX_JOINED, to a channel; published only if they `is_news`."""
+        topic = self._topic(channel) if is_news else ""
+        args: list[str | bytes | int] = [self._publish_command, topic, lease, _TTL_MS]
         for info in clients:
             entry = pack_clients((info,))[1:-1]
             args += (info.client, orjson.dumps(info.user), _SILENT + entry if info.is_silent else entry)
         return self._join.call(self._member_keys(channel, lease), args)
 
-    def leave(self, channel: str, lease: str, clients: Sequence[str]) -> Command:
+    def leave(self, channel: str, lease: str, clients: Sequence[str | bytes]) -> Command:
         """Return the command that removes clients, at most MAX_LEFT, from a channel, under any lease."""
         keys = [*self._member_keys(channel, lease), self._keys.key(channel, "nodes")]
         args: list[str | bytes | int] = [self._publish_command, self._topic(channel), lease, _MAX_SWEPT]
@@ -73,15 +75,32 @@ class PresenceCommands:
         """
         return self.leave(channel, lease, ())
 
-    def occupy(self, channel: str, lease: str) -> Command:
-        """Return the command that adds a lease's subscriber, and keeps the channel's keys alive."""
-        keys = [self._keys.key(channel, "nodes"), *self._member_keys(channel, lease)]
-        return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), occupied(channel)])
+    def occupy(self, channel: str, lease: str, member_count: int = 0, *, is_news: bool = True) -> Command:
+        """Return the command that adds a lease's subscriber, keeps the channel's keys alive, and checks its members.
+
+        See `read_check`; the event is published only if it `is_news`.
+        """
+        keys = [*self._member_keys(channel, lease), self._keys.key(channel, "nodes")]
+        event = occupied(channel) if is_news else b""
+        return self._occupy.call(keys, [lease, _TTL_MS, self._keys.topic(EVENTS), event, member_count])
+
+    @staticmethod
+    def read_check(reply: Any) -> tuple[bool, set[str]]:  # Any: redis-py's reply
+        """Return whether Redis has all members of the lease, and leases with a subscriber (some, if many)."""
+        is_whole, *leases = reply
+        return bool(is_whole), {str(lease, "utf-8", "replace") for lease in leases}
+
+    def leases(self, channel: str) -> Command:
+        """Return the command that reads leases with a subscriber of a channel (some, if many)."""
+        return ("SRANDMEMBER", self._keys.key(channel, "nodes"), 16)
+
+    def own_members(self, channel: str, lease: str) -> Command:
+        """Return the command that reads the clients of a lease in a channel."""
+        return ("SMEMBERS", self._keys.key(channel, f"members:{lease}"))
 
     def count(self, channel: str) -> list[Command]:
         """Return the commands that count a channel's clients and its users."""
-        members, users, _ = self._member_keys(channel, "")
-        return [("HLEN", members), ("HLEN", users)]
+        return [("HLEN", self._keys.key(channel, name)) for name in ("members", "users")]
 
     def page(self, channel: str, cursor: str, limit: int) -> Command:
         """Return the command that reads a page. Raises: ClientError 107 for an invalid cursor."""
@@ -102,7 +121,7 @@ class PresenceCommands:
         return Page(clients, str(cursor) if cursor else "")
 
     def _member_keys(self, channel: str, lease: str) -> list[str]:
-        return [self._keys.key(channel, name) for name in ("members", "users", f"members:{lease}")]
+        return [self._keys.key(channel, name) for name in ("members", "users", "tally", f"members:{lease}")]
 
     def _topic(self, channel: str) -> str:
         """Return the topic of joins and leaves; "" for none, also if the channel's namespace was removed."""

@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 
 import structlog
+from redis.exceptions import ResponseError
 
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.presence.interface import Registry
-from roomcast.presence.node_registry import NodeKeys
+from roomcast.presence.interface import LEASE_TTL_S, Registry
+from roomcast.presence.node_registry import ENDED, NodeKeys
 from roomcast.presence.presence_commands import PresenceCommands
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.pipeline import run_pipeline
@@ -30,6 +31,8 @@ class Sweeper:
     Args:
         own_lease: returns the lease of this node, which it does not sweep.
         clock: `time.monotonic`, seconds.
+    Attributes:
+        alive: the leases that had a report when it last looked.
     """
 
     def __init__(
@@ -48,26 +51,35 @@ class Sweeper:
         self._keys = keys
         self._own_lease = own_lease
         self._clock = clock
-        self._dead_since_s: dict[str, float] = {}
+        self._reports: dict[str, tuple[bytes, float]] = {}  # the last one of each lease, and when it was first seen
+        self.alive: set[str] = set()
 
     async def run(self) -> None:
         """Sweep through every outage; end only when cancelled."""
         while True:
             # Jitter, so that not all nodes sweep the same at once.
             await asyncio.sleep(_INTERVAL_S * random.uniform(0.75, 1.25))  # noqa: S311
-            for lease in await self.look():
-                try:
-                    if await self.sweep(lease):
-                        log.info("presence.swept", lease=lease)
-                except OUTAGES as exc:
-                    log.debug("presence.sweep_failed", lease=lease, reason=outage_reason(exc))
+            await self.step()
+
+    async def step(self) -> None:
+        """Look for dead leases, and sweep them."""
+        for lease, report in (await self.look()).items():
+            try:
+                if await self._registry.end(lease, report) and await self.sweep(lease):
+                    log.info("presence.swept", lease=lease)
+            except (BrokerUnavailable, *OUTAGES) as exc:
+                log.debug("presence.sweep_failed", lease=lease, reason=outage_reason(exc))
 
     async def sweep(self, lease: str) -> bool:
         """Remove a lease, in steps that other nodes may take too; return whether all is gone. Raises: OUTAGES."""
         channels = self._keys.channels(lease)
         cursor = 0
         while True:
-            cursor, batch = await self._client.sscan(channels, cursor, count=_CHANNELS_AT_ONCE)
+            try:
+                cursor, batch = await self._client.sscan(channels, cursor, count=_CHANNELS_AT_ONCE)
+            except ResponseError:  # a key of another type: the nodes find the lease in its channels
+                await self._client.srem(self._keys.leases, lease)
+                return False
             by_name = {str(member, "utf-8", "replace"): member for member in batch}  # type: ignore[arg-type]  # bytes
             swept = await self.sweep_channels(list(by_name), lease)
             if swept:
@@ -96,12 +108,26 @@ class Sweeper:
             ]
         return swept
 
-    async def look(self) -> list[str]:
-        """Return the leases that have been dead longer than the grace period; none while Redis is away."""
+    async def look(self) -> dict[str, bytes]:
+        """Return the leases that are dead for longer than the grace period, with their last report.
+
+        A lease is dead if it has no report, or the same one for longer than its TTL: then Redis' clock was set back.
+        None while Redis is away: after an outage, all leases have a new grace period.
+        """
         try:
-            dead = await self._registry.dead() - {self._own_lease()}
+            reports = await self._registry.reports()
         except BrokerUnavailable:
-            dead = set()  # after an outage, all leases have a new grace period
+            reports = {}
         now_s = self._clock()
-        self._dead_since_s = {lease: self._dead_since_s.get(lease, now_s) for lease in dead}
-        return [lease for lease, since_s in self._dead_since_s.items() if now_s - since_s >= _GRACE_S]
+        before, self._reports = self._reports, {}
+        dead: dict[str, bytes] = {}
+        for lease, report in reports.items():
+            last, since_s = before.get(lease, (report, now_s))
+            if last != report:
+                since_s = now_s
+            self._reports[lease] = report, since_s
+            ttl_s = 0.0 if report in {b"", ENDED} else LEASE_TTL_S
+            if now_s - since_s >= ttl_s + _GRACE_S and lease != self._own_lease():
+                dead[lease] = report
+        self.alive = {lease for lease, report in reports.items() if report not in {b"", ENDED} and lease not in dead}
+        return dead

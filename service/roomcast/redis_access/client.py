@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -209,10 +210,17 @@ class _Guard(AbstractConnection):
         return self._generation != self.refusals.generation
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as exc:
             raise RedisConnectionError("the connection was reset") from exc
+        if task and task.cancelling() > cancellations:
+            # On Python 3.11 `asyncio.wait_for`, in which redis-py sends, swallows a cancellation that arrives as its
+            # wait ends (cpython #86296). A busy worker swallowed most of them, and outlived its SIGTERM.
+            await self.disconnect(nowait=True)  # as after any other cancellation
+            raise asyncio.CancelledError
 
 
 class _MasterPool(SentinelConnectionPool):

@@ -48,7 +48,9 @@ def read_script(package: str, *names: str) -> Script:
 
     ask.lua goes before it and run.lua behind it.
     """
-    ask, run = (files("roomcast.redis_access").joinpath(name).read_text() for name in ("ask.lua", "run.lua"))
-    *functions, body = (files(package).joinpath(f"{name}.lua").read_text() for name in names)
+    ask, run = (
+        files("roomcast.redis_access").joinpath(name).read_text(encoding="utf-8") for name in ("ask.lua", "run.lua")
+    )
+    *functions, body = (files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
     text = "".join([ask, *functions, "local function run(KEYS, ARGV)\n", body, "end\n", run])
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

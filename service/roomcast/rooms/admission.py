@@ -21,12 +21,14 @@ from roomcast.hooks.interface import (
     ConnectEvent,
     DisconnectEvent,
     Hook,
+    NoConnectAnswer,
     RefreshAnswer,
     RefreshEvent,
     SubRefreshEvent,
     SubscribeAnswer,
     SubscribeEvent,
 )
+from roomcast.model.errors import ErrorCode, Rejected, Rejection
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import Kind
 from roomcast.rooms.authentication import Authenticator, Identity
@@ -143,6 +145,10 @@ class Admission:
         if Hook.CONNECT not in self._application.handles:
             return identity
         answer: ConnectAnswer = await self._application.on_connect(ConnectEvent(caller, identity.info))
+        is_admitted = identity.has_token or self._server.settings.anonymous or self._server.settings.insecure
+        if isinstance(answer, NoConnectAnswer) and not is_admitted:
+            reason = "no token, and no result of the application"
+            raise Rejected(Rejection.NO_TOKEN, ErrorCode.UNAUTHORIZED, "send a token", reason=reason)
         return identity._replace(
             client=replace(identity.client, user=caller.user if answer.user is None else answer.user),
             info=identity.info if answer.info is None else answer.info,

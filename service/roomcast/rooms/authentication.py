@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-import structlog
 from starlette.requests import HTTPConnection
 
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken
@@ -23,11 +22,9 @@ from roomcast.config import Settings
 from roomcast.hooks.interface import SubscribeAnswer
 from roomcast.model.channels import check_name
 from roomcast.model.client_info import check_info
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ClientError, ErrorCode, Rejected, Rejection
 from roomcast.model.json import JsonObject
 from roomcast.web.event_ids import last_event_id
-
-log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "roomcast"
 _TOKEN_PREFIX = "token."  # noqa: S105  (no secret)
@@ -90,7 +87,7 @@ class Authenticator:
         """Return the identity of a client. Raises: as `authenticate`, and ClientError 101 without credentials."""
         identity = await self.authenticate(connection, is_stream=is_stream)
         if identity is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, "send a token as Authorization: Bearer, or a ticket")
+            raise _rejected(Rejection.NO_TOKEN, "send a token as Authorization: Bearer, or a ticket")
         return identity
 
     async def by_token(self, token: str) -> Identity:
@@ -98,8 +95,7 @@ class Authenticator:
         try:
             return _identity(await self._verifier.connection(token))
         except InvalidToken as exc:
-            log.info("admission.refused_token", reason=exc.reason)  # never the token
-            raise ClientError(ErrorCode.UNAUTHORIZED, "the token is not good") from None
+            raise _rejected(Rejection.INVALID_TOKEN, "the token is not good", exc.reason) from None
 
     async def ticket_for_bearer(self, connection: HTTPConnection) -> str | None:
         """Return a ticket for the client whose token is in the header; None without one. Raises: as `by_token`."""
@@ -120,7 +116,7 @@ class Authenticator:
     async def _by_ticket(self, ticket: str) -> Identity:
         claims = await self._tickets.redeem(ticket)
         if claims is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, _USED)
+            raise _rejected(Rejection.INVALID_TICKET, _USED)
         return _identity(connection_claims(claims))
 
     async def _by_stream_ticket(self, connection: HTTPConnection, ticket: str) -> Identity:
@@ -130,12 +126,16 @@ class Authenticator:
         else:
             claims, key = await self._tickets.redeem_for_stream(ticket) or (None, "")
         if claims is None:
-            raise ClientError(ErrorCode.UNAUTHORIZED, _USED)
+            raise _rejected(Rejection.INVALID_TICKET, _USED)
         identity = _identity(connection_claims(claims))
         ends = [float(end) for end in (identity.expire_at_s, claims.get("exp")) if isinstance(end, int | float) and end]
         if ends and min(ends) <= time.time():
             raise ExpiredToken
         return identity._replace(stream_key=key)
+
+
+def _rejected(rejection: Rejection, detail: str, reason: str = "") -> Rejected:
+    return Rejected(rejection, ErrorCode.UNAUTHORIZED, detail, reason=reason)
 
 
 def _token_of(connection: HTTPConnection) -> str:

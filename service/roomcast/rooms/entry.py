@@ -25,6 +25,7 @@ from roomcast.model.errors import (
     ClientError,
     ErrorCode,
     Refused,
+    Rejected,
 )
 from roomcast.model.positions import Position, position_of
 from roomcast.model.publications import Kind, Publication, Resumption
@@ -73,7 +74,11 @@ class RoomEntry:
 
     async def enter_by_token(self, connection: Connection, token: str) -> None:
         """Subscribe a client that sent its token as a message. Raises: as `enter`."""
-        identity = await self._admission.authenticator.by_token(token)
+        try:
+            identity = await self._admission.authenticator.by_token(token)
+        except Rejected as exc:
+            self._node.rejections.note(exc.rejection, connection.address, exc.reason, conn=connection.id)
+            raise
         connection.info = identity.info
         self._node.hub.identify(connection, identity.client.user)
         await self.enter(connection, identity, welcome=self._welcome(connection))

@@ -19,7 +19,7 @@ from roomcast.rooms.entry import send_start, since_of
 from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import NO_POSITION, EventStream, retry
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.event_ids import last_event_id
 from roomcast.web.failures import FAILURES, is_retried
 from roomcast.web.state import find
@@ -60,6 +60,7 @@ class EventStreamResponse(Response):
         user, info = self._identity.client.user, self._identity.info
         connection = server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
         stream.connection = connection
+        connection.address = address_of(self._request)
         with server.node.connected(connection):
             try:
                 await self._enter(server.node, connection)

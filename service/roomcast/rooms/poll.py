@@ -22,7 +22,7 @@ from roomcast.rooms.entry import since_of, start_of
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
-from roomcast.web.client_server import ClientServer
+from roomcast.web.client_server import ClientServer, address_of
 from roomcast.web.failures import disconnected
 from roomcast.web.state import find
 from roomcast.web.streaming import until_gone
@@ -89,6 +89,7 @@ async def _poll(request: Request, channel: str) -> Response:
     transport = PollTransport()
     connection = server.connection(transport, POLL, Feed(), user=identity.client.user, info=identity.info)
     transport.connection = connection
+    connection.address = address_of(request)
     connection.open()
     with server.node.connected(connection):
         admitted = await admission.admit(connection, admission.headers(request), identity, channel)

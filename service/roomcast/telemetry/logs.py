@@ -8,7 +8,7 @@ import warnings
 
 import structlog
 
-from roomcast.config import Settings, short_keys
+from roomcast.config import Settings, nearest_variable, short_keys, unknown_variables
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,12 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def warn_of_unknown_variables() -> None:
+    """Log the `ROOMCAST_...` variables that are not settings: a misspelt one has no effect."""
+    for name in unknown_variables():
+        log.warning("settings.unknown_variable", variable=name, nearest=nearest_variable(name))
 
 
 def _quieten_libraries() -> None:

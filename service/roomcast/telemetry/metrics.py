@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from roomcast.hooks.build import NodeHooks
 from roomcast.hooks.circuit import CircuitState
-from roomcast.model.errors import DISCONNECTS
+from roomcast.model.errors import DISCONNECTS, Rejection
 from roomcast.node.node import Node
 from roomcast.node.report import NodeReport
 
@@ -60,6 +60,12 @@ class NodeCollector(Collector):
             yield GaugeMetricFamily("roomcast_ingest_dead", "Ingest entries in the dead letters.", ingest.dead)
         for name, documentation, count in self._counters():
             yield CounterMetricFamily(f"roomcast_{name}", documentation, count)
+        rejections = CounterMetricFamily(
+            "roomcast_rejections", "Rejected clients and services by reason; the log has samples.", labels=["reason"]
+        )
+        for rejection in Rejection:
+            rejections.add_metric([rejection.value], node.rejections.counts[rejection])
+        yield rejections
         closed = CounterMetricFamily(
             "roomcast_connections_closed",
             "Closed connections by close code; 1006: no close frame; 3xxx, 4xxx: all codes of others.",
@@ -83,6 +89,11 @@ class NodeCollector(Collector):
             "unplaced",
             "Messages without a position dropped in a repair, because their place in the order was lost.",
             tracker.unplaced_count,
+        )
+        yield (
+            "presence_faults",
+            "Times that Redis refused a channel's presence, or had lost members of it.",
+            self._node.presence.fault_count,
         )
         for name, documentation in _COUNTERS.items():
             yield name, documentation, self._node.counts[name]

@@ -56,6 +56,7 @@ class ClientServer:
             disconnect: not None: it is closed instead. A browser sees a close code, but no status of a handshake.
         """
         connection = connected.connection
+        connection.address = address_of(socket)
         await socket.accept(subprotocol)
         protocol = uvicorn_protocol.transport_of(socket.scope)
         if protocol is not None:
@@ -80,6 +81,11 @@ class ClientServer:
         return Connection(
             next(self._ids), transport, encoding, receiver, max_unsent_bytes=max_unsent_bytes, user=user, info=info
         )
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """Return the address of a client: the peer, or what a proxy says that uvicorn trusts (FORWARDED_ALLOW_IPS)."""
+    return "" if connection.client is None else connection.client.host
 
 
 def _begin(connection: Connection, *, is_open: bool, disconnect: Disconnect | None) -> None:

@@ -11,12 +11,13 @@ from typing_extensions import override
 
 from roomcast.config import Settings
 from roomcast.config_types import split_names
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import ErrorCode, Rejected, Rejection
 from roomcast.model.origins import OriginPatterns, is_of_host
 
 # Headers that browsers send by themselves, for a page of any origin.
 _CREDENTIALS = frozenset({"authorization", "cookie"})
 _OTHER_SITES = frozenset({"cross-site", "same-site"})
+_MAX_LOGGED = 100
 
 
 class AllowedPages(CORSMiddleware):
@@ -66,4 +67,7 @@ def check_origin(connection: HTTPConnection, allowed: OriginPatterns | None) -> 
     # Images and links send no origin, but their site (Fetch Metadata Request Headers, 2.3).
     is_other = connection.headers.get("sec-fetch-site", "") in _OTHER_SITES if not origin else origin not in allowed
     if is_other and not is_of_host(origin, host):
-        raise ClientError(ErrorCode.PERMISSION_DENIED, "pages of this origin may not connect")
+        reason = f"origin {origin[:_MAX_LOGGED]!r}, host {host[:_MAX_LOGGED]!r}"
+        raise Rejected(
+            Rejection.ORIGIN, ErrorCode.PERMISSION_DENIED, "pages of this origin may not connect", reason=reason
+        )

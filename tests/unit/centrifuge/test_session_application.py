@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from roomcast.hooks.interface import ConnectAnswer, Hook, PublishAnswer, SubscribeAnswer
+from roomcast.hooks.interface import ConnectAnswer, Hook, NoConnectAnswer, PublishAnswer, SubscribeAnswer
 from roomcast.model.errors import (
     FORCE_DISCONNECT,
     SHUTDOWN,
@@ -195,3 +195,26 @@ async def test_who_was_not_let_in_has_so_long_again_and_no_longer(bench: Bench) 
     bench.at(bench.now_s + 11)
 
     assert client.codes == [3502]
+
+
+@pytest.mark.parametrize(
+    ("is_anonymous", "token", "answer", "codes"),
+    [
+        (False, "", NoConnectAnswer(), [3501]),
+        (False, "", ConnectAnswer(), []),
+        (True, "", NoConnectAnswer(), []),
+        (False, signed(ADA), NoConnectAnswer(), []),
+    ],
+)
+async def test_a_client_about_which_the_application_does_not_decide_needs_a_token_or_permission(
+    is_anonymous: bool, token: str, answer: ConnectAnswer, codes: list[int]
+) -> None:
+    async with Bench(anonymous=is_anonymous) as bench:
+        bench.application.answers[Hook.CONNECT] = answer
+        client = bench.client()
+
+        client.send({"id": 1, "connect": {"token": token} if token else {}})
+        await turns()
+
+        assert client.codes == codes
+        assert bool(client.got()) is not bool(codes)

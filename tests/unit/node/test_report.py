@@ -8,6 +8,7 @@ import pytest
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.node.hub import Hub
 from roomcast.node.report import NodeReport
+from roomcast.presence.interface import LeaseState
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.tasks import end
 from tests.support.fakes import FakePresence, FakeRegistry, Schedule, connection
@@ -17,16 +18,17 @@ pytestmark = pytest.mark.anyio
 
 
 class Leases(FakePresence):
-    """Presence whose lease can be renewed and retired."""
+    """Presence whose lease can end and be retired."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.numbers = [1]
+        self.states: list[LeaseState] = []
         self.is_away = False
 
-    def renew(self) -> None:
-        self.numbers.append(len(self.numbers) + 1)
-        self.lease = f"n1.{len(self.numbers)}"
+    def reported(self, state: LeaseState) -> None:
+        self.states.append(state)
+        if state is LeaseState.ENDED:
+            self.lease = "n1.2"
 
     async def retire(self) -> None:
         if self.is_away:
@@ -39,12 +41,10 @@ class Registry(FakeRegistry):
     def __init__(self) -> None:
         super().__init__()
         self.is_away = False
-        self.were_new: list[bool] = []
 
-    async def report(self, lease: str, connection_count: int, *, ttl_s: float, is_new: bool) -> bool:
-        self.were_new.append(is_new)
-        await super().report(lease, connection_count, ttl_s=ttl_s, is_new=is_new)
-        return lease != "n1.1"
+    async def report(self, lease: str, connection_count: int, *, ttl_s: float) -> LeaseState:
+        await super().report(lease, connection_count, ttl_s=ttl_s)
+        return LeaseState.ENDED if lease == "n1.1" else LeaseState.STARTED
 
     async def ingest_counts(self) -> StreamCounts:
         if self.is_away:
@@ -69,7 +69,7 @@ async def test_a_lease_that_has_ended_is_replaced_and_reported_at_once(
 
     await until(lambda: report.ingest is not None)
 
-    assert (presence.numbers, registry.counts["n1.2"], registry.were_new) == ([1, 2], 1, [True, True])
+    assert (presence.states, registry.counts["n1.2"]) == ([LeaseState.ENDED, LeaseState.STARTED], 1)
     assert report.ingest == StreamCounts(3, 1)
 
 

@@ -252,6 +252,7 @@ def oracle(data: list[bytes]) -> tuple[list[tuple[int, bytes]], int | None]:  # 
 @settings(max_examples=1500)
 @given(streams, cuts)
 @example(masked(0x01, b"a") + masked(0x88), [])
+@example(b"\x01\xff\x00\x00\x80\x80\x00\x00\x00\x00", [])
 def test_any_stream_cut_anywhere_is_read_as_websockets_reads_it(data: bytes, at: list[int]) -> None:
     parser = FrameParser(max_message_bytes=LIMIT)
     messages: list[tuple[int, bytes]] = []
@@ -264,6 +265,10 @@ def test_any_stream_cut_anywhere_is_read_as_websockets_reads_it(data: bytes, at:
     if code is not None and expected_code is None:
         # The parser rejects a frame with two invalid first bytes at once; the oracle waits for all of it.
         expected_code = oracle([data + bytes(70_000)])[1]
+    if code is None and expected_code is not None:
+        # The parser waits for the mask behind a length that is too large; the oracle does not.
+        parser.feed(bytes(4))
+        code = parser.violation.code if parser.violation else None
     # A frame with two faults is rejected for its header first; the cases above have one fault each.
     assert code in ({expected_code, 1002} if expected_code else {None})
     if CLOSE_INSIDE in expected_messages:
