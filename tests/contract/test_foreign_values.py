@@ -29,7 +29,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 KEPT = Namespace(history_size=3, history_ttl_s=60.0)
 KEYS = ChannelKeys("foreign:")
 ODD = [b"", b"abc", b"-1", b"1.5", b"nan", b"inf", b"1e300", b"9" * 30, b"0x10", b"\xff", b"e,1", b"e\n", b" 3", b"\0"]
-VALUES = st.sampled_from(ODD) | st.binary(max_size=20) | st.integers().map(lambda number: b"%d" % number)
+JUMPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=4).map(
+    lambda jumps: b"".join(b"%d-%d," % jump for jump in jumps)
+)
+VALUES = st.sampled_from(ODD) | st.binary(max_size=20) | st.integers().map(lambda number: b"%d" % number) | JUMPS
 FIELDS = st.dictionaries(
     st.sampled_from(["epoch", "offset", "base", "home", "jumps", "former", "version", "version_epoch"]),
     VALUES,
@@ -44,6 +47,9 @@ async def is_answered(broker: RedisBroker, sink: RecordingSink) -> None:
     for read in (Read("room:a", KEPT, limit=9), Read("room:a", KEPT, [Position(1, "e")], Position(1, "e"), limit=9)):
         found, beside = await broker.read([read, Read("room:b", KEPT)])
         assert isinstance(found, History | BrokerUnavailable)
+        if isinstance(found, History):
+            assert all(after < to for after, to in found.jumps)
+            assert list(found.jumps) == sorted(found.jumps)
         assert isinstance(beside, History)
     for once in (ALWAYS, Once(key="k"), Once(version=2, version_epoch="v")):
         submission = Submission(Publication("room:a", b"1"), KEPT, once)
@@ -60,6 +66,8 @@ async def is_answered(broker: RedisBroker, sink: RecordingSink) -> None:
 @example({"epoch": b"e", "offset": b"3", "base": b"x"}, [], {})
 @example({"epoch": b"\xff", "offset": b"3"}, [], {})
 @example({"epoch": b"e", "offset": b"3", "jumps": b"1-2-3,-,x", "former": b"--,,e"}, [], {})
+@example({"epoch": b"e", "offset": b"3", "jumps": b"3-3,"}, [], {})
+@example({"epoch": b"e", "offset": b"3", "jumps": b"3-5,5-3,"}, [], {})
 @example({"epoch": b"e", "offset": b"3"}, [], {"offset": b"abc"})
 @example({"epoch": b"e", "offset": b"3"}, [], {"offset": b"3"})
 @example({"epoch": b"e", "offset": b"3", "version": b"abc", "version_epoch": b"v"}, [], {})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from tests.support.histories import after, publish
+from tests.support.histories import after, call, publish
 from tests.support.ports import HOST, free_ports
 from tests.support.processes import Cluster, NodeProcess, receive
 from tests.support.redis_servers import Server
@@ -109,8 +109,14 @@ async def test_a_client_that_alone_has_seen_what_is_lost_is_told(server: Server,
         behind = json.loads(await receive(socket))
     async with node.connect(f"/ws/rooms/a?envelope=1&{after(kept)}") as socket:
         lines = await lines_up_to(socket, 25)
+    histories = [
+        (await call(node, "history", {"channel": "room:a", "limit": 300, "since": since, "reverse": is_reversed}))[1]
+        for since in (before, last)
+        for is_reversed in (False, True)
+    ]
 
     assert (ahead["recovered"], behind["recovered"]) == (False, False)
+    assert [answer.get("error", {}).get("code") for answer in histories] == [112] * 4
     assert newest["epoch"] == kept["epoch"], "who has all that Redis has is not disturbed"
     assert lines[0]["recovered"] is True
     assert data(lines) == [*range(20, 26)]

@@ -26,7 +26,7 @@ async def history(context: ApiContext, wanted: HistoryRequest) -> JsonObject:
 
     Those after `since`, oldest first; or with `reverse` those before it, newest first. Data that is not JSON is in
     `text` or `base64`, and `data` is null. Errors: 108 for a channel without a history, 112 if `since` is of another
-    epoch.
+    epoch or of a publication that Redis has lost.
     """
     since = None if wanted.since is None else Position(wanted.since.offset, wanted.since.epoch)
     limit = MAX_RECOVERED if wanted.limit < 0 else wanted.limit

@@ -163,11 +163,20 @@ def _listed(positions: Sequence[Position]) -> str:
 
 
 def _jumps(text: bytes) -> tuple[Jump, ...]:
-    """Return the jumps in the meta. Raises: MalformedMessage."""
+    """Return the jumps in the meta, each beyond the one before. Raises: MalformedMessage.
+
+    In any other order they might lead in a circle, in which a track would go for ever.
+    """
     try:
-        return tuple(Jump(*map(int, jump.split(b"-"))) for jump in text.split(b",") if jump)
+        jumps = tuple(Jump(*map(int, jump.split(b"-"))) for jump in text.split(b",") if jump)
     except (TypeError, ValueError):
         raise MalformedMessage(_NOT_OURS) from None
+    end = 0
+    for after, to in jumps:
+        if not end <= after < to:
+            raise MalformedMessage(_NOT_OURS)
+        end = to
+    return jumps
 
 
 def _former(text: bytes) -> tuple[str, ...]:

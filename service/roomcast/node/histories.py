@@ -7,6 +7,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.positions import Position
 from roomcast.model.publications import History
+from roomcast.node.recovery import is_in_jump
 
 
 class Histories:
@@ -22,7 +23,8 @@ class Histories:
         Args:
             newest: the newest ones instead of the oldest.
             since: only those after it; with `newest` only those before it. With an empty epoch: in the present one.
-        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch; BrokerUnavailable.
+        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch or of a publication
+            that Redis has lost; BrokerUnavailable.
         """
         namespace = self._namespace(channel)
         if since is not None and not since.epoch:
@@ -31,6 +33,8 @@ class Histories:
         found = await self._ask(Read(channel, namespace, since=after, before=before, limit=limit, newest=newest))
         if since is not None and since.epoch != found.position.epoch:
             raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the epoch is {found.position.epoch} now")
+        if since is not None and is_in_jump(found.jumps, since.offset):
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "Redis has lost the publication at this offset")
         return found
 
     async def remove(self, channel: str) -> None:

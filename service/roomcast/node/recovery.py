@@ -48,13 +48,18 @@ class Window:
 
     def after(self, offset: int) -> list[Publication] | None:
         """Return the publications after an offset, or None if older ones are missing."""
-        if offset < self.floor or any(jump.after < offset < jump.to for jump in self._jumps):
+        if offset < self.floor or is_in_jump(self._jumps, offset):
             return None
         return [publication for publication in self._publications if _offset(publication) > offset]
 
     def _lower_floor(self, before: Mapping[int, int]) -> None:
         while self.floor in before:
             self.floor = before[self.floor]
+
+
+def is_in_jump(jumps: Sequence[Jump], offset: int) -> bool:
+    """Return whether the publication with an offset is lost: Redis has started again without it."""
+    return any(jump.after < offset < jump.to for jump in jumps)
 
 
 def catch_up_stream(

@@ -238,6 +238,7 @@ class Track:
                 self._former[self._epoch] = self._offset
                 self._offset = max(first.place, self._former.pop(first.epoch, 0))
                 self._resume(first.epoch)
+                self._top = None  # it was of the epoch before
             self._report_lost(first.place)
             self._take(found)
         if self._top is not None:
@@ -306,6 +307,7 @@ class Track:
     def _jump(self, jumps: Mapping[int, int]) -> None:
         while self._offset in jumps:
             self._offset = jumps[self._offset]
+            self.window = None  # it knows only the jumps before
 
     def _report_lost(self, offset: int) -> None:
         """Report as lost the missing publications up to an offset."""

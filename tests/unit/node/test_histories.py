@@ -8,6 +8,7 @@ from roomcast.brokers.interface import Read
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces
 from roomcast.model.positions import Position
+from roomcast.model.publications import History, Jump
 from roomcast.node.histories import Histories
 from tests.support.fakes import FakeBroker
 
@@ -39,6 +40,20 @@ async def test_of_another_epoch_no_history_is_read_in_either_direction(newest: b
         await histories.read("room:a", limit=7, since=Position(0, "other"), newest=newest)
 
     assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_from_a_publication_that_redis_has_lost_no_history_is_read_in_either_direction(newest: bool) -> None:
+    broker = FakeBroker()
+    broker.histories["room:a"] = History(Position(1000, "e"), 0, [], (Jump(90, 1000),))
+    histories = Histories(broker, Namespaces())
+
+    for offset in (91, 999):
+        with pytest.raises(ClientError) as caught:
+            await histories.read("room:a", limit=7, since=Position(offset, "e"), newest=newest)
+        assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
+    for offset in (90, 1000):
+        await histories.read("room:a", limit=7, since=Position(offset, "e"), newest=newest)
 
 
 async def test_a_history_is_removed_where_there_is_one() -> None:

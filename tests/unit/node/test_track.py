@@ -6,6 +6,7 @@ from roomcast.brokers.interface import Read
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Jump, Publication, Resumption
+from roomcast.node.recovery import Window
 from roomcast.node.track import Events, Track
 from roomcast.node.waiting import WaitingTotal
 
@@ -316,6 +317,30 @@ def test_live_traffic_goes_on_after_a_repair_was_given_up_and_the_loss_is_report
     settle(track, 12)
     assert track.give_up() == [lost(12)], "nothing is live, and those that are missing cannot be read"
     assert track.is_resolved
+
+
+def test_what_is_missing_in_an_epoch_that_has_ended_is_not_reported_in_the_next_one() -> None:
+    track = settled(5)
+    track.disconnect()
+    settle(track, 100)
+    for offset in (1, 2):
+        track.accept(pub(offset, "f"))
+
+    assert track.give_up() == [lost(0, "f"), pub(1, "f"), pub(2, "f")]
+    assert track.accept(pub(3, "f"))
+
+
+def test_a_window_does_not_outlive_a_jump() -> None:
+    """The server's replication id also changes when its first replica attaches, and no connection is lost."""
+    track = settled(5)
+    track.window = Window(5, max_length=10, now_s=0.0)
+    track.accept(pub(106))
+    track.doubt()
+
+    found = track.settle(track.request(0), History(Position(106, "e"), 0, [], (Jump(5, 105),)))
+
+    assert found == [pub(106)]
+    assert track.window is None
 
 
 def test_a_track_whose_position_is_unknown_stays_unresolved_when_it_is_given_up() -> None:
