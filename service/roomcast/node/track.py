@@ -11,7 +11,7 @@ from typing import NamedTuple
 from roomcast.brokers.interface import Read
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Publication, Resumption
+from roomcast.model.publications import History, Publication, Resumption, offset_of
 from roomcast.node.recovery import Window
 from roomcast.node.waiting import OVERHEAD_BYTES, Waiting, WaitingTotal, size_of
 
@@ -204,7 +204,7 @@ class Track:
         self._jump(jumps)
         size = 0
         for publication in history.publications:
-            offset = _offset(publication)
+            offset = offset_of(publication)
             if self._offset < offset <= request.target:
                 self._report_lost(offset - 1)
                 self._continue_with(publication, found)
@@ -298,7 +298,7 @@ class Track:
 
     def _continue_with(self, publication: Publication, found: Events) -> None:
         self._announce(found)
-        self._offset = _offset(publication)
+        self._offset = offset_of(publication)
         found.append(publication)
         if self.window is not None:
             self.window.append(publication)
@@ -323,8 +323,3 @@ class Track:
         if self._has_lost:
             self._has_lost = False
             found.append(Resumption(self.channel, self.position, is_recovered=False))
-
-
-def _offset(publication: Publication) -> int:
-    assert publication.position is not None  # noqa: S101  (for the type checker)
-    return publication.position.offset
