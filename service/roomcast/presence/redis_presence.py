@@ -230,9 +230,7 @@ class RedisPresence(Presence):
         """
         if not channels:
             return
-        key = self._keys.channels(lease)
-        commands: list[Command] = [("SADD", key, *batch) for batch in _batches(channels, _NAMES_AT_ONCE)]
-        commands += [("EXPIRE", key, _LEASE_CHANNELS_TTL_S), ("SADD", self._keys.leases, lease)]
+        key, commands = self._keys.channels(lease), self._naming(channels, lease)
         replies = await run_pipeline(self._client, commands, ())
         if str(replies[0]).startswith("WRONGTYPE"):  # the key is of this lease alone: another program's is deleted
             replies = await run_pipeline(self._client, [("UNLINK", key), *commands], ())
@@ -245,13 +243,14 @@ class RedisPresence(Presence):
         commands: list[Command] = []
         for channel, leases in found.items():
             for lease in leases - self.sweeper.alive - {self.lease}:
-                commands += [
-                    ("SADD", self._keys.channels(lease), channel),
-                    ("EXPIRE", self._keys.channels(lease), _LEASE_CHANNELS_TTL_S),
-                    ("SADD", self._keys.leases, lease),
-                ]
+                commands += self._naming([channel], lease)
         if commands:
             await run_pipeline(self._client, commands, ())
+
+    def _naming(self, channels: list[str], lease: str) -> list[Command]:
+        key = self._keys.channels(lease)
+        commands: list[Command] = [("SADD", key, *batch) for batch in _batches(channels, _NAMES_AT_ONCE)]
+        return [*commands, ("EXPIRE", key, _LEASE_CHANNELS_TTL_S), ("SADD", self._keys.leases, lease)]
 
     async def _extra_members(self, changes: Round, lease: str) -> dict[str, list[bytes]]:
         """Return, for channels that are written again, the lease's members in Redis that are not here any more."""
