@@ -34,7 +34,7 @@ from roomcast.redis_access.client import (
 )
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import QUICK, run_pipeline
+from roomcast.redis_access.pipeline import QUICK, batches, run_pipeline
 from roomcast.redis_access.refusals import kind_of
 from roomcast.redis_access.scripts import Command
 from roomcast.redis_access.topology import Topology
@@ -221,8 +221,7 @@ class RedisBroker(Broker):
     @override
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
         found: list[History | BrokerUnavailable] = []
-        for start in range(0, len(reads), _READS_AT_ONCE):
-            some = reads[start : start + _READS_AT_ONCE]
+        for some in batches(reads, _READS_AT_ONCE):
             commands = [
                 self._history.read(read._replace(seen=self._known.added_to(read.seen, read.channel))) for read in some
             ]
