@@ -17,7 +17,7 @@ EVENTS = "events"
 _CHANNELS_AT_ONCE = 1000
 
 
-async def occupied_channels(client: Client, *, prefix: str, known: Collection[str] = ()) -> set[str]:
+async def occupied_channels(client: Client, *, prefix: str, known: Collection[str]) -> set[str]:
     """Return the occupied channels, with or without those that change meanwhile. Raises: redis.RedisError.
 
     Args:
