@@ -52,7 +52,6 @@ class Track:
         "_former",
         "_has_lost",
         "_is_doubted",
-        "_namespace",
         "_offset",
         "_page_limit",
         "_publication_bytes",
@@ -60,14 +59,15 @@ class Track:
         "_waiting",
         "channel",
         "is_resolved",
+        "namespace",
         "window",
     )
 
     def __init__(self, channel: str, namespace: Namespace, total: WaitingTotal) -> None:
         self.channel = channel
+        self.namespace = namespace
         self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
-        self._namespace = namespace
         self._waiting = Waiting(total)
         self._offset = -1
         self._epoch = ""
@@ -146,7 +146,7 @@ class Track:
     def request(self, max_bytes: int) -> Request:
         """Return the next read; a page of about `max_bytes`, and of one publication at least."""
         target = None if self.needs_position else self._target
-        read = Read(self.channel, self._namespace, seen=self.seen)
+        read = Read(self.channel, self.namespace, seen=self.seen)
         if target is not None:
             limit = min(target - self._offset, self._page_limit, max_bytes // self._publication_bytes)
             before = Position(target + 1, self._epoch)
