@@ -116,7 +116,9 @@ class HistoryCommands:
 
     @staticmethod
     def published(reply: Any) -> Published:  # Any: redis-py's reply
-        """Return the result in the reply to `publish`. Raises: MalformedMessage."""
+        """Return the result in the reply to `publish`, or to a plain PUBLISH. Raises: MalformedMessage."""
+        if isinstance(reply, int):
+            return Published(None, reply)
         offset, epoch, receiver_count = reply
         if receiver_count == _FOREIGN_META:
             raise MalformedMessage(_NOT_OURS)

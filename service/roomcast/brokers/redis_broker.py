@@ -247,7 +247,7 @@ class RedisBroker(Broker):
     def _published(
         self, channel: str, reply: Any
     ) -> Published | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        published = self._parsed(channel, reply, _published)
+        published = self._parsed(channel, reply, self._history.published)
         if isinstance(published, Published) and published.position is not None and published.receiver_count >= 0:
             self._known.note(channel, published.position)
         return published
@@ -300,7 +300,3 @@ class RedisBroker(Broker):
             seen = self._known.added_to(seen, publication.channel)
             return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
         return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
-
-
-def _published(reply: Any) -> Published:  # Any: redis-py's reply
-    return Published(None, reply) if isinstance(reply, int) else HistoryCommands.published(reply)
