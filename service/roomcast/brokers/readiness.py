@@ -84,11 +84,9 @@ class Readiness:
             self._refusals.suspected.set()
             connected = self._refusals.connected
             await asyncio.sleep(_PAUSE_S)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL_S - _PAUSE_S):
                     await connected.wait()
-            except TimeoutError:
-                continue
 
     async def check(self) -> None:
         """Publish as clients do, once. Raises: BrokerUnavailable."""

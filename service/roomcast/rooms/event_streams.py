@@ -36,13 +36,7 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        request: Request,
-        channel: str,
-        identity: Identity,
-        since: Position | None = None,
-    ) -> None:
+    def __init__(self, request: Request, channel: str, identity: Identity, since: Position | None = None) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._request = request
