@@ -22,8 +22,8 @@ _UNFORWARDED_HEADERS = frozenset(
 
 # The first parts of the nodes' own paths (tests/unit/test_config.py has the check).
 OWN_PATHS = frozenset(
-    {"api", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json", "poll"}
-    | {"readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
+    {"api", "channels", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json"}
+    | {"poll", "readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
 )
 
 # Variables with the address of a service.

@@ -24,6 +24,11 @@ class Window:
         self._publications: deque[Publication] = deque()
         self._jumps: Sequence[Jump] = ()
 
+    @property
+    def room(self) -> int:
+        """Return how many older publications may be added."""
+        return self._max_length - len(self._publications)
+
     def append(self, publication: Publication) -> None:
         """Add the next one."""
         self._publications.append(publication)

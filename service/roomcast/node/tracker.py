@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import structlog
 
@@ -23,6 +24,8 @@ _CHECK_INTERVAL_S = 5.0
 _WATCH_INTERVAL_S = 1.0
 _RETRY_S = 0.1
 _WINDOW_ATTEMPTS = 3
+_WINDOW_WAIT_S = 5.0
+_SMALLER_PAGE = 8
 # Clients reconnect in herds: the window is kept for so long after the last one.
 _WINDOW_TTL_S = 5.0
 
@@ -165,8 +168,11 @@ class Tracker:
                     reading = self._windows[channel] = asyncio.create_task(
                         self._read_window(track), name="tracker.window"
                     )
-                    reading.add_done_callback(lambda _: self._windows.pop(channel))
-                await asyncio.shield(reading)
+                    reading.add_done_callback(partial(self._end_reading, channel))
+                # A read that takes longer continues: the client reconnects, and finds the window.
+                if not (await asyncio.wait({reading}, timeout=_WINDOW_WAIT_S))[0]:
+                    raise BrokerUnavailable("the history is being read")
+                reading.result()
             if track.window is not None:
                 track.window.used_at_s = self._clock()
                 return track.window
@@ -177,17 +183,33 @@ class Tracker:
         assert position is not None  # noqa: S101  (for the type checker: it is resolved)
         # It receives live publications while the older ones are read.
         window = track.window = Window(position.offset, max_length=namespace.window_size, now_s=self._clock())
-        (history,) = await self._broker.read([Read(track.channel, namespace, limit=namespace.window_size, newest=True)])
-        if isinstance(history, BrokerUnavailable):
-            track.window = None
-            raise history
-        if track.window is not window:
-            return
-        if history.position.epoch == position.epoch:
-            window.extend_back(history)
-        else:  # the epoch has ended: the track must continue in the new one first
-            track.window = None
-            self._doubt(track)
+        limit, floor = namespace.window_size, -1
+        while window.floor != floor and (room := window.room):
+            limit, floor = min(limit, room), window.floor
+            before = Position(floor + 1, position.epoch)
+            read = Read(track.channel, namespace, limit=limit, newest=True, before=before)
+            (history,) = await self._broker.read([read])
+            if track.window is not window:
+                return
+            if isinstance(history, BrokerUnavailable):
+                if limit == 1:
+                    track.window = None
+                    raise history
+                # Maybe it takes longer than the timeout on a slow link: less at once.
+                limit, floor = max(1, limit // _SMALLER_PAGE), -1
+            elif history.position.epoch == position.epoch:
+                window.extend_back(history)
+                if len(history.publications) < limit:
+                    return
+            else:  # the epoch has ended: the track must continue in the new one first
+                track.window = None
+                self._doubt(track)
+                return
+
+    def _end_reading(self, channel: str, reading: asyncio.Task[None]) -> None:
+        del self._windows[channel]
+        if not reading.cancelled():
+            reading.exception()  # its clients may have gone
 
     def _doubt(self, track: Track) -> None:
         track.doubt()

@@ -193,6 +193,7 @@ class Gaps(RuleBasedStateMachine):
             self.receive_one()
         self.connect()
 
+    @precondition(lambda self: self.track.is_resolved)
     @rule()
     def lose_one(self) -> None:
         """Lose one message without any sign but the next one: Redis does not, and no place is promised after it."""

@@ -141,6 +141,37 @@ async def test_a_herd_shares_one_read_of_the_window_and_what_comes_meanwhile_is_
             assert window.after(1) is None
 
 
+async def test_a_window_that_cannot_be_read_at_once_is_read_in_smaller_pages() -> None:
+    async with tracking() as tracked:
+
+        async def read(reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+            (wanted,) = reads
+            assert wanted.before is not None
+            limits.append(wanted.limit)
+            if wanted.limit > 40:  # takes longer than the timeout
+                return [BrokerUnavailable("timeout")]
+            newest = wanted.before.offset - 1
+            return [history(100, *range(max(1, newest - wanted.limit + 1), newest + 1))]
+
+        limits: list[int] = []
+        tracked.broker.histories["room:a"] = history(100, *range(6, 101))
+        tracked.tracker.accept(pub(100))
+        await tracked.until_heard(*[pub(offset) for offset in range(6, 101)])
+        tracked.broker.read = read  # type: ignore[method-assign]
+        window = await tracked.tracker.window("room:a")
+
+        assert limits == [300, 37, 37, 37]
+        assert window is not None
+        assert window.after(0) == [pub(offset) for offset in range(1, 101)]
+
+
+async def test_a_window_that_cannot_be_read_at_all_is_an_outage() -> None:
+    async with tracking() as tracked:
+        tracked.broker.histories["room:a"] = BrokerUnavailable("away")
+        with pytest.raises(BrokerUnavailable):
+            await tracked.tracker.window("room:a")
+
+
 async def test_a_window_that_nobody_wants_any_more_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roomcast.node.tracker._CHECK_INTERVAL_S", 0.02)
     async with tracking() as tracked:
