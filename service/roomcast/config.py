@@ -325,7 +325,7 @@ def short_keys(settings: Settings) -> list[str]:
 def unknown_variables() -> list[str]:
     """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
     names = [name for name, value in os.environ.items() if not is_set_by_kubernetes(name, value)]
-    return sorted(name for name in names if name.startswith(ENV_PREFIX) and name.upper() not in _variables())
+    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in _variables())
 
 
 def nearest_variable(name: str) -> str | None:
