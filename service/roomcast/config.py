@@ -320,7 +320,7 @@ def unknown_variables() -> list[str]:
     """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
     known = _variables()
     names = [name for name, value in os.environ.items() if not is_set_by_kubernetes(name, value)]
-    return sorted(name for name in names if name.startswith(ENV_PREFIX) and name.upper() not in known)
+    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 
 def nearest_variable(name: str) -> str | None:

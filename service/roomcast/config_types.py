@@ -90,6 +90,8 @@ def _check_origins(value: str) -> str:
             raise ValueError(
                 f"{origin!r} is no origin: https://host[:port], nothing behind it; * is allowed in the host"
             )
+        if not origin.isascii():  # it would never match
+            raise ValueError(f"{origin!r} is not as browsers send it: in ASCII, such as https://xn--mller-kva.example")
     return value
 
 
