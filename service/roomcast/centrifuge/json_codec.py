@@ -155,7 +155,8 @@ def _parsed(line: bytes) -> Command:
             found = _members(method, params, types)
             data = found.get("data")
             # What is written as it was read is not rounded, and comparing costs less than searching for long numbers.
-            if data and not line.startswith(data, line.find(b'"data":') + 7):
+            # A number may be only the start of the one that was read.
+            if data and (data[-1] in b"0123456789" or not line.startswith(data, line.find(b'"data":') + 7)):
                 found = _members(method, json.unrounded(command, line, _PAYLOADS)[method], types)
             return Command(command_id, method, found)
     return Command(command_id, "", {})
