@@ -235,11 +235,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _clients_are_checked_or_not(self) -> Self:
-        named = [
-            f"{ENV_PREFIX}{name.upper()}"
-            for name in ("secret", "previous_secret", "public_key_file", "jwks_url")
-            if getattr(self, name) is not None
-        ]
+        names = ("secret", "previous_secret", "public_key_file", "jwks_url")
+        named = [_variable(name) for name in names if getattr(self, name) is not None]
         if self.insecure and named:
             raise ValueError(
                 f"{named[0]} is for checking clients, and ROOMCAST_INSECURE checks none: unset one of them"
@@ -303,7 +300,7 @@ def _namespaces_of(file: Path) -> dict[str, Namespace]:
 
 def masked(settings: Settings) -> dict[str, str]:
     """Return every setting by its environment variable, as text, with secrets masked."""
-    values = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in settings if value is not None}
+    values = {_variable(name): str(value) for name, value in settings if value is not None}
     values[f"{ENV_PREFIX}REDIS_URL"] = masked_url(settings.redis_url)
     return values
 
@@ -314,18 +311,16 @@ def short_keys(settings: Settings) -> list[str]:
         "api_key": API_KEY_LENGTH,
         **dict.fromkeys(("secret", "previous_secret", "webhook_secret"), SECRET_LENGTH),
     }
-    values = {name: getattr(settings, name) for name in lengths}
-    return [
-        f"{ENV_PREFIX}{name.upper()}"
-        for name, value in values.items()
-        if value is not None and len(value.get_secret_value()) < lengths[name]
-    ]
+    keys = {name: getattr(settings, name) for name in lengths}
+    short = [name for name, key in keys.items() if key is not None and len(key.get_secret_value()) < lengths[name]]
+    return [_variable(name) for name in short]
 
 
 def unknown_variables() -> list[str]:
     """Return the `ROOMCAST_...` variables of the environment that are not settings, such as misspelt ones."""
+    known = _variables()
     names = [name for name, value in os.environ.items() if not is_set_by_kubernetes(name, value)]
-    return sorted(name for name in names if name.startswith(ENV_PREFIX) and name.upper() not in _variables())
+    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 
 def nearest_variable(name: str) -> str | None:
@@ -333,8 +328,12 @@ def nearest_variable(name: str) -> str | None:
     return next(iter(get_close_matches(name.upper(), _variables(), n=1, cutoff=0.75)), None)
 
 
+def _variable(name: str) -> str:
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
 def _variables() -> list[str]:
-    return [f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields]
+    return [_variable(name) for name in Settings.model_fields]
 
 
 def read_settings() -> Settings:
@@ -343,7 +342,7 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         lines = [
-            (f"{ENV_PREFIX}{name.upper()}: " if (name := place.partition(".")[0]) else "")
+            (f"{_variable(name)}: " if (name := place.partition(".")[0]) else "")
             + message.removeprefix("Value error, ")
             for place, message in faults(exc)
         ]

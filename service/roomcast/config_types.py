@@ -12,6 +12,8 @@ from pydantic import AfterValidator, SecretStr, StringConstraints, ValidationInf
 from roomcast.model.origins import canonical
 from roomcast.redis_access.url import parse_redis_url
 
+API_KEY_LENGTH = 16
+SECRET_LENGTH = 32
 # They describe the transfer of one request, and do not apply to the request to the application.
 _UNFORWARDED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host"}
@@ -23,7 +25,6 @@ OWN_PATHS = frozenset(
     {"api", "channels", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json"}
     | {"poll", "readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
 )
-
 
 # Variables with the address of a service.
 _OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
@@ -77,7 +78,7 @@ def _check_root_path(value: str) -> str:
     path = value.rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
         raise ValueError("must be a path such as /rt")
-    if path.split("/")[1:2] and path.split("/")[1] in OWN_PATHS:
+    if path[1:].partition("/")[0] in OWN_PATHS:
         # With /ws the path /ws/rooms/a could be `rooms/a`, or `ws/rooms/a` without the proxy's prefix.
         raise ValueError(f"{path} begins like a path of the nodes")
     return path
@@ -89,6 +90,8 @@ def _check_origins(value: str) -> str:
             raise ValueError(
                 f"{origin!r} is no origin: https://host[:port], nothing behind it; * is allowed in the host"
             )
+        if not origin.isascii():  # it would never match
+            raise ValueError(f"{origin!r} is not as browsers send it: in ASCII, such as https://xn--mller-kva.example")
     return value
 
 
@@ -110,8 +113,6 @@ def _some_of(*known: str) -> Callable[[str], str]:
 
 
 RedisUrlText = Annotated[str, AfterValidator(_check_redis_url)]
-API_KEY_LENGTH = 16
-SECRET_LENGTH = 32
 ApiKey = Annotated[SecretStr, AfterValidator(_long_enough(API_KEY_LENGTH))]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough(SECRET_LENGTH))]
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]

@@ -71,8 +71,9 @@ class Deadlines:
         # Collected first: a called object may add itself again, also for a past time.
         due = [*self._expiries.due(now_s), *self._delays.due(self._steady_s())]
         for timetable, entry in due:
-            if entry.expiring is not None:
-                timetable.take(entry.expiring).on_deadline(now_s, self._grace_s)
+            if (expiring := entry.expiring) is not None:
+                timetable.forget(expiring)
+                expiring.on_deadline(now_s, self._grace_s)
 
     def forget(self, expiring: Expiring) -> None:
         """Drop an object and its times."""
@@ -103,11 +104,6 @@ class _Timetable:
         while self._heap and self._heap[0].at_s <= now_s:
             due.append((self, heapq.heappop(self._heap)))
         return due
-
-    def take(self, expiring: Expiring) -> Expiring:
-        """Remove an object whose entry was due, and return it."""
-        del self._entries[expiring]
-        return expiring
 
     def forget(self, expiring: Expiring) -> None:
         """Drop an object and its time."""

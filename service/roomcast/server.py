@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from roomcast.app import create_app, new_node_id
 from roomcast.config import Settings
 from roomcast.telemetry.foreign_protocols import ForeignProtocols
-from roomcast.telemetry.logs import configure_logging, warn_of_short_keys, warn_of_unknown_variables
+from roomcast.telemetry.logs import configure_logging, warn_of_settings
 from roomcast.transports.http_protocol import HttpProtocol
 from roomcast.transports.websocket.uvicorn_protocol import WebSocketProtocol
 from roomcast.web.client_server import ClientServer
@@ -93,8 +93,7 @@ def _warn(settings: Settings) -> None:
         log.warning("node.insecure", effect="no client is checked: each is who it says, and needs no token")
     if settings.insecure_api:
         log.warning("node.insecure_api", effect="everyone who reaches this node may call the server API")
-    warn_of_short_keys(settings)
-    warn_of_unknown_variables()
+    warn_of_settings(settings)
 
 
 def serve(listener: socket.socket, settings: Settings) -> int:

@@ -23,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from roomcast.redis_access.keys import ChannelKeys
+from tests.support.command_line import roomcast
 from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.browser
@@ -251,6 +252,18 @@ def test_dashboard_shows_every_figure_on_both_nodes(windows: tuple[Window, Windo
         assert 0 <= figures["CPU"] <= 100
         window.wait_for("a line", "return document.querySelector('.line').getAttribute('d').includes('L')")
         assert window.driver.find_element(By.ID, "source").text.startswith("from worker ")
+
+
+def test_a_pause_without_pages_is_no_interval(windows: tuple[Window, Window], dev_cluster: DevCluster) -> None:
+    for window in windows:
+        window.driver.get("about:blank")
+    kept = roomcast("publish", "metrics:system", '{"time": 1}', redis_url=dev_cluster.redis_url)
+    assert kept.returncode == 0
+    windows[0].open(dev_cluster.node_urls[0])
+
+    every = "/every ([\\d.]+) s/.exec(document.getElementById('source').textContent)"
+    windows[0].wait_for("an interval", f"return {every}")
+    assert windows[0].run(f"return Number({every}[1])") < 10
 
 
 def test_what_redis_publishes_appears_in_both(windows: tuple[Window, Window], dev_cluster: DevCluster) -> None:

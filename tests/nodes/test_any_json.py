@@ -200,6 +200,14 @@ def test_any_json_published_by_each_way_reaches_each_kind_of_client(cluster: Clu
     assert cluster.nodes[0].faults() == []
 
 
+async def test_a_decimal_keeps_digits_that_a_double_has_not(cluster: Cluster) -> None:
+    async with entered(cluster) as room:
+        for way in _WAYS:
+            await room.publish(way, '{"price": 1234567890.123456789}')
+            for kind, found in (await room.received(way)).items():
+                assert "1234567890.123456789" in found, (way, kind)
+
+
 async def test_a_command_that_is_nested_too_deeply_gets_an_error_and_the_connection_stays(cluster: Cluster) -> None:
     async with connected(cluster.nodes[0]) as client:
         deep, less_deep = _deep("1", 10_000), _deep("1", 1015)  # orjson parses less_deep, but nothing serialises it

@@ -74,7 +74,7 @@ def running(project: Path, *arguments: str, **settings: str) -> Iterator[subproc
 )
 def test_dev_runs_with_the_project_s_handlers(project: Path, handler: str, data: str) -> None:
     port = free_ports(2)[0]
-    with running(project, "dev", "--port", str(port), on_connect=handler) as process:
+    with running(project, "dev", "--port", str(port), "--balancer-port", "0", on_connect=handler) as process:
         assert process.stdout is not None
         greeting: list[str] = []
         while "Ctrl-C ends all of it" not in "".join(greeting):

@@ -160,7 +160,7 @@ async def test_results_are_read(backend: Backend) -> None:
             "data": [1],
             "meta": {"m": 1},
             "channels": ["room:a"],
-            "subs": {"room:news": news},
+            "subs": {"room:news": news, "room:b": None},
             "caps": ["ignored"],
         },
         "/subscribe": news,
@@ -177,7 +177,12 @@ async def test_results_are_read(backend: Backend) -> None:
     subscribed = SubscribeAnswer(b'{"r":1}', b'{"b":1}', 7, Override(presence=True))
     async with asking(backend.url) as (it, _):
         assert await it.on_connect(ConnectEvent(ADA)) == ConnectAnswer(
-            "56", b'{"n":1}', b"[1]", b'{"m":1}', {"room:a": SubscribeAnswer(), "room:news": subscribed}, 9
+            "56",
+            b'{"n":1}',
+            b"[1]",
+            b'{"m":1}',
+            {**dict.fromkeys(["room:a", "room:b"], SubscribeAnswer()), "room:news": subscribed},
+            9,
         )
         assert await it.on_subscribe(SubscribeEvent(ADA, "room:news")) == subscribed
         published = await it.on_publish(PublishEvent(ADA, "room:a", b"1"))

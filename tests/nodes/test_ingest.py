@@ -93,6 +93,7 @@ POISON: list[tuple[Fields, str]] = [
     ({"channel": "room:a", "data": f'"{"x" * MAX_MESSAGE_BYTES}"'}, "1002 bytes, more than max_message_bytes (1000)"),
     ({"channel": "nobody:a", "data": "1"}, "no namespace 'nobody'"),
     ({"channel": "lobby", "data": "1"}, "no namespace: a channel is written namespace:name"),
+    ({"channel": "room:", "data": "1"}, "channel has no name behind its namespace"),
     ({"channel": "", "data": "1"}, "channel must be 1 to 255 bytes, this one has 0"),
     ({"channel": "room:" + "x" * 300, "data": "1"}, "channel must be 1 to 255 bytes, this one has 305"),
     ({"channel": "room:\n", "data": "1"}, "channel holds a control character"),

@@ -208,6 +208,13 @@ async def test_the_clients_of_a_node_that_ends_come_back_at_different_times(node
     assert all(1000 <= wait_ms <= 5000 for wait_ms in waits)
 
 
+@pytest.mark.parametrize("last_id", ["urn:uuid:5e94c686-2c0b", "2024-01-01T10:00:00", "7", ":"])
+async def test_a_page_that_another_server_has_served_opens_its_stream_again(node: NodeProcess, last_id: str) -> None:
+    async with streaming(node, "/sse/rooms/moved", last_id) as stream:
+        await stream.until("event: position")
+        assert stream.status == 200
+
+
 @pytest.mark.parametrize(("code", "status"), [(4500, 204), (3503, 204), (4999, 204), (4000, 200), (3001, 200)])
 @pytest.mark.parametrize("path", ["/sse/rooms/ended", "/sse/dashboard-feed"])
 async def test_a_stream_that_ends_for_good_is_not_opened_again(

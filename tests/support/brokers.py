@@ -49,6 +49,12 @@ class RecordingSink:
         self.connections.append(is_again)
         self._arrived.set()
 
+    async def until_connected(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.connections:
+                self._arrived.clear()
+                await self._arrived.wait()
+
     async def until_texts(self, texts: list[bytes]) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while [publication.data for publication in self.publications] != texts:
@@ -71,6 +77,7 @@ async def running(
     sink = RecordingSink()
     task = asyncio.create_task(broker.run(sink))
     try:
+        await sink.until_connected()
         yield broker, sink
     finally:
         await end(task)

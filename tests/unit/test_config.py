@@ -247,12 +247,21 @@ def test_what_belongs_together_is_set_together(
         read_settings()
 
 
+def test_an_origin_is_spelled_as_browsers_send_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOMCAST_ALLOWED_ORIGINS", "https://a.test,https://*.m\u00fcller.example")
+
+    with pytest.raises(ConfigError, match=r"ROOMCAST_ALLOWED_ORIGINS: 'https://\*\.m.ller\.example' is not .*xn--"):
+        read_settings()
+
+
 def test_misspelt_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOMCAST_REDIS_ULR", "redis://x")
+    monkeypatch.setenv("roomcast_secrets", "x")  # pydantic reads settings in any case
+    monkeypatch.setenv("roomcast_insecure", "true")
 
-    assert unknown_variables() == ["ROOMCAST_REDIS_ULR"]
+    assert unknown_variables() == ["ROOMCAST_REDIS_ULR", "roomcast_secrets"]
+    assert nearest_variable("roomcast_secrets") == "ROOMCAST_SECRET"
     assert nearest_variable("ROOMCAST_REDIS_ULR") == "ROOMCAST_REDIS_URL"
-    assert nearest_variable("ROOMCAST_SECRETS") == "ROOMCAST_SECRET"
     assert nearest_variable("ROOMCAST_XYZ") is None
 
 

@@ -131,7 +131,6 @@ class IngestWorker(Worker):
 
     async def _publish(self, entries: Sequence[Entry]) -> None:
         """Publish a batch and remove it; entries that wait for earlier ones are left. Raises: one of OUTAGES."""
-        dead: dict[bytes, str] = {}
         batches: dict[str, dict[bytes, Submission]] = {}
         for entry in entries:
             channel = entry.fields.get(b"channel", b"").decode(errors="replace")
@@ -141,9 +140,8 @@ class IngestWorker(Worker):
             try:
                 batches.setdefault(shard, {})[entry.id] = self._submission(entry)
             except (ClientError, MalformedMessage) as exc:
-                dead[entry.id] = exc.detail if isinstance(exc, ClientError) else str(exc)
-        self._unburied |= dead
-        await self._start({shard: batch for shard, batch in batches.items() if batch})
+                self._unburied[entry.id] = exc.detail if isinstance(exc, ClientError) else str(exc)
+        await self._start(batches)
         await self._bury()
 
     async def _retry(self) -> None:

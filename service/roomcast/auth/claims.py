@@ -52,7 +52,7 @@ class _Common(OptionsShape):
 class _Connection(_Common):
     channel: StrictStr | None = None
     channels: list[StrictStr] | None = None
-    subs: dict[str, OptionsShape] | None = None
+    subs: dict[str, OptionsShape | None] | None = None
     meta: Json = None
     permissions: Annotated[list[_Permission], BeforeValidator(_own)] = Field([])
 
@@ -74,7 +74,10 @@ def connection_claims(payload: JsonObject) -> ConnectionClaims:
         expire_at_s=claims.expire_at_s,
         info=claims.info_bytes(),
         channels=tuple(_channel(channel, "channels") for channel in claims.channels or ()),
-        subs={_channel(channel, "subs"): each.options("subs: ") for channel, each in (claims.subs or {}).items()},
+        subs={
+            _channel(channel, "subs"): (each or OptionsShape()).options("subs: ")
+            for channel, each in (claims.subs or {}).items()
+        },
         meta=dump(claims.meta, "meta"),
         grants=_grants(claims.permissions),
     )

@@ -20,7 +20,7 @@ class Shape(BaseModel):
 class Flag(Shape):
     """An option that is overridden."""
 
-    value: StrictBool = False  # as an absent field of proto3, which the protocol is written in
+    value: StrictBool | None = None  # absent and null are false, as in proto3, which the protocol is written in
 
 
 class OverrideShape(Shape):
@@ -48,9 +48,9 @@ class OptionsShape(Shape):
     """How a client is subscribed; `b64info` and `b64data` hold JSON in base64, and take precedence."""
 
     info: Json = None
-    b64info: StrictStr = ""
+    b64info: StrictStr | None = None
     data: Json = None
-    b64data: StrictStr = ""
+    b64data: StrictStr | None = None
     override: OverrideShape | None = None
 
     def info_bytes(self, place: str = "") -> bytes:
@@ -79,7 +79,7 @@ def dump(value: Json, name: str) -> bytes:
         raise InvalidToken(f"{name}: {exc}") from None
 
 
-def _bytes(value: Json, encoded: str, name: str) -> bytes:
+def _bytes(value: Json, encoded: str | None, name: str) -> bytes:
     if not encoded:
         return dump(value, name)
     try:
@@ -96,4 +96,4 @@ def _check_info(info: bytes, place: str) -> None:
 
 
 def _bool(flag: Flag | None) -> bool | None:
-    return None if flag is None else flag.value
+    return None if flag is None else bool(flag.value)

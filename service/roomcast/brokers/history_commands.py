@@ -77,7 +77,7 @@ class HistoryCommands:
                 topic,
                 LETTERS[publication.kind],
                 publication.data,
-                new_epoch(),
+                _new_epoch(),
                 0 if skip_history else namespace.history_size,
                 _ms(namespace.history_ttl_s),
                 _meta_ttl_ms(namespace),
@@ -97,7 +97,7 @@ class HistoryCommands:
         return self._read.call(
             [meta, stream],
             [
-                new_epoch(),
+                _new_epoch(),
                 _meta_ttl_ms(read.namespace),
                 _listed(read.seen),
                 since.offset if since else "",
@@ -116,7 +116,9 @@ class HistoryCommands:
 
     @staticmethod
     def published(reply: Any) -> Published:  # Any: redis-py's reply
-        """Return the result in the reply to `publish`. Raises: MalformedMessage."""
+        """Return the result in the reply to `publish`, or to a plain PUBLISH. Raises: MalformedMessage."""
+        if isinstance(reply, int):
+            return Published(None, reply)
         offset, epoch, receiver_count = reply
         if receiver_count == _FOREIGN_META:
             raise MalformedMessage(_NOT_OURS)
@@ -153,7 +155,7 @@ class HistoryCommands:
         return Publication(channel, data, kind, Position(int(number), top.epoch), tags, info)
 
 
-def new_epoch() -> str:
+def _new_epoch() -> str:
     """Return a name for a new epoch, which must differ only from those of the same channel."""
     return f"{random.getrandbits(32):08x}"
 

@@ -12,8 +12,7 @@ _MAX_CHANNELS = 10_000
 class KnownPositions:
     """The positions in the replies of Redis, of the channels that were used last; at most 10,000 (2.5 MB)."""
 
-    def __init__(self, max_channels: int = _MAX_CHANNELS) -> None:
-        self._max_channels = max_channels
+    def __init__(self) -> None:
         self._positions: dict[str, Position] = {}
 
     def note(self, channel: str, position: Position) -> None:
@@ -22,7 +21,7 @@ class KnownPositions:
         before = positions.pop(channel, None)
         is_older = before is not None and before.epoch == position.epoch and before.offset > position.offset
         positions[channel] = before if before is not None and is_older else position
-        if len(positions) > self._max_channels:
+        if len(positions) > _MAX_CHANNELS:
             del positions[next(iter(positions))]
 
     def added_to(self, seen: Sequence[Position], channel: str) -> Sequence[Position]:

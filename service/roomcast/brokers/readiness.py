@@ -14,6 +14,7 @@ from redis.exceptions import SlotNotCoveredError
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason
 from roomcast.redis_access.refusals import Refusals, kind_of
+from roomcast.redis_access.topology import primaries
 
 log = structlog.get_logger(__name__)
 
@@ -28,10 +29,10 @@ def names_on_shards(client: Client, name: str, topic_of: Callable[[str], str]) -
     """Return a channel's name; of a cluster, one such name on each shard that has slots now."""
     if not isinstance(client, RedisCluster):
         return [name]
-    primaries = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
+    shard_count = len(primaries(client))
     found: dict[str, str] = {}
     for number in range(_MAX_NAMES):
-        if len(found) == len(primaries):
+        if len(found) == shard_count:
             break
         with suppress(SlotNotCoveredError):
             if (node := client.get_node_from_key(topic_of(f"{name}.{number}"))) is not None:
@@ -83,11 +84,9 @@ class Readiness:
             self._refusals.suspected.set()
             connected = self._refusals.connected
             await asyncio.sleep(_PAUSE_S)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_INTERVAL_S - _PAUSE_S):
                     await connected.wait()
-            except TimeoutError:
-                continue
 
     async def check(self) -> None:
         """Publish as clients do, once. Raises: BrokerUnavailable."""

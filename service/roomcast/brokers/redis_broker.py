@@ -34,7 +34,7 @@ from roomcast.redis_access.client import (
 )
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import QUICK, run_pipeline
+from roomcast.redis_access.pipeline import QUICK, batches, run_pipeline
 from roomcast.redis_access.refusals import kind_of
 from roomcast.redis_access.scripts import Command
 from roomcast.redis_access.topology import Topology
@@ -221,8 +221,7 @@ class RedisBroker(Broker):
     @override
     async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
         found: list[History | BrokerUnavailable] = []
-        for start in range(0, len(reads), _READS_AT_ONCE):
-            some = reads[start : start + _READS_AT_ONCE]
+        for some in batches(reads, _READS_AT_ONCE):
             commands = [
                 self._history.read(read._replace(seen=self._known.added_to(read.seen, read.channel))) for read in some
             ]
@@ -248,7 +247,7 @@ class RedisBroker(Broker):
     def _published(
         self, channel: str, reply: Any
     ) -> Published | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        published = self._parsed(channel, reply, _published)
+        published = self._parsed(channel, reply, self._history.published)
         if isinstance(published, Published) and published.position is not None and published.receiver_count >= 0:
             self._known.note(channel, published.position)
         return published
@@ -301,7 +300,3 @@ class RedisBroker(Broker):
             seen = self._known.added_to(seen, publication.channel)
             return self._history.publish(publication, namespace, seen, once, about=about, skip_history=skip_history)
         return (self._verb, self._keys.topic(publication.channel), pack(publication, about))
-
-
-def _published(reply: Any) -> Published:  # Any: redis-py's reply
-    return Published(None, reply) if isinstance(reply, int) else HistoryCommands.published(reply)

@@ -16,7 +16,7 @@ from roomcast.brokers.pubsub_channels import ChannelMoved
 from roomcast.brokers.pubsub_listener import Listener, ListenerOptions, ListenerSink
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.client import OUTAGES, Client, connect_to_node, outage_reason
-from roomcast.redis_access.topology import Topology
+from roomcast.redis_access.topology import Topology, primaries
 from roomcast.tasks import end
 
 log = structlog.get_logger(__name__)
@@ -133,11 +133,9 @@ class ShardedListener:
 
     async def _place_shards(self) -> None:
         """Start a listener on every primary, and assign each channel to the one that has its slot."""
-        primaries: dict[str, ClusterNode] = {
-            nodes[0].name: nodes[0] for nodes in self._cluster.nodes_manager.slots_cache.values()
-        }
-        for name in primaries.keys() - self._shards.keys():
-            self._start_shard(name, primaries[name])
+        nodes = primaries(self._cluster)
+        for name in nodes.keys() - self._shards.keys():
+            self._start_shard(name, nodes[name])
         for channel, home in self._homes.items():
             new_home = self._home_of(channel)
             if new_home != home:
@@ -145,7 +143,7 @@ class ShardedListener:
                 self._moving[channel] = self._moving.get(channel, home is not None)
                 if home is not None:
                     self._shards[home].listener.unsubscribe(channel)
-        for name in self._shards.keys() - primaries.keys():
+        for name in self._shards.keys() - nodes.keys():
             await self._end_shard(name)
         for shard in self._shards.values():
             if shard.task.done():

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from roomcast.centrifuge.session import Session, SessionSubscription
-from roomcast.hooks.interface import RefreshAnswer, RefreshEvent, SubRefreshEvent
-from roomcast.model.errors import (
-    EXPIRED,
-    SUBSCRIPTION_EXPIRED,
-    UNSUBSCRIBED_EXPIRED,
-    ApplicationError,
-    ClientError,
-    Refused,
-)
+from roomcast.hooks.interface import RefreshAnswer, RefreshEvent, SubRefreshEvent, refreshed
+from roomcast.model.errors import EXPIRED, SUBSCRIPTION_EXPIRED, UNSUBSCRIBED_EXPIRED, Refused
 
 
 def end_expired(session: Session, now_s: float, grace_s: float) -> None:
@@ -74,11 +67,7 @@ async def _refresh_subscription(session: Session, channel: str, subscription: Se
 async def _answer(session: Session, asked: Awaitable[RefreshAnswer]) -> RefreshAnswer | None:
     """Return the application's answer; None: it refuses, fails, or answers a time that is over."""
     try:
-        answer = await asked
+        return await refreshed(asked, session.context.deadlines.now_s)
     except Refused as exc:
         session.disconnect(exc.disconnect)
         return None
-    except (ApplicationError, ClientError):
-        return None
-    is_over = answer.is_expired or 0 < answer.expire_at_s <= session.context.deadlines.now_s()
-    return None if is_over else answer

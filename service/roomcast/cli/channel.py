@@ -15,7 +15,7 @@ from roomcast.app import make_broker, new_node_id
 from roomcast.brokers.interface import Sink
 from roomcast.cli.terminal import Failure, answering_client, settings_of_environment
 from roomcast.config import Settings, read_namespaces
-from roomcast.model.channels import check_channel
+from roomcast.model.channels import check_channel, is_of_nodes
 from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.json import InvalidJson, check
 from roomcast.model.namespaces import Namespace
@@ -48,7 +48,9 @@ def publish_command(channel: str, data: str) -> None:
 def subscribe_command(channel: str) -> None:
     """Print each publication to CHANNEL on a line, until Ctrl-C."""
     settings = settings_of_environment()
-    subscribing = _subscribe(settings, _channel(channel))
+    name = _channel(channel)
+    _namespace(settings, name)
+    subscribing = _subscribe(settings, name)
     if asyncio.run(run_until_signal(subscribing, signal.SIGINT)):
         click.echo(err=True)
 
@@ -65,7 +67,8 @@ def _namespace(settings: Settings, channel: str) -> Namespace:
         return read_namespaces(settings).of(channel)
     except ClientError as exc:
         hint = f" (the room {channel} is room:{channel}; for {channel} itself set ROOMCAST_DEFAULT_NAMESPACE=true)"
-        raise click.UsageError(exc.detail if ":" in channel else f"{exc.detail}{hint}") from exc
+        is_plain = ":" not in channel and not is_of_nodes(channel)
+        raise click.UsageError(f"{exc.detail}{hint}" if is_plain else exc.detail) from exc
 
 
 class _Printer(Sink):

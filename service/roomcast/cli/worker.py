@@ -14,7 +14,7 @@ from roomcast.config_types import split_names
 from roomcast.hooks.build import webhook_sender
 from roomcast.presence.node_registry import NodeRegistry
 from roomcast.redis_access.client import Client, connect
-from roomcast.telemetry.logs import configure_logging, warn_of_short_keys, warn_of_unknown_variables
+from roomcast.telemetry.logs import configure_logging, warn_of_settings
 from roomcast_workers import ingest, metrics, webhooks
 from roomcast_workers.ingest import IngestWorker
 from roomcast_workers.metrics import MetricsWorker
@@ -60,8 +60,7 @@ def _work(kind: str, make: Callable[[Client, Settings], Worker], *, check: bool)
         asyncio.run(_check_worker(kind, settings))
     else:
         configure_logging(settings, node_id=settings.worker_name)
-        warn_of_unknown_variables()
-        warn_of_short_keys(settings)
+        warn_of_settings(settings)
         asyncio.run(_run_worker(make, settings))
 
 

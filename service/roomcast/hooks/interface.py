@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from roomcast.auth import Override
+from roomcast.model.errors import ApplicationError, ClientError
 
 
 class Hook(enum.StrEnum):
@@ -239,3 +240,13 @@ class NoAnswer(Exception):  # noqa: N818  (the result of the question)
 # The function for each hook, from its event to its answer (Any: validated after the call). They raise as the methods of
 # `Application`, but NoAnswer instead of ClientError 100, after logging the reason.
 Handlers = Mapping[Hook, Callable[[Any], Awaitable[Any]]]
+
+
+async def refreshed(asked: Awaitable[RefreshAnswer], now_s: Callable[[], float]) -> RefreshAnswer | None:
+    """Return the answer to a refresh; None if the application fails or answers a time that is over. Raises: Refused."""
+    try:
+        answer = await asked
+    except (ApplicationError, ClientError):
+        return None
+    is_over = answer.is_expired or 0 < answer.expire_at_s <= now_s()
+    return None if is_over else answer

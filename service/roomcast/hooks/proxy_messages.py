@@ -167,7 +167,7 @@ class ConnectResult(_WithInfo, _WithData):
     expire_at: int | None = None
     meta: Json = None
     channels: list[str] = Field(default_factory=list)
-    subs: dict[str, SubscribeResult] = Field(default_factory=dict)
+    subs: dict[str, SubscribeResult | None] = Field(default_factory=dict)
 
     @classmethod
     @override
@@ -183,7 +183,7 @@ class ConnectResult(_WithInfo, _WithData):
             meta=_payload(self.meta, b""),
             channels={
                 **dict.fromkeys(self.channels, SubscribeAnswer()),
-                **{channel: options.answer() for channel, options in self.subs.items()},
+                **{channel: (options or SubscribeResult()).answer() for channel, options in self.subs.items()},
             },
             expire_at_s=self.expire_at,
         )

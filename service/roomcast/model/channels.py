@@ -17,11 +17,16 @@ LOBBY = "room:lobby"
 
 def is_of_nodes(channel: str) -> bool:
     """Return whether only nodes and workers use a channel (node/survey.py, presence/occupancy.py)."""
-    return channel in {"events", "control"} or channel.startswith("control.")
+    return channel in {"events", "control"} or (channel.startswith("control.") and ":" not in channel)
 
 
 def check_channel(name: str) -> str:
-    """Return a name of 1 to 255 bytes of UTF-8 without control characters and braces. Raises: ClientError 107."""
+    """Return a name of 1 to 255 bytes of UTF-8 without control characters and braces, and not the namespace alone.
+
+    Raises: ClientError 107.
+    """
+    if name.endswith(":") and name.count(":") == 1:
+        raise ClientError(ErrorCode.BAD_REQUEST, "channel has no name behind its namespace")
     return _check(name, "channel", MAX_CHANNEL_BYTES)
 
 

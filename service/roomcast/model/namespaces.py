@@ -150,7 +150,9 @@ class Namespaces:
         """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name if colon else "")
-        if namespace is None or (not colon and is_of_nodes(channel)):
+        if is_of_nodes(channel):
+            raise ClientError(ErrorCode.UNKNOWN_CHANNEL, "nodes use this name themselves")
+        if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace

@@ -40,6 +40,12 @@ class Publication(NamedTuple):
     info: ClientInfo | None = None
 
 
+def offset_of(publication: Publication) -> int:
+    """Return the offset of a publication that has a position."""
+    assert publication.position is not None  # noqa: S101  (for the type checker)
+    return publication.position.offset
+
+
 class Jump(NamedTuple):
     """The offsets between are of no publication that Redis has: `after` is followed by the one behind `to`.
 

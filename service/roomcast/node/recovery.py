@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Jump, Publication, Resumption
+from roomcast.model.publications import History, Jump, Publication, Resumption, offset_of
 
 
 class Window:
@@ -33,15 +33,15 @@ class Window:
         """Add the next one."""
         self._publications.append(publication)
         if len(self._publications) > self._max_length:
-            self.floor = _offset(self._publications.popleft())
+            self.floor = offset_of(self._publications.popleft())
 
     def extend_back(self, history: History) -> None:
         """Add the older ones of a history, as far as they reach the floor without a gap."""
         self._jumps = history.jumps
         before = {jump.to: jump.after for jump in history.jumps}
         self._lower_floor(before)
-        for publication in sorted(history.publications, key=_offset, reverse=True):
-            if _offset(publication) == self.floor and len(self._publications) < self._max_length:
+        for publication in sorted(history.publications, key=offset_of, reverse=True):
+            if offset_of(publication) == self.floor and len(self._publications) < self._max_length:
                 self._publications.appendleft(publication)
                 self.floor -= 1
                 self._lower_floor(before)
@@ -50,7 +50,7 @@ class Window:
         """Return the publications after an offset, or None if older ones are missing."""
         if offset < self.floor or is_in_jump(self._jumps, offset):
             return None
-        return [publication for publication in self._publications if _offset(publication) > offset]
+        return [publication for publication in self._publications if offset_of(publication) > offset]
 
     def _lower_floor(self, before: Mapping[int, int]) -> None:
         while self.floor in before:
@@ -80,7 +80,7 @@ def catch_up_stream(
         return [Resumption(channel, top, is_recovered=False)]
     return [
         Resumption(channel, since, is_recovered=True),
-        *[publication for publication in missed if _offset(publication) <= top.offset],
+        *[publication for publication in missed if offset_of(publication) <= top.offset],
     ]
 
 
@@ -93,16 +93,11 @@ def catch_up_cache(
     then has to load the state of the channel.
     """
     kept = (window.after(window.floor) if window is not None else None) or []
-    newest = [publication for publication in kept if _offset(publication) <= top.offset][-1:]
+    newest = [publication for publication in kept if offset_of(publication) <= top.offset][-1:]
     if window is None or not newest:
         return [Resumption(channel, top, is_recovered=None if since is None else bool(kept) and since == top)]
-    before = Position(_offset(newest[0]) - 1, top.epoch)
+    before = Position(offset_of(newest[0]) - 1, top.epoch)
     has_newest = since is not None and before < since <= top and since.epoch == top.epoch
     if since is not None and has_newest and window.after(since.offset) is not None:
         return [Resumption(channel, top, is_recovered=True)]
     return [Resumption(channel, before, is_recovered=None if since is None else True), *newest]
-
-
-def _offset(publication: Publication) -> int:
-    assert publication.position is not None  # noqa: S101  (for the type checker)
-    return publication.position.offset

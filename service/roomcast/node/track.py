@@ -11,7 +11,7 @@ from typing import NamedTuple
 from roomcast.brokers.interface import Read
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import History, Publication, Resumption
+from roomcast.model.publications import History, Publication, Resumption, offset_of
 from roomcast.node.recovery import Window
 from roomcast.node.waiting import OVERHEAD_BYTES, Waiting, WaitingTotal, size_of
 
@@ -52,7 +52,6 @@ class Track:
         "_former",
         "_has_lost",
         "_is_doubted",
-        "_namespace",
         "_offset",
         "_page_limit",
         "_publication_bytes",
@@ -60,14 +59,15 @@ class Track:
         "_waiting",
         "channel",
         "is_resolved",
+        "namespace",
         "window",
     )
 
     def __init__(self, channel: str, namespace: Namespace, total: WaitingTotal) -> None:
         self.channel = channel
+        self.namespace = namespace
         self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
-        self._namespace = namespace
         self._waiting = Waiting(total)
         self._offset = -1
         self._epoch = ""
@@ -146,7 +146,7 @@ class Track:
     def request(self, max_bytes: int) -> Request:
         """Return the next read; a page of about `max_bytes`, and of one publication at least."""
         target = None if self.needs_position else self._target
-        read = Read(self.channel, self._namespace, seen=self.seen)
+        read = Read(self.channel, self.namespace, seen=self.seen)
         if target is not None:
             limit = min(target - self._offset, self._page_limit, max_bytes // self._publication_bytes)
             before = Position(target + 1, self._epoch)
@@ -204,7 +204,7 @@ class Track:
         self._jump(jumps)
         size = 0
         for publication in history.publications:
-            offset = _offset(publication)
+            offset = offset_of(publication)
             if self._offset < offset <= request.target:
                 self._report_lost(offset - 1)
                 self._continue_with(publication, found)
@@ -299,7 +299,7 @@ class Track:
 
     def _continue_with(self, publication: Publication, found: Events) -> None:
         self._announce(found)
-        self._offset = _offset(publication)
+        self._offset = offset_of(publication)
         found.append(publication)
         if self.window is not None:
             self.window.append(publication)
@@ -325,8 +325,3 @@ class Track:
         if self._has_lost:
             self._has_lost = False
             found.append(Resumption(self.channel, self.position, is_recovered=False))
-
-
-def _offset(publication: Publication) -> int:
-    assert publication.position is not None  # noqa: S101  (for the type checker)
-    return publication.position.offset

@@ -51,7 +51,6 @@ class Tracker:
         self._broadcast = broadcast
         self._clock = clock
         self._tracks: dict[str, Track] = {}
-        self._namespaces: dict[str, Namespace] = {}
         self._repairs = Repairs(patience_s=patience_s)
         self._has_asked = asyncio.Event()
         self._is_connected = asyncio.Event()
@@ -76,7 +75,6 @@ class Tracker:
     def open(self, channel: str, namespace: Namespace) -> None:
         """Track a channel from now on."""
         track = self._tracks[channel] = Track(channel, namespace, self._repairs.waiting)
-        self._namespaces[channel] = namespace
         self._ask(track)
 
     def close(self, channel: str) -> None:
@@ -85,7 +83,6 @@ class Tracker:
         if track is not None:
             self._repairs.forget(track)
             track.discard()
-        self._namespaces.pop(channel, None)
         waiting = self._resolved.pop(channel, None)
         if waiting is not None:
             waiting.set()
@@ -186,7 +183,7 @@ class Tracker:
         return None
 
     async def _read_window(self, track: Track) -> None:
-        namespace, position = self._namespaces[track.channel], track.position
+        namespace, position = track.namespace, track.position
         assert position is not None  # noqa: S101  (for the type checker: it is resolved)
         # It receives live publications while the older ones are read.
         window = track.window = Window(position.offset, max_length=namespace.window_size, now_s=self._clock())
@@ -285,7 +282,7 @@ class Tracker:
     async def _check(self) -> None:
         """Compare the positions in Redis with those broadcast: a message can be lost without any other sign."""
         before = [track for track in self._tracks.values() if track.is_resolved]
-        reads = [Read(track.channel, self._namespaces[track.channel], seen=track.seen) for track in before]
+        reads = [Read(track.channel, track.namespace, seen=track.seen) for track in before]
         histories = await self._broker.read(reads)
         ahead = [
             (track, history)

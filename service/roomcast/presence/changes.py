@@ -108,21 +108,20 @@ class Changes:
             self._changed[channel] = changed.pop(channel)
         unsure, self._unsure = self._unsure, {}
         rewritten: dict[str, list[ClientInfo]] = {}
+        news: set[str] = set()
         for channel, is_news in unsure.items():
             if channel not in here:
                 continue
             if channel in refused or not (is_news or self._may_rewrite):
                 self._unsure[channel] = is_news
             elif is_news:
+                news.add(channel)
                 step = _first(changed[channel])
                 for info in self._roster.members(channel):
                     step.setdefault(info.client, info)
             else:
                 known = set().union(*changed.get(channel, ()))
                 rewritten[channel] = [info for info in self._roster.members(channel) if info.client not in known]
-        news = {
-            channel for channel, is_news in unsure.items() if is_news and channel in here and channel not in refused
-        }
         due, self._due = self._due, set()
         due = {channel for channel in due if channel in here and channel not in refused}
         checked = {channel: self._roster.member_count(channel) for channel in due.union(news, rewritten)}

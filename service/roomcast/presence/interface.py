@@ -59,7 +59,7 @@ class Presence(Protocol):
     """The members of channels, and which channels have a subscriber at all.
 
     Changes reach Redis within a round, many in one call; while Redis is away they are kept. Members that Redis loses
-    are written again within 20 s, and not published as joined.
+    are written again within 25 s, and not published as joined.
     Delivery: joins and leaves reach the subscribers of channels with `join_leave`, many in one event; occupied and
         vacated channels are published in the broker channel `events`. At most once each (docs/presence.md).
     """

@@ -10,14 +10,14 @@ from redis.exceptions import ResponseError
 from roomcast.presence.node_registry import NodeKeys
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_all
+from roomcast.redis_access.pipeline import batches, run_all
 
 # The broker channel of these events.
 EVENTS = "events"
 _CHANNELS_AT_ONCE = 1000
 
 
-async def occupied_channels(client: Client, *, prefix: str, known: Collection[str] = ()) -> set[str]:
+async def occupied_channels(client: Client, *, prefix: str, known: Collection[str]) -> set[str]:
     """Return the occupied channels, with or without those that change meanwhile. Raises: redis.RedisError.
 
     Args:
@@ -46,8 +46,7 @@ async def occupied_channels(client: Client, *, prefix: str, known: Collection[st
 async def _occupied(client: Client, prefix: str, channels: Sequence[str]) -> set[str]:
     keys = ChannelKeys(prefix)
     found: set[str] = set()
-    for start in range(0, len(channels), _CHANNELS_AT_ONCE):
-        some = channels[start : start + _CHANNELS_AT_ONCE]
+    for some in batches(channels, _CHANNELS_AT_ONCE):
         exist = await run_all(client, [("EXISTS", keys.key(channel, "nodes")) for channel in some], ())
         found.update(channel for channel, is_there in zip(some, exist, strict=True) if is_there)
     return found

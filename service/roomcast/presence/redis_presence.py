@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from typing_extensions import override
@@ -20,13 +20,11 @@ from roomcast.presence.presence_commands import MAX_JOINED, MAX_LEFT, TTL_S, Pre
 from roomcast.presence.sweeper import Sweeper
 from roomcast.redis_access.client import OUTAGES, Client, outage_reason, outages_reported, publish_verb
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import run_pipeline
+from roomcast.redis_access.pipeline import batches, run_pipeline
 from roomcast.redis_access.scripts import Command
 from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 # The first change is written at once; the changes within this time after a round are written together.
 _ROUND_INTERVAL_S = 0.05
@@ -210,7 +208,7 @@ class RedisPresence(Presence):
                         self._fault_count += 1
                         self._changes.suspect(channel)
             await self._register(found)
-        for vacated in _batches(changes.vacated, _CALLS_AT_ONCE):
+        for vacated in batches(changes.vacated, _CALLS_AT_ONCE):
             swept = await self.sweeper.sweep_channels(vacated, lease)
             refused.update(set(vacated).difference(swept))
             if done := set(swept) - refused:
@@ -230,9 +228,7 @@ class RedisPresence(Presence):
         """
         if not channels:
             return
-        key = self._keys.channels(lease)
-        commands: list[Command] = [("SADD", key, *batch) for batch in _batches(channels, _NAMES_AT_ONCE)]
-        commands += [("EXPIRE", key, _LEASE_CHANNELS_TTL_S), ("SADD", self._keys.leases, lease)]
+        key, commands = self._keys.channels(lease), self._naming(channels, lease)
         replies = await run_pipeline(self._client, commands, ())
         if str(replies[0]).startswith("WRONGTYPE"):  # the key is of this lease alone: another program's is deleted
             replies = await run_pipeline(self._client, [("UNLINK", key), *commands], ())
@@ -245,18 +241,19 @@ class RedisPresence(Presence):
         commands: list[Command] = []
         for channel, leases in found.items():
             for lease in leases - self.sweeper.alive - {self.lease}:
-                commands += [
-                    ("SADD", self._keys.channels(lease), channel),
-                    ("EXPIRE", self._keys.channels(lease), _LEASE_CHANNELS_TTL_S),
-                    ("SADD", self._keys.leases, lease),
-                ]
+                commands += self._naming([channel], lease)
         if commands:
             await run_pipeline(self._client, commands, ())
+
+    def _naming(self, channels: list[str], lease: str) -> list[Command]:
+        key = self._keys.channels(lease)
+        commands: list[Command] = [("SADD", key, *batch) for batch in batches(channels, _NAMES_AT_ONCE)]
+        return [*commands, ("EXPIRE", key, _LEASE_CHANNELS_TTL_S), ("SADD", self._keys.leases, lease)]
 
     async def _extra_members(self, changes: Round, lease: str) -> dict[str, list[bytes]]:
         """Return, for channels that are written again, the lease's members in Redis that are not here any more."""
         extra: dict[str, list[bytes]] = {}
-        for channels in _batches(list(changes.rewritten), _CALLS_AT_ONCE):
+        for channels in batches(list(changes.rewritten), _CALLS_AT_ONCE):
             commands = [self._commands.own_members(channel, lease) for channel in channels]
             for channel, reply in zip(channels, await run_pipeline(self._client, commands, ()), strict=True):
                 if not isinstance(reply, Exception):  # else the calls that follow are refused too
@@ -273,23 +270,18 @@ class RedisPresence(Presence):
     def _calls_of(self, channel: str, changes: Round, extra: Sequence[bytes], lease: str) -> Iterator[Command]:
         for step in changes.changed.get(channel, ()):
             left = [client for client, info in step.items() if info is None]
-            for clients in _batches(left, MAX_LEFT):
+            for clients in batches(left, MAX_LEFT):
                 yield self._commands.leave(channel, lease, clients)
             joined = [info for info in step.values() if info is not None]
-            for infos in _batches(joined, MAX_JOINED):
+            for infos in batches(joined, MAX_JOINED):
                 yield self._commands.join(channel, lease, infos)
-        for names in _batches(extra, MAX_LEFT):
+        for names in batches(extra, MAX_LEFT):
             yield self._commands.leave(channel, lease, names)
-        for infos in _batches(changes.rewritten.get(channel, []), MAX_JOINED):
+        for infos in batches(changes.rewritten.get(channel, []), MAX_JOINED):
             yield self._commands.join(channel, lease, infos, is_news=False)
         if channel in changes.checked:
             count = changes.checked[channel]
             yield self._commands.occupy(channel, lease, count, is_news=channel in changes.news)
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _batches_of_one_call(calls: dict[str, Iterator[Command]]) -> Iterator[Sequence[tuple[str, Command]]]:
@@ -297,4 +289,4 @@ def _batches_of_one_call(calls: dict[str, Iterator[Command]]) -> Iterator[Sequen
     while calls:
         batch = [(channel, command) for channel, rest in calls.items() if (command := next(rest, None)) is not None]
         calls = {channel: calls[channel] for channel, _ in batch}
-        yield from _batches(batch, _CALLS_AT_ONCE)
+        yield from batches(batch, _CALLS_AT_ONCE)

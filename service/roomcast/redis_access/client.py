@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.redis_access.refusals import Refusals, kind_of
+from roomcast.redis_access.topology import primaries
 from roomcast.redis_access.url import RedisUrl, Shape, parse_redis_url
 
 # A server, the master that Sentinel names, or a cluster: single commands are the same, several at once go through
@@ -100,8 +101,7 @@ def shard_of(client: Client, key: str) -> str:
 def describe(client: Client) -> str:
     """Return a description of a used client's server, without user and password."""
     if isinstance(client, RedisCluster):
-        shards = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
-        return f"a cluster of {len(shards)} shards"
+        return f"a cluster of {len(primaries(client))} shards"
     pool = client.connection_pool
     if isinstance(pool, _MasterPool) and pool.master_address:
         return f"the master {pool.service_name}, by Sentinel at {pool.master_address[0]}:{pool.master_address[1]}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError
@@ -11,6 +11,8 @@ from redis.exceptions import NoScriptError
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.cluster_pipeline import ATTEMPTS, execute_in_cluster, is_moving, load_in_cluster
 from roomcast.redis_access.scripts import Command, Script, first_key, is_call, joined
+
+T = TypeVar("T")
 
 # A call takes Redis some 15 us, and nothing else is done meanwhile.
 _MAX_JOINED = 100
@@ -97,6 +99,12 @@ async def run_pipeline(
             else:
                 waiting.append((number, command))
     return replies
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Return parts of a sequence, in order: one pipeline would take too long, or too much memory."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 async def run_all(

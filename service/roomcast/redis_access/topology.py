@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 
 # Nodes are asked at random: after a frozen one the next attempt asks another.
 _TIMEOUT_S = 1.0
+
+
+def primaries(cluster: RedisCluster) -> dict[str, ClusterNode]:
+    """Return the primaries of a used client that have slots, by name."""
+    return {nodes[0].name: nodes[0] for nodes in cluster.nodes_manager.slots_cache.values()}
 
 
 class Topology:

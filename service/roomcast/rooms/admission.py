@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -124,8 +125,11 @@ class Admission:
             connection.info = identity.info
             self._node.hub.identify(connection, identity.client.user)
         namespace, subscription = await self._subscribe(caller, identity, channel)
-        refresh = None if has_token else self._refresh(Hook.REFRESH, caller, channel)
-        sub_refresh = self._refresh(Hook.SUB_REFRESH, caller, channel)
+        application, refresh, sub_refresh = self._application, None, None
+        if Hook.REFRESH in application.handles and not has_token:
+            refresh = partial(application.on_refresh, RefreshEvent(caller))
+        if Hook.SUB_REFRESH in application.handles:
+            sub_refresh = partial(application.on_sub_refresh, SubRefreshEvent(caller, channel))
         return Admitted(
             identity,
             namespace,
@@ -168,13 +172,6 @@ class Admission:
             may(Action.SUBSCRIBE, channel, namespace, identity.client, is_subscribed=False)
             return namespace, SubscribeAnswer()
         return overridden(namespace, answer.override), answer
-
-    def _refresh(self, hook: Hook, caller: Caller, channel: str) -> Refresh | None:
-        if hook not in self._application.handles:
-            return None
-        if hook is Hook.REFRESH:
-            return lambda: self._application.on_refresh(RefreshEvent(caller))
-        return lambda: self._application.on_sub_refresh(SubRefreshEvent(caller, channel))
 
     def _publisher(self, caller: Caller) -> Publisher:
         if Hook.PUBLISH not in self._application.handles:

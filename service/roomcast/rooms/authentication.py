@@ -57,7 +57,7 @@ class Authenticator:
     """
 
     def __init__(
-        self, verifier: TokenVerifier, tickets: Tickets, settings: Settings, *, asks_application: bool = False
+        self, verifier: TokenVerifier, tickets: Tickets, settings: Settings, *, asks_application: bool
     ) -> None:
         self._verifier = verifier
         self._tickets = tickets

@@ -36,7 +36,7 @@ def envelope(event: Event) -> bytes:
         if event.is_recovered is None:
             return b"{%b}" % members.removesuffix(b",")
         return b'{%b"recovered":%b}' % (members, b"true" if event.is_recovered else b"false")
-    return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", clients(event))
+    return b'{"%b":%b}' % (b"join" if event.have_joined else b"leave", _clients(event))
 
 
 def client_members(info: ClientInfo) -> dict[str, object]:
@@ -46,7 +46,7 @@ def client_members(info: ClientInfo) -> dict[str, object]:
     return {"client": info.client, "user": info.user, **present}
 
 
-def clients(event: Membership) -> bytes:
+def _clients(event: Membership) -> bytes:
     """Return the JSON array of the clients that joined or left."""
     return orjson.dumps(
         [
@@ -119,7 +119,7 @@ def _sse_event(event: Event) -> bytes:
         return event_stream.event_id(event.position) + event_stream.event(event.kind, event.data)
     if isinstance(event, Resumption):
         return event_stream.event_id(event.position) + b"event: position\ndata: " + envelope(event) + b"\n\n"
-    return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", clients(event))
+    return b"event: %b\ndata: %b\n\n" % (b"join" if event.have_joined else b"leave", _clients(event))
 
 
 PLAIN_WEBSOCKET = Encoding(_plain_frame, _missed_frame)

@@ -40,10 +40,10 @@ from roomcast.web.event_ids import last_event_id
 
 @dataclass(slots=True, eq=False)
 class RoomEntry:
-    """Subscribes a WebSocket to its channel: before its handshake is accepted, or by its first message.
+    """Subscribes a client to its channel: before its handshake or stream is answered, or by its first message.
 
     Args:
-        headers: of the handshake, for the application.
+        headers: of the handshake or request, for the application.
         receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
         since: the client's position in the channel.
     """

@@ -15,7 +15,7 @@ from roomcast.node.node import Node
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import PLAIN_SSE
-from roomcast.rooms.entry import send_start, since_of
+from roomcast.rooms.entry import RoomEntry, since_of
 from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import NO_POSITION, EventStream, retry
@@ -36,13 +36,7 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        request: Request,
-        channel: str,
-        identity: Identity,
-        since: Position | None = None,
-    ) -> None:
+    def __init__(self, request: Request, channel: str, identity: Identity, since: Position | None = None) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._request = request
@@ -77,13 +71,8 @@ class EventStreamResponse(Response):
     async def _enter(self, node: Node, connection: Connection) -> None:
         admission, expiries = find(self._request, Admission), find(self._request, Expiries)
         headers = admission.headers(self._request)
-        admitted = await admission.admit(connection, headers, self._identity, self._channel)
-        async with node.subscribing(
-            connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
-        ) as start:
-            send_start(connection, start, self._channel, self._since)
-        admission.connected(connection, admitted)
-        expiries.watch(connection, admitted.expiries)
+        entry = RoomEntry(node, admission, expiries, headers, self._channel, lambda *_: Feed(), self._since)
+        await entry.enter(connection, self._identity)
         if self._identity.stream_key:  # it returns before its key is forgotten
             expiries.close_in(STREAM_TTL_S / 2, connection)
 

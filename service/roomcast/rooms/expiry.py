@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from roomcast.connections.connection import Connection
 from roomcast.deadlines import Deadlines, Expiring
-from roomcast.model.errors import EXPIRED, ApplicationError, ClientError, Refused
+from roomcast.hooks.interface import refreshed
+from roomcast.model.errors import EXPIRED, Refused
 from roomcast.rooms.admission import Expiry, Refresh
 from roomcast.tasks import TaskSet
 
@@ -56,14 +57,11 @@ class ConnectionDeadline(Expiring):
 
     async def _ask(self, connection: Connection, refresh: Refresh) -> None:
         try:
-            answer = await refresh()
+            answer = await refreshed(refresh(), self._deadlines.now_s)
         except Refused as exc:
             connection.close(exc.disconnect)
             return
-        except (ApplicationError, ClientError):
-            connection.close(EXPIRED)
-            return
-        if answer.is_expired or 0 < answer.expire_at_s <= self._deadlines.now_s():
+        if answer is None:
             connection.close(EXPIRED)
             return
         if answer.info is not None:

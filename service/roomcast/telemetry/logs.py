@@ -51,8 +51,10 @@ def configure_logging(settings: Settings, *, node_id: str) -> None:
     )
 
 
-def warn_of_unknown_variables() -> None:
-    """Log the `ROOMCAST_...` variables that are not settings: a misspelt one has no effect."""
+def warn_of_settings(settings: Settings) -> None:
+    """Log keys that can be guessed, and `ROOMCAST_...` variables that are not settings, such as misspelt ones."""
+    for name in short_keys(settings):
+        log.warning("settings.short_key", setting=name, effect="it can be guessed; make one with: openssl rand -hex 32")
     for name in unknown_variables():
         log.warning("settings.unknown_variable", variable=name, nearest=nearest_variable(name))
 
@@ -63,11 +65,5 @@ def _quieten_libraries() -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     # uvicorn logs this error for a stream that was closed as slow; the node counts it by close code.
     logging.getLogger("uvicorn.error").addFilter(lambda line: "without completing response" not in line.getMessage())
-    # PyJWT warns of short keys in lines of its own; `warn_of_short_keys` names the setting.
+    # PyJWT warns of short keys in lines of its own; `warn_of_settings` names the setting.
     warnings.filterwarnings("ignore", message="The HMAC key is")
-
-
-def warn_of_short_keys(settings: Settings) -> None:
-    """Log a warning for each key that ROOMCAST_INSECURE_SHORT_KEYS accepts."""
-    for name in short_keys(settings):
-        log.warning("settings.short_key", setting=name, effect="it can be guessed; make one with: openssl rand -hex 32")

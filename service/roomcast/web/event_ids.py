@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
+from roomcast.model.errors import ClientError
 from roomcast.model.positions import Position, position_of
 from roomcast.transports.event_stream import END
 
@@ -22,13 +23,19 @@ class LastEventId(NamedTuple):
 
 
 def last_event_id(connection: HTTPConnection) -> LastEventId:
-    """Return the id that a client sends. Raises: ClientError 107 for an invalid position in it."""
+    """Return the id that a client sends; that of another server at this address, such as `urn:uuid:...`, says nothing.
+
+    A browser sends the id by itself, and never opens the stream again after an error.
+    """
     # Libraries that replace EventSource cannot always set a header.
     text = connection.headers.get("last-event-id") or connection.query_params.get("lastEventId", "")
     first, *others = text.split(":")
     if first == END:
         return LastEventId(is_end=True)
-    if not others:  # of another server at this address
+    offset, key = others[0] if others else "", ":".join(others[1:])
+    if key and not first and not offset:
+        return LastEventId(None, key)
+    try:
+        return LastEventId(position_of(offset, first), key)
+    except ClientError:
         return LastEventId()
-    offset, key = others[0], ":".join(others[1:])
-    return LastEventId(position_of(offset, first) if first or offset or not key else None, key)

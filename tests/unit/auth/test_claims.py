@@ -76,9 +76,16 @@ def test_a_token_that_says_nothing_is_of_nobody_for_ever() -> None:
 
 
 def test_claims_that_are_null_are_as_if_they_were_not_there() -> None:
-    names = ("sub", "exp", "expire_at", "info", "channels", "subs", "meta", "permissions", "channel", "override")
+    names = ("sub", "exp", "expire_at", "info", "b64info", "channels", "subs", "meta", "permissions", "channel")
+    options = dict.fromkeys(("info", "b64info", "data", "b64data", "override"))
+    overrides = {"presence": None, "join_leave": {"value": None}}
 
     assert connection_claims(dict.fromkeys(names)) == connection_claims({})
+    assert connection_claims({"subs": {"room:a": None}}) == connection_claims({"subs": {"room:a": {}}})
+    assert connection_claims({"subs": {"room:a": options}}) == connection_claims({"subs": {"room:a": {}}})
+    assert subscription_claims({"channel": "room:a", **options, "override": overrides}).override == Override(
+        join_leave=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roomcast.model.channels import check_channel, room_channel
+from roomcast.model.channels import check_channel, is_of_nodes, room_channel
 from roomcast.model.errors import ClientError
 
 
@@ -38,3 +38,22 @@ def test_a_channel_may_have_255_bytes() -> None:
     assert check_channel("c" * 255) == "c" * 255
     with pytest.raises(ClientError, match="channel must be 1 to 255 bytes, this one has 256"):
         check_channel("c" * 256)
+
+
+@pytest.mark.parametrize("name", [":", "room:", "$room:", "ü:"])
+def test_a_namespace_alone_is_no_channel(name: str) -> None:
+    with pytest.raises(ClientError, match="no name behind its namespace"):
+        check_channel(name)
+
+
+@pytest.mark.parametrize("name", ["::", ":a", "a:b:", "room::"])
+def test_other_colons_are_part_of_a_name(name: str) -> None:
+    assert check_channel(name) == name
+
+
+@pytest.mark.parametrize(
+    ("channel", "is_reserved"),
+    [("control", True), ("control.n1", True), ("events", True), ("control.v2:a", False), ("$control", False)],
+)
+def test_the_channels_of_nodes_have_no_namespace(channel: str, is_reserved: bool) -> None:
+    assert is_of_nodes(channel) is is_reserved

@@ -41,7 +41,11 @@ def test_the_fallback_rejects_what_orjson_rejects(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b'"\\ud83d"', b"[" * 300 + b"]" * 300, b"1e400", b"123456789012345678901", b'{"a":1,"a":"\\udc00"}']
+    "payload",
+    [
+        *(b'"\\ud83d"', b"[" * 300 + b"]" * 300, b"1e400", b"123456789012345678901", b'{"a":1,"a":"\\udc00"}'),
+        *(b"1234567890.123456789", b"-0.12345678901234567", b"123456789.123456789E-7", b"3.141592653589793238462643"),
+    ],
 )
 def test_a_payload_is_returned_unchanged(payload: bytes) -> None:
     found = json.loads(b'{"a": [{"data": %b, "n": 18446744073709551615}]}' % payload, ("data",))

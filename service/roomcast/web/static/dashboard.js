@@ -53,7 +53,8 @@ function showMetric({ key, unit, top, note, part }) {
 
 /** Return the median time between samples, by the worker's clock: what was held up arrives in a burst. */
 function intervalMs() {
-  const gaps = samples.slice(-9).map((sample, index, all) => sample.time - all[index - 1]?.time).slice(1);
+  const live = samples.slice(1).slice(-9); // the first was kept from when a page was last open
+  const gaps = live.map((sample, index, all) => sample.time - all[index - 1]?.time).slice(1);
   return gaps.sort((one, other) => one - other)[gaps.length >> 1] ?? 2000;
 }
 
@@ -68,7 +69,7 @@ function sourceText(isStale, silentMs) {
   if (samples.length === 0) return dashboard.isUp ? "No data yet: is the metrics worker running?" : "Waiting for the connection";
   const { time, worker } = samples.at(-1);
   if (isStale) return `No sample for ${Math.floor(silentMs / 1000)} s; the last is from ${new Date(time).toLocaleTimeString()}`;
-  const every = samples.length > 1 ? `, every ${formatted(Math.round(intervalMs() / 100) / 10)} s` : "";
+  const every = samples.length > 2 ? `, every ${formatted(Math.round(intervalMs() / 100) / 10)} s` : "";
   return `from worker ${worker ?? "without a name"}${every}`;
 }
 
