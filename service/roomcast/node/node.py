@@ -30,6 +30,9 @@ from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)
 
+# A client returns within this time, usually.
+_RETURN_S = 10.0
+
 
 class SubscribeSuperseded(ClientError):  # noqa: N818  (as BrokerUnavailable)
     """The client disconnected, or was subscribed by another command, while it was being subscribed."""
@@ -308,7 +311,10 @@ class Subscribing:
         try:
             start = await self._start
         except BaseException:
-            self._node._lose_interest(self._channel)
+            if self._node.tracker.is_reading(self._channel):  # the client returns for what is being read
+                asyncio.get_running_loop().call_later(_RETURN_S, self._node._lose_interest, self._channel)
+            else:
+                self._node._lose_interest(self._channel)
             raise
         self._turn = asyncio.get_running_loop().call_soon(self._turns.append, None)
         return start

@@ -101,6 +101,10 @@ class Tracker:
         """Return whether positions are known of a channel."""
         return channel in self._tracks
 
+    def is_reading(self, channel: str) -> bool:
+        """Return whether the window of a channel is being read."""
+        return channel in self._windows
+
     def accept(self, publication: Publication) -> None:
         """Broadcast a live publication if it is the next one; hold it if one before it is missing."""
         track = self._tracks.get(publication.channel)
@@ -208,6 +212,9 @@ class Tracker:
 
     def _end_reading(self, channel: str, reading: asyncio.Task[None]) -> None:
         del self._windows[channel]
+        track = self._tracks.get(channel)
+        if track is not None and track.window is not None:
+            track.window.used_at_s = self._clock()  # its clients may have to reconnect first
         if not reading.cancelled():
             reading.exception()  # its clients may have gone
 
@@ -264,7 +271,9 @@ class Tracker:
     async def _check_forever(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_S)
-            for track in self._tracks.values():
+            for channel, track in self._tracks.items():
+                if channel in self._windows:  # a read on a slow link is not begun again
+                    continue
                 if track.window is not None and self._clock() - track.window.used_at_s > _WINDOW_TTL_S:
                     track.window = None
             await self._is_connected.wait()

@@ -22,6 +22,7 @@ from roomcast.tasks import end
 from tests.support.fakes import RAW, FakeBroker, FakePresence, Schedule, connection
 from tests.support.fakes import node as fake_node
 from tests.support.nodes import Start, make_node, subscribe
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.anyio
 TOLD = Encoding(RAW.encode, RAW.missed, tells_positions=True)
@@ -304,3 +305,39 @@ async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_n
 
     assert to_ada.written == [b"next;"]
     await end(repairing)
+
+
+async def test_a_client_alone_in_its_channel_returns_for_the_window_that_is_being_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each try of a client on a node with a slow link began the read again."""
+    monkeypatch.setattr("roomcast.node.tracker._WINDOW_WAIT_S", 0.01)
+    monkeypatch.setattr("roomcast.node.node._RETURN_S", 0.05)
+    may_answer = asyncio.Event()
+
+    class Slow(FakeBroker):
+        async def read(self, reads: Sequence[Read]) -> list[History | BrokerUnavailable]:
+            found = await super().read(reads)
+            if reads[0].newest:
+                await may_answer.wait()
+            return found
+
+    broker = Slow()
+    broker.histories["room:a"] = History(Position(2, "e"), 0, numbered(1, 2))
+    node = fake_node(Hub(Schedule()), broker)
+    async with tracking(node):
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable):
+                await subscribe(node, connection(encoding=TOLD)[0], "room:a", since=Position(1, "e"))
+        may_answer.set()
+        ada, _ = connection(encoding=TOLD)
+        start = await subscribe(node, ada, "room:a", since=Position(1, "e"))
+
+        assert start == [Resumption("room:a", Position(1, "e"), is_recovered=True), *numbered(2)]
+        assert [read.newest for read in broker.reads].count(True) == 1
+        node.unsubscribe(ada, "room:a")
+
+        async def is_left() -> bool:
+            return broker.unsubscribed == ["room:a"]
+
+        await eventually(is_left)

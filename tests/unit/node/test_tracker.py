@@ -187,6 +187,25 @@ async def test_a_window_that_nobody_wants_any_more_is_let_go(monkeypatch: pytest
         assert [read.newest for read in tracked.broker.reads].count(True) == 2
 
 
+async def test_a_window_is_kept_while_it_is_read_and_for_those_that_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roomcast.node.tracker._CHECK_INTERVAL_S", 0.02)
+    async with tracking() as tracked:
+        tracked.broker.may_answer.clear()
+        monkeypatch.setattr("roomcast.node.tracker._WINDOW_WAIT_S", 0.0)
+        with pytest.raises(BrokerUnavailable):
+            await tracked.tracker.window("room:a")
+        tracked.now_s += 60
+        looked = len(tracked.broker.reads)
+
+        async def has_looked() -> bool:
+            return len(tracked.broker.reads) > looked + 1
+
+        tracked.broker.may_answer.set()
+        await eventually(has_looked)
+        await tracked.tracker.window("room:a")
+        assert [read.newest for read in tracked.broker.reads].count(True) == 1
+
+
 async def test_a_window_of_a_removed_history_is_let_go() -> None:
     async with tracking() as tracked:
         tracked.broker.histories["room:a"] = history(5, 3, 4, 5)
