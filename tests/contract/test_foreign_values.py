@@ -131,3 +131,13 @@ async def test_a_foreign_count_of_a_node_is_left_out(client: Redis, prefix: str,
     await client.set(f"{prefix}node:n1.1", count)
 
     assert await NodeRegistry(client, prefix=prefix).connection_counts() == {}
+
+
+@pytest.mark.parametrize("version", ["inf", "nan", "1.5", "abc"])
+async def test_a_foreign_version_is_an_error_and_not_a_newer_one(client: Redis, prefix: str, version: str) -> None:
+    async with running(client, prefix) as (broker, _):
+        key = ChannelKeys(prefix).key("room:a", "meta")
+        await run_all(client, [("HSET", key, "version", version, "version_epoch", "v")], ())
+        with pytest.raises(BrokerUnavailable):
+            await broker.publish(Publication("room:a", b"1"), KEPT, once=Once(version=5, version_epoch="v"))
+        assert (await broker.publish(Publication("room:a", b"1"), KEPT)).position

@@ -27,7 +27,7 @@ if not position then
 end
 if ARGV[11] ~= '' then
   local before = redis.call('HMGET', KEYS[1], 'version', 'version_epoch')
-  if before[1] and not tonumber(before[1]) then
+  if before[1] and (tonumber(before[1]) or 0.5) % 1 ~= 0 then -- also inf and nan
     return { 0, '', -4 }
   end
   if before[1] and before[2] == ARGV[12] and tonumber(ARGV[11]) <= tonumber(before[1]) then
