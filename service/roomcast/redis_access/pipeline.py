@@ -56,16 +56,9 @@ class _Round:
     async def execute(
         self, client: Client, scripts: Sequence[Script], replies: list[Any], attempts: int
     ) -> dict[Any, Any]:
-        """Put each command's reply, or the exception, in its place; return the keys whose slot moves, with it."""
+        """Put each command's reply, or the exception, in its place; return keys whose slot moves, with that reply."""
         sent = [(numbers, joined(calls)) for numbers, calls in self._sent]
-        found = await _execute(client, [command for _, command in sent], attempts)
-        for _ in range(_LOADS):
-            missing = [place for place, reply in enumerate(found) if isinstance(reply, NoScriptError)]
-            if not missing:
-                break
-            again = await _load_and_execute(client, scripts, [sent[place][1] for place in missing], attempts)
-            for place, reply in zip(missing, again, strict=True):
-                found[place] = reply
+        found = await _execute_loaded(client, [command for _, command in sent], scripts, attempts)
         moving = {}
         for (numbers, command), reply in zip(sent, found, strict=True):
             is_one = len(numbers) == 1 or isinstance(reply, Exception)
@@ -86,6 +79,9 @@ async def run_pipeline(
         attempts: of commands whose slot moves; with `QUICK` no other command waits for them.
     Raises: one of OUTAGES; any of them may have been executed.
     """
+    commands = list(commands)
+    if len({first_key(command) for command in commands}) == len(commands):  # usual, and 2 us a command cheaper
+        return await _execute_loaded(client, commands, scripts, attempts)
     waiting = list(enumerate(commands))
     replies: list[Any] = [None] * len(waiting)
     while waiting:
@@ -116,6 +112,22 @@ async def run_all(
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+async def _execute_loaded(
+    client: Client, commands: Sequence[Command], scripts: Sequence[Script], attempts: int
+) -> list[Any]:  # Any: redis-py's replies
+    """Execute commands; load the scripts and repeat the calls if the server does not have them."""
+    found = await _execute(client, commands, attempts)
+    for _ in range(_LOADS):
+        missing = [place for place, reply in enumerate(found) if isinstance(reply, NoScriptError)]
+        if not missing:
+            break
+        # The server has restarted or is new.
+        again = await _load_and_execute(client, scripts, [commands[place] for place in missing], attempts)
+        for place, reply in zip(missing, again, strict=True):
+            found[place] = reply
+    return found
 
 
 async def _load_and_execute(
