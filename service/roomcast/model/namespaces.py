@@ -151,7 +151,7 @@ class Namespaces:
         name, colon, _ = channel.removeprefix(PRIVATE).partition(":")
         namespace = self._by_name.get(name if colon else "")
         if is_of_nodes(channel):
-            raise ClientError(ErrorCode.UNKNOWN_CHANNEL, "nodes use this name themselves")
+            raise ClientError(ErrorCode.UNKNOWN_CHANNEL, "only nodes use this channel; choose another name")
         if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
