@@ -179,7 +179,6 @@ class _Guard(AbstractConnection):
         # The parser makes exceptions of errors only, so that noting them costs other replies nothing.
         self._parser.parse_error = self._parse_error  # type: ignore[method-assign]  # of this parser alone
         self._is_greeting = True
-        self._generation = self.refusals.generation
         try:
             await super().on_connect_check_health(check_health)
             if name:
@@ -189,6 +188,8 @@ class _Guard(AbstractConnection):
         finally:
             self.client_name = name
             self._is_greeting = False
+        # Not before the greeting: another connection may be refused during it, and the pool replaces only once.
+        self._generation = self.refusals.generation
         self.refusals.on_connected()
 
     def _parse_error(self, response: str) -> Exception:
