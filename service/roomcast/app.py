@@ -227,6 +227,7 @@ def _node(client: Client, registry: NodeRegistry, settings: Settings, node_id: s
         tracker=Tracker(broker, hub.broadcast, time.monotonic, patience_s=_PATIENCE * settings.redis_timeout_s),
         presence=RedisPresence(client, registry, roster, namespaces, prefix=settings.prefix, node_id=node_id),
         roster=roster,
+        map_store=broker.maps,
     )
 
 

@@ -68,6 +68,7 @@ PURE = {
     "roomcast.centrifuge.protobuf_codec",
     "roomcast.node.flush_pace",
     "roomcast.node.hub",
+    "roomcast.node.map_copy",
     "roomcast.node.recovery",
     "roomcast.node.repair",
     "roomcast.node.roster",
@@ -84,7 +85,7 @@ IMPURE_LIBRARIES = {"asyncio", "socket", "subprocess", "threading"}
 # Allowed calls at import: constructors of constants and of types, routes and commands. `.post` stands for that method
 # of any object. Settings, apps and clients are made by functions.
 CALLS_AT_IMPORT = {
-    *("Disconnect", "Encoding", "Method", "Namespace", "Once", "TypeVar", "Unsubscribe"),
+    *("Conditions", "Disconnect", "Encoding", "MapOptions", "Method", "Namespace", "Once", "TypeVar", "Unsubscribe"),
     *("AfterValidator", "BeforeValidator", "Depends", "Field", "StringConstraints", "_long_enough", "_some_of"),
     *("APIKeyHeader", "APIRouter", "documented", "_endpoint", "_of_method", ".post", ".add_command"),
     *("_deflated", "frozenset", "range", "re.compile", "structlog.get_logger", ".items", ".values"),

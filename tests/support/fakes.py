@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from roomcast.brokers.interface import ALWAYS, Once, Published, Read, Sink, Submission
+from roomcast.brokers.redis_maps import RedisMaps
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
 from roomcast.model.client_info import ClientInfo
@@ -271,9 +272,9 @@ class SettledTracker(Tracker):
         self._repairs.forget(track)
 
 
-def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> Node:
+def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, tracker: Tracker | None = None) -> Node:
     """Return a node on fakes, with the default namespaces unless others are given; its tasks do not run."""
-    tracker = SettledTracker(broker, hub.broadcast, lambda: 0.0)
+    tracker = tracker or SettledTracker(broker, hub.broadcast, lambda: 0.0)
     return Node(
         "n1",
         hub,
@@ -282,4 +283,5 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None) -> 
         tracker=tracker,
         presence=FakePresence(),
         roster=HubRoster(hub, "n1"),
+        map_store=RedisMaps(),
     )

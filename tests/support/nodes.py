@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from roomcast.connections.connection import Connection
+from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import Publication, Resumption
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
@@ -21,6 +22,6 @@ async def subscribe(node: Node, connection: Connection, channel: str, **options:
         return start
 
 
-def make_node() -> tuple[Node, FakeBroker, Schedule]:
+def make_node(namespaces: Namespaces | None = None) -> tuple[Node, FakeBroker, Schedule]:
     broker, turn = FakeBroker(), Schedule()
-    return fake_node(Hub(turn), broker), broker, turn
+    return fake_node(Hub(turn), broker, namespaces), broker, turn

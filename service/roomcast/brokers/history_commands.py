@@ -15,7 +15,7 @@ from roomcast.brokers.interface import Once, Published, Read
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Jump, Publication
-from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, MalformedMessage, check_payload, unpack_about
+from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, About, MalformedMessage, check_payload, unpack_about
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script
 
@@ -149,10 +149,8 @@ class HistoryCommands:
         if kind is None or data is None or serial != b"0" or int(number) > top.offset:
             raise MalformedMessage("not written by a node")
         kind = check_payload(kind, data, max_message_bytes=self._max_message_bytes)
-        tags, info = (
-            unpack_about(about, max_message_bytes=self._max_message_bytes) if about is not None else (None, None)
-        )
-        return Publication(channel, data, kind, Position(int(number), top.epoch), tags, info)
+        parts = About() if about is None else unpack_about(about, max_message_bytes=self._max_message_bytes)
+        return Publication(channel, data, kind, Position(int(number), top.epoch), *parts)
 
 
 def _new_epoch() -> str:

@@ -17,6 +17,7 @@ from roomcast.brokers.known_positions import KnownPositions
 from roomcast.brokers.outbox import Outbox
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
 from roomcast.brokers.readiness import Readiness, names_on_shards
+from roomcast.brokers.redis_maps import RedisMaps
 from roomcast.brokers.sharded_pubsub_listener import make_listener
 from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
@@ -125,6 +126,7 @@ class RedisBroker(Broker):
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._known = KnownPositions()
         self.readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
+        self.maps = RedisMaps()
         self._is_running = False  # a worker only publishes, and reports its entries itself
 
     @override

@@ -6,15 +6,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from roomcast.auth.permissions import Action, may
-from roomcast.brokers.interface import Published
 from roomcast.centrifuge import connect, subscribe
 from roomcast.centrifuge.codec import Command, Members, client_members, since_of
 from roomcast.centrifuge.session import Session
 from roomcast.hooks.interface import Hook, PublishEvent, RpcEvent
 from roomcast.model.channels import check_channel
-from roomcast.model.errors import NOT_AVAILABLE, BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import NOT_AVAILABLE, ClientError, ErrorCode
 from roomcast.model.namespaces import MAX_RECOVERED
 from roomcast.model.publications import Publication
+from roomcast.node.client_publisher import Result
 from roomcast.presence.interface import MAX_PAGE_LENGTH
 
 Outcome = Coroutine[Any, Any, Members | None] | None
@@ -37,9 +37,9 @@ def publish(session: Session, command: Command) -> Outcome:
         return _publish_if_allowed(session, command)
     publication = _publication(session, command)
 
-    def reply(result: Published | BrokerUnavailable) -> None:
-        if isinstance(result, BrokerUnavailable):
-            session.refuse(command, ErrorCode.INTERNAL)
+    def reply(result: Result) -> None:
+        if isinstance(result, Exception):
+            session.refuse(command, result.error if isinstance(result, ClientError) else ErrorCode.INTERNAL)
         else:
             session.reply(command, {})
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from roomcast.model.channels import is_of_nodes
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.maps import ClientKey, MapMode, MapOptions
 
 # The prefix of a private channel: `$room:board` (service/roomcast/auth/permissions.py).
 PRIVATE = "$"
@@ -17,12 +18,31 @@ PRIVATE = "$"
 MAX_RECOVERED = 300
 
 
+# So many changes of a map are read for a client that returns, at most; one that missed more loads the whole map again.
+_MAX_RECOVERED_CHANGES = 1000
+_CHANGES, _CHANGES_TTL_S = 100, 60.0
+
+
+class ChannelType(enum.Enum):
+    """What a channel is. The numbers are those of the Centrifuge protocol."""
+
+    STREAM = "stream"  # publications, one after the other
+    MAP = "map"  # a value for each of its keys
+    MAP_CLIENTS = "map_clients"  # a map of connections: presence
+    MAP_USERS = "map_users"  # a map of users: presence
+
+    @property
+    def number(self) -> int:
+        """Return the type's number on the wire."""
+        return list(ChannelType).index(self)
+
+
 class SlowPolicy(enum.Enum):
     """The treatment of a client that reads publications more slowly than they arrive."""
 
     DISCONNECT = "disconnect"  # it is closed with 3008 past its limit, and may reconnect
     DROP_OLDEST = "drop_oldest"  # it misses the oldest, and receives their number
-    LATEST = "latest"  # it receives the newest of each channel: for figures, cursors, game states
+    LATEST = "latest"  # it receives the newest of each channel, of a map of each key: for figures, cursors, game states
 
 
 class Recovery(enum.Enum):
@@ -52,6 +72,10 @@ class Namespace:
     delta: clients may request differences to the publication before (fossil). tags_filter: clients may filter
         publications by tags.
     personal: every client with a user is subscribed to `<namespace>:#<user>` when it connects.
+    type: of the channels; maps have their options in `map`, and a history of their changes unless they are ephemeral.
+    clients_map, users_map: the namespaces of maps that hold the subscribers of this one: those of `room:lobby` are in
+        `<clients_map>:room:lobby`. A namespace of such maps that names itself: its own subscribers.
+    may_remove: remove keys of a map.
     """
 
     # pydantic, which reads the file, rejects unknown names.
@@ -71,9 +95,15 @@ class Namespace:
     may_publish: Who = Who.NOBODY
     may_read_history: Who = Who.NOBODY
     may_see_presence: Who = Who.NOBODY
+    type: ChannelType = ChannelType.STREAM
+    map: MapOptions | None = None
+    clients_map: str = ""
+    users_map: str = ""
+    may_remove: Who = Who.NOBODY
 
     def __post_init__(self) -> None:
         """Check the limits and the dependencies of features. Raises: ValueError."""
+        self._check_map()
         if not 0 <= self.history_size <= 100_000:
             raise ValueError("history_size must be 0 to 100000")
         if not 0 <= self.history_ttl_s <= 366 * 24 * 3600:
@@ -85,9 +115,44 @@ class Namespace:
         if self.join_leave and not self.presence:
             raise ValueError("join_leave needs presence")
 
+    def _check_map(self) -> None:
+        """Check the options of maps, and choose those that their mode decides. Raises: ValueError."""
+        options = self.map
+        if (options is None) != (self.type is ChannelType.STREAM):
+            raise ValueError('type = "map", "map_clients" or "map_users" and the table map go together')
+        if options is None:
+            if self.may_remove is not Who.NOBODY:
+                raise ValueError("may_remove is for maps")
+            return
+        if self.recovery:
+            raise ValueError("recovery is not for maps: their mode decides")
+        if self.personal:
+            raise ValueError("personal is not for maps: clients subscribe to them by themselves")
+        if self.slow is SlowPolicy.DROP_OLDEST:
+            raise ValueError('slow = "drop_oldest" is not for maps: a client would keep old values')
+        if self.type is not ChannelType.MAP and options.mode is MapMode.PERSISTENT:
+            raise ValueError("a map of clients or users cannot be persistent: its keys must expire")
+        if options.mode is MapMode.EPHEMERAL:
+            if self.history_size or self.history_ttl_s:
+                raise ValueError("an ephemeral map has no history_size and history_ttl_s")
+            return
+        if not self.history_size and not self.history_ttl_s:
+            object.__setattr__(self, "history_size", _CHANGES)
+            object.__setattr__(self, "history_ttl_s", _CHANGES_TTL_S)
+        object.__setattr__(self, "recovery", Recovery.STREAM)
+        if options.meta_ttl_s and options.meta_ttl_s < self.history_ttl_s:
+            raise ValueError("meta_ttl_s must be at least history_ttl_s")
+
+    @property
+    def has_positions(self) -> bool:
+        """Return whether the publications are numbered, so that a lost one is noticed."""
+        return bool(self.history_size) or self.map is not None
+
     @property
     def window_size(self) -> int:
         """Return the most publications that a reconnecting client may receive."""
+        if self.map is not None:
+            return min(self.history_size, _MAX_RECOVERED_CHANGES)
         return 1 if self.recovery is Recovery.CACHE else min(self.history_size, MAX_RECOVERED)
 
 
@@ -131,6 +196,29 @@ DEFAULTS: Mapping[str, Namespace] = {
     "notify": Namespace(history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM),
     "user": Namespace(
         history_size=100, history_ttl_s=24 * 3600.0, recovery=Recovery.STREAM, may_subscribe=Who.NOBODY, personal=True
+    ),
+    "state": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT),
+        history_size=1000,
+        history_ttl_s=3600.0,
+        may_publish=Who.SUBSCRIBERS,
+        may_remove=Who.SUBSCRIBERS,
+    ),
+    "cursors": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(
+            mode=MapMode.EPHEMERAL, key_ttl_s=15.0, client_key=ClientKey.CLIENT_ID, remove_on_unsubscribe=True
+        ),
+        slow=SlowPolicy.LATEST,
+        may_publish=Who.SUBSCRIBERS,
+        may_remove=Who.SUBSCRIBERS,
+    ),
+    "online": Namespace(
+        type=ChannelType.MAP_CLIENTS,
+        map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0),
+        slow=SlowPolicy.LATEST,
+        clients_map="online",
     ),
 }
 

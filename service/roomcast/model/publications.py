@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from roomcast.model.client_info import ClientInfo
+    from roomcast.model.maps import Change
     from roomcast.model.positions import Position
 
 
@@ -30,6 +31,7 @@ class Publication(NamedTuple):
     data: the payload as bytes, at most `max_message_bytes`; UTF-8 unless the kind is BINARY. It is never re-encoded.
     position: in the channel's history; None if it is not in it.
     tags: subscribers can filter by them; None for none. info: the client that published it, if known.
+    change: what it does to the channel's map; then empty data is a value without data. None in other channels.
     """
 
     channel: str
@@ -38,6 +40,7 @@ class Publication(NamedTuple):
     position: Position | None = None
     tags: Mapping[str, str] | None = None
     info: ClientInfo | None = None
+    change: Change | None = None
 
 
 def offset_of(publication: Publication) -> int:
@@ -95,7 +98,10 @@ class Membership(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """The history of a channel was removed; its numbering continues, and subscribers are not notified."""
+    """The history of a channel was removed; its numbering continues, and subscribers are not notified.
+
+    A map that was cleared is in another epoch now.
+    """
 
     channel: str
 

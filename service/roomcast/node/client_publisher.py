@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from roomcast.brokers.interface import Broker, Published
+from roomcast.brokers.map_interface import MapStore, Written
 from roomcast.connections.connection import Connection, Pause
-from roomcast.model.errors import BrokerUnavailable
+from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import Publication
 from roomcast.node.tracker import Tracker
@@ -18,16 +19,23 @@ _MAX_UNPUBLISHED_BYTES = 128 * 1024
 _OVERHEAD_BYTES = 512
 
 
+# Of a publication, or of a write into a map.
+Result = Published | Written | ClientError | BrokerUnavailable
+
+
 class ClientPublisher:
-    """Publishes the messages of clients.
+    """Publishes the messages of clients, and makes their writes into maps.
 
     While more than 128 KiB of a client's messages wait for Redis, nothing more is read from that client.
     Args:
         counts: `published` and `publish_failures` are counted in it.
     """
 
-    def __init__(self, broker: Broker, namespaces: Namespaces, tracker: Tracker, counts: Counter[str]) -> None:
+    def __init__(
+        self, broker: Broker, map_store: MapStore, namespaces: Namespaces, tracker: Tracker, counts: Counter[str]
+    ) -> None:
         self._broker = broker
+        self._map_store = map_store
         self._namespaces = namespaces
         self._tracker = tracker
         self._counts = counts
@@ -47,11 +55,12 @@ class ClientPublisher:
         self,
         connection: Connection,
         publication: Publication,
-        on_result: Callable[[Published | BrokerUnavailable], None] | None = None,
+        on_result: Callable[[Result], None] | None = None,
     ) -> None:
         """Publish a client's message soon.
 
         Args:
+            publication: one with a change is written into its map.
             on_result: called once, now or later.
         Delivery: in the order of the calls. While Redis is away the publication is lost, and counted
             (publish_failures), and the connection stays open.
@@ -59,8 +68,8 @@ class ClientPublisher:
         namespace = self._namespaces.of(publication.channel)
         size_bytes = len(publication.data) + _OVERHEAD_BYTES
 
-        def finish(result: Published | BrokerUnavailable) -> None:
-            self._counts["publish_failures" if isinstance(result, BrokerUnavailable) else "published"] += 1
+        def finish(result: Result) -> None:
+            self._counts["publish_failures" if isinstance(result, Exception) else "published"] += 1
             if on_result is not None:
                 on_result(result)
             before_bytes = connection.unpublished_bytes
@@ -76,4 +85,8 @@ class ClientPublisher:
         connection.unpublished_bytes += size_bytes
         if before_bytes <= _MAX_UNPUBLISHED_BYTES < connection.unpublished_bytes:
             connection.pause_reading(Pause.UNPUBLISHED)
-        self._broker.submit(publication, namespace, finish, seen=self._tracker.seen(publication.channel))
+        seen = self._tracker.seen(publication.channel)
+        if publication.change is None:
+            self._broker.submit(publication, namespace, finish, seen=seen)
+        else:
+            self._map_store.submit(publication, namespace, finish, seen=seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import structlog
 from typing_extensions import override
 
 from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Sink
+from roomcast.brokers.map_interface import MapStore
 from roomcast.connections.connection import Connection, State, Subscription
 from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable, ClientError, ErrorCode
@@ -22,6 +24,9 @@ from roomcast.node.client_log import Rejections, log_closed
 from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
+from roomcast.node.interest import Interest
+from roomcast.node.map_load import MapLoad
+from roomcast.node.maps import Maps
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.node.roster import HubRoster
 from roomcast.node.tracker import Tracker
@@ -29,9 +34,6 @@ from roomcast.presence.interface import Presence
 from roomcast.tasks import run_together
 
 log = structlog.get_logger(__name__)
-
-# A client returns within this time, usually.
-_RETURN_S = 10.0
 
 
 class SubscribeSuperseded(ClientError):  # noqa: N818  (as BrokerUnavailable)
@@ -54,6 +56,7 @@ class Node(Sink):
         tracker: Tracker,
         presence: Presence,
         roster: HubRoster,
+        map_store: MapStore,
     ) -> None:
         self.id = node_id
         self.hub = hub
@@ -66,9 +69,12 @@ class Node(Sink):
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.rejections = Rejections()
-        self.client_publisher = ClientPublisher(broker, namespaces, tracker, self.counts)
+        self.client_publisher = ClientPublisher(broker, map_store, namespaces, tracker, self.counts)
+        self.interest = Interest(broker, tracker, namespaces)
+        self.maps = Maps(
+            map_store, broker, self.interest, tracker, namespaces, clock=time.monotonic, counts=self.counts
+        )
         self._listeners: dict[str, Callable[[Publication], None]] = {}  # by channel
-        self._interest: Counter[str] = Counter()  # subscriptions here by channel, unfinished ones too
 
     async def run(self) -> None:
         """Keep the node in its cluster, also through outages of Redis; end only when cancelled."""
@@ -110,6 +116,7 @@ class Node(Sink):
         info: bytes = b"",
         since: Position | None = None,
         wants_missed: bool = True,
+        load: MapLoad | None = None,
     ) -> Subscribing:
         """Subscribe a connection. The body sends it the start; every publication after that follows once the body ends.
 
@@ -120,6 +127,7 @@ class Node(Sink):
             info: JSON about the client in this channel, or empty.
             since: the client's position; with an empty epoch: in the present one.
             wants_missed: False: the start is the position alone.
+            load: of a map: the start is the position, and the changes after `since`.
         Delivery: see docs/guarantees.md.
         Raises: ClientError, SubscribeSuperseded, BrokerUnavailable. Nothing is subscribed then, or if the body raises.
         """
@@ -131,7 +139,10 @@ class Node(Sink):
             recovery = None
         is_silent = not namespace.join_leave and of_channel.join_leave
         subscription = Subscription(encoding, info, namespace.presence, is_silent)
-        start = self._start(connection, channel, recovery, since, wants_missed=wants_missed)
+        if load is not None:
+            start = self._start_of_load(connection, channel, load, since or load.position)
+        else:
+            start = self._start(connection, channel, recovery, since, wants_missed=wants_missed)
         return Subscribing(self, connection, channel, subscription, namespace.slow, start)
 
     async def _start(
@@ -144,8 +155,7 @@ class Node(Sink):
         wants_missed: bool,
     ) -> Sequence[Publication | Resumption]:
         """Return the start of a subscription; it is up to date until the loop continues."""
-        await self.broker.subscribe(channel)
-        self._track(channel)
+        await self.interest.receive(channel)
         window = None
         if recovery is not None and since is not None and not since.epoch:
             await self.tracker.wait_resolved(channel)
@@ -156,8 +166,7 @@ class Node(Sink):
         else:
             # Without recovery too: until then the next publication may be taken for an earlier one, and dropped.
             await self.tracker.wait_resolved(channel)
-        if connection.state is State.CLOSED or channel in connection.subscriptions:
-            raise SubscribeSuperseded(channel)
+        self._check_unsubscribed(connection, channel)
         position = self.tracker.position(channel)
         if recovery is None or position is None:
             return ()
@@ -169,6 +178,25 @@ class Node(Sink):
         top = Position(floor, position.epoch)
         catch_up = catch_up_cache if recovery is Recovery.CACHE else catch_up_stream
         return catch_up(channel, since, top, window)
+
+    async def _start_of_load(
+        self, connection: Connection, channel: str, load: MapLoad, since: Position
+    ) -> Sequence[Publication | Resumption]:
+        """Return the start of a subscription to a map that the client has loaded, up to date as of `_start`."""
+        await self.interest.receive(channel)
+        await self.tracker.wait_resolved(channel)
+        self._check_unsubscribed(connection, channel)
+        position = load.copy.position
+        floor = self.hub.pending_floor(channel, position.offset)
+        if since.offset > floor:
+            self.hub.flush_channel(channel)
+            floor = position.offset
+        changes = load.changes(since.offset, up_to=floor)
+        return [Resumption(channel, Position(floor, position.epoch), is_recovered=None), *changes]
+
+    def _check_unsubscribed(self, connection: Connection, channel: str) -> None:
+        if connection.state is State.CLOSED or channel in connection.subscriptions:
+            raise SubscribeSuperseded(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """End a subscription, if it is there."""
@@ -183,9 +211,11 @@ class Node(Sink):
         Delivery: in one order for all subscribers of the channel; see docs/guarantees.md.
         Args:
             skip_history: do not store it: clients that reconnect will not get it.
-        Raises: ClientError for a channel without a namespace, BrokerUnavailable.
+        Raises: ClientError 102 for a channel without a namespace, 107 for a map; BrokerUnavailable.
         """
         namespace = self.namespaces.of(publication.channel)
+        if namespace.map is not None:
+            raise ClientError(ErrorCode.BAD_REQUEST, "this channel is a map: write its keys")
         seen = self.tracker.seen(publication.channel)
         try:
             published = await self.broker.publish(
@@ -238,8 +268,8 @@ class Node(Sink):
             self.counts["gaps"] += 1
             log.warning("broker.gap", channels=len(self.hub.channels()))
             # Channels without history: nothing can be repaired. A copy: a client that is notified may unsubscribe.
-            for channel in tuple(self._interest):
-                if not self.tracker.is_tracked(channel):
+            for channel in tuple(self.interest.channels()):
+                if self.tracker.track(channel) is None:
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
     def _subscription_began(
@@ -256,20 +286,7 @@ class Node(Sink):
             self.presence.leave(channel, self.roster.client_id(connection))
         if channel not in self.hub.channels():
             self.presence.vacate(channel)
-        self._lose_interest(channel)
-
-    def _track(self, channel: str) -> None:
-        """Track a channel, which is subscribed: publications before that do not reach the node."""
-        namespace = self.namespaces.of(channel)
-        if namespace.history_size and not self.tracker.is_tracked(channel):
-            self.tracker.open(channel, namespace)
-
-    def _lose_interest(self, channel: str) -> None:
-        self._interest[channel] -= 1
-        if not self._interest[channel]:
-            del self._interest[channel]
-            self.tracker.close(channel)
-            self.broker.unsubscribe(channel)
+        self.interest.lose(channel)
 
 
 @dataclass(slots=True, eq=False)
@@ -307,14 +324,11 @@ class Subscribing:
     _turn: asyncio.Handle = field(init=False)
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
-        self._node._interest[self._channel] += 1
+        self._node.interest.add(self._channel)
         try:
             start = await self._start
         except BaseException:
-            if self._node.tracker.is_reading(self._channel):  # the client returns for what is being read
-                asyncio.get_running_loop().call_later(_RETURN_S, self._node._lose_interest, self._channel)
-            else:
-                self._node._lose_interest(self._channel)
+            self._node.interest.lose_after_failure(self._channel)
             raise
         self._turn = asyncio.get_running_loop().call_soon(self._turns.append, None)
         return start
@@ -324,6 +338,6 @@ class Subscribing:
         if exc is None and not self._turns:
             self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
             return
-        self._node._lose_interest(self._channel)
+        self._node.interest.lose(self._channel)
         if exc is None:
             raise RuntimeError("the body of Node.subscribing awaited: publications may be lost")

@@ -12,6 +12,7 @@ from roomcast.brokers.interface import Read
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Publication, Resumption, offset_of
+from roomcast.node.map_copy import MapCopy
 from roomcast.node.recovery import Window
 from roomcast.node.waiting import OVERHEAD_BYTES, Waiting, WaitingTotal, size_of
 
@@ -58,6 +59,7 @@ class Track:
         "_top",
         "_waiting",
         "channel",
+        "copy",
         "is_resolved",
         "namespace",
         "window",
@@ -68,6 +70,7 @@ class Track:
         self.namespace = namespace
         self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
+        self.copy: MapCopy | None = None  # of a map, while clients load it
         self._waiting = Waiting(total)
         self._offset = -1
         self._epoch = ""
@@ -117,8 +120,7 @@ class Track:
             if epoch == self._epoch:
                 if offset == self._offset + 1:
                     self._offset = offset
-                    if self.window is not None:
-                        self.window.append(publication)
+                    self._keep(publication)
                     return True
                 if offset <= self._offset:
                     return False
@@ -301,8 +303,13 @@ class Track:
         self._announce(found)
         self._offset = offset_of(publication)
         found.append(publication)
+        self._keep(publication)
+
+    def _keep(self, publication: Publication) -> None:
         if self.window is not None:
             self.window.append(publication)
+        if self.copy is not None:
+            self.copy.apply(publication)
 
     def _jump(self, jumps: Mapping[int, int]) -> None:
         while self._offset in jumps:
@@ -318,7 +325,7 @@ class Track:
     def _resume(self, epoch: str) -> None:
         """Report that publications were lost before the next one that is broadcast."""
         self._epoch = epoch
-        self.window = None
+        self.window = self.copy = None
         self._has_lost = True
 
     def _announce(self, found: Events) -> None:

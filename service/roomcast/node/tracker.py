@@ -97,9 +97,9 @@ class Tracker:
         track = self._tracks.get(channel)
         return () if track is None else track.seen
 
-    def is_tracked(self, channel: str) -> bool:
-        """Return whether positions are known of a channel."""
-        return channel in self._tracks
+    def track(self, channel: str) -> Track | None:
+        """Return the track of an open channel."""
+        return self._tracks.get(channel)
 
     def is_reading(self, channel: str) -> bool:
         """Return whether the window of a channel is being read."""
@@ -115,10 +115,12 @@ class Tracker:
             self._broadcast_all(self._repairs.make_space(track, self._clock()))
 
     def removed(self, channel: str) -> None:
-        """Drop the window of a channel whose history was removed."""
+        """Drop the window of a channel whose history was removed; a map that was cleared is in another epoch."""
         track = self._tracks.get(channel)
         if track is not None:
             track.window = None
+            if track.namespace.map is not None:
+                self._doubt(track)
 
     def disconnected(self) -> None:
         """Hold live publications until `connected`: some may be missing."""
@@ -276,6 +278,8 @@ class Tracker:
                     continue
                 if track.window is not None and self._clock() - track.window.used_at_s > _WINDOW_TTL_S:
                     track.window = None
+                if track.copy is not None and self._clock() > track.copy.needed_until_s:
+                    track.copy = None
             await self._is_connected.wait()
             await self._check()
 

@@ -11,18 +11,21 @@ with a header that no JSON document starts with: byte 0x01, a letter, and a newl
 
 Tags and the publishing client are a JSON object before the data. Its length in bytes is the third member of the header:
 `j12,5f0c2a91,31`, without a history `j,,31`. It has `tags`, an object of strings, and `info`, the client in the format
-of joins; either may be missing.
+of joins; either may be missing. A change of a map has its `key` there, the Unix `time` in ms, `removed` true if it
+removes the key, and in namespaces with a filter by tags those of the value `before` it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import orjson
 
 from roomcast.model import json
 from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError
+from roomcast.model.maps import Change, check_key
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.positions import Position
 from roomcast.model.publications import BrokerEvent, Kind, Membership, Publication, Removal
@@ -37,7 +40,15 @@ REMOVAL = b"\x01x\n"
 _MAX_HEADER_BYTES = 64
 _WORDS_BYTES = 1024
 # JSON writes a control character in six bytes.
-_MAX_TAGS_BYTES = 6 * 2 * MAX_TAG_COUNT * MAX_TAG_BYTES
+_MAX_TAGS_BYTES = 2 * 6 * 2 * MAX_TAG_COUNT * MAX_TAG_BYTES  # also those before a change
+
+
+class About(NamedTuple):
+    """What precedes a payload; fields as of a Publication."""
+
+    tags: Mapping[str, str] | None = None
+    info: ClientInfo | None = None
+    change: Change | None = None
 
 
 class MalformedMessage(ValueError):  # noqa: N818  (an error of another program)
@@ -52,10 +63,15 @@ def pack(publication: Publication, about: bytes) -> bytes:
 
 
 def pack_about(publication: Publication) -> bytes:
-    """Return the tags and info of a publication; empty if it has none."""
-    if not publication.tags and publication.info is None:
+    """Return what precedes the payload of a publication; empty for nothing."""
+    change = publication.change
+    if not publication.tags and publication.info is None and change is None:
         return b""
     about: dict[str, object] = {}
+    if change is not None:
+        about = {"key": change.key, "time": change.time_ms}
+        if change.is_removed:
+            about["removed"] = True
     if publication.tags:
         about["tags"] = dict(publication.tags)
     if publication.info is not None:
@@ -101,12 +117,12 @@ def _unpack_with_about(channel: str, kind: Kind, header: bytes, rest: bytes, *, 
         raise MalformedMessage("unknown header")
     about, data = rest[: int(size)], rest[int(size) :]
     kind = check_payload(kind, data, max_message_bytes=max_message_bytes)
-    tags, info = unpack_about(about, max_message_bytes=max_message_bytes)
-    return Publication(channel, data, kind, Position(int(offset), epoch.decode()) if is_placed else None, tags, info)
+    place = Position(int(offset), epoch.decode()) if is_placed else None
+    return Publication(channel, data, kind, place, *unpack_about(about, max_message_bytes=max_message_bytes))
 
 
-def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, str] | None, ClientInfo | None]:
-    """Return the tags and the publishing client from the result of `pack_about`. Raises: MalformedMessage."""
+def unpack_about(text: bytes, *, max_message_bytes: int) -> About:
+    """Return the result of `pack_about` as values. Raises: MalformedMessage."""
     # The infos of a connection and of a subscription are each limited like a message of a client.
     if len(text) > _MAX_TAGS_BYTES + 2 * max_message_bytes + _WORDS_BYTES:
         raise MalformedMessage(f"{len(text)} bytes about a publication")
@@ -115,11 +131,24 @@ def unpack_about(text: bytes, *, max_message_bytes: int) -> tuple[Mapping[str, s
         if not isinstance(about, dict):
             raise TypeError("no object")
         info = about.get("info")
-        return check_tags(about.get("tags")), None if info is None else _client(info)
+        return About(
+            check_tags(about.get("tags")),
+            None if info is None else _client(info),
+            _change(about) if "key" in about else None,
+        )
     except (ValueError, TypeError):
         raise MalformedMessage("no object with tags and info") from None
     except ClientError as exc:
         raise MalformedMessage(exc.detail) from None
+
+
+def _change(about: Mapping[str, object]) -> Change:
+    """Raises: ValueError, TypeError, ClientError."""
+    time_ms = about.get("time", 0)
+    if type(time_ms) is not int:
+        raise TypeError("time is a whole number")
+    key = check_key(str(about["key"]))
+    return Change(key, about.get("removed") is True, check_tags(about.get("before")), time_ms)
 
 
 def check_payload(kind: Kind, data: bytes, *, max_message_bytes: int) -> Kind:

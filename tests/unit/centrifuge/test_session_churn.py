@@ -96,4 +96,4 @@ async def test_nothing_is_left_of_clients_whatever_they_and_services_did(seed: i
         assert node.presence.occupied == set()
         assert not any(node.presence.members.values())
         assert set(bench.broker.unsubscribed) == set(bench.broker.subscribed)
-        assert node._interest == {}
+        assert not node.interest.channels()

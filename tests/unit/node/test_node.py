@@ -224,8 +224,7 @@ class Leaving:
 
 
 async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
-    node, broker, _ = make_node()
-    node.namespaces = Namespaces({"room": Namespace()})
+    node, broker, _ = make_node(Namespaces({"room": Namespace()}))
     receivers = []
 
     for channel in ("room:a", "room:b"):

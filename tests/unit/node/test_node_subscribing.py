@@ -104,8 +104,7 @@ async def test_where_only_the_newest_counts_everyone_is_greeted_with_it_who_want
 
 
 async def test_without_recovery_the_greeting_is_empty() -> None:
-    node, _, _ = make_node()
-    node.namespaces = Namespaces({"room": Namespace()})
+    node, _, _ = make_node(Namespaces({"room": Namespace()}))
     ada, _ = connection(encoding=TOLD)
     starts: list[Start] = []
 
@@ -137,8 +136,7 @@ async def test_the_greeting_and_what_is_broadcast_fit_together_also_while_someth
 
 
 async def test_whose_greeting_is_refused_is_not_subscribed() -> None:
-    node, broker, _ = make_node()
-    node.namespaces = Namespaces({"room": Namespace()})
+    node, broker, _ = make_node(Namespaces({"room": Namespace()}))
     ada, _ = connection()
 
     def refuse(_: Start) -> None:
@@ -284,8 +282,8 @@ class SlowHistories(FakeBroker):
 async def test_a_plain_subscriber_is_there_only_once_the_node_knows_what_comes_next() -> None:
     """A publication after its handshake was dropped, because a late read already had it."""
     broker, turn = SlowHistories(), Schedule()
-    node = fake_node(Hub(turn), broker)
-    node.tracker = Tracker(broker, node.hub.broadcast, lambda: 0.0)
+    hub = Hub(turn)
+    node = fake_node(hub, broker, tracker=Tracker(broker, hub.broadcast, lambda: 0.0))
     node.tracker.connected()
     repairing = asyncio.create_task(node.tracker.run())
     ada, to_ada = connection()
@@ -312,7 +310,7 @@ async def test_a_client_alone_in_its_channel_returns_for_the_window_that_is_bein
 ) -> None:
     """Else each try of a client on a node with a slow link began the read again."""
     monkeypatch.setattr("roomcast.node.tracker._WINDOW_WAIT_S", 0.01)
-    monkeypatch.setattr("roomcast.node.node._RETURN_S", 0.05)
+    monkeypatch.setattr("roomcast.node.interest._RETURN_S", 0.05)
     may_answer = asyncio.Event()
 
     class Slow(FakeBroker):

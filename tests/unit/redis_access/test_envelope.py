@@ -161,7 +161,7 @@ def test_who_came_and_went_is_told_with_what_is_known_of_them(letter: bytes, hav
         (b'\x01t,,24\n{"info":["c","u",1,2,3]}', "no object with tags and info"),
         (b'\x01t,,10\n{"tags":1}', "tags is no object"),
         (b'\x01t,,16\n{"tags":{"a":1}}', "keys and values of tags are texts"),
-        (b"\x01t,,60000\n{" + b" " * 60_000 + b"}", "60000 bytes about a publication"),
+        (b"\x01t,,120000\n{" + b" " * 120_000 + b"}", "120000 bytes about a publication"),
         (b"\x01t,,2\n{}\xff", "not UTF-8"),
         (b"\x01t" + b"1" * 99 + b",e\nhi", "header without an end"),
         (b"\x01+\n{}x", "no list of clients"),

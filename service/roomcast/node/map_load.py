@@ -1,0 +1,75 @@
+"""A client's load of a map: page after page, then the changes since the first page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.positions import Position
+from roomcast.model.publications import Publication
+from roomcast.node.map_copy import MapCopy
+
+# A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
+REPLY_BYTES = 64 * 1024
+
+
+class LoadPage(NamedTuple):
+    """Entries of a load. cursor: the last key, if more follow; "" after the last page."""
+
+    entries: list[Publication]
+    cursor: str
+
+
+class MapLoad:
+    """One client's load, from `Maps.load` to `close`. While it lasts the node receives the channel.
+
+    position: of the map at the first page. Entries that were written later are in no page: they are in `changes`.
+    copy: the node's copy, whose `cache` encodings may use.
+    Raises, in pages and changes: ClientError 112 once the client must load the map from the beginning: changes were
+        lost, or it was cleared.
+    """
+
+    __slots__ = ("_close", "_is_current", "_keep", "copy", "position")
+
+    def __init__(
+        self,
+        copy: MapCopy,
+        *,
+        is_current: Callable[[MapCopy], bool],
+        keep: Callable[[MapCopy], None],
+        close: Callable[[], None],
+    ) -> None:
+        self.copy = copy
+        self.position: Position = copy.position
+        self._is_current = is_current
+        self._keep = keep
+        self._close: Callable[[], None] | None = close
+
+    def page(self, after: str, length: int) -> LoadPage:
+        """Return the entries after a key, at most `length`, and REPLY_BYTES of data; one at least if there are some."""
+        self._check()
+        return LoadPage(*self.copy.page(after, length, up_to=self.position.offset, max_bytes=REPLY_BYTES))
+
+    def changes(self, since: int, *, up_to: int) -> list[Publication]:
+        """Return the last change of each key after an offset, in their order, without those after `up_to`."""
+        self._check()
+        found = self.copy.changes(since, up_to=up_to)
+        if found is None:
+            raise _lost()
+        return found
+
+    def close(self) -> None:
+        """End the load, also before it is finished; again: nothing."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def _check(self) -> None:
+        if self._close is None or not self._is_current(self.copy):
+            raise _lost()
+        self._keep(self.copy)
+
+
+def _lost() -> ClientError:
+    return ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes are lost: load the map from the beginning")

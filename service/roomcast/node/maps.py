@@ -1,0 +1,166 @@
+"""The maps of a node's channels: loads of clients, reads and writes of services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from roomcast.brokers.interface import Broker
+from roomcast.brokers.map_interface import UNCONDITIONAL, Conditions, MapPage, MapRead, MapStore, Written
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.namespaces import Namespace, Namespaces
+from roomcast.model.publications import Publication
+from roomcast.node.interest import Interest
+from roomcast.node.map_copy import MapCopy
+from roomcast.node.map_load import MapLoad
+from roomcast.node.track import Track
+from roomcast.node.tracker import Tracker
+
+_READ_LENGTH = 1000
+_ATTEMPTS = 3
+# A herd of clients needs a copy one after the other.
+_KEEP_S = 5.0
+# A page is read within this time, or not at all.
+_READ_S = 30.0
+
+
+class Maps:
+    """Loads, reads and writes maps.
+
+    Args:
+        clock: `time.monotonic`, seconds.
+        counts: `published` and `publish_failures` are counted in it.
+    """
+
+    def __init__(
+        self,
+        store: MapStore,
+        broker: Broker,
+        interest: Interest,
+        tracker: Tracker,
+        namespaces: Namespaces,
+        *,
+        clock: Callable[[], float],
+        counts: Counter[str],
+    ) -> None:
+        self.store = store
+        self._broker = broker
+        self._interest = interest
+        self._tracker = tracker
+        self._namespaces = namespaces
+        self._clock = clock
+        self._counts = counts
+        self._reading: dict[str, asyncio.Task[MapCopy]] = {}
+
+    async def load(self, channel: str) -> MapLoad:
+        """Begin a client's load; clients that load a map at once share one read of Redis.
+
+        Raises: ClientError 107 for another channel; BrokerUnavailable.
+        """
+        namespace = self._namespace(channel)
+        self._interest.add(channel)
+        try:
+            await self._interest.receive(channel)
+            copy = await self._copy(channel, namespace)
+        except BaseException:
+            self._interest.lose(channel)
+            raise
+        track = self._tracker.track(channel)
+        keep_s = _KEEP_S if namespace.map is None else max(_KEEP_S, 2 * namespace.map.catch_up_timeout_s)
+        return MapLoad(
+            copy,
+            is_current=lambda copy: track is not None and track.copy is copy,
+            keep=partial(self._keep, keep_s),
+            close=partial(self._interest.lose, channel),
+        )
+
+    async def write(self, publication: Publication, *, conditions: Conditions = UNCONDITIONAL) -> Written:
+        """Write a key, see `MapStore.write`. Raises: ClientError 102, 106, 107, 108; BrokerUnavailable."""
+        namespace = self._namespace(publication.channel)
+        seen = self._tracker.seen(publication.channel)
+        try:
+            written = await self.store.write(publication, namespace, conditions=conditions, seen=seen)
+        except BrokerUnavailable:
+            self._counts["publish_failures"] += 1
+            raise
+        self._counts["published"] += written.suppressed is None
+        return written
+
+    async def read(self, channel: str, *, after: str = "", limit: int = _READ_LENGTH, key: str = "") -> MapPage:
+        """Return some entries of a map from Redis: at most `limit`, fewer if they are large.
+
+        Raises: ClientError 102, 107, 108; BrokerUnavailable.
+        """
+        seen = self._tracker.seen(channel)
+        return await self.store.read(MapRead(channel, self._namespace(channel), after, limit, key, seen))
+
+    async def count(self, channel: str) -> int:
+        """Return the number of keys. Raises: as `read`."""
+        return await self.store.count(channel, self._namespace(channel))
+
+    async def clear(self, channel: str) -> None:
+        """Remove all keys; subscribers load the map again. Raises: as `read`."""
+        await self.store.clear(channel, self._namespace(channel))
+
+    async def _copy(self, channel: str, namespace: Namespace) -> MapCopy:
+        """Return a whole copy, up to the node's position; the caller must use it before it awaits."""
+        for _ in range(_ATTEMPTS):
+            await self._tracker.wait_resolved(channel)
+            track = self._tracker.track(channel)
+            if track is None:
+                break
+            reading = self._reading.get(channel)
+            if reading is None:
+                if track.copy is not None:
+                    self._keep(_KEEP_S, track.copy)
+                    return track.copy
+                reading = asyncio.create_task(self._read(track, namespace), name="maps.read")
+                self._reading[channel] = reading
+                reading.add_done_callback(partial(self._end_reading, channel))
+            copy = await asyncio.shield(reading)
+            if track.copy is copy and self._tracker.track(channel) is track:
+                return copy
+        raise BrokerUnavailable("the map changes too fast to be read")
+
+    async def _read(self, track: Track, namespace: Namespace) -> MapCopy:
+        position = track.position
+        assert position is not None  # noqa: S101  (for the type checker: it is resolved)
+        copy = track.copy = MapCopy(position, needed_until_s=0)
+        after = ""
+        while True:
+            self._keep(_READ_S, copy)
+            page = await self.store.read(MapRead(track.channel, namespace, after, _READ_LENGTH, seen=track.seen))
+            if track.copy is not copy:
+                return copy  # changes were lost meanwhile
+            if page.position.epoch != copy.position.epoch or not copy.fill(page):
+                track.copy = None
+                return copy
+            if page.is_last:
+                break
+            assert page.entries[-1].change is not None  # noqa: S101  (for the type checker)
+            after = page.entries[-1].change.key
+        if copy.position < page.position:
+            # The changes up to the last page are on their way.
+            await self._broker.sync({track.channel})
+            await self._tracker.wait_resolved(track.channel)
+            if track.copy is copy and copy.position < page.position:
+                track.copy = None
+        self._keep(_KEEP_S, copy)
+        return copy
+
+    def _end_reading(self, channel: str, reading: asyncio.Task[MapCopy]) -> None:
+        del self._reading[channel]
+        track = self._tracker.track(channel)
+        if (reading.cancelled() or reading.exception() is not None) and track is not None:
+            track.copy = None
+
+    def _keep(self, keep_s: float, copy: MapCopy) -> None:
+        copy.needed_until_s = max(copy.needed_until_s, self._clock() + keep_s)
+
+    def _namespace(self, channel: str) -> Namespace:
+        namespace = self._namespaces.of(channel)
+        if namespace.map is None:
+            raise ClientError(ErrorCode.BAD_REQUEST, "this channel is not a map")
+        return namespace
