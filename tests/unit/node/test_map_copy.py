@@ -160,7 +160,7 @@ class LoadingClients(RuleBasedStateMachine):
 
 
 TestLoadingClients = LoadingClients.TestCase
-TestLoadingClients.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLoadingClients.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 def test_pages_are_in_the_order_of_the_keys_bytes_and_of_the_wanted_length() -> None:
@@ -183,6 +183,16 @@ def test_a_page_has_no_more_bytes_than_allowed_but_one_entry_at_least() -> None:
 
     assert [entry.data for entry in copy.page("", 9, up_to=3, max_bytes=25)[0]] == [b"x" * 10, b"x" * 10]
     assert copy.page("b", 9, up_to=3, max_bytes=25) == ([copy.get("c")], "")
+
+
+def test_a_page_that_arrives_after_a_live_change_does_not_undo_it() -> None:
+    copy = MapCopy(Position(2, "e"), needed_until_s=0)
+    copy.apply(written("a", 3))
+    copy.apply(written("b", 4, is_removed=True))
+
+    assert copy.fill(MapPage(Position(2, "e"), [written("a", 1), written("b", 2)], is_last=True))
+
+    assert copy.entries() == {"a": written("a", 3)}
 
 
 def test_what_was_written_after_the_first_page_comes_as_a_change_and_not_in_a_page() -> None:
