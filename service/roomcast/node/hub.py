@@ -96,6 +96,7 @@ class Hub:
         subscription = connection.subscriptions.pop(channel, None)
         if subscription is None:
             return
+        connection.forget_backlog(channel)
         subscribers = self._channels[channel]
         subscribers.based.discard(connection)
         group = subscribers.by_encoding[subscription.encoding]
