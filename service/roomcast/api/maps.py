@@ -74,7 +74,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
             cursor = _change(entries[-1]).key
     _check_epoch(wanted.revision_epoch, "" if _is_ephemeral(namespace) else position.epoch)
     return _present(
-        entries=[_entry(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
+        entries=[entry_members(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
     )
 
 
@@ -93,7 +93,7 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     )
     _check_epoch(wanted.since_epoch, found.position.epoch)
     changes = found.publications[::-1] if wanted.reverse else found.publications
-    return _present(entries=[_entry(each, namespace) for each in changes], **_members(found.position, namespace))
+    return _present(entries=[entry_members(each, namespace) for each in changes], **_members(found.position, namespace))
 
 
 async def map_stats(context: ApiContext, wanted: MapRequest) -> JsonObject:
@@ -167,7 +167,8 @@ def _members(position: Position, namespace: Namespace) -> JsonObject:
     return {} if _is_ephemeral(namespace) else position._asdict()
 
 
-def _entry(publication: Publication, namespace: Namespace) -> JsonObject:
+def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
+    """Return the members of an entry or change, for `orjson.dumps`; `b64data` for a value that is not JSON."""
     change, data = _change(publication), publication.data
     is_json = publication.kind is Kind.JSON
     return _present(
