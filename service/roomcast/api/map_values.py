@@ -42,6 +42,8 @@ _TYPES = {
 }
 # Values are of clients: a browser must not take one for a page of this host.
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
+# A browser may keep what it has read, and asks whether it is the newest each time.
+_ASK_AGAIN = {"Cache-Control": "private, no-cache"}
 _PREFIX = "/maps/"
 _Client = tuple[Caller, Identity]
 
@@ -271,7 +273,7 @@ def _answer(
 
 
 def _etag(position: Position | None) -> dict[str, str]:
-    return {} if position is None else {"ETag": etag_of(position)}
+    return {} if position is None else {"ETag": etag_of(position), **_ASK_AGAIN}
 
 
 def _absent() -> Response:

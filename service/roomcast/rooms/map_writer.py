@@ -55,7 +55,7 @@ class MapWriter(PlainReceiver):
     """Writes what a client sends: `{"key":"k","data":...}`, or `{"key":"k","removed":true}`.
 
     As in rooms, a client that may not write is closed (3507), and so is one whose message is malformed (3501). A write
-    that fails is answered with `{"key":"k","error":{"code":106,"message":"limit exceeded"}}`.
+    that fails is answered with `{"error":{"code":106,"message":"limit exceeded","key":"k"}}`.
     """
 
     __slots__ = ("_channel", "_may_publish", "_may_remove", "_options", "_publisher", "_roster")
@@ -93,7 +93,7 @@ class MapWriter(PlainReceiver):
             if isinstance(outcome, Exception) and connection.state is State.OPEN:
                 assert publication.change is not None  # noqa: S101  (for the type checker)
                 error = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
-                text = orjson.dumps({"key": publication.change.key, "error": error})
+                text = orjson.dumps({"error": {**error, "key": publication.change.key}})
                 connection.send(message(connection.encoding, text))
 
         self._publisher.publish_for(connection, publication, report)
