@@ -25,6 +25,7 @@ from roomcast.node.client_publisher import ClientPublisher
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
 from roomcast.node.interest import Interest
+from roomcast.node.map_differences import Bases
 from roomcast.node.map_load import MapLoad
 from roomcast.node.maps import Maps
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
@@ -273,11 +274,11 @@ class Node(Sink):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
     def _subscription_began(
-        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
+        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy, bases: Bases | None
     ) -> None:
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        self.hub.subscribe(connection, channel, subscription, slow)
+        self.hub.subscribe(connection, channel, subscription, slow, bases)
         if subscription.is_present:
             self.presence.join(channel, self.roster.info(connection, channel))
 
@@ -312,7 +313,10 @@ class Connected:
 
 @dataclass(slots=True, eq=False)
 class Subscribing:
-    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription."""
+    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription.
+
+    bases: of a map, for an encoding with differences: the body says which values the client has.
+    """
 
     _node: Node
     _connection: Connection
@@ -322,6 +326,7 @@ class Subscribing:
     _start: Coroutine[Any, Any, Sequence[Publication | Resumption]]  # Any: as in tasks.py
     _turns: list[None] = field(default_factory=list)  # of the loop, since the body began
     _turn: asyncio.Handle = field(init=False)
+    bases: Bases | None = None
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
         self._node.interest.add(self._channel)
@@ -336,7 +341,9 @@ class Subscribing:
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         self._turn.cancel()
         if exc is None and not self._turns:
-            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
+            self._node._subscription_began(
+                self._connection, self._channel, self._subscription, self._slow, self.bases
+            )
             return
         self._node.interest.lose(self._channel)
         if exc is None:
