@@ -150,14 +150,35 @@ class Connection:
         """Discard the frames for a client that is not open yet."""
         self._held = None
 
-    def send_congested(self, channel: str, frames: Sequence[bytes], policy: SlowPolicy) -> int:
-        """Handle publications by the channel's policy; return how many were dropped, here or in the backlog."""
+    def send_congested(
+        self, channel: str, frames: Sequence[bytes], policy: SlowPolicy, keys: Sequence[str] | None = None
+    ) -> int:
+        """Handle publications by the channel's policy; return how many were dropped, here or in the backlog.
+
+        Args:
+            keys: of a map, one of each frame: `latest` is per key. The client is closed as slow (3008) if more than
+                `max_unsent_bytes` wait then: a change that was dropped would leave it with an old value, unnoticed.
+        """
         if self.state is not State.OPEN or policy is SlowPolicy.DISCONNECT:
             self.send(b"".join(frames))
             return 0
         if self._backlog is None:
             self._backlog = Backlog(max_bytes=self.max_unsent_bytes)
-        return self._backlog.add(channel, frames, only_latest=policy is SlowPolicy.LATEST)
+        if keys is None:
+            dropped_count = self._backlog.add(channel, frames, only_latest=policy is SlowPolicy.LATEST)
+        else:
+            dropped_count = self._backlog.add_changes(channel, frames, keys)
+        if self._backlog.is_over:
+            self.close(SLOW)
+        return dropped_count
+
+    def forget_backlog(self, channel: str) -> None:
+        """Forget the backlog of a subscription that has ended.
+
+        Once the client has subscribed again it would come after newer publications, and after newer values of a map.
+        """
+        if self._backlog is not None:
+            self._backlog.forget(channel)
 
     def pause_reading(self, reason: Pause) -> None:
         """Read nothing more from the client until this and every other reason has ended."""

@@ -114,6 +114,7 @@ class Hub:
         subscription = connection.subscriptions.pop(channel, None)
         if subscription is None:
             return
+        connection.forget_backlog(channel)
         subscribers = self._channels[channel]
         subscribers.based.discard(connection)
         if subscribers.differences is not None:

@@ -52,6 +52,39 @@ def test_a_client_that_catches_up_gets_its_backlog_whatever_is_still_unsent() ->
     assert transport.written == [b"unsent", b"missed 1;1234567890"]
 
 
+def test_a_client_that_catches_up_gets_the_last_change_of_each_key_of_a_map() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+
+    client.send_congested("cursors:a", [b"a1", b"b1", b"a2"], SlowPolicy.LATEST, ["a", "b", "a"])
+    assert client.send_congested("cursors:a", [b"b2"], SlowPolicy.LATEST, ["b"]) == 1
+    client.on_drained()
+
+    assert transport.written == [b"a2b2"]
+
+
+def test_a_client_is_closed_as_slow_before_a_change_of_a_map_is_dropped() -> None:
+    client, transport = connection(stalled=True, max_unsent_bytes=10)
+
+    client.send_congested("cursors:a", [b"a" * 5, b"b" * 5], SlowPolicy.LATEST, ["a", "b"])
+    assert transport.closed_with == []
+    client.send_congested("cursors:a", [b"c"], SlowPolicy.LATEST, ["c"])
+    client.on_drained()
+
+    assert transport.closed_with == [SLOW]
+    assert transport.written == []
+
+
+def test_the_backlog_of_a_subscription_ends_with_it() -> None:
+    client, transport = connection(stalled=True)
+
+    client.send_congested("cursors:a", [b"old"], SlowPolicy.LATEST, ["a"])
+    client.send_congested("draw:a", [b"drawn"], SlowPolicy.DROP_OLDEST)
+    client.forget_backlog("cursors:a")
+    client.on_drained()
+
+    assert transport.written == [b"drawn"]
+
+
 def test_catching_up_without_a_backlog_writes_nothing() -> None:
     client, transport = connection(stalled=True)
 

@@ -149,6 +149,21 @@ def test_a_slow_connection_does_not_keep_others_from_their_publications() -> Non
     assert to_slow.written == [b"1;"]
 
 
+def test_a_slow_client_that_subscribes_again_gets_nothing_of_the_subscription_before() -> None:
+    hub = Hub(Schedule())
+    client, transport = connection(stalled=True)
+    hub.add(client)
+    hub.subscribe(client, "game:a", Subscription(RAW), SlowPolicy.LATEST)
+    hub.broadcast(Publication("game:a", b"old"))
+    hub.flush()
+
+    hub.unsubscribe(client, "game:a")
+    hub.subscribe(client, "game:a", Subscription(RAW), SlowPolicy.LATEST)
+    client.on_drained()
+
+    assert transport.written == []
+
+
 def test_close_all_ends_every_connection() -> None:
     hub = Hub(Schedule())
     transports = []
