@@ -44,7 +44,7 @@ class Codec(Protocol):
 
     kind: Kind  # of the WebSocket frames
     ping: bytes  # an empty reply
-    no_data: bytes  # what stands for a map's value without data, and for its removal, where `data` may not be absent
+    no_data: bytes  # the payload of a map's value without data, and of a removal, where `data` may not be absent
 
     def commands(self, frame: bytes) -> Iterator[Command]:
         """Yield the commands of a frame, or of a request's body. Members of the schema have its types.

@@ -29,10 +29,13 @@ class MapView(NamedTuple):
     def of(self, publication: Publication) -> Publication | None:
         """Return a change as its subscriber sees it: one that takes a value out of its view removes it."""
         change = publication.change
-        if change is None or self.tags is None or matches(self.tags, publication.tags):
-            return publication if change is not None else None
-        has_matched = not change.is_removed and change.tags_before is not None and matches(self.tags, change.tags_before)
-        return _without(publication) if has_matched else None
+        if change is None:  # of another program: a map's subscriber has no key for it
+            return None
+        if self.tags is None or matches(self.tags, publication.tags):
+            return publication
+        # Without tags before, the key may have been absent too: its removal changes nothing for the client.
+        has_left = not change.is_removed and matches(self.tags, change.tags_before)
+        return _without(publication) if has_left else None
 
     def of_last(self, publication: Publication) -> Publication:
         """Return the last change of a key for a client that has an earlier value, or none: what does not match is none.

@@ -98,7 +98,7 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
     params, loading = command.params, session.loads.get(channel)
     phase, recovers = params.get("phase", _LIVE), params.get("recover", False)
     if phase not in _PHASES or (phase == _CHANGES and not request.has_positions):
-        raise ClientError(ErrorCode.BAD_REQUEST, "phase: 2 for entries, 1 for changes, unless the map is ephemeral, or 0")
+        raise ClientError(ErrorCode.BAD_REQUEST, "phase is 2 for entries, 1 for changes, of no ephemeral map, or 0")
     continues = bool(params.get("cursor")) if phase == _STATE else phase == _CHANGES and not recovers
     if not continues:
         loading = _begin(request, loading)
@@ -246,9 +246,7 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
             connection.send_missed(map(encode, start.rest))
 
 
-def _start(
-    request: _Request, loading: Loading, since: Position, events: Sequence[Publication | Resumption]
-) -> _Start:
+def _start(request: _Request, loading: Loading, since: Position, events: Sequence[Publication | Resumption]) -> _Start:
     """Return what a client is sent. Raises: ClientError 112 if changes since its position are lost."""
     connection, view, load = request.session.connection, request.view_of(loading), loading.load
     found = [event for event in events if isinstance(event, Publication)]

@@ -15,8 +15,8 @@ from roomcast.centrifuge import client_pb2, fossil
 from roomcast.centrifuge.codec import Codec, Command, MalformedFrame, Members
 from roomcast.model.publications import Kind, Publication
 
-# A field's number, and the type of a message with its length.
-_SUBSCRIBE_TAG = bytes((client_pb2.Reply.DESCRIPTOR.fields_by_name["subscribe"].number << 3 | 2,))
+# The tag of the member `subscribe` of a Reply: field 6, a message behind its length.
+_SUBSCRIBE_TAG = b"\x32"
 
 
 class ProtobufCodec(Codec):
@@ -52,9 +52,9 @@ class ProtobufCodec(Codec):
     @override
     def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:
         # Encoded messages of one type that follow each other are one message with the members of both.
-        result_bytes = client_pb2.SubscribeResult(**result).SerializeToString() + state
-        reply_bytes = client_pb2.Reply(id=command_id).SerializeToString() + _SUBSCRIBE_TAG + _behind_length(result_bytes)
-        return _behind_length(reply_bytes)
+        whole = client_pb2.SubscribeResult(**result).SerializeToString() + state
+        reply: bytes = client_pb2.Reply(id=command_id).SerializeToString()
+        return _behind_length(reply + _SUBSCRIBE_TAG + _behind_length(whole))
 
     @override
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
@@ -81,7 +81,7 @@ class ProtobufCodec(Codec):
 
 
 def _behind_length(data: bytes) -> bytes:
-    """Return bytes after their length as a varint: 7 bits a byte, lowest first; all but the last have the highest bit."""
+    """Return bytes after their length as a varint: 7 bits a byte, lowest first, each but the last with the 8th bit."""
     length = len(data)
     digits = bytearray()
     while length > 127:

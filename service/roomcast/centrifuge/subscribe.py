@@ -100,7 +100,8 @@ async def _subscribing(
     pushes = None if options.override is None else options.override.push_join_leave
     is_forced = namespace.force_push_join_leave if pushes is None else pushes
     tells_members = of_channel.join_leave and (is_forced or wanted.tells_members)
-    encoding = wire.encoding_of(tells_members=tells_members, is_delta=wanted.view.is_delta, tags=wanted.view.tags)
+    is_delta, tags = wanted.view
+    encoding = wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None
     async with node.subscribing(
         session.connection,
@@ -116,8 +117,8 @@ async def _subscribing(
         # A client that has not read what it was sent gets more in pieces only: replies may not wait for it.
         count = 0 if session.connection.is_congested else count_in_reply(found, wanted.reply_bytes)
         if is_recovering:
-            result["publications"] = wire.publications(found[:count], is_delta=wanted.view.is_delta, tags=wanted.view.tags)
-        if wanted.view.is_delta:
+            result["publications"] = wire.publications(found[:count], is_delta=is_delta, tags=tags)
+        if is_delta:
             result["delta"] = True
         if options.data:
             result["data"] = options.data
@@ -159,9 +160,11 @@ async def refresh(session: Session, command: Command) -> None:
 
 
 def end_forbidden(session: Session) -> None:
-    """End the subscriptions that the client may not have with its permissions now, and notify it."""
-    for channel, subscription in tuple(session.subscriptions.items()):
-        if subscription.is_by_permission:
+    """End the subscriptions and loads that the client may not have with its permissions now, and notify it."""
+    loads = [(channel, loading.terms.is_by_permission) for channel, loading in session.loads.items()]
+    subscriptions = [(channel, each.is_by_permission) for channel, each in session.subscriptions.items()]
+    for channel, is_by_permission in loads + subscriptions:
+        if is_by_permission:
             namespace = session.context.node.namespaces.of(channel)
             try:
                 may(Action.SUBSCRIBE, channel, namespace, session.client, is_subscribed=False)

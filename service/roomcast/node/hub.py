@@ -200,10 +200,7 @@ class Hub:
             return
         for encoding, connections in subscribers.by_encoding.items():
             if encoding.difference is not None:
-                if subscribers.differences is None:
-                    self._flush_differences(subscribers, encoding, connections, pending)
-                else:
-                    self._flush_map_differences(subscribers, encoding, connections, pending)
+                self._flush_differences(subscribers, encoding, connections, pending)
                 continue
             encode = encoding.encode
             # Plain frames can express publications only.
@@ -223,17 +220,20 @@ class Hub:
             if congested:
                 self._send_congested(subscribers, encoding, congested, pending, frames)
             self.delivery_count += len(frames) * len(connections)
-        if subscribers.based:
+        if subscribers.differences is not None:
+            subscribers.differences.written(pending)
+        elif subscribers.based:
             subscribers.previous = next(
                 (event for event in reversed(pending) if type(event) is Publication), subscribers.previous
             )
-        if subscribers.differences is not None:
-            subscribers.differences.written(pending)
 
     def _flush_differences(
         self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
     ) -> None:
         """Write differences to clients that have the previous publication, whole ones to the others."""
+        if subscribers.differences is not None:
+            self._flush_map_differences(subscribers, subscribers.differences, encoding, connections, pending)
+            return
         assert encoding.difference is not None  # noqa: S101  (for the type checker)
         whole: list[bytes] = []
         differences: list[bytes] = []
@@ -268,11 +268,14 @@ class Hub:
         self.delivery_count += len(whole) * len(connections)
 
     def _flush_map_differences(
-        self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
+        self,
+        subscribers: _Subscribers,
+        differences: MapDifferences,
+        encoding: Encoding,
+        connections: set[Connection],
+        pending: list[Event],
     ) -> None:
         """Write differences between the values of a key to clients that have the value before."""
-        differences = subscribers.differences
-        assert differences is not None  # noqa: S101  (for the type checker)
         steps = differences.steps(encoding, pending)
         if not steps:
             return
@@ -307,7 +310,8 @@ class Hub:
             frames = [frame for event, frame in events if type(event) is Publication]
             memberships = [frame for event, frame in events if type(event) is not Publication]
             changes = [event.change for event, _ in events if type(event) is Publication]
-            keys = [change.key for change in changes if change is not None] or None
+            if None not in changes:
+                keys = [change.key for change in changes if change is not None] or None
         for connection in connections:
             self.dropped_count += connection.send_congested(channel, frames, policy, keys)
             if memberships:

@@ -18,8 +18,10 @@ class Bases(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One event as frames. key: "" if it is no change. whole: for all clients; difference: for those with the value
-    before, the whole one if there is none.
+    """One event as frames.
+
+    key: of a change; "" of other events. whole: for all clients; difference: for those with the value before of the
+        key, the whole frame if it has none.
     """
 
     key: str
@@ -33,10 +35,11 @@ class MapDifferences:
     differences.
     """
 
-    __slots__ = ("_known", "_values")
+    __slots__ = ("_is_whole", "_known", "_values")
 
     def __init__(self) -> None:
         self._values: dict[str, Publication] = {}
+        self._is_whole = False  # all values of the map are known
         # The keys whose values a client has; None: of all that are known here.
         self._known: dict[Connection, set[str] | None] = {}
 
@@ -45,6 +48,9 @@ class MapDifferences:
 
     def add(self, connection: Connection, bases: Bases, pending: Iterable[Event]) -> None:
         """Add a client that has these values, and gets the events that wait for the next flush."""
+        if bases.is_whole and self._is_whole:
+            self._known[connection] = None
+            return
         changing = {event.change.key for event in pending if type(event) is Publication and event.change is not None}
         added = {
             key: entry
@@ -53,6 +59,7 @@ class MapDifferences:
         }
         if bases.is_whole:
             self._known[connection] = None
+            self._is_whole = True
             # Those that are here already are the last written ones.
             self._values = {**added, **self._values}
         else:

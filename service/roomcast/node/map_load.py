@@ -66,7 +66,7 @@ class MapLoad:
         """Return a page as `page` does, encoded, and its cursor.
 
         Args:
-            name: of what `encode` returns: loads that begin at the copy's present position share it. None: of few clients.
+            name: of what `encode` returns: loads that began at the copy's position share it. None: it is not shared.
         """
         cache, key = self.copy.cache, (name, after, length)
         if name is None or self.position != self.copy.position:

@@ -316,10 +316,7 @@ class Connected:
 
 @dataclass(slots=True, eq=False)
 class Subscribing:
-    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription.
-
-    bases: of a map, for an encoding with differences: the body says which values the client has.
-    """
+    """The context of `Node.subscribing`. Not a generator: it would triple the cost of a subscription."""
 
     _node: Node
     _connection: Connection
@@ -329,7 +326,7 @@ class Subscribing:
     _start: Coroutine[Any, Any, Sequence[Publication | Resumption]]  # Any: as in tasks.py
     _turns: list[None] = field(default_factory=list)  # of the loop, since the body began
     _turn: asyncio.Handle = field(init=False)
-    bases: Bases | None = None
+    bases: Bases | None = None  # of a map's client that gets differences: the body sets the values that it has
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
         self._node.interest.add(self._channel)
@@ -344,9 +341,7 @@ class Subscribing:
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         self._turn.cancel()
         if exc is None and not self._turns:
-            self._node._subscription_began(
-                self._connection, self._channel, self._subscription, self._slow, self.bases
-            )
+            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow, self.bases)
             return
         self._node.interest.lose(self._channel)
         if exc is None:
