@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from roomcast.brokers.interface import ALWAYS, Once, Published, Read, Sink, Submission
-from roomcast.brokers.redis_maps import RedisMaps
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
 from roomcast.model.client_info import ClientInfo
@@ -21,6 +20,7 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence.interface import Counts, LeaseState, Page
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
+from tests.support.map_store import FakeMapStore
 
 RAW = Encoding(
     lambda event: event.data + b";" if isinstance(event, Publication) else b"",
@@ -283,5 +283,5 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, 
         tracker=tracker,
         presence=FakePresence(),
         roster=HubRoster(hub, "n1"),
-        map_store=RedisMaps(),
+        map_store=FakeMapStore(),
     )
