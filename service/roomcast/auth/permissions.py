@@ -22,6 +22,7 @@ class Action(enum.Enum):
     REMOVE = "remove"
     HISTORY = "history"
     PRESENCE = "presence"
+    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
