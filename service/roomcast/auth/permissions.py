@@ -22,7 +22,6 @@ class Action(enum.Enum):
     REMOVE = "remove"
     HISTORY = "history"
     PRESENCE = "presence"
-    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
