@@ -26,8 +26,6 @@ _IF_NEW = Conditions(mode=KeyMode.IF_NEW)
 # Two refreshes may fail before a key expires.
 _REFRESHES_PER_TTL = 3
 _RETRY_S = 1.0
-# A call of Redis is short, so that others do not wait for it.
-_TOUCHED_AT_ONCE = 500
 # Beyond these a key is left to its time: of removals that failed, and of channels that a client writes unsubscribed.
 _MAX_UNREMOVED = 20_000
 _MAX_WRITTEN = 128
@@ -162,14 +160,12 @@ class MapPresence:
 
     async def _touch(self, channel: str, keys: Iterable[str]) -> None:
         """Let keys expire later, and write those again that are absent and still belong to a subscriber."""
-        namespace, waiting = self._namespaces.of(channel), list(keys)
-        for start in range(0, len(waiting), _TOUCHED_AT_ONCE):
-            absent = await self._store.touch(channel, namespace, waiting[start : start + _TOUCHED_AT_ONCE])
-            if absent:
-                present = self._present(channel)
-                for key in absent:
-                    if key in present:
-                        self._add(channel, key, present[key])
+        absent = await self._store.touch(channel, self._namespaces.of(channel), list(keys))
+        if absent:
+            present = self._present(channel)
+            for key in absent:
+                if key in present:
+                    self._add(channel, key, present[key])
 
     def _present(self, channel: str) -> dict[str, ClientInfo | None]:
         """Return the keys of a map that belong to subscribers here, with the infos of clients."""
