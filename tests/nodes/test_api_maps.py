@@ -71,7 +71,7 @@ async def test_a_key_is_set_replaced_and_removed(api: MapApi, room: str) -> None
         ({}, {}),
         ({"data": None}, {"data": None}),
         ({"data": ""}, {"data": ""}),
-        ({"data": {"n": 12345678901234567890123}}, {"data": {"n": 1.2345678901234568e22}}),
+        ({"data": {"n": 12345678901234567890123}}, {"data": {"n": 12345678901234567890123}}),
         ({"b64data": base64.b64encode(b'{"a": 1}').decode()}, {"data": {"a": 1}}),
         ({"b64data": "/w8=\n"}, {"b64data": "/w8="}),
         ({"b64data": base64.b64encode(b"text").decode()}, {"b64data": "dGV4dA=="}),

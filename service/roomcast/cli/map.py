@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import click
 
@@ -37,11 +38,14 @@ _REASONS = {
     Suppressed.KEY_NOT_FOUND: "there is no such key",
     Suppressed.POSITION_MISMATCH: "the key has another offset",
 }
-_expected = click.option(
-    "--expected",
-    type=click.IntRange(0, MAX_OFFSET),
-    help="Only if this is the offset of the key's last write; 0: only if there is no such key.",
-)
+_Function = TypeVar("_Function", bound=Callable[..., None])
+
+
+def _with_expected(function: _Function) -> _Function:
+    """Add the option --expected."""
+    offset = click.IntRange(0, MAX_OFFSET)
+    text = "Only if this is the offset of the key's last write; 0: only if there is no such key."
+    return click.option("--expected", type=offset, help=text)(function)
 
 
 @click.group("map")
@@ -68,7 +72,7 @@ def get_command(channel: str, key: str | None) -> None:
 @click.argument("value")
 @click.option("--if-new", "mode", flag_value="if_new", help="Only if there is no such key.")
 @click.option("--if-exists", "mode", flag_value="if_exists", help="Only if the key exists.")
-@_expected
+@_with_expected
 def set_command(channel: str, key: str, value: str, mode: str | None, expected: int | None) -> None:
     """Set a key of a map to a JSON value.
 
@@ -84,7 +88,7 @@ def set_command(channel: str, key: str, value: str, mode: str | None, expected: 
 @map_group.command("remove")
 @click.argument("channel")
 @click.argument("key")
-@_expected
+@_with_expected
 def remove_command(channel: str, key: str, expected: int | None) -> None:
     """Remove a key of a map."""
     settings = settings_of_environment()
