@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,7 +188,7 @@ async def test_a_stream_that_breaks_while_the_map_is_loaded_is_not_continued_fro
 
 async def test_pages_and_the_changes_since_the_first_one_are_the_whole_map(node: NodeProcess) -> None:
     channel = "state:pages"
-    chance = random.Random(7)  # noqa: S311  (no secret)
+    chance = random.Random(7)
     model: dict[str, int] = {}
 
     async with service(node) as board:
