@@ -48,6 +48,11 @@ class PlainMap:
         while self.copy != copy:
             await self.next()
 
+    async def until_offset(self, offset: int) -> None:
+        """Wait for the change with an offset."""
+        while (await self.next()).get("offset") != offset:
+            pass
+
     async def send(self, **members: Any) -> None:
         assert self.socket is not None
         await self.socket.send(json.dumps(members))
