@@ -6,7 +6,6 @@ Each request is a `subscribe` with a phase. The node decides when the client goe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from roomcast.auth.overrides import overridden
@@ -215,7 +214,7 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
     subscribing = session.context.node.subscribing(
         connection,
         channel,
-        namespace=replace(overridden(namespace, options.override), recovery=namespace.recovery),
+        namespace=overridden(namespace, options.override),
         encoding=encoding,
         info=options.info,
         since=since,
