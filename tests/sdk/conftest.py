@@ -32,6 +32,25 @@ history_ttl_s = 300
 recovery = "cache"
 delta = true
 """
+# The maps have the names and options of the SDK authors' tests; the last three are ours.
+_MAPS = {
+    "streamless": ("map", 'mode = "ephemeral"\nkey_ttl_s = 60'),
+    "positioned": ("map", 'mode = "persistent"'),
+    "smallstream": ("map", 'mode = "persistent"', "history_size = 2\nhistory_ttl_s = 60"),
+    "shortttl": ("map", 'mode = "ephemeral"\nkey_ttl_s = 0.5'),
+    "clientkey": ("map", 'mode = "ephemeral"\nkey_ttl_s = 60\nclient_key = "client_id"'),
+    "prestest": ("map", 'mode = "ephemeral"\nkey_ttl_s = 60', 'clients_map = "prescli"'),
+    "prescli": ("map_clients", 'mode = "ephemeral"\nkey_ttl_s = 60'),
+    "tagged": ("map", 'mode = "persistent"', "tags_filter = true"),
+    "mapdelta": ("map", 'mode = "persistent"', "delta = true"),
+    "paged": ("map", 'mode = "persistent"\nmin_page_size = 2'),
+    "fleeting": ("map", 'mode = "ephemeral"\nkey_ttl_s = 60\nmin_page_size = 2'),
+}
+_NAMESPACES += "".join(
+    f'[{name}]\ntype = "{type_}"\nmay_publish = "anyone"\nmay_remove = "anyone"\n'
+    + "\n".join((*options, f"[{name}.map]", of_map, ""))
+    for name, (type_, of_map, *options) in _MAPS.items()
+)
 
 DRIVERS = {
     "node": NodeDriver.kinds,
