@@ -26,6 +26,7 @@ from roomcast.node.connected import Connected
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
 from roomcast.node.interest import Interest
+from roomcast.node.map_differences import Bases
 from roomcast.node.map_load import MapLoad
 from roomcast.node.map_presence import MapPresence
 from roomcast.node.maps import Maps
@@ -288,11 +289,11 @@ class Node(Sink):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
     def _subscription_began(
-        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
+        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy, bases: Bases | None
     ) -> None:
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        self.hub.subscribe(connection, channel, subscription, slow)
+        self.hub.subscribe(connection, channel, subscription, slow, bases)
         if subscription.is_present:
             self.presence.join(channel, self.roster.info(connection, channel))
         self.map_presence.began(connection, channel)
@@ -318,6 +319,7 @@ class Subscribing:
     _start: Coroutine[Any, Any, Sequence[Publication | Resumption]]  # Any: as in tasks.py
     _turns: list[None] = field(default_factory=list)  # of the loop, since the body began
     _turn: asyncio.Handle = field(init=False)
+    bases: Bases | None = None  # of a map's client that gets differences: the body sets the values that it has
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
         self._node.interest.add(self._channel)
@@ -332,7 +334,7 @@ class Subscribing:
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         self._turn.cancel()
         if exc is None and not self._turns:
-            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
+            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow, self.bases)
             return
         self._node.interest.lose(self._channel)
         if exc is None:
