@@ -193,12 +193,12 @@ async def test_only_the_first_connection_of_a_user_is_pushed(node: NodeProcess, 
 
 
 async def test_a_subscription_token_keeps_the_maps_of_presence(node: NodeProcess, speaker: Speaker, name: str) -> None:
-    private = f"$lobby:{name}"
-    clients, users = Follower(speaker, f"clients:{private}", type=2), None
-    await clients.load()
-    async with connected(node) as of_users, connected(node, token("ada")) as ada:
-        users = Follower(of_users, f"users:{private}", type=3)
-        await users.load()
+    private, of_clients, of_users = f"$lobby:{name}", f"$clients:lobby:{name}", f"$users:lobby:{name}"
+    clients = Follower(speaker, of_clients, type=2, token=token("", channel=of_clients))
+    assert "error" not in await clients.load()
+    async with connected(node) as other, connected(node, token("ada")) as ada:
+        users = Follower(other, of_users, type=3, token=token("", channel=of_users))
+        assert "error" not in await users.load()
         assert "error" not in await Follower(ada, private, token=token("ada", channel=private)).load()
 
         pushed = (await clients.next_push())["pub"]
