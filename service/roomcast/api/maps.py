@@ -163,7 +163,7 @@ def _written(written: Written, namespace: Namespace) -> JsonObject:
 
 
 def _members(position: Position, namespace: Namespace) -> JsonObject:
-    """Return the members of a position, which clients of ephemeral maps are not told."""
+    """Return the members of a position; an ephemeral map has none for its clients."""
     return {} if _is_ephemeral(namespace) else position._asdict()
 
 
