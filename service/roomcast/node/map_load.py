@@ -91,6 +91,11 @@ class MapLoad:
             raise _lost()
         return found
 
+    @property
+    def is_current(self) -> bool:
+        """Return whether the copy is in step with the node."""
+        return self._close is not None and self._is_current(self.copy)
+
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""
         close, self._close = self._close, None
@@ -98,7 +103,7 @@ class MapLoad:
             close()
 
     def _check(self) -> None:
-        if self._close is None or not self._is_current(self.copy):
+        if not self.is_current:
             raise _lost()
         self._keep(self.copy)
 
