@@ -119,7 +119,7 @@ def test_a_page_holds_a_map_in_ten_lines(browser: webdriver.Chrome, node: NodePr
 
 @pytest.mark.parametrize("what", DOORS)
 def test_a_page_holds_an_ephemeral_map(browser: webdriver.Chrome, node: NodeProcess, what: str) -> None:
-    channel = f"online:page-{DOORS[what]}"
+    channel = f"cursors:page-{DOORS[what]}"
     put(node, channel, "a", 1)
     page = Page(browser, node, example(what, node, channel))
     page.wait_for({"a": 1})

@@ -31,6 +31,14 @@ map = { mode = "persistent", client_key = "user_id" }
 may_publish = "users"
 may_remove = "users"
 
+[spots]
+type = "map"
+map = { mode = "ephemeral", key_ttl_s = 60 }
+
+[brief]
+type = "map"
+map = { mode = "recoverable", key_ttl_s = 0.3 }
+
 [locked]
 type = "map"
 map = { mode = "persistent" }
@@ -151,7 +159,7 @@ async def test_a_client_whose_position_is_not_kept_gets_the_whole_map(node: Node
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_an_ephemeral_map_has_no_positions_and_is_loaded_anew(node: NodeProcess, door: str) -> None:
-    channel = f"online:{door}"
+    channel = f"spots:{door}"
     async with service(node) as board:
         await board.put(channel, "a", 1)
         async with following(node, door, channel, "since=0&epoch=0123abcd") as client:
@@ -164,6 +172,23 @@ async def test_an_ephemeral_map_has_no_positions_and_is_loaded_anew(node: NodePr
     assert client.messages[2] == {"synced": True}
     assert changes == [{"key": "b", "data": 2}, {"key": "a", "removed": True}]
     assert client.last_id in {"", ":"}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_key_that_expires_is_removed_also_for_a_client_that_returns(node: NodeProcess, door: str) -> None:
+    channel = f"brief:{door}"
+    async with service(node) as board, following(node, door, channel) as client:
+        await client.until_synced()
+        await board.put(channel, "a", 1)
+        async with following(node, door, channel) as away:
+            await away.until_synced()
+        await client.until({"a": 1})
+        await client.until({})
+        async with returning(node, door, channel, away) as back:
+            missed = await back.until_synced()
+
+    assert client.messages[-1] == {"key": "a", "offset": 2, "removed": True}
+    assert missed == [{"key": "a", "offset": 2, "removed": True}]
 
 
 async def test_a_stream_that_breaks_while_the_map_is_loaded_is_not_continued_from_the_middle(node: NodeProcess) -> None:

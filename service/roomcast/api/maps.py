@@ -64,7 +64,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     namespace = _namespace(context, wanted.channel)
     cursor = ""
     if wanted.limit < 0 and not wanted.key:
-        position, entries = await _whole(context, wanted.channel, wanted.cursor)
+        position, entries = await whole_map(context, wanted.channel, wanted.cursor)
     else:
         page = await context.node.maps.read(
             wanted.channel, after=wanted.cursor, limit=max(wanted.limit, 1), key=wanted.key
@@ -113,7 +113,7 @@ async def map_clear(context: ApiContext, wanted: MapRequest) -> JsonObject:
     return {}
 
 
-async def _whole(context: ApiContext, channel: str, after: str) -> tuple[Position, list[Publication]]:
+async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
     """Return all entries after a key, as they are at one position. Raises: ClientError 106."""
     maps = context.node.maps
     page = await maps.read(channel, after=after, limit=MAX_ENTRIES)
@@ -163,7 +163,7 @@ def _written(written: Written, namespace: Namespace) -> JsonObject:
 
 
 def _members(position: Position, namespace: Namespace) -> JsonObject:
-    """Return the members of a position, which clients of ephemeral maps are not told."""
+    """Return the members of a position, which clients of ephemeral maps do not receive."""
     return {} if _is_ephemeral(namespace) else position._asdict()
 
 
