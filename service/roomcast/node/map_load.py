@@ -103,7 +103,7 @@ def encoded_page(
     name: Hashable | None,
     encode: Callable[[list[Publication]], bytes],
 ) -> EncodedPage:
-    """Return a page as `MapLoad.encoded_page`, also of a copy that is no longer in step.
+    """Return a page as `MapLoad.encoded_page`, also of a copy that has fallen behind.
 
     Args:
         loaded: the position of the client's load.
