@@ -26,7 +26,6 @@ from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
-from roomcast.node.node import Node
 from roomcast.rooms.encodings import client_members
 
 _ATTEMPTS = 3
@@ -67,7 +66,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     namespace = _namespace(context, wanted.channel)
     cursor = ""
     if wanted.limit < 0 and not wanted.key:
-        position, entries = await read_all(context.node, wanted.channel, wanted.cursor)
+        position, entries = await whole_map(context, wanted.channel, wanted.cursor)
     else:
         page = await context.node.maps.read(
             wanted.channel, after=wanted.cursor, limit=max(wanted.limit, 1), key=wanted.key
@@ -116,11 +115,12 @@ async def map_clear(context: ApiContext, wanted: MapRequest) -> JsonObject:
     return {}
 
 
-async def read_all(node: Node, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
+async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
     """Return all entries after a key, of one moment, in the order of their keys, and the map's position.
 
     Raises: ClientError 106 for more than MAX_KEYS; and as `Maps.load`.
     """
+    node = context.node
     page = await node.maps.read(channel, after=after, limit=MAX_ENTRIES)
     if page.is_last:
         return page.position, page.entries
@@ -174,7 +174,7 @@ def _written(written: Written, namespace: Namespace) -> JsonObject:
 
 
 def _members(position: Position, namespace: Namespace) -> JsonObject:
-    """Return the members of a position; an ephemeral map has none for its clients."""
+    """Return the members of a position, which clients of ephemeral maps do not receive."""
     return {} if _is_ephemeral(namespace) else position._asdict()
 
 
