@@ -36,7 +36,7 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.model.maps import MapMode, MapOptions
+from roomcast.model.maps import ClientKey, MapMode, MapOptions
 from roomcast.model.namespaces import ChannelType, Namespace, Namespaces, Recovery, SlowPolicy, Who
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
@@ -81,6 +81,18 @@ NAMESPACES = {
         slow=SlowPolicy.LATEST,
         delta=True,
         may_publish=Who.SUBSCRIBERS,
+    ),
+    "own": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0, client_key=ClientKey.CLIENT_ID),
+        may_publish=Who.ANYONE,
+        may_remove=Who.ANYONE,
+    ),
+    "mine": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT, client_key=ClientKey.USER_ID),
+        may_publish=Who.ANYONE,
+        may_remove=Who.ANYONE,
     ),
     "here": Namespace(type=ChannelType.MAP_CLIENTS, map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0)),
     "user": Namespace(may_subscribe=Who.NOBODY, personal=True),
