@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from roomcast.auth.tokens import read_verifier
 from roomcast.centrifuge.command_queue import begin_session
@@ -214,7 +214,7 @@ class Bench:
         self._clients: list[Client] = []
         self._tracking: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         self.node.tracker.connected()
         self._tracking = asyncio.create_task(self.node.tracker.run())
         return self

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,13 +13,18 @@ from roomcast.model.maps import MapMode, MapOptions
 from roomcast.model.namespaces import DEFAULTS, ChannelType, Namespace, Namespaces, Who
 
 OTHERS = [Action.PUBLISH, Action.HISTORY, Action.PRESENCE, Action.REMOVE]
-MAP = Namespace(type=ChannelType.MAP, map=MapOptions(mode=MapMode.PERSISTENT))
 NOBODY, ADA, TRUSTED = Client(), Client("ada"), Client("ada", is_trusted=True)
 
 
 def namespace(who: Who) -> Namespace:
-    return replace(
-        MAP, recovery=None, may_subscribe=who, may_publish=who, may_remove=who, may_read_history=who, may_see_presence=who
+    return Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT),
+        may_subscribe=who,
+        may_publish=who,
+        may_remove=who,
+        may_read_history=who,
+        may_see_presence=who,
     )
 
 
@@ -90,7 +94,7 @@ def test_each_action_has_an_option_of_its_own(action: Action) -> None:
         Action.PUBLISH: Namespace(may_publish=Who.ANYONE),
         Action.HISTORY: Namespace(may_read_history=Who.ANYONE),
         Action.PRESENCE: Namespace(may_see_presence=Who.ANYONE),
-        Action.REMOVE: replace(MAP, recovery=None, may_remove=Who.ANYONE),
+        Action.REMOVE: Namespace(type=ChannelType.MAP, map=MapOptions(mode=MapMode.PERSISTENT), may_remove=Who.ANYONE),
     }
 
     for other, its_namespace in only.items():

@@ -68,9 +68,7 @@ async def test_a_client_sets_keys_and_removes_them(maps: MapBench) -> None:
         ("", {"key": "k", "data": 1}, 107),
     ],
 )
-async def test_refused_changes_change_nothing(
-    maps: MapBench, channel: str, members: dict[str, Any], code: int
-) -> None:
+async def test_refused_changes_change_nothing(maps: MapBench, channel: str, members: dict[str, Any], code: int) -> None:
     client = await maps.connected()
 
     assert await publish(client, channel, **members) == code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ async def maps() -> AsyncIterator[MapBench]:
         yield bench
 
 
-async def watcher(maps: MapBench, channel: str = "board:a", **members: object) -> Watcher:
+async def watcher(maps: MapBench, channel: str = "board:a", **members: Any) -> Watcher:
     return Watcher(await maps.connected(), channel, **members)
 
 

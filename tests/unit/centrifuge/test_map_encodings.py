@@ -23,8 +23,8 @@ from tests.support.protobuf_frames import replies_of
 
 pytestmark = pytest.mark.anyio
 
-TEAM_RED = {"tf": {"key": "team", "cmp": "eq", "val": "red"}}
-NO_TEAM = {"tf": {"key": "team", "cmp": "nex"}}
+TEAM_RED: dict[str, Any] = {"tf": {"key": "team", "cmp": "eq", "val": "red"}}
+NO_TEAM: dict[str, Any] = {"tf": {"key": "team", "cmp": "nex"}}
 RED, BLUE = {"team": "red"}, {"team": "blue"}
 PAD = "x" * 60
 JSON = Wire("json", JsonCodec(), lambda message: message + b"\n")
@@ -38,7 +38,7 @@ async def maps() -> AsyncIterator[MapBench]:
         yield bench
 
 
-async def watcher(maps: MapBench, channel: str = "board:a", **members: object) -> Watcher:
+async def watcher(maps: MapBench, channel: str = "board:a", **members: Any) -> Watcher:
     return Watcher(await maps.connected(), channel, **members)
 
 
@@ -200,7 +200,9 @@ def test_protobuf_replies_and_pushes_are_those_of_the_reference() -> None:
         "2f 08 02 32 2b 18 01 32 08 70 4d 6c 6a 6f 62 50 54 48 02 78 01 92 01 18"
         "22 08 7b 22 76 22 3a 20 31 7d 30 02 3a 06 0a 01 61 12 01 62 5a 02 6b 31"
     )
-    assert push == bytes.fromhex("1c 22 1a 12 06 70 65 72 3a 70 62 22 10 30 03 3a 06 0a 01 61 12 01 62 5a 02 6b 31 60 01")
+    assert push == bytes.fromhex(
+        "1c 22 1a 12 06 70 65 72 3a 70 62 22 10 30 03 3a 06 0a 01 61 12 01 62 5a 02 6b 31 60 01"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 600])

@@ -90,7 +90,7 @@ class Board:
         self.turn.run()
 
     def entries(self, up_to: int | None = None) -> dict[str, Publication]:
-        found = {}
+        found: dict[str, Publication] = {}
         for publication in self.log[:up_to]:
             assert publication.change is not None
             found.pop(publication.change.key, None)
