@@ -19,9 +19,9 @@ class Action(enum.Enum):
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
+    REMOVE = "remove"
     HISTORY = "history"
     PRESENCE = "presence"
-    REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
