@@ -63,7 +63,7 @@ async def test_a_client_sets_keys_and_removes_them(maps: MapBench) -> None:
         ("board:a", {"key": "k", "type": 2, "data": 1}, 107),
         ("room:a", {"key": "k", "data": 1}, 103),
         ("here:a", {"key": "k", "data": 1}, 103),
-        ("cursor:a", {"key": "k", "data": 1}, 103),  # it is no subscriber
+        ("cursor:a", {"key": "k", "data": 1}, 103),  # not subscribed
         ("nothing:a", {"key": "k", "data": 1}, 102),
         ("", {"key": "k", "data": 1}, 107),
     ],
