@@ -22,7 +22,7 @@ def namespaces(by_name: Mapping[str, Mapping[str, Any]]) -> str:
     for name, given in by_name.items():
         options = {"type": "map", "may_publish": "anyone", "may_remove": "anyone", **given}
         of_map = options.pop("map")
-        for table, values in ((name, options), (f"{name}.map", of_map)):
+        for table, values in ((name, options), (f"{name}.map", of_map))[: 1 + bool(of_map)]:
             lines = (f"{option} = {json.dumps(value)}" for option, value in values.items())
             tables.append("\n".join((f"[{table}]", *lines, "")))
     return "\n".join(tables)

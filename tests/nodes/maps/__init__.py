@@ -27,6 +27,7 @@ NAMESPACES: dict[str, dict[str, Any]] = {
     "differing": {"map": _PERSISTENT, "delta": True},
     "readonly": {"map": _PERSISTENT, "may_publish": "nobody", "may_remove": "nobody"},
     "hasty": {"map": {**_PERSISTENT, "min_page_size": 1, "catch_up_timeout_s": 0.2}},
+    "stream": {"type": "stream", "may_remove": "nobody", "map": {}},
 }
 
 

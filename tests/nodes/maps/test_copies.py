@@ -17,7 +17,7 @@ from tests.support.speaker import connected
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 KEYS = [f"k{number:02}" for number in range(12)]
-WRITES = 120
+WRITES = 60
 
 
 @pytest.mark.parametrize("namespace", ["fleeting", "kept", "tracked"])
