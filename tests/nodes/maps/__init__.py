@@ -15,6 +15,8 @@ NAMESPACES: dict[str, dict[str, Any]] = {
     "kept": {"map": {**_PERSISTENT, "min_page_size": 1}},
     "tracked": {"map": {"mode": "recoverable", "key_ttl_s": 60, "min_page_size": 1}},
     "fleeting": {"map": {**_EPHEMERAL, "min_page_size": 1}},
+    "teams": {"map": {**_PERSISTENT, "min_page_size": 1}, "tags_filter": True},
+    "guests": {"map": {**_EPHEMERAL, "min_page_size": 1}, "tags_filter": True},
     "small": {"map": _PERSISTENT, "history_size": 2, "history_ttl_s": 60},
     "brief": {"map": _PERSISTENT, "history_size": 10, "history_ttl_s": 0.3},
     "fading": {"map": {**_EPHEMERAL, "key_ttl_s": 0.5}},
