@@ -71,10 +71,10 @@ class MapLoad:
         self._check()
         return encoded_page(self.copy, self.position, after, length, name, encode)
 
-    def changes(self, since: int, *, up_to: int) -> list[Publication]:
-        """Return the last change of each key after an offset, in their order, without those after `up_to`."""
+    def changes(self, since: int) -> list[Publication]:
+        """Return the last change of each key after an offset, in their order."""
         self._check()
-        found = self.copy.changes(since, up_to=up_to)
+        found = self.copy.changes(since)
         if found is None:
             raise _lost()
         return found
