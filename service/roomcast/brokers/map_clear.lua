@@ -8,7 +8,10 @@ end
 if not map.position.starts then
   start_epoch(map.position, ARGV[3], map.position.offset)
 end
-start_over(map)
+ask_for_changes(map)
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5]) -- first, so that full memory refuses nothing
+map.bytes = 0
+save(map)
 keep_alive(map)
 redis.call(ARGV[1], ARGV[2], ARGV[10])
 return 1

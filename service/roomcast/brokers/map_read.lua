@@ -14,6 +14,7 @@ if ARGV[9] ~= '0' then
   local now = now_ms()
   local due = due_keys(map, now)
   if #due > 0 then
+    ask('ZRANGEBYLEX', KEYS[4], '-', '+')
     if pcall(expire_keys, map, due, now) then
       is_over = #due == MAX_DUE and 1 or 0
     else
