@@ -16,6 +16,7 @@ from roomcast.model.publications import History, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
 from roomcast.node.roster import HubRoster
+from roomcast.node.track import Track
 from roomcast.node.tracker import Tracker
 from roomcast.presence.interface import Counts, LeaseState, Page
 from roomcast.redis_access.work_queue import StreamCounts
@@ -262,14 +263,14 @@ class FakePresence:
 class SettledTracker(Tracker):
     """Knows at once where a channel is: the task that would ask for it does not run, as a rule."""
 
-    def open(self, channel: str, namespace: Namespace) -> None:
-        super().open(channel, namespace)
+    def open(self, channel: str, namespace: Namespace) -> Track:
+        track = super().open(channel, namespace)
         assert isinstance(self._broker, FakeBroker)
         history = self._broker.histories.get(channel, EMPTY)
         assert isinstance(history, History)
-        track = self._tracks[channel]
         track.settle(track.request(0), history)
         self._repairs.forget(track)
+        return track
 
 
 def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, tracker: Tracker | None = None) -> Node:
