@@ -11,6 +11,10 @@ from roomcast.hooks.interface import (
     ConnectAnswer,
     ConnectEvent,
     DisconnectEvent,
+    MapPublishAnswer,
+    MapPublishEvent,
+    MapRemoveAnswer,
+    MapRemoveEvent,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,
@@ -21,6 +25,7 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.errors import ApplicationError, Disconnect, Refused
+from roomcast.model.maps import KeyMode
 from roomcast.version import __version__
 
 __all__ = [
@@ -30,6 +35,11 @@ __all__ = [
     "ConnectEvent",
     "Disconnect",
     "DisconnectEvent",
+    "KeyMode",
+    "MapPublishAnswer",
+    "MapPublishEvent",
+    "MapRemoveAnswer",
+    "MapRemoveEvent",
     "Override",
     "PublishAnswer",
     "PublishEvent",

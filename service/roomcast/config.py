@@ -19,12 +19,9 @@ from roomcast.config_types import (
     API_KEY_LENGTH,
     SECRET_LENGTH,
     ApiKey,
-    BaseUrl,
-    Handler,
-    HeaderNames,
+    HookSettings,
     HttpUrl,
     Origins,
-    ProxyEvents,
     RedisUrlText,
     RootPath,
     Secret,
@@ -44,7 +41,7 @@ class ConfigError(Exception):
     """Invalid settings; the text names each with its fault."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, HookSettings):
     """All settings. The environment variable of a field is `ROOMCAST_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
@@ -173,34 +170,7 @@ class Settings(BaseSettings):
         Literal["json", "console"], Field(description="json: one object per line; console: readable text")
     ] = "json"
 
-    # Handlers, HTTP proxy and webhooks: docs/applications.md.
-    on_connect: Annotated[Handler, Field(description="Python handler: accepts or rejects connecting clients")] = None
-    on_subscribe: Annotated[Handler, Field(description="Python handler: accepts or rejects subscriptions")] = None
-    on_publish: Annotated[Handler, Field(description="Python handler: accepts, changes or rejects publications")] = None
-    on_rpc: Annotated[Handler, Field(description="Python handler: answers clients' remote procedure calls")] = None
-    on_refresh: Annotated[Handler, Field(description="Python handler: refreshes connections that expire")] = None
-    on_sub_refresh: Annotated[Handler, Field(description="Python handler: refreshes subscriptions that expire")] = None
-    on_disconnect: Annotated[Handler, Field(description="Python handler: notified of disconnected clients")] = None
-    hook_timeout_s: Annotated[
-        float, Field(gt=0, le=300, description="timeout for a Python handler; the client then gets error 100")
-    ] = 5.0
-    hook_threads: Annotated[
-        int, Field(ge=1, le=1000, description="maximum number of synchronous handlers that run at once")
-    ] = 16
-    hook_headers: Annotated[
-        HeaderNames, Field(description="handshake headers that handlers and the proxy receive: Cookie,X-Real-Ip")
-    ] = ""
-    proxy_url: Annotated[
-        BaseUrl | None,
-        Field(description="base URL of the application's proxy endpoints: <proxy_url>/connect, /subscribe ..."),
-    ] = None
-    proxy_events: Annotated[
-        ProxyEvents,
-        Field(description="events sent to the proxy, of: connect,subscribe,publish,rpc,refresh,sub_refresh"),
-    ] = ""
-    proxy_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="timeout for a reply of the proxy; the client then gets error 100")
-    ] = 1.0
+    # Webhooks: docs/applications.md.
     webhook_url: Annotated[
         HttpUrl | None, Field(description="URL to which `roomcast worker webhooks` posts events")
     ] = None

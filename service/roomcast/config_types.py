@@ -1,4 +1,4 @@
-"""Types of settings, with the validation of each."""
+"""Types of settings, with the validation of each; and the settings of handlers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, SecretStr, StringConstraints, ValidationInfo
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints, ValidationInfo
 
 from roomcast.model.origins import canonical
 from roomcast.redis_access.url import parse_redis_url
@@ -25,6 +25,9 @@ OWN_PATHS = frozenset(
     {"api", "channels", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json"}
     | {"poll", "readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
 )
+
+# The questions that can be asked over HTTP (hooks/interface.py).
+PROXY_EVENTS = ("connect", "subscribe", "publish", "map_publish", "map_remove", "rpc", "refresh", "sub_refresh")
 
 # Variables with the address of a service.
 _OF_A_SERVICE = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
@@ -123,7 +126,39 @@ Handler = Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-
 # Comma-separated.
 Origins = Annotated[str, AfterValidator(_check_origins)]
 HeaderNames = Annotated[str, AfterValidator(_check_headers)]
-ProxyEvents = Annotated[
-    str, AfterValidator(_some_of("connect", "subscribe", "publish", "rpc", "refresh", "sub_refresh"))
-]
+ProxyEvents = Annotated[str, AfterValidator(_some_of(*PROXY_EVENTS))]
 WebhookEvents = Annotated[str, AfterValidator(_some_of("connect", "disconnect", "occupied", "vacated"))]
+
+
+class HookSettings(BaseModel):
+    """The settings of Python handlers and the HTTP proxy: docs/applications.md."""
+
+    on_connect: Annotated[Handler, Field(description="Python handler: accepts or rejects connecting clients")] = None
+    on_subscribe: Annotated[Handler, Field(description="Python handler: accepts or rejects subscriptions")] = None
+    on_publish: Annotated[Handler, Field(description="Python handler: accepts, changes or rejects publications")] = None
+    on_map_publish: Annotated[Handler, Field(description="Python handler: the same for values of maps")] = None
+    on_map_remove: Annotated[Handler, Field(description="Python handler: the same for removals of maps' keys")] = None
+    on_rpc: Annotated[Handler, Field(description="Python handler: answers clients' remote procedure calls")] = None
+    on_refresh: Annotated[Handler, Field(description="Python handler: refreshes connections that expire")] = None
+    on_sub_refresh: Annotated[Handler, Field(description="Python handler: refreshes subscriptions that expire")] = None
+    on_disconnect: Annotated[Handler, Field(description="Python handler: notified of disconnected clients")] = None
+    hook_timeout_s: Annotated[
+        float, Field(gt=0, le=300, description="timeout for a Python handler; the client then gets error 100")
+    ] = 5.0
+    hook_threads: Annotated[
+        int, Field(ge=1, le=1000, description="maximum number of synchronous handlers that run at once")
+    ] = 16
+    hook_headers: Annotated[
+        HeaderNames, Field(description="handshake headers that handlers and the proxy receive: Cookie,X-Real-Ip")
+    ] = ""
+    proxy_url: Annotated[
+        BaseUrl | None,
+        Field(description="base URL of the application's proxy endpoints: <proxy_url>/connect, /subscribe ..."),
+    ] = None
+    proxy_events: Annotated[
+        ProxyEvents,
+        Field(description=f"events sent to the proxy, of: {','.join(PROXY_EVENTS)}"),
+    ] = ""
+    proxy_timeout_s: Annotated[
+        float, Field(gt=0, le=60, description="timeout for a reply of the proxy; the client then gets error 100")
+    ] = 1.0

@@ -13,6 +13,10 @@ from roomcast.hooks.interface import (
     ConnectAnswer,
     ConnectEvent,
     DisconnectEvent,
+    MapPublishAnswer,
+    MapPublishEvent,
+    MapRemoveAnswer,
+    MapRemoveEvent,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,
@@ -23,6 +27,7 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
+from roomcast.model.maps import KeyMode
 
 NO_FUNCTION = 1
 release = threading.Event()
@@ -44,6 +49,16 @@ def on_subscribe(event: SubscribeEvent) -> SubscribeAnswer:
 
 def on_publish(event: PublishEvent) -> PublishAnswer:
     return PublishAnswer(orjson.dumps({"from": event.caller.user, "said": orjson.loads(event.data)}))
+
+
+def on_map_publish(event: MapPublishEvent) -> MapPublishAnswer:
+    if event.key == "king":
+        raise ApplicationError(409, "there is one already")
+    return MapPublishAnswer(f"{event.caller.user}-{event.key}", tags={"team": "red"}, key_mode=KeyMode.IF_NEW)
+
+
+async def on_map_remove(event: MapRemoveEvent) -> MapRemoveAnswer:
+    return MapRemoveAnswer(f"{event.caller.user}-{event.key}", "once")
 
 
 async def on_rpc(event: RpcEvent) -> Any:

@@ -22,6 +22,10 @@ from roomcast.hooks.interface import (
     ConnectEvent,
     DisconnectEvent,
     Hook,
+    MapPublishAnswer,
+    MapPublishEvent,
+    MapRemoveAnswer,
+    MapRemoveEvent,
     PublishAnswer,
     PublishEvent,
     RefreshAnswer,
@@ -113,6 +117,14 @@ class FakeApplication:
 
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
         answer: PublishAnswer = await self._answer(Hook.PUBLISH, event)
+        return answer
+
+    async def on_map_publish(self, event: MapPublishEvent) -> MapPublishAnswer:
+        answer: MapPublishAnswer = await self._answer(Hook.MAP_PUBLISH, event)
+        return answer
+
+    async def on_map_remove(self, event: MapRemoveEvent) -> MapRemoveAnswer:
+        answer: MapRemoveAnswer = await self._answer(Hook.MAP_REMOVE, event)
         return answer
 
     async def on_rpc(self, event: RpcEvent) -> bytes:

@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from roomcast.auth import Override
-from roomcast.hooks.interface import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.brokers.interface import MAX_KEY_LENGTH, MAX_VERSION, MAX_VERSION_EPOCH_LENGTH
+from roomcast.hooks.interface import (
+    Caller,
+    ConnectAnswer,
+    MapPublishAnswer,
+    MapRemoveAnswer,
+    NoAnswer,
+    PublishAnswer,
+    RefreshAnswer,
+    SubscribeAnswer,
+)
 from roomcast.model import json
 from roomcast.model.channels import check_channel, check_name
 from roomcast.model.client_info import MAX_INFO_BYTES
 from roomcast.model.errors import ClientError
+from roomcast.model.maps import KeyMode, check_key
+from roomcast.model.tags import check_tags
 
 _MAX_TIME_S = 2**53 - 1
 # A connection's meta is in memory as long as it is open, and part of each request to the proxy.
@@ -69,6 +81,28 @@ class AnswerCheck:
         if not data and caller.encoding == "json":
             raise NoAnswer("data is empty")
         return answer._replace(data=data)
+
+    def map_publish(self, answer: object, caller: Caller) -> MapPublishAnswer:
+        """Return an answer to `on_map_publish`."""
+        if not isinstance(answer, MapPublishAnswer):
+            raise _wrong("the answer", answer, "a MapPublishAnswer")
+        if not isinstance(answer.key_mode, KeyMode):
+            raise _wrong("key_mode", answer.key_mode, "a KeyMode")
+        _check_number("version", answer.version, MAX_VERSION)
+        return answer._replace(
+            key=_key(answer.key),
+            data=None if answer.data is None else self._data(answer.data, caller),
+            tags=_tags(answer.tags),
+            idempotency_key=_text("idempotency_key", answer.idempotency_key, MAX_KEY_LENGTH),
+            version_epoch=_text("version_epoch", answer.version_epoch, MAX_VERSION_EPOCH_LENGTH),
+        )
+
+    def map_remove(self, answer: object, _caller: Caller) -> MapRemoveAnswer:
+        """Return an answer to `on_map_remove`."""
+        if not isinstance(answer, MapRemoveAnswer):
+            raise _wrong("the answer", answer, "a MapRemoveAnswer")
+        once = _text("idempotency_key", answer.idempotency_key, MAX_KEY_LENGTH)
+        return MapRemoveAnswer(_key(answer.key), once)
 
     def rpc(self, answer: object, caller: Caller) -> bytes:
         """Return an answer to `on_rpc`."""
@@ -137,8 +171,40 @@ def _channel(name: object) -> str:
         raise NoAnswer(f"{name!r}: {exc.detail}") from None
 
 
+def _key(value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong("key", value, "a str")
+    try:
+        return check_key(value) if value else ""
+    except ClientError as exc:
+        raise NoAnswer(exc.detail) from None
+
+
+def _tags(value: object) -> Mapping[str, str] | None:
+    try:
+        return check_tags(value)
+    except ClientError as exc:
+        raise NoAnswer(exc.detail) from None
+
+
+def _text(name: str, value: object, max_length: int) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, value, "a str")
+    if len(value) > max_length:
+        raise NoAnswer(f"{name} has {len(value)} characters, at most {max_length} are allowed")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise NoAnswer(f"{name} is not valid UTF-8") from None
+    return value
+
+
 def _check_time(value: object) -> None:
+    _check_number("expire_at_s", value, _MAX_TIME_S)
+
+
+def _check_number(name: str, value: object, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong("expire_at_s", value, "an int")
-    if not 0 <= value <= _MAX_TIME_S:
-        raise NoAnswer(f"expire_at_s is no time in seconds: {value}")
+        raise _wrong(name, value, "an int")
+    if not 0 <= value <= highest:
+        raise NoAnswer(f"{name} must be 0 to {highest}, not {value}")

@@ -20,6 +20,10 @@ from roomcast.hooks.interface import (
     DisconnectEvent,
     Handlers,
     Hook,
+    MapPublishAnswer,
+    MapPublishEvent,
+    MapRemoveAnswer,
+    MapRemoveEvent,
     NoAnswer,
     PublishAnswer,
     PublishEvent,
@@ -108,6 +112,14 @@ class HookedApplication(Application):
     @override
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
         return await self._ask(Hook.PUBLISH, event, self._check.publish)
+
+    @override
+    async def on_map_publish(self, event: MapPublishEvent) -> MapPublishAnswer:
+        return await self._ask(Hook.MAP_PUBLISH, event, self._check.map_publish)
+
+    @override
+    async def on_map_remove(self, event: MapRemoveEvent) -> MapRemoveAnswer:
+        return await self._ask(Hook.MAP_REMOVE, event, self._check.map_remove)
 
     @override
     async def on_rpc(self, event: RpcEvent) -> bytes:

@@ -37,7 +37,7 @@ class _Unreachable(NoAnswer):
 
 
 class ProxyHandlers:
-    """Posts to `<url>/connect`, `/subscribe`, `/publish`, `/rpc`, `/refresh`, `/sub_refresh`, without retries.
+    """Posts to `<url>/connect`, `/subscribe`, `/publish`, `/map_publish` ... (the names of hooks), without retries.
 
     Each path has its own circuit, so that failing procedures do not stop clients from connecting. While it is open,
     requests fail at once. Redirects are not followed, and proxies of the environment not used.

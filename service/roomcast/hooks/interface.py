@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from roomcast.auth import Override
 from roomcast.model.errors import ApplicationError, ClientError
+from roomcast.model.maps import KeyMode
 
 
 class Hook(enum.StrEnum):
@@ -21,6 +22,8 @@ class Hook(enum.StrEnum):
     CONNECT = "connect"
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
+    MAP_PUBLISH = "map_publish"
+    MAP_REMOVE = "map_remove"
     RPC = "rpc"
     REFRESH = "refresh"
     SUB_REFRESH = "sub_refresh"
@@ -121,6 +124,48 @@ class PublishAnswer(NamedTuple):
     skip_history: bool = False
 
 
+class MapPublishEvent(NamedTuple):
+    """A client sets a key of a map. data: the value, JSON if its encoding is; empty: a value without data."""
+
+    caller: Caller
+    channel: str
+    key: str
+    data: bytes = b""
+
+
+class MapPublishAnswer(NamedTuple):
+    """The client may set the key; the conditions are those of `map_publish` in the server API.
+
+    key: replaces the client's key; "": unchanged. data: replaces the client's data, JSON if its encoding is, or empty;
+        None: unchanged. tags: of the value.
+    key_mode: set it only if the key is absent, or present. idempotency_key: the write is made once within 5 minutes.
+    version: the write is ignored unless it is higher than the key's version in `version_epoch`; 0: no version.
+    """
+
+    key: str = ""
+    data: bytes | None = None
+    tags: Mapping[str, str] | None = None
+    key_mode: KeyMode = KeyMode.REPLACE
+    idempotency_key: str = ""
+    version: int = 0
+    version_epoch: str = ""
+
+
+class MapRemoveEvent(NamedTuple):
+    """A client removes a key of a map."""
+
+    caller: Caller
+    channel: str
+    key: str
+
+
+class MapRemoveAnswer(NamedTuple):
+    """The client may remove the key. key, idempotency_key: as in `MapPublishAnswer`."""
+
+    key: str = ""
+    idempotency_key: str = ""
+
+
 class RpcEvent(NamedTuple):
     """A client calls a procedure. data: JSON if its encoding is, or empty. method: empty for a `send`."""
 
@@ -185,8 +230,8 @@ class Application(Protocol):
     def handles(self) -> frozenset[Hook]:
         """Return the hooks that the application handles; others are not called.
 
-        Without CONNECT only tokens authenticate, without RPC calls fail (108), without SUBSCRIBE and PUBLISH namespaces
-        and tokens decide, without REFRESH and SUB_REFRESH only tokens refresh.
+        Without CONNECT only tokens authenticate, without RPC calls fail (108), without SUBSCRIBE, PUBLISH, MAP_PUBLISH
+        and MAP_REMOVE namespaces and tokens decide, without REFRESH and SUB_REFRESH only tokens refresh.
         """
 
     @property
@@ -205,6 +250,12 @@ class Application(Protocol):
 
     async def on_publish(self, event: PublishEvent) -> PublishAnswer:
         """Accept a publication and return changes to it."""
+
+    async def on_map_publish(self, event: MapPublishEvent) -> MapPublishAnswer:
+        """Accept a value of a map and return changes to it, and the conditions of the write."""
+
+    async def on_map_remove(self, event: MapRemoveEvent) -> MapRemoveAnswer:
+        """Accept the removal of a key and return changes to it."""
 
     async def on_rpc(self, event: RpcEvent) -> bytes:
         """Return the result of a procedure: JSON if the client's encoding is, or empty."""

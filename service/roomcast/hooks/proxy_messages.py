@@ -19,6 +19,8 @@ from roomcast.hooks.interface import (
     Caller,
     ConnectAnswer,
     Hook,
+    MapPublishAnswer,
+    MapRemoveAnswer,
     NoAnswer,
     NoConnectAnswer,
     PublishAnswer,
@@ -28,6 +30,7 @@ from roomcast.hooks.interface import (
 from roomcast.model import json
 from roomcast.model.errors import ApplicationError, ClientError, Disconnect, ErrorCode, Refused
 from roomcast.model.json import Json
+from roomcast.model.maps import KeyMode
 from roomcast.model.payloads import decode_base64
 
 M = TypeVar("M", bound="_Model")
@@ -88,6 +91,13 @@ def _decode(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("must be text")
     return decode_base64(value)
+
+
+def _key_mode(value: object) -> KeyMode:
+    try:
+        return KeyMode(value)
+    except ValueError:
+        raise ValueError("must be if_new or if_exists") from None
 
 
 _Base64 = Annotated[bytes, BeforeValidator(_decode)]
@@ -205,6 +215,40 @@ class PublishResult(_WithData):
         return PublishAnswer(data=_payload(self.data, self.b64data), skip_history=self.skip_history)
 
 
+class MapPublishResult(_WithData):
+    """The result of `/map_publish`."""
+
+    key: str = ""
+    tags: dict[str, str] | None = None
+    key_mode: Annotated[KeyMode, BeforeValidator(_key_mode)] = KeyMode.REPLACE
+    idempotency_key: str = ""
+    version: int = 0
+    version_epoch: str = ""
+
+    def answer(self) -> MapPublishAnswer:
+        """Return the answer of a handler."""
+        return MapPublishAnswer(
+            key=self.key,
+            data=_payload(self.data, self.b64data),
+            tags=self.tags,
+            key_mode=self.key_mode,
+            idempotency_key=self.idempotency_key,
+            version=self.version,
+            version_epoch=self.version_epoch,
+        )
+
+
+class MapRemoveResult(_Model):
+    """The result of `/map_remove`."""
+
+    key: str = ""
+    idempotency_key: str = ""
+
+    def answer(self) -> MapRemoveAnswer:
+        """Return the answer of a handler."""
+        return MapRemoveAnswer(self.key, self.idempotency_key)
+
+
 class RpcResult(_WithData):
     """The result of `/rpc`."""
 
@@ -226,10 +270,15 @@ class RefreshResult(_WithInfo):
         )
 
 
-RESULTS: Mapping[Hook, type[ConnectResult | SubscribeResult | PublishResult | RpcResult | RefreshResult]] = {
+Result = (
+    ConnectResult | SubscribeResult | PublishResult | MapPublishResult | MapRemoveResult | RpcResult | RefreshResult
+)
+RESULTS: Mapping[Hook, type[Result]] = {
     Hook.CONNECT: ConnectResult,
     Hook.SUBSCRIBE: SubscribeResult,
     Hook.PUBLISH: PublishResult,
+    Hook.MAP_PUBLISH: MapPublishResult,
+    Hook.MAP_REMOVE: MapRemoveResult,
     Hook.RPC: RpcResult,
     Hook.REFRESH: RefreshResult,
     Hook.SUB_REFRESH: RefreshResult,

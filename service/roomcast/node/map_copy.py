@@ -63,9 +63,11 @@ class MapCopy:
 
     def apply(self, publication: Publication) -> None:
         """Apply the next change."""
-        change = _change(publication)
         assert publication.position is not None  # noqa: S101  (for the type checker)
         self.position = publication.position
+        change = publication.change
+        if change is None:  # another program has written into the history
+            return
         if self.cache:
             self.cache.clear()
         if change.is_removed:

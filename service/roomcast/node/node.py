@@ -245,7 +245,10 @@ class Node(Sink):
                 listener(event)
                 return
             self.counts["received"] += 1
-            self.tracker.accept(event)
+            try:
+                self.tracker.accept(event)
+            except ValueError as exc:
+                self.on_malformed(event.channel, str(exc))
         elif isinstance(event, Removal):
             self.tracker.removed(event.channel)
         else:

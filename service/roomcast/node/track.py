@@ -60,6 +60,7 @@ class Track:
         "_waiting",
         "channel",
         "copy",
+        "is_map",
         "is_resolved",
         "namespace",
         "window",
@@ -68,6 +69,7 @@ class Track:
     def __init__(self, channel: str, namespace: Namespace, total: WaitingTotal) -> None:
         self.channel = channel
         self.namespace = namespace
+        self.is_map = namespace.map is not None
         self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
         self.copy: MapCopy | None = None  # of a map, while clients load it
@@ -315,6 +317,8 @@ class Track:
         while self._offset in jumps:
             self._offset = jumps[self._offset]
             self.window = None  # it knows only the jumps before
+            if self.copy is not None:
+                self.copy.position = Position(self._offset, self._epoch)
 
     def _report_lost(self, offset: int) -> None:
         """Report as lost the missing publications up to an offset."""

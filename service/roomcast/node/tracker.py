@@ -106,8 +106,13 @@ class Tracker:
         return channel in self._windows
 
     def accept(self, publication: Publication) -> None:
-        """Broadcast a live publication if it is the next one; hold it if one before it is missing."""
+        """Broadcast a live publication if it is the next one; hold it if one before it is missing.
+
+        Raises: ValueError for one without a key in a map, or with one elsewhere: no node has published it.
+        """
         track = self._tracks.get(publication.channel)
+        if track is not None and track.is_map is (publication.change is None):
+            raise ValueError("a change of a map in another channel, or anything else in a map")
         if track is None or track.accept(publication):
             self._broadcast(publication)
         elif not track.is_resolved:

@@ -6,7 +6,17 @@ import pytest
 
 from roomcast.auth import Override
 from roomcast.hooks.answer_check import AnswerCheck
-from roomcast.hooks.interface import Caller, ConnectAnswer, NoAnswer, PublishAnswer, RefreshAnswer, SubscribeAnswer
+from roomcast.hooks.interface import (
+    Caller,
+    ConnectAnswer,
+    MapPublishAnswer,
+    MapRemoveAnswer,
+    NoAnswer,
+    PublishAnswer,
+    RefreshAnswer,
+    SubscribeAnswer,
+)
+from roomcast.model.maps import KeyMode
 
 JSON = Caller("n-1", "websocket")
 BINARY = Caller("n-1", "websocket", "protobuf")
@@ -22,6 +32,11 @@ def test_a_good_answer_is_as_it_was() -> None:
     assert check.connect(connect, JSON) == connect
     assert check.connect(ConnectAnswer(), JSON) == ConnectAnswer()
     assert check.publish(PublishAnswer(skip_history=True), JSON) == PublishAnswer(skip_history=True)
+    value = MapPublishAnswer("k", b"[1]", {"a": "b"}, KeyMode.IF_EXISTS, "once", 2**53 - 1, "v")
+    assert check.map_publish(value, JSON) == value
+    assert check.map_publish(MapPublishAnswer(), JSON) == MapPublishAnswer()
+    assert check.map_publish(MapPublishAnswer(data=b""), JSON) == MapPublishAnswer(data=b""), "a value without data"
+    assert check.map_remove(MapRemoveAnswer("k", "once"), JSON) == MapRemoveAnswer("k", "once")
     assert check.refresh(RefreshAnswer(5, info=b"{}"), JSON) == RefreshAnswer(5, info=b"{}")
     assert check.rpc(b"", JSON) == b""
 
@@ -51,16 +66,34 @@ WRONG: list[tuple[str, Any, str]] = [
     ("connect", ConnectAnswer(channels={1: SubscribeAnswer()}), "name is a int"),  # type: ignore[dict-item]  # as above
     ("connect", ConnectAnswer(channels={"a": {}}), "not a SubscribeAnswer"),  # type: ignore[dict-item]  # as above
     ("connect", ConnectAnswer(channels={"a": SubscribeAnswer(info=b"?")}), "info is not JSON"),
-    ("connect", ConnectAnswer(expire_at_s=-1), "no time in seconds"),
+    ("connect", ConnectAnswer(expire_at_s=-1), "expire_at_s must be 0 to "),
     ("connect", ConnectAnswer(expire_at_s=1.5), "expire_at_s is a float"),  # type: ignore[arg-type]  # as above
     ("subscribe", True, "the answer is a bool"),
-    ("subscribe", SubscribeAnswer(expire_at_s=2**53), "no time in seconds"),
+    ("subscribe", SubscribeAnswer(expire_at_s=2**53), "expire_at_s must be 0 to "),
     ("subscribe", SubscribeAnswer(expire_at_s=True), "expire_at_s is a bool"),
     ("subscribe", SubscribeAnswer(override={}), "override is a dict"),  # type: ignore[arg-type]  # as above
     ("subscribe", SubscribeAnswer(override=Override(presence=1)), "presence is a int"),  # type: ignore[arg-type]  # as above
     ("publish", b"1", "the answer is a bytes"),
     ("publish", PublishAnswer(b""), "data is empty"),
     ("publish", PublishAnswer(b"%d" % 10**100), "data has 101 bytes, at most 100 are allowed"),
+    ("map_publish", PublishAnswer(), "the answer is a PublishAnswer and not a MapPublishAnswer"),
+    ("map_publish", MapPublishAnswer(key=7), "key is a int"),  # type: ignore[arg-type]  # as above
+    ("map_publish", MapPublishAnswer(key="k" * 256), "key must be 1 to 255 bytes, this one has 256"),
+    ("map_publish", MapPublishAnswer(key="a\nb"), "key holds a control character"),
+    ("map_publish", MapPublishAnswer(key="\ud800"), "key is not valid UTF-8"),
+    ("map_publish", MapPublishAnswer(data=b"{"), "data is not JSON"),
+    ("map_publish", MapPublishAnswer(data=b"%d" % 10**100), "data has 101 bytes"),
+    ("map_publish", MapPublishAnswer(tags=["a"]), "tags is no object"),  # type: ignore[arg-type]  # as above
+    ("map_publish", MapPublishAnswer(tags={"a": 1}), "keys and values of tags are texts"),  # type: ignore[dict-item]
+    ("map_publish", MapPublishAnswer(tags={"a": "x" * 129}), "at most 128 are allowed"),
+    ("map_publish", MapPublishAnswer(key_mode="if_new"), "key_mode is a str"),  # type: ignore[arg-type]  # as above
+    ("map_publish", MapPublishAnswer(version=-1), "version must be 0 to 9007199254740991, not -1"),
+    ("map_publish", MapPublishAnswer(version=True), "version is a bool"),
+    ("map_publish", MapPublishAnswer(idempotency_key="k" * 129), "idempotency_key has 129 characters"),
+    ("map_publish", MapPublishAnswer(version_epoch="\ud800"), "version_epoch is not valid UTF-8"),
+    ("map_remove", None, "the answer is a NoneType and not a MapRemoveAnswer"),
+    ("map_remove", MapRemoveAnswer("k" * 256), "key must be"),
+    ("map_remove", MapRemoveAnswer("k", 1), "idempotency_key is a int"),  # type: ignore[arg-type]  # as above
     ("rpc", None, "data is a NoneType"),
     ("rpc", b"no json", "data is not JSON"),
     ("connect", ConnectAnswer(info=b"1e400"), "info is not JSON: 1e400 is out of range"),
@@ -76,6 +109,8 @@ def test_what_no_client_can_be_sent_is_no_answer(method: str, answer: Any, reaso
         "connect": check.connect,
         "subscribe": check.subscribe,
         "publish": check.publish,
+        "map_publish": check.map_publish,
+        "map_remove": check.map_remove,
         "rpc": check.rpc,
         "refresh": check.refresh,
     }

@@ -18,6 +18,10 @@ from roomcast.hooks.interface import (
     ConnectEvent,
     DisconnectEvent,
     Hook,
+    MapPublishAnswer,
+    MapPublishEvent,
+    MapRemoveAnswer,
+    MapRemoveEvent,
     PublishEvent,
     RefreshEvent,
     RpcEvent,
@@ -26,6 +30,7 @@ from roomcast.hooks.interface import (
 )
 from roomcast.hooks.python_handlers import PythonHandlers, load_functions
 from roomcast.model.errors import ApplicationError, ClientError, ErrorCode, Refused
+from roomcast.model.maps import KeyMode
 from tests.support import application
 from tests.support.processes import eventually
 
@@ -52,6 +57,9 @@ async def test_asynchronous_handlers_are_awaited_and_others_run_in_threads() -> 
         assert (await it.on_connect(ConnectEvent(CALLER))).user == "ada"
         assert (await it.on_subscribe(SubscribeEvent(CALLER, "room:a"))).data.startswith(b'"hook')
         assert (await it.on_publish(PublishEvent(CALLER, "room:a", b"[1]"))).data == b'{"from":"42","said":[1]}'
+        value = await it.on_map_publish(MapPublishEvent(CALLER, "state:a", "k", b"1"))
+        assert value == MapPublishAnswer("42-k", tags={"team": "red"}, key_mode=KeyMode.IF_NEW)
+        assert await it.on_map_remove(MapRemoveEvent(CALLER, "state:a", "k")) == MapRemoveAnswer("42-k", "once")
         assert await it.on_rpc(RpcEvent(CALLER, "echo", b"{}")) == b"{}"
         assert (await it.on_refresh(RefreshEvent(CALLER))).expire_at_s == 2_000_000_000
         assert (await it.on_sub_refresh(SubRefreshEvent(CALLER, "room:old"))).is_expired

@@ -7,7 +7,9 @@ import pytest
 from roomcast.connections.connection import Connection, State
 from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import SHUTDOWN, BrokerUnavailable
+from roomcast.model.maps import Change
 from roomcast.model.namespaces import Namespace, Namespaces
+from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication, Removal
 from roomcast.node.node import Node
 from tests.support.fakes import FakePresence, connection
@@ -239,3 +241,18 @@ async def test_who_is_told_of_a_gap_may_leave_the_channel_for_it() -> None:
     assert [receiver.lost for receiver in receivers] == [["room:a"], ["room:a"], ["room:b"], ["room:b"]]
     assert broker.unsubscribed == ["room:a", "room:b"]
     assert len(node.hub.channels()) == 0
+
+
+@pytest.mark.parametrize(
+    ("channel", "change"), [("state:a", None), ("room:a", Change("k"))], ids=["no key in a map", "a key elsewhere"]
+)
+async def test_what_no_node_has_published_is_counted_and_dropped(channel: str, change: Change | None) -> None:
+    node, _, turn = make_node()
+    ada, to_ada = connection()
+    await subscribe(node, ada, channel)
+
+    node.on_event(Publication(channel, b"1", position=Position(1, "e"), change=change))
+    turn.run()
+
+    assert node.counts["malformed"] == 1
+    assert to_ada.written == []
