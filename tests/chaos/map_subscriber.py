@@ -16,6 +16,8 @@ from tests.chaos.map_doors import PlainMap
 from tests.chaos.map_journal import Changed, Entries, Invalidated, Loaded, MapEvent, MapLog, Note, Recovered
 
 _SMALL_PAGE = 3
+# So often a client returns as another one, which loads the map: otherwise most of them recover.
+_ANEW = 1 / 3
 
 
 class MapWay(enum.Enum):
@@ -38,8 +40,7 @@ class MapSubscriber(Client[MapEvent]):
         self._fleet = fleet
         self._place: Place | None = None
         self._way = way
-        self._plain = PlainMap(channel)
-        self._subscription = MapSubscription(channel, limit=_SMALL_PAGE if way is MapWay.SMALL_PAGES else 0)
+        self._open_page()
 
     def note(self) -> None:
         """Note the copy, if it must be the map at its place."""
@@ -54,6 +55,8 @@ class MapSubscriber(Client[MapEvent]):
     def _connect(self) -> AsyncGenerator[MapEvent, None]:
         self.is_live = False  # until it has what it has missed
         node = self._fleet.any_node()
+        if self._chance.random() < _ANEW:
+            self._open_page()
         if self._way is MapWay.WEBSOCKET:
             return self._plain.websocket_events(node.ws(""))
         if self._way is MapWay.SSE:
@@ -78,3 +81,9 @@ class MapSubscriber(Client[MapEvent]):
                     self.copy[event.key] = event.value
             case Invalidated():
                 self.is_live = False
+
+    def _open_page(self) -> None:
+        """Forget the position."""
+        self._plain = PlainMap(self.log.channel)
+        limit = _SMALL_PAGE if self._way is MapWay.SMALL_PAGES else 0
+        self._subscription = MapSubscription(self.log.channel, limit=limit)

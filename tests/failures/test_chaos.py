@@ -72,6 +72,7 @@ async def test_a_bug_of_maps_put_in_on_purpose_is_found() -> None:
         shape="single",
         seconds=3.0,
         seed=SEED,
+        node_count=1,
         room_count=0,
         maps=("lasting:map", "staying:map"),
         map_rate_per_s=60.0,
