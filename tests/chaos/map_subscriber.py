@@ -16,6 +16,8 @@ from tests.chaos.map_doors import PlainMap
 from tests.chaos.map_journal import Changed, Entries, Invalidated, Loaded, MapEvent, MapLog, Note, Recovered
 
 _SMALL_PAGE = 3
+# Long enough for changes between the pages of most loads.
+_LONGEST_ROUND_TRIP_S = 0.1
 # So often a client returns as another one, which loads the map: otherwise most of them recover.
 _ANEW = 1 / 3
 
@@ -86,4 +88,4 @@ class MapSubscriber(Client[MapEvent]):
         """Forget the position."""
         self._plain = PlainMap(self.log.channel)
         limit = _SMALL_PAGE if self._way is MapWay.SMALL_PAGES else 0
-        self._subscription = MapSubscription(self.log.channel, limit=limit)
+        self._subscription = MapSubscription(self.log.channel, limit=limit, longest_round_trip_s=_LONGEST_ROUND_TRIP_S)
