@@ -68,24 +68,29 @@ async def test_a_bug_put_in_on_purpose_is_found(bug: str, fault: str) -> None:
 
 
 async def test_a_bug_of_maps_put_in_on_purpose_is_found() -> None:
-    plan = Plan(
-        shape="single",
-        seconds=3.0,
-        seed=SEED,
-        node_count=1,
-        room_count=0,
-        maps=("lasting:map", "staying:map"),
-        map_rate_per_s=60.0,
-        longest_pause_s=0.5,
-        catch_up_timeout_s=1.0,
-        only=("clients changed their network",),
-        bug=DROP_CHANGES,
-    )
+    found = set()
+    for seed in range(SEED, SEED + 8):  # as above
+        plan = Plan(
+            shape="single",
+            seconds=2.0,
+            seed=seed,
+            node_count=1,
+            room_count=0,
+            maps=("lasting:map", "staying:map"),
+            map_writer_count=6,
+            map_rate_per_s=120.0,
+            longest_pause_s=0.5,
+            catch_up_timeout_s=1.0,
+            only=("clients changed their network",),
+            bug=DROP_CHANGES,
+        )
+        outcome = await run(plan)
+        assert not outcome.verdict.offences
+        found |= {offence.subscriber.partition(":")[0] for offence in outcome.map_verdict.offences}
+        if len(found) == 2:
+            break
 
-    outcome = await run(plan)
-
-    assert outcome.verdict.is_good
+    # The copies of the first are held against its changes at any moment, those of the second against Redis at the stop.
+    assert found == {"lasting", "staying"}, text(outcome)
     assert outcome.map_verdict.counts()[DIFFERENT], text(outcome)
-    subscribers = {offence.subscriber for offence in outcome.map_verdict.offences}
-    assert any(name.startswith("lasting") for name in subscribers), "by the notes"
-    assert any(name.startswith("staying") for name in subscribers), "by the stop"
+    assert f"--seed {seed}" in text(outcome)
