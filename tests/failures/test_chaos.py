@@ -79,7 +79,7 @@ async def test_a_bug_of_maps_put_in_on_purpose_is_found() -> None:
             maps=("lasting:map", "staying:map"),
             map_writer_count=4,
             map_rate_per_s=40.0,
-            longest_pause_s=1.0,
+            longest_pause_s=0.5,
             catch_up_timeout_s=1.0,
             only=("clients changed their network",),
             bug=DROP_CHANGES,
