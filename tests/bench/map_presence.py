@@ -132,8 +132,9 @@ class Peer:
 
     async def watch(self, channel: str, *, by_map: bool) -> None:
         """Subscribe to be notified, and ask for the list of those that are there."""
+        self._watched = channel
         if by_map:
-            await self._load(channel)
+            await self._load()
         else:
             await self.send("subscribe", channel=channel, join_leave=True)
             await self.send("presence", channel=channel)
@@ -150,12 +151,14 @@ class Peer:
                     removed = line.count('"removed":true')
                     self._left_count += removed + line.count('"leave":')
                     self._joined_count += line.count('"pub":{') - removed + line.count('"join":')
+                elif '"code":100,' in line:  # too many clients ask at once
+                    await asyncio.sleep(0.2)
+                    await self.send("presence", channel=self._watched)
                 elif '"state":' in line or '"presence":' in line or '"type":1' in line:
                     await self._take_list(json.loads(line))
 
-    async def _load(self, channel: str, **page: object) -> None:
-        await self.send("subscribe", channel=channel, type=2, limit=1000, flag=1, **{"phase": 2, **page})
-        self._watched = channel
+    async def _load(self, **page: object) -> None:
+        await self.send("subscribe", channel=self._watched, type=2, phase=2, limit=1000, flag=1, **page)
 
     async def _take_list(self, reply: dict[str, Any]) -> None:
         if "presence" in reply:
@@ -164,7 +167,7 @@ class Peer:
         page = reply["subscribe"]
         self.listed_count += len(page.get("state", ()))
         if page.get("phase"):
-            await self._load(self._watched, cursor=page["cursor"])
+            await self._load(cursor=page["cursor"])
         else:
             self.is_listed = True
 
@@ -182,6 +185,9 @@ async def peers(node: NodeProcess, count: int) -> AsyncIterator[list[Peer]]:
             readers.append(asyncio.create_task(found[-1].read()))
         yield found
     finally:
+        for reader in readers:
+            if reader.done():
+                reader.result()
         await end(*readers)
         for peer in found:
             peer.abort()

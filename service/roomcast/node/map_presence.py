@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 from roomcast.brokers.map_interface import MapStore
 from roomcast.connections.connection import Connection, State
@@ -130,23 +131,24 @@ class MapPresence:
             present = self._present(channel)
             for key in absent:
                 if key in present:
-                    self._add(channel, key, present[key])
+                    client = present[key]
+                    self._add(channel, key, None if client is None else self._roster.info(*client))
 
     def _interval_s(self, channel: str) -> float:
         options = self._namespaces.of(channel).map
         assert options is not None  # noqa: S101  (for the type checker: it was checked at the start)
         return options.key_ttl_s / _REFRESHES_PER_TTL
 
-    def _present(self, channel: str) -> dict[str, ClientInfo | None]:
-        """Return the keys of a map that belong to subscribers here, with the infos of clients."""
-        found: dict[str, ClientInfo | None] = {}
+    def _present(self, channel: str) -> dict[str, tuple[Connection, str] | None]:
+        """Return the keys of a map that belong to subscribers here; those of clients with their subscriptions."""
+        found: dict[str, tuple[Connection, str] | None] = {}
         for subject in self._namespaces.subjects_of(channel):
             if subject not in self._hub.channels():
                 continue
+            subscribers = tuple(self._hub.subscribers(subject))
             if self._namespaces.map_of_clients(subject) == channel:
-                infos = (self._roster.info(connection, subject) for connection in self._hub.subscribers(subject))
-                found.update((info.client, info) for info in infos)
+                ids = map(self._roster.client_id, subscribers)
+                found |= zip(ids, zip(subscribers, repeat(subject)), strict=False)
             if self._namespaces.map_of_users(subject) == channel:
-                found.update((connection.user, None) for connection in self._hub.subscribers(subject))
-        found.pop("", None)
+                found |= dict.fromkeys(connection.user for connection in subscribers if connection.user)
         return found
