@@ -52,7 +52,7 @@ class MapPresence:
         await run_together(refreshes=self._refreshes.run(), touches=self._touches.run())
 
     def flush(self) -> None:
-        """Submit what waits for the next round, because the node shuts down."""
+        """Submit the writes of the next round now, because the node shuts down."""
         self._rounds.flush()
 
     def began(self, connection: Connection, channel: str) -> None:

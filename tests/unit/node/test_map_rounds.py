@@ -31,7 +31,7 @@ def anyio_backend() -> tuple[str, Mapping[str, object]]:
 
 
 class Store(RedisMaps):
-    """Keeps writes; answers with `result` at once, or with `answer` while it is None."""
+    """Keeps writes; answers with `result` at once; without one by `answer`."""
 
     def __init__(self, result: Result | None = DONE) -> None:
         self.result = result
