@@ -50,9 +50,10 @@ def is_asked(session: Session, publication: Publication) -> bool:
 
 async def write_if_allowed(session: Session, publication: Publication) -> Members:
     """Make a change that the application allows; a condition of its answer may suppress it."""
-    application = session.context.application
+    application, node = session.context.application, session.context.node
     publication, conditions = await map_changes.accepted(application, session.caller, publication, session.wire.kind_of)
-    await session.context.node.maps.write(publication, conditions=conditions)
+    await node.maps.write(publication, conditions=conditions)
+    node.map_presence.wrote(session.connection, publication)
     return {}
 
 

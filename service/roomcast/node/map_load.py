@@ -71,13 +71,18 @@ class MapLoad:
         self._check()
         return encoded_page(self.copy, self.position, after, length, name=name, encode=encode)
 
-    def changes(self, since: int, *, up_to: int) -> list[Publication]:
-        """Return the last change of each key after an offset, in their order, without those after `up_to`."""
+    def changes(self, since: int) -> list[Publication]:
+        """Return the last change of each key after an offset, in their order."""
         self._check()
-        found = self.copy.changes(since, up_to=up_to)
+        found = self.copy.changes(since)
         if found is None:
             raise _lost()
         return found
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the copy is in step with the node."""
+        return self._close is not None and self._is_current(self.copy)
 
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""
@@ -86,7 +91,7 @@ class MapLoad:
             close()
 
     def _check(self) -> None:
-        if self._close is None or not self._is_current(self.copy):
+        if not self.is_current:
             raise _lost()
         self._keep(self.copy)
 

@@ -73,7 +73,7 @@ class Reader:
     """A client: what it has read of its start, and the live changes that wait behind it."""
 
     def __init__(self, copy: MapCopy, loaded: Position) -> None:
-        changes = copy.changes(loaded.offset, up_to=copy.position.offset)
+        changes = copy.changes(loaded.offset)
         assert changes is not None
         self.start: Iterator[bytes] = whole_map(MAP_WEBSOCKET, copy, loaded, changes, copy.position)
         self.live: list[Publication] = []
