@@ -131,8 +131,8 @@ async def test_a_user_with_several_tabs_is_one_key_that_expires_after_the_last(
 async def test_watchers_on_another_node_follow_who_is_there(nodes: Cluster, room: str) -> None:
     here, there = nodes.nodes[:2]
     channel = f"room:{room}"
-    async with connected(there, token("eve")) as eve, connected(here, token("ada")) as ada:
-        clients, users = Follower(eve, f"here:{channel}", type=2), Follower(eve, f"users:{channel}", type=3)
+    async with connected(there, token("eve")) as eve, connected(there, token("fay")) as fay, connected(here, token("ada")) as ada:
+        clients, users = Follower(eve, f"here:{channel}", type=2), Follower(fay, f"users:{channel}", type=3)
         for watcher in (clients, users):
             await watcher.load()
             assert watcher.entries == {}
@@ -177,9 +177,7 @@ async def test_the_key_of_a_client_without_a_subscription_goes_with_its_connecti
     await maps.until(channel)
 
 
-async def test_keys_live_as_long_as_their_clients(
-    nodes: Cluster, maps: Maps, client: Redis, room: str
-) -> None:
+async def test_keys_live_as_long_as_their_clients(nodes: Cluster, maps: Maps, client: Redis, room: str) -> None:
     channel = f"room:{room}"
     async with connected(nodes.nodes[0], token("ada")) as ada:
         await subscribe(ada, channel)
