@@ -131,7 +131,11 @@ async def test_a_user_with_several_tabs_is_one_key_that_expires_after_the_last(
 async def test_watchers_on_another_node_follow_who_is_there(nodes: Cluster, room: str) -> None:
     here, there = nodes.nodes[:2]
     channel = f"room:{room}"
-    async with connected(there, token("eve")) as eve, connected(there, token("fay")) as fay, connected(here, token("ada")) as ada:
+    async with (
+        connected(there, token("eve")) as eve,
+        connected(there, token("fay")) as fay,
+        connected(here, token("ada")) as ada,
+    ):
         clients, users = Follower(eve, f"here:{channel}", type=2), Follower(fay, f"users:{channel}", type=3)
         for watcher in (clients, users):
             await watcher.load()
