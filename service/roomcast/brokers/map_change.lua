@@ -43,6 +43,8 @@ local function ask_for_changes(map)
   ask('ZREM', keys[4], '')
   ask('DEL', keys[2])
   ask('PEXPIRE', keys[1], 0)
+  ask('PERSIST', keys[1])
+  ask('PTTL', keys[1])
   ask('XADD', keys[2], '*', 'k', '')
   has_asked = true
 end
@@ -96,6 +98,11 @@ local function keep_alive(map)
     redis.call('PEXPIRE', keys[3], ttl)
     redis.call('PEXPIRE', keys[4], ttl)
     redis.call('PEXPIRE', keys[5], ttl)
+  elseif redis.call('PTTL', keys[1]) >= 0 then -- the namespace had another mode
+    redis.call('PERSIST', keys[1])
+    redis.call('PERSIST', keys[3])
+    redis.call('PERSIST', keys[4])
+    redis.call('DEL', keys[5])
   end
 end
 
