@@ -177,3 +177,12 @@ async def test_a_map_that_is_made_persistent_stays(server: Client, prefix: str) 
             await use(broker)
             assert await run_all(server, [("PTTL", name) for name in names], ()) == [-1, -1, -1, -2]
             assert "a" in values(await page(broker))
+
+
+async def test_keys_of_a_map_that_was_persistent_expire(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a")
+        await put(broker, "b", b"1", RECOVERABLE)
+        await page(broker, RECOVERABLE)
+        await end_time_of(server, prefix, "a")
+        assert values(await page(broker, RECOVERABLE)) == {"b": b"1"}

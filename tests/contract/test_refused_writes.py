@@ -132,6 +132,9 @@ CASES: Mapping[str, Case] = {
     "drop what is not there": Case([], drop(PERSISTENT)),
     "page": Case([put(RECOVERABLE)], page(RECOVERABLE), KNOWN_READS, needs_memory=False),
     "page of a persistent map": Case([put(PERSISTENT)], page(PERSISTENT), PERSISTENT_READS, needs_memory=False),
+    "page where no key expires": Case(
+        [put(PERSISTENT)], page(RECOVERABLE), KNOWN_READS | {"zadd", "zrange"}, needs_memory=False
+    ),
     "page of the first": Case([], page(RECOVERABLE)),
     "page after a lost tail": Case(
         [put(PERSISTENT)], page(PERSISTENT, LOST), frozenset({"info", "pttl", "persist", "del"})

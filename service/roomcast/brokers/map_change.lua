@@ -180,8 +180,18 @@ local function expire_keys(map, due, now)
       local quoted = string.gsub(key, '[\\"]', '\\%0')
       remove_key(map, key, entry_of(found[i]), string.format('{"key":"%s","time":%.0f,"removed":true}', quoted, now))
     else -- another program has removed it
+      redis.call('ZREM', map.keys[4], key)
       redis.call('ZREM', map.keys[5], key)
     end
   end
   save(map)
+end
+
+-- Let keys expire that were written while the namespace's keys did not.
+local function add_deadlines(map, now)
+  ask('HSET', map.keys[1], 'offset', 0)
+  local deadline = string.format('%.0f', now + map.options.key_ttl)
+  for _, key in ipairs(redis.call('ZRANGE', map.keys[4], 0, -1)) do
+    redis.call('ZADD', map.keys[5], 'NX', deadline, key)
+  end
 end
