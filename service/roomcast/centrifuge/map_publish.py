@@ -8,7 +8,7 @@ from roomcast.centrifuge.session import Session
 from roomcast.hooks import map_changes
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.maps import Change, ClientKey, MapOptions, check_key
+from roomcast.model.maps import Change, MapOptions, check_key
 from roomcast.model.publications import Publication
 
 _STREAM, _MAP = 0, 1
@@ -59,10 +59,5 @@ async def write_if_allowed(session: Session, publication: Publication) -> Member
 
 def _key(session: Session, options: MapOptions, wanted: str) -> str:
     """Return the key that a client writes. Raises: ClientError 103, 107."""
-    if options.client_key is ClientKey.CLIENT_ID:
-        return session.client_id
-    if options.client_key is ClientKey.ANY:
-        return check_key(wanted)
-    if not session.client.user:
-        raise ClientError(ErrorCode.PERMISSION_DENIED, "the key is the user, and the client has none")
-    return session.client.user
+    own = options.own_key(session.client_id, session.client.user)
+    return check_key(wanted) if own is None else own

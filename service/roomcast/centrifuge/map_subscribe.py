@@ -168,7 +168,7 @@ async def _give_entries(request: _Request, loading: Loading, load: MapLoad) -> N
         request.wait_for_next(loading, {**result, "phase": _STATE, "cursor": loading.cursor}, state)
         return
     loading.top = load.copy.position.offset
-    if request.has_positions and _page_of(load.changes(loading.offset, up_to=loading.top), request.length)[1]:
+    if request.has_positions and _page_of(load.changes(loading.offset), request.length)[1]:
         request.wait_for_next(loading, {**result, "phase": _STATE}, state)
     else:
         await _go_live(request, loading, load.position, state)
@@ -180,7 +180,7 @@ async def _give_changes(request: _Request, loading: Loading, load: MapLoad) -> N
     Once it has those up to `top` it goes live even if many follow: else it might never reach the newest one.
     """
     assert loading.top is not None  # noqa: S101  (for the type checker)
-    page, rest = _page_of(load.changes(loading.offset, up_to=load.copy.position.offset), request.length)
+    page, rest = _page_of(load.changes(loading.offset), request.length)
     if not rest or loading.offset >= loading.top:
         await _go_live(request, loading, Position(loading.offset, load.position.epoch))
         return
