@@ -7,7 +7,7 @@ here, so that the client goes live with the last change of each key since its fi
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from roomcast.brokers.map_interface import MapPage
 from roomcast.model.maps import Change
@@ -28,12 +28,13 @@ class MapCopy:
         its entries, by their names; emptied by each change.
     """
 
-    __slots__ = ("_changes", "_entries", "_floor", "_keys", "cache", "needed_until_s", "position")
+    __slots__ = ("_changes", "_encoded", "_entries", "_floor", "_keys", "cache", "needed_until_s", "position")
 
     def __init__(self, position: Position, *, needed_until_s: float) -> None:
         self.position = position
         self.needed_until_s = needed_until_s
         self.cache: dict[Hashable, object] = {}
+        self._encoded: dict[Hashable, dict[int, bytes]] = {}  # entries by encoding and offset
         self._entries: dict[str, Publication] = {}
         self._keys: list[str] = []  # sorted; code points sort as UTF-8 does, and so as Redis does
         self._changes: dict[str, Publication] = {}  # the last change of each key, in the order of the offsets
@@ -60,6 +61,22 @@ class MapCopy:
             if known is None or offset_of(known) < offset_of(entry):
                 self._set(key, entry)
         return True
+
+    def encoded(
+        self, entries: Iterable[Publication], name: Hashable, encode: Callable[[Publication], bytes]
+    ) -> list[bytes]:
+        """Return each entry as `encode` makes it: once for all callers with this name, until it is written again."""
+        known = self._encoded.setdefault(name, {})
+        if len(known) > 2 * len(self._keys):  # most are of values that are no more
+            known.clear()
+        found = []
+        for entry in entries:
+            offset = offset_of(entry)
+            text = known.get(offset)
+            if text is None:
+                text = known[offset] = encode(entry)
+            found.append(text)
+        return found
 
     def apply(self, publication: Publication) -> None:
         """Apply the next change."""
