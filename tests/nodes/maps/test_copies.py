@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from tests.nodes.maps import batch, put
+from tests.nodes.maps import batch, put, put_all
 from tests.support.maps import Follower
 from tests.support.processes import Cluster, NodeProcess
 from tests.support.speaker import Json, call_api, connected
@@ -55,6 +56,27 @@ async def test_every_copy_becomes_the_map_of_redis(
 
     for copy in await asyncio.gather(*readers):
         assert copy == expected
+
+
+@pytest.mark.parametrize("namespace", ["fading", "flagging"])
+async def test_keys_that_expire_while_a_map_is_loaded_leave_every_copy(
+    cluster: Cluster, name: str, namespace: str
+) -> None:
+    channel, (one, two) = f"{namespace}:{name}", cluster.nodes
+    await put_all(one, channel, dict.fromkeys(KEYS, 1))
+    async with AsyncExitStack() as stack:
+        speakers = [await stack.enter_async_context(connected(node)) for node in (one, two) * 3]
+        followers = [Follower(speaker, channel, limit=number) for number, speaker in enumerate(speakers, 1)]
+        await followers[-1].load()
+        for key in KEYS[::2]:  # the others expire before
+            await put(two, channel, key, 2)
+            for follower in followers:
+                if not follower.is_live:
+                    await follower.step()
+        for follower in followers:
+            while not follower.is_live:
+                assert "error" not in await follower.step()
+            await follower.follow(lambda entries: not entries)
 
 
 async def _write_by_api(node: NodeProcess, channel: str, chance: random.Random) -> None:
