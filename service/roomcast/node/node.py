@@ -199,13 +199,11 @@ class Node(Sink):
         await self.interest.receive(channel)
         await self.tracker.wait_resolved(channel)
         self._check_unsubscribed(connection, channel)
+        # The copy has one change of each key. Without it, if it waits for the flush, the start would be of no position.
+        self.hub.flush_channel(channel)
         position = load.copy.position
-        floor = self.hub.pending_floor(channel, position.offset)
-        if since.offset > floor:
-            self.hub.flush_channel(channel)
-            floor = position.offset
-        changes = load.changes(since.offset, up_to=floor)
-        return [Resumption(channel, Position(floor, position.epoch), is_recovered=None), *changes]
+        changes = load.changes(since.offset, up_to=position.offset)
+        return [Resumption(channel, position, is_recovered=None), *changes]
 
     def _check_unsubscribed(self, connection: Connection, channel: str) -> None:
         if connection.state is State.CLOSED or channel in connection.subscriptions:
