@@ -114,3 +114,8 @@ class Stop(NamedTuple):
     copies: Mapping[str, Entries | None]
     afters: Mapping[str, int]
     may_have_lost_data: bool
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether each copy is the map."""
+        return all(copy == self.kept.entries for copy in self.copies.values())

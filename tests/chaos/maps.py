@@ -40,8 +40,8 @@ map = { mode = "ephemeral", min_page_size = 1, page_size = 16, key_ttl_s = 3 }
 type = "map"
 map = { mode = "ephemeral", min_page_size = 1, page_size = 16, key_ttl_s = 3600 }
 """
-_LONGEST_UNNOTED_S = 1.0
 _LAST_WRITES_TIMEOUT_S = 40.0
+_READ_TIMEOUT_S = 20.0
 _POLL_S = 0.05
 
 
@@ -66,7 +66,6 @@ class Maps:
             for way in MapWay
         ]
         self._channels = channels
-        self._chance = random.Random(chance.random())
         self._rate_per_s = rate_per_s / writer_count
         self._stops: list[Stop] = []
         self._stop_count = 0
@@ -74,13 +73,6 @@ class Maps:
     def is_joined(self) -> bool:
         """Return whether every subscriber has been live."""
         return all(subscriber.log.count(Loaded) for subscriber in self.subscribers)
-
-    async def note(self) -> None:
-        """Note copies at random moments; end only when cancelled."""
-        while True:
-            await asyncio.sleep(self._chance.uniform(0, _LONGEST_UNNOTED_S))
-            for subscriber in self.subscribers:
-                subscriber.note()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
@@ -99,18 +91,20 @@ class Maps:
             await end(*tasks)
 
     async def stop(self, reads: RedisReads, *, within_s: float, may_have_lost_data: bool) -> None:
-        """Compare each copy with Redis until all are equal: for so long, then the checker reports the difference."""
+        """Compare each copy with Redis until all are equal: for so long, then the checker reports the difference.
+
+        Raises: TimeoutError if Redis cannot be read.
+        """
         deadline_s = time.monotonic() + within_s
         self._stop_count += 1
-        for channel in self._channels:
-            while True:
-                with suppress(RedisError):  # a cluster that forms anew
-                    stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
-                    is_equal = all(copy == stop.kept.entries for copy in stop.copies.values())
-                    if is_equal or time.monotonic() >= deadline_s:
-                        self._stops.append(stop)
-                        break
-                await asyncio.sleep(_POLL_S)
+        async with asyncio.timeout(within_s + _READ_TIMEOUT_S):
+            for channel in self._channels:
+                stop = None
+                while stop is None or (not stop.is_equal and time.monotonic() < deadline_s):
+                    await asyncio.sleep(_POLL_S)
+                    with suppress(RedisError):  # a cluster that forms anew
+                        stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
+                self._stops.append(stop)
 
     def verdict(self, reads: RedisReads) -> MapVerdict:
         """Check everything. Raises: as of `RedisReads`."""

@@ -182,7 +182,6 @@ class _Live:
         """Break things, and mend them; return how long after the last fault all rooms had everything."""
         clients: list[Subscriber | MapSubscriber] = [*self.subscribers, *self.maps.subscribers]
         tasks = [asyncio.create_task(client.run(), name=client.log.subscriber) for client in clients]
-        tasks.append(asyncio.create_task(self.maps.note(), name="notes"))
         publishing: list[asyncio.Task[None]] = []
         try:
             await _until(
