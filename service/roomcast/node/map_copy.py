@@ -100,20 +100,15 @@ class MapCopy:
             found.append(entry)
         return found, ""
 
-    def changes(self, since: int, *, up_to: int) -> list[Publication] | None:
-        """Return the last change of each key after an offset, in their order; None if older ones are forgotten.
-
-        Those of keys that have changed again after `up_to` are left out: that change comes live.
-        """
+    def changes(self, since: int) -> list[Publication] | None:
+        """Return the last change of each key after an offset, in their order; None if older ones are forgotten."""
         if since < self._floor:
             return None
         found = []
         for publication in reversed(self._changes.values()):
-            offset = offset_of(publication)
-            if offset <= since:
+            if offset_of(publication) <= since:
                 break
-            if offset <= up_to:
-                found.append(publication)
+            found.append(publication)
         return found[::-1]
 
     def _set(self, key: str, publication: Publication) -> None:

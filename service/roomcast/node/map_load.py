@@ -68,28 +68,21 @@ class MapLoad:
         Args:
             name: of what `encode` returns: loads that began at the copy's position share it. None: it is not shared.
         """
-        cache, key = self.copy.cache, (name, after, length)
-        if name is None or self.position != self.copy.position:
-            entries, cursor = self.page(after, length)
-            return EncodedPage(encode(entries), cursor)
         self._check()
-        found = cache.get(key)
-        if found is None:
-            entries, cursor = self.page(after, length)
-            found = EncodedPage(encode(entries), cursor)
-            if len(cache) == _MAX_CACHED:
-                cache.clear()
-            cache[key] = found
-        assert isinstance(found, EncodedPage)  # noqa: S101  (for the type checker)
-        return found
+        return encoded_page(self.copy, self.position, after, length, name, encode)
 
-    def changes(self, since: int, *, up_to: int) -> list[Publication]:
-        """Return the last change of each key after an offset, in their order, without those after `up_to`."""
+    def changes(self, since: int) -> list[Publication]:
+        """Return the last change of each key after an offset, in their order."""
         self._check()
-        found = self.copy.changes(since, up_to=up_to)
+        found = self.copy.changes(since)
         if found is None:
             raise _lost()
         return found
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the copy is in step with the node."""
+        return self._close is not None and self._is_current(self.copy)
 
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""
@@ -98,10 +91,41 @@ class MapLoad:
             close()
 
     def _check(self) -> None:
-        if self._close is None or not self._is_current(self.copy):
+        if not self.is_current:
             raise _lost()
         self._keep(self.copy)
 
 
 def _lost() -> ClientError:
     return ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes are lost: load the map from the beginning")
+
+
+def encoded_page(
+    copy: MapCopy,
+    loaded: Position,
+    after: str,
+    length: int,
+    name: Hashable | None,
+    encode: Callable[[list[Publication]], bytes],
+) -> EncodedPage:
+    """Return a page as `MapLoad.encoded_page`, also of a copy that has fallen behind.
+
+    Args:
+        loaded: the position of the client's load.
+    """
+
+    def page() -> EncodedPage:
+        entries, cursor = copy.page(after, length, up_to=loaded.offset, max_bytes=REPLY_BYTES)
+        return EncodedPage(encode(entries), cursor)
+
+    if name is None or loaded != copy.position:
+        return page()
+    cache, key = copy.cache, (name, after, length)
+    found = cache.get(key)
+    if found is None:
+        found = page()
+        if len(cache) == _MAX_CACHED:
+            cache.clear()
+        cache[key] = found
+    assert isinstance(found, EncodedPage)  # noqa: S101  (for the type checker)
+    return found

@@ -199,11 +199,10 @@ class Node(Sink):
         await self.interest.receive(channel)
         await self.tracker.wait_resolved(channel)
         self._check_unsubscribed(connection, channel)
-        # The copy has one change of each key. Without it, if it waits for the flush, the start would be of no position.
+        # Of each key the client gets the last change: one that waits would build on an earlier one, which it lacks.
         self.hub.flush_channel(channel)
-        position = load.copy.position
-        changes = load.changes(since.offset, up_to=position.offset)
-        return [Resumption(channel, position, is_recovered=None), *changes]
+        changes = load.changes(since.offset)
+        return [Resumption(channel, load.copy.position, is_recovered=None), *changes]
 
     def _check_unsubscribed(self, connection: Connection, channel: str) -> None:
         if connection.state is State.CLOSED or channel in connection.subscriptions:
