@@ -102,7 +102,7 @@ class Maps:
                 stop = None
                 while stop is None or (not stop.is_equal and time.monotonic() < deadline_s):
                     await asyncio.sleep(_POLL_S)
-                    with suppress(RedisError):  # a cluster that forms anew
+                    with suppress(RedisError):  # while a cluster forms
                         stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
                 self._stops.append(stop)
 

@@ -17,7 +17,7 @@ Message = dict[str, Any]  # Any: JSON
 
 
 class Server:
-    """A server of the Centrifuge protocol for one subscription: what it is asked, and what comes of a reply."""
+    """A server of the Centrifuge protocol for one subscription: its requests, and the events of its replies."""
 
     def __init__(self) -> None:
         self.subscription = MapSubscription("m:a", limit=2, round_trip_s=lambda: 0)
