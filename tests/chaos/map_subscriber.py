@@ -19,7 +19,7 @@ _SMALL_PAGE = 3
 # Long enough for changes between the pages of most loads.
 _LONGEST_ROUND_TRIP_S = 0.1
 # So often a copy is noted after a change, and always when it becomes live.
-_NOTED = 0.1
+_NOTED = 0.25
 # So often a client returns as another one, which loads the map: otherwise most of them recover.
 _ANEW = 1 / 3
 

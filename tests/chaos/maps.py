@@ -69,6 +69,7 @@ class Maps:
         self._rate_per_s = rate_per_s / writer_count
         self._stops: list[Stop] = []
         self._stop_count = 0
+        self._longest_stop_s = 0.0
 
     def is_joined(self) -> bool:
         """Return whether every subscriber has been live."""
@@ -95,7 +96,8 @@ class Maps:
 
         Raises: TimeoutError if Redis cannot be read.
         """
-        deadline_s = time.monotonic() + within_s
+        start_s = time.monotonic()
+        deadline_s = start_s + within_s
         self._stop_count += 1
         async with asyncio.timeout(within_s + _READ_TIMEOUT_S):
             for channel in self._channels:
@@ -105,6 +107,7 @@ class Maps:
                     with suppress(RedisError):  # while a cluster forms
                         stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
                 self._stops.append(stop)
+        self._longest_stop_s = max(self._longest_stop_s, time.monotonic() - start_s)
 
     def verdict(self, reads: RedisReads) -> MapVerdict:
         """Check everything. Raises: as of `RedisReads`."""
@@ -127,13 +130,14 @@ class Maps:
             may_have_lost_data,
         )
 
-    def figures(self) -> dict[str, int]:
-        """Return the numbers of the report."""
+    def figures(self) -> dict[str, str]:
+        """Return the figures of the report by name."""
         logs = [subscriber.log for subscriber in self.subscribers]
         return {
-            "map subscribers": len(logs),
-            "map writes": sum(len(writer.writes) for writer in self.writers),
-            "map loads": sum(log.count(Loaded) for log in logs),
-            "map recoveries": sum(log.count(Recovered) for log in logs),
-            "map stops": self._stop_count,
+            "map subscribers": str(len(logs)),
+            "map writes": str(sum(len(writer.writes) for writer in self.writers)),
+            "map loads": str(sum(log.count(Loaded) for log in logs)),
+            "map recoveries": str(sum(log.count(Recovered) for log in logs)),
+            "map stops": str(self._stop_count),
+            "all maps equal after a stop": f"{self._longest_stop_s:.1f} s",
         }

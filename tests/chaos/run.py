@@ -84,7 +84,7 @@ class Outcome:
     plan: Plan
     verdict: Verdict
     map_verdict: MapVerdict
-    map_figures: Mapping[str, int]
+    map_figures: Mapping[str, str]
     faults: Mapping[str, int]
     publication_count: int
     retry_count: int
