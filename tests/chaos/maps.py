@@ -68,6 +68,7 @@ class Maps:
         self._channels = channels
         self._rate_per_s = rate_per_s / writer_count
         self._stops: list[Stop] = []
+        self._streams: dict[tuple[str, str], Kept] = {}
         self._stop_count = 0
         self._longest_stop_s = 0.0
 
@@ -107,22 +108,22 @@ class Maps:
                     with suppress(RedisError):  # while a cluster forms
                         stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
                 self._stops.append(stop)
-        self._longest_stop_s = max(self._longest_stop_s, time.monotonic() - start_s)
+            self._longest_stop_s = max(self._longest_stop_s, time.monotonic() - start_s)
+            for channel in set(self._channels).intersection(_STREAMS):
+                kept = await asyncio.to_thread(reads.map, channel, with_stream=True)
+                self._streams.pop((channel, kept.epoch), None)
+                self._streams[channel, kept.epoch] = kept  # the last one of each epoch
 
-    def verdict(self, reads: RedisReads) -> MapVerdict:
-        """Check everything. Raises: as of `RedisReads`."""
-        streams: dict[str, Kept] = {
-            channel: reads.map(channel, with_stream=True) for channel in self._channels if channel in _STREAMS
-        }
+    def verdict(self) -> MapVerdict:
+        """Check everything, after the last stop."""
         logs = [subscriber.log for subscriber in self.subscribers]
         writes = [write for writer in self.writers for write in writer.writes]
-        return check_maps(logs, writes, self._stops, streams, key_ttls_s=KEY_TTLS_S)
+        return check_maps(logs, writes, self._stops, list(self._streams.values()), key_ttls_s=KEY_TTLS_S)
 
     async def _compare(self, channel: str, reads: RedisReads, *, may_have_lost_data: bool) -> Stop:
         kept = await asyncio.to_thread(reads.map, channel)
         subscribers = [subscriber for subscriber in self.subscribers if subscriber.log.channel == channel]
         return Stop(
-            channel,
             time.monotonic(),
             kept,
             {each.log.subscriber: each.live_copy() for each in subscribers},

@@ -127,9 +127,7 @@ async def test_a_user_with_several_tabs_is_one_key_that_expires_after_the_last(
     await maps.until(f"users:{channel}")
 
 
-async def test_keys_live_as_long_as_their_clients(
-    nodes: Cluster, maps: Maps, client: Redis, room: str
-) -> None:
+async def test_keys_live_as_long_as_their_clients(nodes: Cluster, maps: Maps, client: Redis, room: str) -> None:
     channel = f"room:{room}"
     async with connected(nodes.nodes[0], token("ada")) as ada:
         await subscribe(ada, channel)
