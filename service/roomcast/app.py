@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from roomcast.api import health_and_metrics, room_reads, routes, tickets
+from roomcast.api import health_and_metrics, map_values, room_reads, routes, tickets
 from roomcast.api.api_context import ApiContext
 from roomcast.api.node_operations import NodeOperations
 from roomcast.auth.tickets import Tickets
@@ -42,7 +42,7 @@ from roomcast.node.tracker import Tracker
 from roomcast.presence.node_registry import NodeRegistry
 from roomcast.presence.redis_presence import RedisPresence
 from roomcast.redis_access.client import Client, connect
-from roomcast.rooms import event_streams, poll, websockets
+from roomcast.rooms import event_streams, map_streams, poll, websockets
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Authenticator
 from roomcast.rooms.expiry import Expiries
@@ -75,9 +75,11 @@ _ROUTERS = (
     websockets.router,
     event_streams.router,
     poll.router,
+    map_streams.router,
     centrifuge_endpoints.router,
     routes.router,
     room_reads.router,
+    map_values.router,
     tickets.router,
     health_and_metrics.router,
 )

@@ -248,7 +248,10 @@ def read_namespaces(settings: Settings) -> Namespaces:
         found = _namespaces_of(settings.namespaces_file)
     default = found.pop(_DEFAULT, None)
     is_on = default is not None if settings.default_namespace is None else settings.default_namespace
-    return Namespaces({**DEFAULTS, **found}, (default or DEFAULTS["room"]) if is_on else None)
+    try:
+        return Namespaces({**DEFAULTS, **found}, (default or DEFAULTS["room"]) if is_on else None)
+    except ValueError as exc:
+        raise ConfigError(f"{settings.namespaces_file}: {exc}") from None
 
 
 def _namespaces_of(file: Path) -> dict[str, Namespace]:

@@ -22,7 +22,18 @@ _UNFORWARDED_HEADERS = frozenset(
 
 # The first parts of the nodes' own paths (tests/unit/test_config.py has the check).
 OWN_PATHS = frozenset(
-    {"api", "channels", "connection", "dashboard-feed", "docs", "emulation", "healthz", "metrics", "openapi.json"}
+    {
+        "api",
+        "channels",
+        "connection",
+        "dashboard-feed",
+        "docs",
+        "emulation",
+        "healthz",
+        "maps",
+        "metrics",
+        "openapi.json",
+    }
     | {"poll", "readyz", "redoc", "rooms", "sse", "static-offline-docs", "web", "ws"}
 )
 

@@ -75,6 +75,8 @@ PURE = {
     "roomcast.node.track",
     "roomcast.node.waiting",
     "roomcast.rooms.encodings",
+    "roomcast.rooms.map_encodings",
+    "roomcast.rooms.map_writer",
     "roomcast.rooms.receivers",
     "roomcast.transports.websocket.deflate",
     "roomcast.transports.websocket.frames",
@@ -88,7 +90,7 @@ CALLS_AT_IMPORT = {
     *("Conditions", "Disconnect", "Encoding", "MapOptions", "Method", "Namespace", "Once", "TypeVar", "Unsubscribe"),
     *("AfterValidator", "BeforeValidator", "Depends", "Field", "StringConstraints", "_long_enough", "_some_of"),
     *("APIKeyHeader", "APIRouter", "documented", "_endpoint", "_of_method", ".post", ".add_command"),
-    *("_deflated", "frozenset", "range", "re.compile", "structlog.get_logger", ".items", ".values"),
+    *("deflated", "frozenset", "range", "re.compile", "structlog.get_logger", ".items", ".values"),
 }
 
 MAX_ROOT_FILES = 10

@@ -1,5 +1,8 @@
 // Does with the SDK what a test asks for, in Node.js and in browsers, and tells what the SDK tells.
 
+import { runAll } from "./behaviours.mjs";
+import { BEHAVIOURS } from "./maps.mjs";
+
 const CLIENT_EVENTS = [
   "connecting", "connected", "disconnected", "error", "message",
   "subscribed", "subscribing", "unsubscribed", "publication", "join", "leave",
@@ -55,6 +58,13 @@ export function createDriver(classes, defaults, emit) {
     deltaStats: ({ sdk, channel }) => sdk.getSubscription(channel).deltaStats(),
     rpc: ({ sdk, codec, method, data }) => sdk.rpc(method, codec.encode(data)),
     send: ({ sdk, codec, data }) => sdk.send(codec.encode(data)),
+    maps: ({ encoding, settings }) =>
+      runAll(BEHAVIOURS, {
+        ...settings,
+        Sdk: classes[encoding],
+        codec: CODECS[encoding],
+        options: { ...defaults, ...settings.options },
+      }),
   };
 
   function listen(source, names, codec, origin) {

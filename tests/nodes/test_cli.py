@@ -30,7 +30,7 @@ def test_help_names_every_command() -> None:
     result = roomcast("--help")
 
     assert result.returncode == 0
-    for command in ("dev", "node", "worker", "publish", "subscribe", "token", "check"):
+    for command in ("dev", "node", "worker", "publish", "subscribe", "map", "token", "check"):
         assert f"  {command} " in result.stdout
 
 

@@ -15,6 +15,7 @@ from tests.sdk.python import PythonDriver
 from tests.sdk.service import Service
 from tests.support.balancer import Balancer
 from tests.support.browser import running_browser
+from tests.support.maps import namespaces
 from tests.support.processes import Cluster
 from tests.support.tokens import SECRET
 
@@ -32,6 +33,23 @@ history_ttl_s = 300
 recovery = "cache"
 delta = true
 """
+# The maps have the names and options of the SDK authors' tests; the last two are ours.
+_EPHEMERAL, _PERSISTENT = {"mode": "ephemeral", "key_ttl_s": 60}, {"mode": "persistent"}
+_NAMESPACES += namespaces(
+    {
+        "streamless": {"map": _EPHEMERAL},
+        "positioned": {"map": _PERSISTENT},
+        "smallstream": {"map": _PERSISTENT, "history_size": 2, "history_ttl_s": 60},
+        "shortttl": {"map": {**_EPHEMERAL, "key_ttl_s": 0.5}},
+        "clientkey": {"map": {**_EPHEMERAL, "client_key": "client_id"}},
+        "prestest": {"map": _EPHEMERAL, "clients_map": "prescli"},
+        "prescli": {"type": "map_clients", "map": _EPHEMERAL},
+        "tagged": {"map": _PERSISTENT, "tags_filter": True},
+        "mapdelta": {"map": _PERSISTENT, "delta": True},
+        "paged": {"map": {**_PERSISTENT, "min_page_size": 2}},
+        "fleeting": {"map": {**_EPHEMERAL, "min_page_size": 2}},
+    }
+)
 
 DRIVERS = {
     "node": NodeDriver.kinds,

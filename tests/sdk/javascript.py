@@ -87,7 +87,10 @@ class BrowserDriver:
         builds = directory / "node_modules" / "centrifuge" / "dist"
         files = {
             "/test/": ("text/html", directory / "page.html"),
-            "/test/driver.mjs": ("text/javascript", directory / "driver.mjs"),
+            **{
+                f"/test/{name}.mjs": ("text/javascript", directory / f"{name}.mjs")
+                for name in ("driver", "behaviours", "maps")
+            },
             "/test/centrifuge.js": ("text/javascript", builds / "centrifuge.js"),
             "/test/centrifuge.protobuf.js": ("text/javascript", builds / "centrifuge.protobuf.js"),
         }

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from roomcast.brokers.interface import ALWAYS, Once, Published, Read, Sink, Submission
-from roomcast.brokers.redis_maps import RedisMaps
 from roomcast.connections.connection import Connection
 from roomcast.connections.encoding import Encoding
 from roomcast.model.client_info import ClientInfo
@@ -17,10 +16,12 @@ from roomcast.model.publications import History, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.node import Node
 from roomcast.node.roster import HubRoster
+from roomcast.node.track import Track
 from roomcast.node.tracker import Tracker
 from roomcast.presence.interface import Counts, LeaseState, Page
 from roomcast.redis_access.work_queue import StreamCounts
 from roomcast.rooms.receivers import Feed
+from tests.support.map_store import FakeMapStore
 
 RAW = Encoding(
     lambda event: event.data + b";" if isinstance(event, Publication) else b"",
@@ -262,14 +263,14 @@ class FakePresence:
 class SettledTracker(Tracker):
     """Knows at once where a channel is: the task that would ask for it does not run, as a rule."""
 
-    def open(self, channel: str, namespace: Namespace) -> None:
-        super().open(channel, namespace)
+    def open(self, channel: str, namespace: Namespace) -> Track:
+        track = super().open(channel, namespace)
         assert isinstance(self._broker, FakeBroker)
         history = self._broker.histories.get(channel, EMPTY)
         assert isinstance(history, History)
-        track = self._tracks[channel]
         track.settle(track.request(0), history)
         self._repairs.forget(track)
+        return track
 
 
 def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, tracker: Tracker | None = None) -> Node:
@@ -283,5 +284,5 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, 
         tracker=tracker,
         presence=FakePresence(),
         roster=HubRoster(hub, "n1"),
-        map_store=RedisMaps(),
+        map_store=FakeMapStore(),
     )

@@ -36,7 +36,8 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.model.namespaces import Namespace, Namespaces, Recovery, Who
+from roomcast.model.maps import MapMode, MapOptions
+from roomcast.model.namespaces import ChannelType, Namespace, Namespaces, Recovery, SlowPolicy, Who
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
 from roomcast.node.hub import Hub
@@ -61,6 +62,27 @@ NAMESPACES = {
         history_size=10, history_ttl_s=60.0, recovery=Recovery.STREAM, delta=True, may_read_history=Who.ANYONE
     ),
     "closed": Namespace(may_subscribe=Who.NOBODY),
+    "board": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT, page_size=3, min_page_size=1, max_page_size=100),
+        history_size=8,
+        history_ttl_s=60.0,
+        presence=True,
+        delta=True,
+        tags_filter=True,
+        may_publish=Who.ANYONE,
+        may_remove=Who.USERS,
+        may_see_presence=Who.ANYONE,
+        may_read_history=Who.ANYONE,
+    ),
+    "cursor": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0, page_size=3, min_page_size=1),
+        slow=SlowPolicy.LATEST,
+        delta=True,
+        may_publish=Who.SUBSCRIBERS,
+    ),
+    "here": Namespace(type=ChannelType.MAP_CLIENTS, map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0)),
     "user": Namespace(may_subscribe=Who.NOBODY, personal=True),
 }
 

@@ -25,9 +25,9 @@ from roomcast.deadlines import Deadlines
 from roomcast.node.hub import Hub
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Authenticator, Identity
-from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_WEBSOCKET
+from roomcast.rooms.encodings import DEFLATED_WEBSOCKET, PLAIN_SSE, PLAIN_WEBSOCKET
 from roomcast.rooms.entry import send_start
-from roomcast.rooms.event_streams import EventStreamResponse
+from roomcast.rooms.event_streams import EventStreamResponse, feed_entry
 from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.receivers import Echo, Feed
 from roomcast.tasks import TaskSet, end
@@ -145,7 +145,8 @@ class Server:
         return JSONResponse({})
 
     async def _events(self, request: Any) -> EventStreamResponse:  # Any: starlette's Request
-        return EventStreamResponse(request, request.path_params["channel"], Identity(Client()))
+        entry = feed_entry(request, request.path_params["channel"])
+        return EventStreamResponse(request, entry, Identity(Client()), PLAIN_SSE)
 
     async def _refused(self, ws: WebSocket) -> None:
         await ws.close(4000)

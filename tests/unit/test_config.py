@@ -17,6 +17,7 @@ from roomcast.config import (
     unknown_variables,
 )
 from roomcast.model.errors import ClientError
+from roomcast.model.maps import ClientKey, MapMode, MapOptions
 from tests.support.paths import ROOT
 
 
@@ -352,3 +353,44 @@ def test_other_names_of_namespaces_are_refused(monkeypatch: pytest.MonkeyPatch, 
 
     with pytest.raises(ConfigError, match=r"namespaces\.toml: "):
         read_namespaces(settings)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ('[board]\ntype = "map"', r"\[board\] type = .* and the table map go together"),
+        ('[board]\ntype = "maps"', r"\[board\.type\] Input should be 'stream', 'map', 'map_clients' or 'map_users'"),
+        ('[board.map]\nmode = "persistent"', r"\[board\] type = .* go together"),
+        ('[board]\ntype = "map"\n[board.map]', r"\[board\.map\.mode\] Field required"),
+        ('[board]\ntype = "map"\n[board.map]\nmode = "kept"', r"\[board\.map\.mode\] Input should be 'ephemeral', "),
+        ('[board]\ntype = "map"\n[board.map]\nmode = "ephemeral"', r"\[board\.map\] key_ttl_s of a map in mode "),
+        ('[board]\ntype = "map"\n[board.map]\nmode = "persistent"\nkey_ttl = 5', r"\[board\.map\.key_ttl\] Unexpected"),
+        (
+            '[board]\ntype = "map"\nrecovery = "stream"\n[board.map]\nmode = "persistent"',
+            r"\[board\] recovery is not for maps",
+        ),
+        ('[board]\nclients_map = "onlin"', r'\[board\] clients_map must name a namespace of type "map_clients": there'),
+        ('[default]\nusers_map = "online"', r'\[default\] users_map must name .*: its type is "map_clients"'),
+        ('[online]\n[board]\nclients_map = "online"', r'\[board\] clients_map must name .*: its type is "stream"'),
+    ],
+)
+def test_a_bad_option_of_a_map_is_reported_with_its_namespace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tables: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"namespaces\.toml: " + message):
+        read_namespaces(_with_tables(monkeypatch, tmp_path, tables))
+
+
+def test_a_map_is_configured_by_its_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tables = """
+        [board]
+        type = "map"
+        may_publish = "anyone"
+        clients_map = "online"
+        map = {mode = "recoverable", key_ttl_s = 30, client_key = "user_id", max_keys = 5}
+    """
+
+    board = read_namespaces(_with_tables(monkeypatch, tmp_path, tables)).of("board:a")
+
+    assert board.clients_map == "online"
+    assert board.map == MapOptions(mode=MapMode.RECOVERABLE, key_ttl_s=30, client_key=ClientKey.USER_ID, max_keys=5)

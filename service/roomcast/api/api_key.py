@@ -31,6 +31,22 @@ async def check_api_key(
 
     Not `?api_key=<key>`, which Centrifugo accepts too, because URLs end up in logs. Raises: ClientError 101.
     """
+    _check(request, key, authorization)
+
+
+def has_api_key(request: Request) -> bool:
+    """Return whether a request is that of a service: it sends a key, or none is needed (ROOMCAST_INSECURE_API)."""
+    authorization = request.headers.get("authorization", "")
+    sends_key = "x-api-key" in request.headers or authorization[: len(_SCHEME)].lower() == _SCHEME
+    return sends_key or find(request, ApiContext).settings.insecure_api
+
+
+def check_sent_key(request: Request) -> None:
+    """Validate the key in a request's headers, as `check_api_key`."""
+    _check(request, request.headers.get("x-api-key"), request.headers.get("authorization"))
+
+
+def _check(request: Request, key: str | None, authorization: str | None) -> None:
     settings = find(request, ApiContext).settings
     if settings.insecure_api:
         return

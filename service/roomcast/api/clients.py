@@ -33,7 +33,8 @@ async def subscribe(context: ApiContext, wanted: SubscribeRequest) -> JsonObject
 
     Delivery: done on every node when it returns; error 100 if a node has not answered within 3 s.
     """
-    context.node.namespaces.of(wanted.channel)
+    if context.node.namespaces.of(wanted.channel).map is not None:
+        raise ClientError(ErrorCode.BAD_REQUEST, "clients subscribe to maps by themselves")
     await _ask_all(context, "subscribe", wanted.model_dump(exclude_none=True))
     return {}
 

@@ -6,8 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from roomcast.api import clients, publishing, reading
+from roomcast.api import clients, maps, publishing, reading
 from roomcast.api.api_context import ApiContext
+from roomcast.api.map_requests import (
+    MapPublishRequest,
+    MapReadStateRequest,
+    MapReadStreamRequest,
+    MapRemoveRequest,
+    MapRequest,
+)
 from roomcast.api.request_models import (
     ApiRequest,
     BatchRequest,
@@ -57,17 +64,15 @@ METHODS: Mapping[str, Method] = {
     "channels": Method(ChannelsRequest, clients.channels),
     "info": Method(InfoRequest, clients.info),
     "rpc": Method(RpcRequest, clients.rpc),
+    "map_publish": Method(MapPublishRequest, maps.map_publish),
+    "map_remove": Method(MapRemoveRequest, maps.map_remove),
+    "map_read_state": Method(MapReadStateRequest, maps.map_read_state),
+    "map_read_stream": Method(MapReadStreamRequest, maps.map_read_stream),
+    "map_stats": Method(MapRequest, maps.map_stats),
+    "map_clear": Method(MapRequest, maps.map_clear),
 }
 # Methods that Centrifugo has and Roomcast does not have.
-ABSENT = (
-    "map_publish",
-    "map_remove",
-    "map_read_state",
-    "map_read_stream",
-    "map_stats",
-    "map_clear",
-    "shared_poll_publish",
-)
+ABSENT = ("shared_poll_publish",)
 
 
 async def call(context: ApiContext, name: str, wanted: Json) -> JsonObject:
@@ -78,7 +83,7 @@ async def call(context: ApiContext, name: str, wanted: Json) -> JsonObject:
     Raises: ClientError 107 for an invalid request, 104 for an unknown method; the exceptions of the method.
     """
     if name in ABSENT:
-        raise ClientError(ErrorCode.NOT_AVAILABLE, f"there are no map or shared poll channels here ({name})")
+        raise ClientError(ErrorCode.NOT_AVAILABLE, f"there are no shared poll channels here ({name})")
     method = METHODS.get(name)
     if method is None:
         raise ClientError(ErrorCode.METHOD_NOT_FOUND, name)

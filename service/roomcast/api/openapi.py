@@ -23,6 +23,8 @@ _NODE = {
 }
 _ADA = {"client": "host-1a2b3c-7", "user": "ada", "conn_info": {"color": "red"}}
 
+_ENTRY = {"key": "a1", "data": {"color": "red"}, "offset": 1, "time": 1767225600000}
+
 RESULTS: Mapping[str, JsonObject] = {
     "publish": _POSITION,
     "broadcast": {"responses": [{"result": _POSITION}, {"error": _ERROR}]},
@@ -37,6 +39,12 @@ RESULTS: Mapping[str, JsonObject] = {
     "channels": {"channels": {"room:lobby": {"num_clients": 2}}},
     "info": {"nodes": [_NODE]},
     "rpc": {"data": 3},
+    "map_publish": _POSITION,
+    "map_remove": {**_POSITION, "suppressed": True, "suppress_reason": "key_not_found"},
+    "map_read_state": {"entries": [_ENTRY], **_POSITION, "cursor": "a1"},
+    "map_read_stream": {"entries": [_ENTRY, {"key": "a1", "offset": 2, "removed": True}], **_POSITION, "offset": 2},
+    "map_stats": {"num_keys": 1},
+    "map_clear": {},
 }
 _BATCH = {"replies": [{"publish": _POSITION}, {"error": _ERROR}]}
 _MODE = {

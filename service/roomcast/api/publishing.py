@@ -10,7 +10,7 @@ from roomcast.brokers.interface import Once
 from roomcast.model import json
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.json import JsonObject
+from roomcast.model.json import Json, JsonObject
 from roomcast.model.payloads import decode_base64, is_json
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
@@ -23,7 +23,7 @@ async def publish(context: ApiContext, wanted: PublishRequest) -> JsonObject:
     Returns the position when Redis has confirmed it, or an empty result in a channel without a history. Delivery: see
     docs/guarantees.md. After error 100 it may have been published: retry with the same `idempotency_key`.
     """
-    return await _publish(context, wanted, wanted.channel, *_payload(context, wanted))
+    return await _publish(context, wanted, wanted.channel, *payload(context, wanted.data, wanted.b64data))
 
 
 async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> JsonObject:
@@ -31,7 +31,7 @@ async def broadcast(context: ApiContext, wanted: BroadcastRequest) -> JsonObject
 
     Delivery: as of publish, in each channel. The idempotency key applies to each channel separately.
     """
-    kind, data = _payload(context, wanted)
+    kind, data = payload(context, wanted.data, wanted.b64data)
 
     async def one(channel: str) -> JsonObject:
         try:
@@ -51,9 +51,12 @@ async def _publish(
     return {} if published.position is None else published.position._asdict()
 
 
-def _payload(context: ApiContext, wanted: PublishRequest | BroadcastRequest) -> tuple[Kind, bytes]:
-    """Return the data to publish and its kind. Raises: ClientError 107 for invalid data, 106 for too much."""
-    kind, data = _decoded(wanted.b64data) if wanted.b64data else (Kind.JSON, _encoded(wanted.data))
+def payload(context: ApiContext, value: Json, b64data: str) -> tuple[Kind, bytes]:
+    """Return the data to publish and its kind: those of `b64data` if it is not empty, or of a JSON value.
+
+    Raises: ClientError 107 for invalid data, 106 for too much.
+    """
+    kind, data = _decoded(b64data) if b64data else (Kind.JSON, _encoded(value))
     max_bytes = context.settings.max_message_bytes
     if len(data) > max_bytes:
         detail = f"data has {len(data)} bytes, at most {max_bytes} are allowed"

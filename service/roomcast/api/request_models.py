@@ -40,7 +40,7 @@ def _check_info(value: Json) -> Json:
     return value
 
 
-_Channel = Annotated[str, AfterValidator(check_channel), Field(description="for example room:lobby")]
+ChannelName = Annotated[str, AfterValidator(check_channel), Field(description="for example room:lobby")]
 _Json = Annotated[Json, AfterValidator(_check_json)]
 _Info = Annotated[Json, AfterValidator(_check_info)]
 _Client = Annotated[str, Field(max_length=255)]
@@ -95,7 +95,7 @@ class PublishRequest(_Payload):
 
     model_config = example({"channel": "room:lobby", "data": {"text": "hi"}})
 
-    channel: _Channel
+    channel: ChannelName
 
 
 class BroadcastRequest(_Payload):
@@ -111,7 +111,7 @@ class HistoryRequest(ApiRequest):
 
     model_config = example({"channel": "room:lobby", "limit": 10, "reverse": True})
 
-    channel: _Channel
+    channel: ChannelName
     limit: int = Field(
         0, ge=-1, le=MAX_RECOVERED, description=f"maximum number; 0: only the position; -1: {MAX_RECOVERED}"
     )
@@ -124,7 +124,7 @@ class ChannelRequest(ApiRequest):
 
     model_config = example({"channel": "room:lobby"})
 
-    channel: _Channel
+    channel: ChannelName
 
 
 class _PagedRequest(ApiRequest):
@@ -141,7 +141,7 @@ class PresenceRequest(_PagedRequest):
 
     model_config = example({"channel": "room:lobby"})
 
-    channel: _Channel
+    channel: ChannelName
     limit: int = Field(100, ge=1, le=MAX_PAGE_LENGTH, description="approximate number; a page may have some more")
     cursor: str = Field("", description="from the previous page; empty for the first one")
 
@@ -165,7 +165,7 @@ class SubscribeRequest(_UserRequest):
 
     model_config = example({"user": "ada", "channel": "room:lobby"})
 
-    channel: _Channel
+    channel: ChannelName
     info: _Info = Field(None, description="JSON about the client for others in this channel")
     b64info: str = Field("", description="instead of info: bytes in base64")
     data: _Json = Field(None, description="for the client")
@@ -180,7 +180,7 @@ class UnsubscribeRequest(_UserRequest):
 
     model_config = example({"user": "ada", "channel": "room:lobby"})
 
-    channel: _Channel
+    channel: ChannelName
 
 
 class DisconnectCode(ApiRequest):

@@ -14,7 +14,9 @@ def overridden(namespace: Namespace, override: Override | None) -> Namespace:
         return namespace
     presence = namespace.presence if override.presence is None else override.presence
     recovery = namespace.recovery
-    if override.recover is not None or override.position is not None:
+    if namespace.map is not None:
+        recovery = None  # not to be set: the mode of the map decides
+    elif override.recover is not None or override.position is not None:
         tells_position = bool(override.recover or override.position) and namespace.history_size > 0
         recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
     join_leave = namespace.join_leave if override.join_leave is None else override.join_leave

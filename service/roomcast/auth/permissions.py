@@ -19,6 +19,7 @@ class Action(enum.Enum):
 
     SUBSCRIBE = "subscribe"
     PUBLISH = "publish"
+    REMOVE = "remove"
     HISTORY = "history"
     PRESENCE = "presence"
 
@@ -132,6 +133,8 @@ def _may_do(action: Action, channel: str, namespace: Namespace, client: Client, 
 def _who_may(action: Action, namespace: Namespace) -> Who:
     if action is Action.PUBLISH:
         return namespace.may_publish
+    if action is Action.REMOVE:
+        return namespace.may_remove
     return namespace.may_read_history if action is Action.HISTORY else namespace.may_see_presence
 
 

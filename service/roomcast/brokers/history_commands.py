@@ -6,12 +6,11 @@ A channel's keys have its topic in braces, so that they and the topic itself are
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from roomcast.brokers.interface import Once, Published, Read
+from roomcast.brokers.script_args import IDEMPOTENCY_TTL_MS, NOT_OURS, listed, meta_ttl_ms, ms, new_epoch
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Jump, Publication
@@ -19,12 +18,8 @@ from roomcast.redis_access.envelope import KINDS, LETTERS, REMOVAL, About, Malfo
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.scripts import Command, read_script
 
-_IDEMPOTENCY_TTL_S = 300.0
-# Longer than a history, so that a client of a channel that was silent for an hour keeps its position.
-_META_TTL_S = 24 * 3600.0
 # The number of receivers that publish.lua returns instead.
 _FOREIGN_META = -4
-_NOT_OURS = "the channel's position in Redis was not written by a node"
 
 
 class HistoryCommands:
@@ -77,12 +72,12 @@ class HistoryCommands:
                 topic,
                 LETTERS[publication.kind],
                 publication.data,
-                _new_epoch(),
+                new_epoch(),
                 0 if skip_history else namespace.history_size,
-                _ms(namespace.history_ttl_s),
-                _meta_ttl_ms(namespace),
-                _listed(seen),
-                _ms(_IDEMPOTENCY_TTL_S) if once.key else "",
+                ms(namespace.history_ttl_s),
+                meta_ttl_ms(namespace),
+                listed(seen),
+                IDEMPOTENCY_TTL_MS if once.key else "",
                 "" if once.version is None else once.version,
                 once.version_epoch,
                 once.lease_owner,
@@ -97,9 +92,9 @@ class HistoryCommands:
         return self._read.call(
             [meta, stream],
             [
-                _new_epoch(),
-                _meta_ttl_ms(read.namespace),
-                _listed(read.seen),
+                new_epoch(),
+                meta_ttl_ms(read.namespace),
+                listed(read.seen),
                 since.offset if since else "",
                 since.epoch if since else "",
                 read.limit,
@@ -121,7 +116,7 @@ class HistoryCommands:
             return Published(None, reply)
         offset, epoch, receiver_count = reply
         if receiver_count == _FOREIGN_META:
-            raise MalformedMessage(_NOT_OURS)
+            raise MalformedMessage(NOT_OURS)
         return Published(Position(offset, epoch.decode()) if offset else None, receiver_count)
 
     def history(self, channel: str, reply: Any) -> History:  # Any: redis-py's reply
@@ -131,7 +126,7 @@ class HistoryCommands:
         """
         offset, epoch_bytes, base, entries, jumps, former = reply
         if base < 0:
-            raise MalformedMessage(_NOT_OURS)
+            raise MalformedMessage(NOT_OURS)
         epoch = epoch_bytes.decode()
         publications = []
         for entry_id, fields in entries:
@@ -153,15 +148,6 @@ class HistoryCommands:
         return Publication(channel, data, kind, Position(int(number), top.epoch), *parts)
 
 
-def _new_epoch() -> str:
-    """Return a name for a new epoch, which must differ only from those of the same channel."""
-    return f"{random.getrandbits(32):08x}"
-
-
-def _listed(positions: Sequence[Position]) -> str:
-    return " ".join([f"{offset}:{epoch}" for offset, epoch in positions])
-
-
 def _jumps(text: bytes) -> tuple[Jump, ...]:
     """Return the jumps in the meta, each beyond the one before. Raises: MalformedMessage.
 
@@ -170,22 +156,14 @@ def _jumps(text: bytes) -> tuple[Jump, ...]:
     try:
         jumps = tuple(Jump(*map(int, jump.split(b"-"))) for jump in text.split(b",") if jump)
     except (TypeError, ValueError):
-        raise MalformedMessage(_NOT_OURS) from None
+        raise MalformedMessage(NOT_OURS) from None
     end = 0
     for after, to in jumps:
         if not end <= after < to:
-            raise MalformedMessage(_NOT_OURS)
+            raise MalformedMessage(NOT_OURS)
         end = to
     return jumps
 
 
 def _former(text: bytes) -> tuple[str, ...]:
     return tuple(epoch for epoch in text.decode().split(",") if epoch and not epoch.startswith("-"))
-
-
-def _meta_ttl_ms(namespace: Namespace) -> int:
-    return _ms(max(_META_TTL_S, 2 * namespace.history_ttl_s))
-
-
-def _ms(seconds: float) -> int:
-    return math.ceil(seconds * 1000)

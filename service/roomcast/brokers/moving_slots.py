@@ -15,7 +15,8 @@ _RETRY_S = 0.1
 _PATIENCE_S = 30.0
 
 
-# Receives the server's reply to a command, or the reason why it is unknown. Any: redis-py's replies.
+# Receives the server's reply to a command, or the reason why it is unknown (its cause: what the server has refused).
+# Any: redis-py's replies.
 OnDone = Callable[[Any | BrokerUnavailable], None]
 
 

@@ -145,4 +145,9 @@ class Outbox:
 
 
 def _finish(waiting: Waiting, reply: Any) -> None:  # Any: redis-py's reply
-    waiting.on_done(BrokerUnavailable(outage_reason(reply)) if isinstance(reply, BaseException) else reply)
+    if not isinstance(reply, BaseException):
+        waiting.on_done(reply)
+        return
+    refusal = BrokerUnavailable(outage_reason(reply))
+    refusal.__cause__ = reply
+    waiting.on_done(refusal)

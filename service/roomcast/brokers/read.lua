@@ -1,6 +1,6 @@
 -- Read a channel's position and the publications after another one; create the position if there is none yet.
 -- KEYS[1] meta, see position.lua; KEYS[2] stream
--- ARGV[1] an epoch, in case a new one is needed; ARGV[2] TTL of the meta, ms
+-- ARGV[1] an epoch, in case a new one is needed; ARGV[2] TTL of the meta, ms, 0: none
 -- ARGV[3] positions that the node has seen: '12:5f0c2a91 ...', '' for none
 -- ARGV[4] offset and ARGV[5] epoch of the reader, '' for none; ARGV[6] limit; ARGV[7] 'newest' for the newest
 --   publications, newest first, '' for the oldest
@@ -52,5 +52,7 @@ end
 if position.is_new then
   redis.call('DEL', KEYS[2])
 end
-redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+if ARGV[2] ~= '0' then
+  redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+end
 return { position.offset, epoch, base, entries, position.jumps, position.former }

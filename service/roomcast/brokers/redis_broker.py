@@ -3,58 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import ResponseError
 from typing_extensions import override
 
 from roomcast.brokers.history_commands import HistoryCommands
 from roomcast.brokers.interface import ALWAYS, Broker, Once, Published, Read, Sink, Submission
 from roomcast.brokers.known_positions import KnownPositions
+from roomcast.brokers.map_commands import MapCommands
 from roomcast.brokers.outbox import Outbox
+from roomcast.brokers.pipelines import Pipelines
 from roomcast.brokers.pubsub_listener import ListenerOptions, ListenerSink
 from roomcast.brokers.readiness import Readiness, names_on_shards
 from roomcast.brokers.redis_maps import RedisMaps
+from roomcast.brokers.replies import Replies, for_good
 from roomcast.brokers.sharded_pubsub_listener import make_listener
 from roomcast.model.channels import is_of_nodes
-from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import MAX_CONTROL_BYTES, History, Publication
 from roomcast.redis_access.client import (
     OUTAGES,
     Client,
-    outage_reason,
-    outages_reported,
     publish_verb,
     refusals_of,
     shard_of,
 )
 from roomcast.redis_access.envelope import MalformedMessage, pack, pack_about, unpack
 from roomcast.redis_access.keys import ChannelKeys
-from roomcast.redis_access.pipeline import QUICK, batches, run_pipeline
-from roomcast.redis_access.refusals import kind_of
+from roomcast.redis_access.pipeline import batches, run_pipeline
 from roomcast.redis_access.scripts import Command
-from roomcast.redis_access.topology import Topology
 from roomcast.tasks import run_together
-
-T = TypeVar("T")
 
 _OUTBOX_BYTES = 8 * 1024 * 1024
 _READS_AT_ONCE = 200
 _PROBE_TTL_MS = 10_000
 _PROBED = Namespace(history_size=1, history_ttl_s=_PROBE_TTL_MS / 1000)
-
-
-class _ForeignKeys(BrokerUnavailable):
-    """Another program has written a channel's keys."""
-
-
-class _Forbidden(BrokerUnavailable):
-    """The user of Redis may not use a channel, or a command."""
 
 
 class _Received(ListenerSink):
@@ -117,16 +103,24 @@ class RedisBroker(Broker):
             max_message_bytes=max_message_bytes,
             on_malformed=self._on_malformed,
         )
+        maps = MapCommands(
+            self._keys,
+            publish_command=self._verb,
+            max_message_bytes=max_message_bytes,
+            on_malformed=self._on_malformed,
+        )
+        self._scripts = (*self._history.scripts, *maps.scripts)
+        self._pipelines = Pipelines(client, self._scripts)
+        self._replies = Replies(self._on_malformed)
         # Eight MiB, or four messages, may wait for Redis before publishing is refused.
-        self._outbox = Outbox(client, self._history.scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
+        self._outbox = Outbox(client, self._scripts, max_unsent_bytes=max(_OUTBOX_BYTES, 4 * max_message_bytes))
         options = ListenerOptions(f"{prefix}node:{node_id}", self._keys.topic, timeout_s, quiet_s, linger_s)
         self._listener = make_listener(client, self._received, options)
-        self._topology = Topology(client) if isinstance(client, RedisCluster) else None
         self._refusals = refusals_of(client)
         self._probe_channel = f"node:{node_id}"  # its topic is the listener's own
         self._known = KnownPositions()
         self.readiness = Readiness(self._refusals, self._probe, self._listener.reconnect)
-        self.maps = RedisMaps()
+        self.maps = RedisMaps(maps, self._outbox, self._pipelines, self._known, self._replies)
         self._is_running = False  # a worker only publishes, and reports its entries itself
 
     @override
@@ -193,23 +187,10 @@ class RedisBroker(Broker):
             )
             for publication, namespace, once, skip_history in submissions
         ]
-        with outages_reported():
-            # An entry whose slot moves is retried by the worker, beside the others.
-            replies = await run_pipeline(self._client, commands, self._history.scripts, attempts=QUICK)
-            if self._topology and any(isinstance(reply, Exception) and kind_of(reply) is None for reply in replies):
-                with suppress(*OUTAGES):  # a worker has no listener that does it
-                    await self._topology.refresh()
-        results = [
-            self._published(submission.publication.channel, reply)
-            for submission, reply in zip(submissions, replies, strict=True)
-        ]
-        # Any other refusal may end: out of memory, a replica.
-        errors = {_ForeignKeys: ErrorCode.NOT_AVAILABLE, _Forbidden: ErrorCode.PERMISSION_DENIED}
+        replies = await self._pipelines.execute_quickly(commands)
         return [
-            ClientError(errors[type(result)], result.reason)
-            if isinstance(result, _ForeignKeys | _Forbidden)
-            else result
-            for result in results
+            for_good(self._published(submission.publication.channel, reply))
+            for submission, reply in zip(submissions, replies, strict=True)
         ]
 
     @override
@@ -228,11 +209,11 @@ class RedisBroker(Broker):
                 self._history.read(read._replace(seen=self._known.added_to(read.seen, read.channel))) for read in some
             ]
             try:
-                replies = await run_pipeline(self._client, commands, self._history.scripts)
+                replies = await run_pipeline(self._client, commands, self._scripts)
             except OUTAGES as exc:
                 replies = [exc] * len(some)
             for read, reply in zip(some, replies, strict=True):
-                history = self._parsed(read.channel, reply, partial(self._history.history, read.channel))
+                history = self._replies.parsed(read.channel, reply, partial(self._history.history, read.channel))
                 if isinstance(history, History):
                     self._known.note(read.channel, history.position)
                 found.append(history)
@@ -249,27 +230,10 @@ class RedisBroker(Broker):
     def _published(
         self, channel: str, reply: Any
     ) -> Published | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        published = self._parsed(channel, reply, self._history.published)
+        published = self._replies.parsed(channel, reply, self._history.published)
         if isinstance(published, Published) and published.position is not None and published.receiver_count >= 0:
             self._known.note(channel, published.position)
         return published
-
-    def _parsed(
-        self, channel: str, reply: Any, parse: Callable[[Any], T]
-    ) -> T | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        """Return what a reply says; keys that another program has written are reported, and fail this channel only."""
-        if isinstance(reply, BrokerUnavailable):
-            return reply
-        try:
-            if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-                raise MalformedMessage("the channel's keys in Redis hold something else")
-            if isinstance(reply, Exception):
-                refusal = _Forbidden if kind_of(reply) == "NOPERM" else BrokerUnavailable
-                return refusal(outage_reason(reply))
-            return parse(reply)
-        except MalformedMessage as exc:
-            self._on_malformed(channel, str(exc))
-            return _ForeignKeys(str(exc))
 
     def _on_malformed(self, channel: str, reason: str) -> None:
         if self._is_running:
@@ -286,7 +250,7 @@ class RedisBroker(Broker):
                 ("PEXPIRE", self._keys.key(channel, "meta"), _PROBE_TTL_MS),
                 (self._verb, self._keys.topic(channel), b""),
             ]
-        return await run_pipeline(self._client, commands, self._history.scripts)
+        return await run_pipeline(self._client, commands, self._scripts)
 
     def _publish_command(
         self,

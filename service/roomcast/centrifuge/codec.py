@@ -7,7 +7,7 @@ zero and false members are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from roomcast.model.client_info import ClientInfo
@@ -44,6 +44,7 @@ class Codec(Protocol):
 
     kind: Kind  # of the WebSocket frames
     ping: bytes  # an empty reply
+    no_data: bytes  # the payload of a map's value without data, and of a removal, where `data` may not be absent
 
     def commands(self, frame: bytes) -> Iterator[Command]:
         """Yield the commands of a frame, or of a request's body. Members of the schema have its types.
@@ -53,6 +54,12 @@ class Codec(Protocol):
 
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
         """Return the reply to a command that was executed."""
+
+    def state(self, entries: Sequence[Members]) -> bytes:
+        """Return entries of a map, encoded for `reply_with_state`."""
+
+    def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:
+        """Return the reply to a `subscribe` that was executed, with entries of the map."""
 
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
         """Return the reply to a command that was rejected."""

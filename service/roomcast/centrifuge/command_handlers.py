@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from roomcast.auth.permissions import Action, may
-from roomcast.centrifuge import connect, subscribe
+from roomcast.centrifuge import connect, map_publish, subscribe
 from roomcast.centrifuge.codec import Command, Members, client_members, since_of
 from roomcast.centrifuge.session import Session
 from roomcast.hooks.interface import Hook, PublishEvent, RpcEvent
@@ -30,12 +30,17 @@ def _permitted_channel(session: Session, command: Command, action: Action) -> st
 
 
 def publish(session: Session, command: Command) -> Outcome:
-    """Publish, in the order of the commands; the reply comes when Redis has the publication."""
-    if "data" not in command.params:
-        raise ClientError(ErrorCode.BAD_REQUEST, "no data")
-    if Hook.PUBLISH in session.context.application.handles:
-        return _publish_if_allowed(session, command)
-    publication = _publication(session, command)
+    """Publish, or change a map, in the order of the commands; the reply comes when Redis has it."""
+    if map_publish.is_of_map(session, command):
+        publication = map_publish.change_of(session, command)
+        if map_publish.is_asked(session, publication):
+            return map_publish.write_if_allowed(session, publication)
+    else:
+        if "data" not in command.params:
+            raise ClientError(ErrorCode.BAD_REQUEST, "no data")
+        if Hook.PUBLISH in session.context.application.handles:
+            return _publish_if_allowed(session, command)
+        publication = _publication(session, command)
 
     def reply(result: Result) -> None:
         if isinstance(result, Exception):
@@ -92,6 +97,9 @@ async def history(session: Session, command: Command) -> Members:
     If the publications are large, the reply has fewer, because it has to fit into the client's buffer. The client can
     read on from the last one.
     """
+    channel = check_channel(command.params.get("channel", ""))
+    if session.context.node.namespaces.of(channel).map is not None:
+        raise ClientError(ErrorCode.NOT_AVAILABLE, "a map has entries, which clients read by a subscription")
     channel = _permitted_channel(session, command, Action.HISTORY)
     params = command.params
     limit = params.get("limit", 0)

@@ -143,6 +143,8 @@ class CommandQueue(Receiver, Expiring):
         if self._task is not None:
             self._task.cancel()
         session = self.session
+        for channel in session.loads:
+            session.end_load(channel)
         session.context.by_id.pop(session.id, None)
         session.context.deadlines.forget(self)
         if session.is_connected:
@@ -173,6 +175,9 @@ class CommandQueue(Receiver, Expiring):
         if not command.id and not command.method:
             self._pong()  # at once: the next ping does not wait for commands
         elif self._task is not None:
+            if command.method == "unsubscribe" and command.params.get("channel") in self.session.loads:
+                # It waits for its turn, but not for Redis: the request of the map that is under way ends at once.
+                self.session.loads[command.params["channel"]].abort()
             self._waiting_bytes += _COMMAND_BYTES
             if self._wait(command) == _MAX_WAITING:
                 self.session.connection.pause_reading(Pause.COMMANDS)

@@ -9,8 +9,10 @@ from dataclasses import replace
 from roomcast.auth import ConnectionClaims, ExpiredToken, InvalidToken, SubscriptionOptions
 from roomcast.auth.permissions import Client, personal_channel
 from roomcast.centrifuge import subscribe
+from roomcast.centrifuge.admission import options_of
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.terms import REPLY_BYTES
 from roomcast.hooks.interface import ConnectAnswer, ConnectedEvent, ConnectEvent, Hook, NoConnectAnswer, RefreshEvent
 from roomcast.model.errors import (
     BAD_REQUEST,
@@ -166,7 +168,7 @@ def _event(session: Session, claims: ConnectionClaims, params: Members) -> Conne
 
 def _answered(claims: ConnectionClaims, answer: ConnectAnswer) -> ConnectionClaims:
     """Return the claims with the application's answer in front of the token's."""
-    subs = {channel: subscribe.options_of(each) for channel, each in answer.channels.items()}
+    subs = {channel: options_of(each) for channel, each in answer.channels.items()}
     return replace(
         claims,
         user=claims.user if answer.user is None else answer.user,
@@ -193,7 +195,7 @@ async def _subscribe_all(
 ) -> Members:
     """Return the member `subs` of the reply. Raises: ClientError, BrokerUnavailable; then there are none."""
     subs: Members = {}
-    reply_bytes = subscribe.REPLY_BYTES // max(1, len(options))  # all are in one reply
+    reply_bytes = REPLY_BYTES // max(1, len(options))  # all are in one reply
     try:
         for channel, each in options.items():
             since = recovering.get(channel)

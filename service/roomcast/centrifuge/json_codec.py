@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -37,6 +37,10 @@ _SUBSCRIBE: _Types = {
     "tf": dict,
     "flag": _SIGNED_64,
     "type": _SIGNED_32,
+    "phase": _SIGNED_32,
+    "cursor": str,
+    "limit": _SIGNED_32,
+    "asc": bool,
 }
 # By method, in the order of the schema.
 _MEMBERS: Mapping[str, _Types] = {
@@ -51,7 +55,7 @@ _MEMBERS: Mapping[str, _Types] = {
     },
     "subscribe": _SUBSCRIBE,
     "unsubscribe": {"channel": str},
-    "publish": {"channel": str, "data": _VALUE},
+    "publish": {"channel": str, "data": _VALUE, "type": _SIGNED_32, "key": str, "removed": bool},
     "presence": {"channel": str},
     "presence_stats": {"channel": str},
     "history": {"channel": str, "limit": _SIGNED_32, "since": dict, "reverse": bool},
@@ -75,6 +79,7 @@ class JsonCodec(Codec):
 
     kind = Kind.TEXT
     ping = b"{}"
+    no_data = b"null"
 
     @override
     def commands(self, frame: bytes) -> Iterator[Command]:
@@ -90,6 +95,14 @@ class JsonCodec(Codec):
     @override
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
         return orjson.dumps({"id": command_id, method: result}, default=orjson.Fragment)
+
+    @override
+    def state(self, entries: Sequence[Members]) -> bytes:
+        return orjson.dumps(entries, default=orjson.Fragment)
+
+    @override
+    def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:
+        return self.reply(command_id, "subscribe", {**result, "state": state})
 
     @override
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:

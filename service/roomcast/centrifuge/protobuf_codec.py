@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -15,12 +15,16 @@ from roomcast.centrifuge import client_pb2, fossil
 from roomcast.centrifuge.codec import Codec, Command, MalformedFrame, Members
 from roomcast.model.publications import Kind, Publication
 
+# The tag of the member `subscribe` of a Reply: field 6, a message behind its length.
+_SUBSCRIBE_TAG = b"\x32"
+
 
 class ProtobufCodec(Codec):
     """Each message has its length in front."""
 
     kind = Kind.BINARY
     ping = b"\0"
+    no_data = b""
 
     @override
     def commands(self, frame: bytes) -> Iterator[Command]:
@@ -39,6 +43,18 @@ class ProtobufCodec(Codec):
     @override
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
         return _message({"id": command_id, method: result})
+
+    @override
+    def state(self, entries: Sequence[Members]) -> bytes:
+        encoded: bytes = client_pb2.SubscribeResult(state=entries).SerializeToString()
+        return encoded
+
+    @override
+    def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:
+        # Encoded messages of one type that follow each other are one message with the members of both.
+        whole = client_pb2.SubscribeResult(**result).SerializeToString() + state
+        reply: bytes = client_pb2.Reply(id=command_id).SerializeToString()
+        return _behind_length(reply + _SUBSCRIBE_TAG + _behind_length(whole))
 
     @override
     def error(self, command_id: int, code: int, message: str, *, is_temporary: bool) -> bytes:
@@ -62,6 +78,17 @@ class ProtobufCodec(Codec):
     def patch(self, before: bytes, payload: bytes) -> bytes | None:
         patch = fossil.create_delta(before, payload, is_text=False)
         return patch if len(patch) < len(payload) else None
+
+
+def _behind_length(data: bytes) -> bytes:
+    """Return bytes after their length as a varint: 7 bits a byte, lowest first, each but the last with the 8th bit."""
+    length = len(data)
+    digits = bytearray()
+    while length > 127:
+        digits.append(length & 127 | 128)
+        length >>= 7
+    digits.append(length)
+    return bytes(digits) + data
 
 
 def _message(members: Members) -> bytes:

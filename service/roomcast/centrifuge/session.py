@@ -9,7 +9,9 @@ from typing import Any
 
 from roomcast.auth.permissions import Client
 from roomcast.centrifuge.codec import Command
+from roomcast.centrifuge.map_loading import NO_LOADS, Loading
 from roomcast.centrifuge.session_context import SessionContext
+from roomcast.centrifuge.terms import View
 from roomcast.centrifuge.wire import Wire
 from roomcast.connections.connection import Connection, State
 from roomcast.deadlines import Expiring
@@ -51,6 +53,7 @@ class Session:
         "id",
         "is_connected",
         "is_refreshed_by_application",
+        "loads",
         "meta",
         "subscriptions",
         "token_channels",
@@ -78,6 +81,7 @@ class Session:
         self.expire_at_s = 0.0  # Unix time, 0: never
         self.is_refreshed_by_application = False  # as of a SessionSubscription
         self.subscriptions: dict[str, SessionSubscription] = {}
+        self.loads: Mapping[str, Loading] = NO_LOADS  # of maps that it is not subscribed to yet, by channel
         self._expiring = expiring  # called when this expires
         # Pairs: of most clients there are none, and an empty dict would be 64 bytes of each.
         self._headers = tuple((name, headers[name]) for name in context.application.headers if name in headers)
@@ -101,6 +105,10 @@ class Session:
         """Answer a command that was executed."""
         self._write(self.wire.codec.reply(command.id, command.method, result))
 
+    def reply_with_state(self, command: Command, result: Mapping[str, Any], state: bytes) -> None:
+        """Answer a subscription to a map, with entries as of `Codec.state`."""
+        self._write(self.wire.codec.reply_with_state(command.id, result, state))
+
     def refuse(self, command: Command, error: ErrorCode | ApplicationError) -> None:
         """Answer a command that was rejected, with the error's code but without its details.
 
@@ -119,8 +127,25 @@ class Session:
         self.subscriptions[channel] = subscription
         self.check_expiry_of(subscription)
 
+    def begin_load(self, channel: str, view: View) -> Loading:
+        """Begin to load a map, until `end_load` or the end of the session."""
+        loading = Loading(self.context.deadlines, view)
+        self.loads = {**self.loads, channel: loading}
+        return loading
+
+    def end_load(self, channel: str) -> bool:
+        """End a load, also before it is finished; return whether there was one."""
+        loading = self.loads.get(channel)
+        if loading is None:
+            return False
+        loading.close()
+        self.loads = {name: each for name, each in self.loads.items() if each is not loading} or NO_LOADS
+        return True
+
     def remove_subscription(self, channel: str) -> bool:
-        """End a subscription without a push; return whether there was one."""
+        """End a subscription, or the load that precedes it, without a push; return whether there was one."""
+        if self.end_load(channel):
+            return True
         if self.subscriptions.pop(channel, None) is None:
             return False
         self.context.node.unsubscribe(self.connection, channel)

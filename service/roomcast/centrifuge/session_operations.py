@@ -74,7 +74,7 @@ class SessionOperations:
         for session in self._sessions_of(params):
             if channel in session.subscriptions:
                 continue
-            if len(session.subscriptions) >= self._context.settings.channel_limit:
+            if len(session.subscriptions) + len(session.loads) >= self._context.settings.channel_limit:
                 session.disconnect(CHANNEL_LIMIT)
                 continue
             with suppress(SubscribeSuperseded):

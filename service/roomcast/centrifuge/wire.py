@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from roomcast.centrifuge.codec import Codec, Members, client_members, publication_members
 from roomcast.centrifuge.filters import Filter, matches
 from roomcast.centrifuge.json_codec import JsonCodec
+from roomcast.centrifuge.map_encodings import MapEncodings
 from roomcast.centrifuge.protobuf_codec import ProtobufCodec
 from roomcast.connections.encoding import Encoding
 from roomcast.model.payloads import kind_of_text
@@ -30,6 +31,7 @@ class Wire:
         # Subscriptions that see the same share one encoding, so that the hub encodes once for all of them.
         self._encodings: WeakValueDictionary[tuple[bool, bool, Filter | None], Encoding] = WeakValueDictionary()
         self.encoding = self.encoding_of(tells_members=False)
+        self.maps = MapEncodings(codec, frame, self._membership)
 
     def encoding_of(self, *, tells_members: bool, is_delta: bool = False, tags: Filter | None = None) -> Encoding:
         """Return the encoding of a subscription.

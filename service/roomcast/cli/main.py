@@ -9,6 +9,7 @@ import click
 from roomcast.cli import dev
 from roomcast.cli.channel import publish_command, subscribe_command
 from roomcast.cli.check import check_command, check_node_settings
+from roomcast.cli.map import map_group
 from roomcast.cli.terminal import Failure, settings_of_environment
 from roomcast.cli.token import token_command
 from roomcast.cli.worker import worker_group
@@ -63,7 +64,7 @@ def node_command(host: str, port: int) -> None:
     sys.exit(serve(listener, settings))
 
 
-for _command in (check_command, worker_group, publish_command, subscribe_command, token_command):
+for _command in (check_command, worker_group, publish_command, subscribe_command, map_group, token_command):
     cli.add_command(_command)
 
 

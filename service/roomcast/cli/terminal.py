@@ -1,14 +1,25 @@
-"""Shared by the commands: settings, a client of a Redis that answers, and errors as one line."""
+"""Shared by the commands: settings, arguments, a client of a Redis that answers, lines of output and of errors."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import click
 from redis.exceptions import AuthenticationError, ResponseError
+from typing_extensions import override
 
+from roomcast.brokers.interface import Sink
 from roomcast.config import ConfigError, Settings, read_namespaces, read_settings
+from roomcast.model.channels import check_channel, is_of_nodes
+from roomcast.model.errors import ClientError
+from roomcast.model.json import InvalidJson, check
+from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import BrokerEvent
 from roomcast.redis_access.client import OUTAGES, Client, ask, connect
 from roomcast.telemetry.logs import configure_logging
 
@@ -29,6 +40,81 @@ def settings_of_environment() -> Settings:
     except ConfigError as exc:
         raise click.UsageError(f"{exc} (docs/settings.md)") from exc
     return settings
+
+
+def channel_of(name: str) -> str:
+    """Return an argument that is the name of a channel. Raises: UsageError."""
+    try:
+        return check_channel(name)
+    except ClientError as exc:
+        raise click.UsageError(exc.detail) from exc
+
+
+def namespace_of(settings: Settings, channel: str) -> Namespace:
+    """Return a channel's namespace. Raises: UsageError."""
+    try:
+        return read_namespaces(settings).of(channel)
+    except ClientError as exc:
+        hint = f" (the room {channel} is room:{channel}; for {channel} itself set ROOMCAST_DEFAULT_NAMESPACE=true)"
+        is_plain = ":" not in channel and not is_of_nodes(channel)
+        raise click.UsageError(f"{exc.detail}{hint}" if is_plain else exc.detail) from exc
+
+
+def json_of(settings: Settings, name: str, argument: str) -> bytes:
+    """Return an argument that is JSON to publish, as it was typed. Raises: UsageError, which calls it `name`."""
+    payload = os.fsencode(argument)  # also where that is not valid UTF-8
+    if len(payload) > settings.max_message_bytes:
+        raise click.UsageError(f"{name} has more than {settings.max_message_bytes} bytes (ROOMCAST_MAX_MESSAGE_BYTES)")
+    try:
+        check(payload)
+    except InvalidJson as exc:
+        raise click.UsageError(f"{name} is not JSON ({exc}); a text needs quotes inside, for example '\"hi\"'") from exc
+    return payload
+
+
+class Lines:
+    """Prints lines to stdout until its reader has gone, as behind `| head`."""
+
+    def __init__(self) -> None:
+        self._is_unread = asyncio.Event()
+
+    @property
+    def is_unread(self) -> bool:
+        """Return whether the reader of stdout has gone."""
+        return self._is_unread.is_set()
+
+    async def until_unread(self) -> None:
+        """Wait until the reader of stdout has gone."""
+        await self._is_unread.wait()
+
+    def print(self, line: str) -> None:
+        """Print a line. A payload may contain escape sequences, which a terminal would execute: they are escaped."""
+        if sys.stdout.isatty() and not line.isprintable():
+            line = json.dumps(line, ensure_ascii=False)[1:-1]
+        try:
+            click.echo(line)
+        except BrokenPipeError:
+            self._is_unread.set()
+
+
+class Reporter(Sink):
+    """Reports on stderr what happens to a broker's connection; subclasses use the events."""
+
+    @override
+    def on_event(self, event: BrokerEvent) -> None: ...
+
+    @override
+    def on_malformed(self, channel: str, reason: str) -> None:
+        click.echo(f"dropped a message in {channel}: {reason}", err=True)
+
+    @override
+    def on_disconnected(self) -> None:
+        click.echo("Redis is away; publications may be missing from here on", err=True)
+
+    @override
+    def on_connected(self, *, is_again: bool) -> None:
+        if is_again:
+            click.echo("back again", err=True)
 
 
 def configure_cli_logging(settings: Settings) -> None:

@@ -132,6 +132,8 @@ class Namespace:
             raise ValueError('slow = "drop_oldest" is not for maps: a client would keep old values')
         if self.type is not ChannelType.MAP and options.mode is MapMode.PERSISTENT:
             raise ValueError("a map of clients or users cannot be persistent: its keys must expire")
+        if self.type is not ChannelType.MAP and options.key_ttl_s < 1:
+            raise ValueError("key_ttl_s of a map of clients or users must be at least 1: nodes refresh its keys")
         if options.mode is MapMode.EPHEMERAL:
             if self.history_size or self.history_ttl_s:
                 raise ValueError("an ephemeral map has no history_size and history_ttl_s")
@@ -226,6 +228,7 @@ DEFAULTS: Mapping[str, Namespace] = {
 class Namespaces:
     """All namespaces by name.
 
+    Raises: ValueError if clients_map or users_map names no such namespace.
     Args:
         default: the options of channels without a namespace, such as `news`, `#42`, `$board` and `:a`; None: there are
             no such channels.
@@ -233,6 +236,9 @@ class Namespaces:
 
     def __init__(self, by_name: Mapping[str, Namespace] = DEFAULTS, default: Namespace | None = None) -> None:
         self._by_name = dict(by_name) if default is None else {**by_name, "": default}
+        for name, namespace in self._by_name.items():
+            self._check_reference(name, "clients_map", namespace.clients_map, ChannelType.MAP_CLIENTS)
+            self._check_reference(name, "users_map", namespace.users_map, ChannelType.MAP_USERS)
 
     def of(self, channel: str) -> Namespace:
         """Return the namespace of a channel; `$room:board`, a private one, is in `room`. Raises: ClientError 102."""
@@ -244,6 +250,34 @@ class Namespaces:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
         return namespace
+
+    def map_of_clients(self, channel: str) -> str:
+        """Return the map that holds the clients of a channel; "" if there is none."""
+        return self._map_of_subscribers(channel, self.of(channel).clients_map)
+
+    def map_of_users(self, channel: str) -> str:
+        """Return the map that holds the users of a channel; "" if there is none."""
+        return self._map_of_subscribers(channel, self.of(channel).users_map)
+
+    def subjects_of(self, channel: str) -> list[str]:
+        """Return the channels whose subscribers a map may hold: its own, and those of the channel in its name."""
+        rest = channel.partition(":")[2]
+        return [channel, PRIVATE * channel.startswith(PRIVATE) + rest] if rest else [channel]
+
+    def _check_reference(self, name: str, option: str, map_name: str, wanted: ChannelType) -> None:
+        found = self._by_name.get(map_name)
+        if map_name and (found is None or found.type is not wanted):
+            reason = "there is no such namespace" if found is None else f'its type is "{found.type.value}"'
+            raise ValueError(f'[{name or "default"}] {option} must name a namespace of type "{wanted.value}": {reason}')
+
+    def _map_of_subscribers(self, channel: str, map_name: str) -> str:
+        """Return the map of this namespace; that of a private channel is private too."""
+        plain = channel.removeprefix(PRIVATE)
+        if not map_name:
+            return ""
+        if plain.startswith(f"{map_name}:"):
+            return channel
+        return f"{PRIVATE * channel.startswith(PRIVATE)}{map_name}:{plain}"
 
     def personal(self) -> list[str]:
         """Return the names of the namespaces with personal channels; "" stands for channels without a namespace."""

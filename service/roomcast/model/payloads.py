@@ -34,3 +34,13 @@ def decode_base64(text: str) -> bytes:
 def kind_of_text(data: bytes) -> Kind:
     """Return the kind of a payload that is UTF-8: JSON or TEXT."""
     return _JSON if is_json(data) else _TEXT
+
+
+def kind_of_payload(data: bytes) -> Kind:
+    """Return the kind of a payload: BINARY if it is not UTF-8."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return Kind.BINARY
+    return kind_of_text(data)

@@ -29,16 +29,25 @@ class ClientPublisher:
     While more than 128 KiB of a client's messages wait for Redis, nothing more is read from that client.
     Args:
         counts: `published` and `publish_failures` are counted in it.
+        on_write: called after each write of a client into a map.
     """
 
     def __init__(
-        self, broker: Broker, map_store: MapStore, namespaces: Namespaces, tracker: Tracker, counts: Counter[str]
+        self,
+        broker: Broker,
+        map_store: MapStore,
+        namespaces: Namespaces,
+        tracker: Tracker,
+        counts: Counter[str],
+        *,
+        on_write: Callable[[Connection, Publication], None],
     ) -> None:
         self._broker = broker
         self._map_store = map_store
         self._namespaces = namespaces
         self._tracker = tracker
         self._counts = counts
+        self._on_write = on_write
         self._settling: dict[Connection, asyncio.Future[None]] = {}
 
     async def settled(self, connection: Connection) -> None:
@@ -90,3 +99,4 @@ class ClientPublisher:
             self._broker.submit(publication, namespace, finish, seen=seen)
         else:
             self._map_store.submit(publication, namespace, finish, seen=seen)
+            self._on_write(connection, publication)

@@ -23,10 +23,28 @@ class Histories:
         Args:
             newest: the newest ones instead of the oldest.
             since: only those after it; with `newest` only those before it. With an empty epoch: in the present one.
-        Raises: ClientError 108 for a channel without a history, 112 if `since` is of another epoch or of a publication
-            that Redis has lost; BrokerUnavailable.
+        Raises: ClientError 108 for a channel without a history, or a map; 112 if `since` is of another epoch or of a
+            publication that Redis has lost; BrokerUnavailable.
         """
-        namespace = self._namespace(channel)
+        return await self._read(channel, self._namespace(channel), limit=limit, since=since, newest=newest)
+
+    async def read_changes(self, channel: str, *, limit: int, since: Position | None, newest: bool) -> History:
+        """Return a map's position, and up to `limit` changes of those that are kept, in their order; args as of `read`.
+
+        Raises: ClientError 108 for a map that keeps none; 112 also if `since` is after the newest change;
+            BrokerUnavailable.
+        """
+        namespace = self._namespaces.of(channel)
+        if not namespace.history_size:
+            raise ClientError(ErrorCode.NOT_AVAILABLE, "an ephemeral map keeps no changes")
+        found = await self._read(channel, namespace, limit=limit, since=since, newest=newest)
+        if since is not None and since.offset > found.position.offset:
+            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, f"the newest offset is {found.position.offset}")
+        return found
+
+    async def _read(
+        self, channel: str, namespace: Namespace, *, limit: int, since: Position | None, newest: bool
+    ) -> History:
         if since is not None and not since.epoch:
             since = Position(since.offset, (await self._ask(Read(channel, namespace))).position.epoch)
         after, before = (None, since) if newest else (since, None)
@@ -50,6 +68,6 @@ class Histories:
 
     def _namespace(self, channel: str) -> Namespace:
         namespace = self._namespaces.of(channel)
-        if not namespace.history_size:
+        if not namespace.history_size or namespace.map is not None:
             raise ClientError(ErrorCode.NOT_AVAILABLE, "this channel has no history")
         return namespace

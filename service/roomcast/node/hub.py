@@ -11,6 +11,7 @@ from roomcast.connections.encoding import Encoding
 from roomcast.model.errors import Disconnect
 from roomcast.model.namespaces import SlowPolicy
 from roomcast.model.publications import Event, Publication, Resumption
+from roomcast.node.map_differences import Bases, MapDifferences
 
 _OPEN = State.OPEN
 
@@ -20,6 +21,7 @@ class _Subscribers:
     """The subscribers of one channel, grouped by encoding, and the publications since the last flush.
 
     based: the subscribers that have `previous`, the newest publication that was written: they can get differences.
+    differences: of a map, whose subscribers get differences to the value before of the same key; else None.
     """
 
     channel: str
@@ -28,6 +30,7 @@ class _Subscribers:
     pending: list[Event] = field(default_factory=list)
     based: set[Connection] = field(default_factory=set)
     previous: Publication | None = None
+    differences: MapDifferences | None = None
 
 
 class Hub:
@@ -83,13 +86,28 @@ class Hub:
         has_anonymous = any(not connection.user for connection in self.connections)
         return len(self._by_user) + has_anonymous
 
-    def subscribe(self, connection: Connection, channel: str, subscription: Subscription, policy: SlowPolicy) -> None:
-        """Add a subscription. It also gets the events that wait for the next flush: see `pending_floor`."""
+    def subscribe(
+        self,
+        connection: Connection,
+        channel: str,
+        subscription: Subscription,
+        policy: SlowPolicy,
+        bases: Bases | None = None,
+    ) -> None:
+        """Add a subscription. It also gets the events that wait for the next flush: see `pending_floor`.
+
+        Args:
+            bases: of a map, for an encoding with differences: the values that the client has.
+        """
         subscribers = self._channels.get(channel)
         if subscribers is None:
             subscribers = self._channels[channel] = _Subscribers(channel, policy)
         subscribers.by_encoding.setdefault(subscription.encoding, set()).add(connection)
         connection.subscriptions[channel] = subscription
+        if bases is not None:
+            if subscribers.differences is None:
+                subscribers.differences = MapDifferences()
+            subscribers.differences.add(connection, bases, subscribers.pending)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Remove a subscription, if it is there."""
@@ -99,6 +117,10 @@ class Hub:
         connection.forget_backlog(channel)
         subscribers = self._channels[channel]
         subscribers.based.discard(connection)
+        if subscribers.differences is not None:
+            subscribers.differences.discard(connection)
+            if not subscribers.differences:
+                subscribers.differences = None
         group = subscribers.by_encoding[subscription.encoding]
         group.discard(connection)
         if not group:
@@ -198,7 +220,9 @@ class Hub:
             if congested:
                 self._send_congested(subscribers, encoding, congested, pending, frames)
             self.delivery_count += len(frames) * len(connections)
-        if subscribers.based:
+        if subscribers.differences is not None:
+            subscribers.differences.written(pending)
+        elif subscribers.based:
             subscribers.previous = next(
                 (event for event in reversed(pending) if type(event) is Publication), subscribers.previous
             )
@@ -207,6 +231,9 @@ class Hub:
         self, subscribers: _Subscribers, encoding: Encoding, connections: set[Connection], pending: list[Event]
     ) -> None:
         """Write differences to clients that have the previous publication, whole ones to the others."""
+        if subscribers.differences is not None:
+            self._flush_map_differences(subscribers, subscribers.differences, encoding, connections, pending)
+            return
         assert encoding.difference is not None  # noqa: S101  (for the type checker)
         whole: list[bytes] = []
         differences: list[bytes] = []
@@ -240,6 +267,31 @@ class Hub:
             self._send_congested(subscribers, encoding, congested, pending, whole)
         self.delivery_count += len(whole) * len(connections)
 
+    def _flush_map_differences(
+        self,
+        subscribers: _Subscribers,
+        differences: MapDifferences,
+        encoding: Encoding,
+        connections: set[Connection],
+        pending: list[Event],
+    ) -> None:
+        """Write differences between the values of a key to clients that have the value before."""
+        steps = differences.steps(encoding, pending)
+        if not steps:
+            return
+        newest = b"".join(step.difference for step in steps)
+        may_drop = subscribers.policy is not SlowPolicy.DISCONNECT
+        congested = []
+        for connection in connections:
+            if connection.is_congested and may_drop:
+                differences.forget(connection)
+                congested.append(connection)
+            else:
+                connection.send(differences.frames(connection, steps, newest))
+        if congested:
+            self._send_congested(subscribers, encoding, congested, pending, [step.whole for step in steps])
+        self.delivery_count += len(steps) * len(connections)
+
     def _send_congested(
         self,
         subscribers: _Subscribers,
@@ -251,12 +303,16 @@ class Hub:
         """Send to congested clients by the channel's policy; `frames` are those of `pending`."""
         channel, policy = subscribers.channel, subscribers.policy
         memberships: list[bytes] = []
+        keys: list[str] | None = None
         if policy is SlowPolicy.LATEST:
-            # The newest publication replaces those before it, but no join or leave.
+            # The newest publication replaces those before it, of a map those of its key, but no join or leave.
             events = [(event, frame) for event in pending if (frame := encoding.encode(event))]
             frames = [frame for event, frame in events if type(event) is Publication]
             memberships = [frame for event, frame in events if type(event) is not Publication]
+            changes = [event.change for event, _ in events if type(event) is Publication]
+            if None not in changes:
+                keys = [change.key for change in changes if change is not None] or None
         for connection in connections:
-            self.dropped_count += connection.send_congested(channel, frames, policy)
+            self.dropped_count += connection.send_congested(channel, frames, policy, keys)
             if memberships:
                 self.dropped_count += connection.send_congested(channel, memberships, SlowPolicy.DROP_OLDEST)

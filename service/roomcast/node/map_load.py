@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from roomcast.model.errors import ClientError, ErrorCode
@@ -12,12 +12,21 @@ from roomcast.node.map_copy import MapCopy
 
 # A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
 REPLY_BYTES = 64 * 1024
+# Pages of one map, with REPLY_BYTES of data each: clients choose their lengths.
+_MAX_CACHED = 256
 
 
 class LoadPage(NamedTuple):
     """Entries of a load. cursor: the last key, if more follow; "" after the last page."""
 
     entries: list[Publication]
+    cursor: str
+
+
+class EncodedPage(NamedTuple):
+    """The entries of a page as one client's encoding has them; cursor as of a LoadPage."""
+
+    entries: bytes
     cursor: str
 
 
@@ -50,6 +59,29 @@ class MapLoad:
         """Return the entries after a key, at most `length`, and REPLY_BYTES of data; one at least if there are some."""
         self._check()
         return LoadPage(*self.copy.page(after, length, up_to=self.position.offset, max_bytes=REPLY_BYTES))
+
+    def encoded_page(
+        self, after: str, length: int, name: Hashable | None, encode: Callable[[list[Publication]], bytes]
+    ) -> EncodedPage:
+        """Return a page as `page` does, encoded, and its cursor.
+
+        Args:
+            name: of what `encode` returns: loads that began at the copy's position share it. None: it is not shared.
+        """
+        cache, key = self.copy.cache, (name, after, length)
+        if name is None or self.position != self.copy.position:
+            entries, cursor = self.page(after, length)
+            return EncodedPage(encode(entries), cursor)
+        self._check()
+        found = cache.get(key)
+        if found is None:
+            entries, cursor = self.page(after, length)
+            found = EncodedPage(encode(entries), cursor)
+            if len(cache) == _MAX_CACHED:
+                cache.clear()
+            cache[key] = found
+        assert isinstance(found, EncodedPage)  # noqa: S101  (for the type checker)
+        return found
 
     def changes(self, since: int, *, up_to: int) -> list[Publication]:
         """Return the last change of each key after an offset, in their order, without those after `up_to`."""

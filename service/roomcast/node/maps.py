@@ -112,7 +112,7 @@ class Maps:
             if track is None:
                 break
             reading = self._reading.get(channel)
-            if reading is None:
+            if reading is None or reading.done():  # its callback may still wait for its turn
                 if track.copy is not None:
                     self._keep(_KEEP_S, track.copy)
                     return track.copy
@@ -151,7 +151,8 @@ class Maps:
         return copy
 
     def _end_reading(self, channel: str, reading: asyncio.Task[MapCopy]) -> None:
-        del self._reading[channel]
+        if self._reading.get(channel) is reading:
+            del self._reading[channel]
         track = self._tracker.track(channel)
         if (reading.cancelled() or reading.exception() is not None) and track is not None:
             track.copy = None

@@ -22,10 +22,13 @@ from roomcast.model.positions import Position
 from roomcast.model.publications import BrokerEvent, Publication, Removal, Resumption
 from roomcast.node.client_log import Rejections, log_closed
 from roomcast.node.client_publisher import ClientPublisher
+from roomcast.node.connected import Connected
 from roomcast.node.histories import Histories
 from roomcast.node.hub import Hub
 from roomcast.node.interest import Interest
+from roomcast.node.map_differences import Bases
 from roomcast.node.map_load import MapLoad
+from roomcast.node.map_presence import MapPresence
 from roomcast.node.maps import Maps
 from roomcast.node.recovery import catch_up_cache, catch_up_stream
 from roomcast.node.roster import HubRoster
@@ -69,8 +72,11 @@ class Node(Sink):
         self.counts: Counter[str] = Counter()
         self.close_codes: Counter[int] = Counter()
         self.rejections = Rejections()
-        self.client_publisher = ClientPublisher(broker, map_store, namespaces, tracker, self.counts)
-        self.interest = Interest(broker, tracker, namespaces)
+        self.map_presence = MapPresence(map_store, namespaces, hub, roster)
+        self.client_publisher = ClientPublisher(
+            broker, map_store, namespaces, tracker, self.counts, on_write=self.map_presence.wrote
+        )
+        self.interest = Interest(broker, tracker, namespaces, map_store)
         self.maps = Maps(
             map_store, broker, self.interest, tracker, namespaces, clock=time.monotonic, counts=self.counts
         )
@@ -78,17 +84,24 @@ class Node(Sink):
 
     async def run(self) -> None:
         """Keep the node in its cluster, also through outages of Redis; end only when cancelled."""
-        await run_together(broker=self.broker.run(self), tracker=self.tracker.run(), presence=self.presence.run())
+        await run_together(
+            broker=self.broker.run(self),
+            tracker=self.tracker.run(),
+            presence=self.presence.run(),
+            interest=self.interest.run(),
+            map_presence=self.map_presence.run(),
+        )
 
     def connected(self, connection: Connection) -> Connected:
         """Return a context in which a connection is one of the node's; `leave` is called at its end."""
-        return Connected(self, connection)
+        return Connected(self.hub, self.leave, connection)
 
     def leave(self, connection: Connection) -> None:
         """Remove a connection that has ended, with its subscriptions and presence."""
         subscriptions = self.hub.remove(connection)
         for channel, subscription in subscriptions.items():
             self._subscription_ended(connection, channel, subscription)
+        self.map_presence.left(connection)
         connection.on_closed()
         connection.receiver.on_closed(connection)
         if connection.opened_at_s is None:  # the handshake was refused, or the client left before the answer
@@ -276,41 +289,22 @@ class Node(Sink):
                     self.hub.broadcast(Resumption(channel, None, is_recovered=False))
 
     def _subscription_began(
-        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy
+        self, connection: Connection, channel: str, subscription: Subscription, slow: SlowPolicy, bases: Bases | None
     ) -> None:
         if channel not in self.hub.channels():
             self.presence.occupy(channel)
-        self.hub.subscribe(connection, channel, subscription, slow)
+        self.hub.subscribe(connection, channel, subscription, slow, bases)
         if subscription.is_present:
             self.presence.join(channel, self.roster.info(connection, channel))
+        self.map_presence.began(connection, channel)
 
     def _subscription_ended(self, connection: Connection, channel: str, subscription: Subscription) -> None:
         if subscription.is_present:
             self.presence.leave(channel, self.roster.client_id(connection))
+        self.map_presence.ended(connection, channel)
         if channel not in self.hub.channels():
             self.presence.vacate(channel)
         self.interest.lose(channel)
-
-
-@dataclass(slots=True, eq=False)
-class Connected:
-    """The context of `Node.connected`."""
-
-    _node: Node
-    connection: Connection
-    _is_detached: bool = False
-
-    def __enter__(self) -> Connected:
-        self._node.hub.add(self.connection)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._is_detached:
-            self._node.leave(self.connection)
-
-    def detach(self) -> None:
-        """Keep the connection when the body ends: its transport calls `Node.leave` when the client has left."""
-        self._is_detached = True
 
 
 @dataclass(slots=True, eq=False)
@@ -325,6 +319,7 @@ class Subscribing:
     _start: Coroutine[Any, Any, Sequence[Publication | Resumption]]  # Any: as in tasks.py
     _turns: list[None] = field(default_factory=list)  # of the loop, since the body began
     _turn: asyncio.Handle = field(init=False)
+    bases: Bases | None = None  # of a map's client that gets differences: the body sets the values that it has
 
     async def __aenter__(self) -> Sequence[Publication | Resumption]:
         self._node.interest.add(self._channel)
@@ -339,7 +334,7 @@ class Subscribing:
     async def __aexit__(self, _: object, exc: BaseException | None, __: object) -> None:
         self._turn.cancel()
         if exc is None and not self._turns:
-            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow)
+            self._node._subscription_began(self._connection, self._channel, self._subscription, self._slow, self.bases)
             return
         self._node.interest.lose(self._channel)
         if exc is None:

@@ -5,7 +5,7 @@ docs/architecture.md, "Repairing a gap", has the states and the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from roomcast.brokers.interface import Read
@@ -63,6 +63,7 @@ class Track:
         "is_map",
         "is_resolved",
         "namespace",
+        "on_change",
         "window",
     )
 
@@ -73,6 +74,7 @@ class Track:
         self.is_resolved = False  # its first position is unknown
         self.window: Window | None = None
         self.copy: MapCopy | None = None  # of a map, while clients load it
+        self.on_change: Callable[[], None] | None = None  # called when a map whose keys expire may have another one
         self._waiting = Waiting(total)
         self._offset = -1
         self._epoch = ""
@@ -270,6 +272,8 @@ class Track:
         self.is_resolved = True
         self._is_doubted = False
         self._publication_bytes, self._page_limit = _TYPICAL_BYTES, _FIRST_PAGE
+        if self.on_change is not None:
+            self.on_change()  # a key may have been written meanwhile that was not received
 
     def _take(self, found: Events) -> None:
         """Continue with the first one that waits, unless it is a duplicate."""
@@ -310,8 +314,11 @@ class Track:
     def _keep(self, publication: Publication) -> None:
         if self.window is not None:
             self.window.append(publication)
-        if self.copy is not None:
-            self.copy.apply(publication)
+        if self.is_map:
+            if self.copy is not None:
+                self.copy.apply(publication)
+            if self.on_change is not None:
+                self.on_change()
 
     def _jump(self, jumps: Mapping[int, int]) -> None:
         while self._offset in jumps:

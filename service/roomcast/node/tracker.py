@@ -72,10 +72,11 @@ class Tracker:
         """Return why the clients of this node are behind Redis, or None."""
         return self._repairs.reason_not_ready(self._clock())
 
-    def open(self, channel: str, namespace: Namespace) -> None:
+    def open(self, channel: str, namespace: Namespace) -> Track:
         """Track a channel from now on."""
         track = self._tracks[channel] = Track(channel, namespace, self._repairs.waiting)
         self._ask(track)
+        return track
 
     def close(self, channel: str) -> None:
         """Track a channel no longer."""

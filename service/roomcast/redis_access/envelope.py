@@ -79,6 +79,16 @@ def pack_about(publication: Publication) -> bytes:
     return orjson.dumps(about)
 
 
+def pack_tags(tags: Mapping[str, str] | None) -> bytes:
+    """Return tags as the member of an object that `pack_about` returns; empty for none."""
+    return orjson.dumps(dict(tags)) if tags else b""
+
+
+def with_tags(about: bytes, tags: bytes) -> bytes:
+    """Return the result of `pack_about` for a publication with tags; `tags` is the result of `pack_tags`."""
+    return b'%b,"tags":%b}' % (about[:-1], tags) if tags else about
+
+
 def unpack(channel: str, message: bytes, *, max_message_bytes: int) -> BrokerEvent:
     """Return the event of a Redis message.
 

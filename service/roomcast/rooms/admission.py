@@ -13,7 +13,9 @@ from typing_extensions import override
 
 from roomcast.auth.overrides import overridden
 from roomcast.auth.permissions import Action, is_limited, may
+from roomcast.brokers.map_interface import Conditions
 from roomcast.connections.connection import Connection, Receiver
+from roomcast.hooks import map_changes
 from roomcast.hooks.interface import (
     Application,
     Caller,
@@ -31,7 +33,8 @@ from roomcast.hooks.interface import (
 )
 from roomcast.model.errors import ErrorCode, Rejected, Rejection
 from roomcast.model.namespaces import Namespace
-from roomcast.model.publications import Kind
+from roomcast.model.payloads import kind_of_payload
+from roomcast.model.publications import Kind, Publication
 from roomcast.rooms.authentication import Authenticator, Identity
 from roomcast.rooms.moderation import ModeratedPublisher
 from roomcast.rooms.receivers import PlainReceiver, Publisher
@@ -97,11 +100,24 @@ class Admission:
 
         Raises: as `Authenticator.required`; ApplicationError, ClientError, Refused of the application.
         """
+        return (await self.visitor(request))[1]
+
+    async def visitor(self, request: HTTPConnection) -> tuple[Caller, Identity]:
+        """Return a client that makes one request, for the application, and its identity. Raises: as `reader`."""
         self.check_origin(request)
         identity = await self.authenticator.required(request)
         client_id = f"{self._node.id}-http-{secrets.token_hex(8)}"
         caller = Caller(client_id, "http", "json", identity.client.user, identity.meta, self.headers(request))
-        return await self._connect(caller, identity)
+        identity = await self._connect(caller, identity)
+        return caller._replace(user=identity.client.user, meta=identity.meta), identity
+
+    async def check_subscribe(self, caller: Caller, identity: Identity, channel: str) -> None:
+        """Return if a client may subscribe. Raises: ClientError 102, 103; ApplicationError, ClientError, Refused."""
+        await self._subscribe(caller, identity, channel)
+
+    async def accepted(self, caller: Caller, publication: Publication) -> tuple[Publication, Conditions]:
+        """Return the change of a map that the application accepts, see `map_changes.accepted`."""
+        return await map_changes.accepted(self._application, caller, publication, kind_of_payload)
 
     async def admit(
         self, connection: Connection, headers: Mapping[str, str], identity: Identity, channel: str
@@ -134,7 +150,7 @@ class Admission:
             identity,
             namespace,
             subscription.info,
-            self._publisher(caller),
+            self._publisher(caller, namespace),
             (Expiry(identity.expire_at_s, refresh), Expiry(subscription.expire_at_s, sub_refresh)),
             caller,
         )
@@ -173,8 +189,9 @@ class Admission:
             return namespace, SubscribeAnswer()
         return overridden(namespace, answer.override), answer
 
-    def _publisher(self, caller: Caller) -> Publisher:
-        if Hook.PUBLISH not in self._application.handles:
+    def _publisher(self, caller: Caller, namespace: Namespace) -> Publisher:
+        questions = {Hook.PUBLISH} if namespace.map is None else {Hook.MAP_PUBLISH, Hook.MAP_REMOVE}
+        if not questions & self._application.handles:
             return self._node.client_publisher
         return ModeratedPublisher(self._node, self._application, self._tasks, caller)
 

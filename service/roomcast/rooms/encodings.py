@@ -29,8 +29,8 @@ def envelope(event: Event) -> bytes:
     `"recovered":true`, or false for a loss. Clients that join or leave are `{"join":[...]}`, `{"leave":[...]}`.
     """
     if isinstance(event, Publication):
-        members = _position_members(event.position) + _about_members(event)
-        return b"{%b%b}" % (members, _payload_member(event))
+        members = _position_members(event.position) + about_members(event)
+        return b"{%b%b}" % (members, payload_member(event))
     if isinstance(event, Resumption):
         members = _position_members(event.position)
         if event.is_recovered is None:
@@ -60,7 +60,8 @@ def _position_members(position: Position | None) -> bytes:
     return b"" if position is None else b'"offset":%d,"epoch":"%b",' % (position.offset, position.epoch.encode())
 
 
-def _about_members(publication: Publication) -> bytes:
+def about_members(publication: Publication) -> bytes:
+    """Return the members with the tags and the publisher, each with a comma behind it."""
     members = b""
     if publication.tags:
         members += b'"tags":%b,' % orjson.dumps(dict(publication.tags))
@@ -69,7 +70,8 @@ def _about_members(publication: Publication) -> bytes:
     return members
 
 
-def _payload_member(publication: Publication) -> bytes:
+def payload_member(publication: Publication) -> bytes:
+    """Return the member with the payload: `data`, `text` or `base64`."""
     if publication.kind is Kind.BINARY:
         return b'"base64":"%b"' % base64.b64encode(publication.data)
     if publication.kind is Kind.JSON:
@@ -85,7 +87,7 @@ def _envelope_frame(event: Event) -> bytes:
     return frames.message_frame(Kind.TEXT, envelope(event))
 
 
-def _deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
+def deflated(frame_of: Callable[[Event], bytes]) -> Callable[[Event], bytes]:
     """Return an encoder whose frames are compressed: once each, for all clients that negotiated it."""
 
     def deflated_frame(event: Event) -> bytes:
@@ -123,7 +125,7 @@ def _sse_event(event: Event) -> bytes:
 
 
 PLAIN_WEBSOCKET = Encoding(_plain_frame, _missed_frame)
-DEFLATED_WEBSOCKET = Encoding(_deflated(_plain_frame), _missed_frame)
+DEFLATED_WEBSOCKET = Encoding(deflated(_plain_frame), _missed_frame)
 ENVELOPE_WEBSOCKET = Encoding(_envelope_frame, _missed_frame, tells_positions=True)
-DEFLATED_ENVELOPE = Encoding(_deflated(_envelope_frame), _missed_frame, tells_positions=True)
+DEFLATED_ENVELOPE = Encoding(deflated(_envelope_frame), _missed_frame, tells_positions=True)
 PLAIN_SSE = Encoding(_sse_event, event_stream.missed, tells_positions=True)

@@ -30,7 +30,7 @@ from roomcast.model.errors import (
 from roomcast.model.positions import Position, position_of
 from roomcast.model.publications import Kind, Publication, Resumption
 from roomcast.node.node import Node
-from roomcast.rooms.admission import Admission
+from roomcast.rooms.admission import Admission, Admitted
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import text_frame
 from roomcast.rooms.expiry import Expiries
@@ -39,12 +39,11 @@ from roomcast.web.event_ids import last_event_id
 
 
 @dataclass(slots=True, eq=False)
-class RoomEntry:
+class Entry:
     """Subscribes a client to its channel: before its handshake or stream is answered, or by its first message.
 
     Args:
         headers: of the handshake or request, for the application.
-        receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
         since: the client's position in the channel.
     """
 
@@ -53,8 +52,20 @@ class RoomEntry:
     _expiries: Expiries
     _headers: Mapping[str, str]
     _channel: str
-    _receiver_of: Callable[[Publisher, bool], Receiver]
     _since: Position | None
+
+    @property
+    def is_placed(self) -> bool:
+        """Return whether the client has a position."""
+        return self._since is not None
+
+    async def subscribe(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        """Subscribe a client; send it `welcome`, then the start. Raises: as `enter`."""
+        raise NotImplementedError
+
+    def receiver(self, connection: Connection, admitted: Admitted) -> Receiver:
+        """Return the receiver of a client that is subscribed."""
+        raise NotImplementedError
 
     async def enter(self, connection: Connection, identity: Identity, *, welcome: bytes = b"") -> None:
         """Subscribe a client; send it `welcome`, then the start.
@@ -62,13 +73,8 @@ class RoomEntry:
         Raises: ApplicationError, BrokerUnavailable, ClientError, Refused.
         """
         admitted = await self._admission.admit(connection, self._headers, identity, self._channel)
-        async with self._node.subscribing(
-            connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
-        ) as start:
-            if welcome:
-                connection.send(welcome)
-            send_start(connection, start, self._channel, self._since)
-        connection.receiver = self._receiver_of(admitted.publisher, self._may_publish(admitted.identity))
+        await self.subscribe(connection, admitted, welcome)
+        connection.receiver = self.receiver(connection, admitted)
         self._admission.connected(connection, admitted)
         self._expiries.watch(connection, admitted.expiries)
 
@@ -81,20 +87,45 @@ class RoomEntry:
             raise
         connection.info = identity.info
         self._node.hub.identify(connection, identity.client.user)
-        await self.enter(connection, identity, welcome=self._welcome(connection))
+        await self.enter(connection, identity, welcome=self.welcome(connection))
 
-    def _may_publish(self, identity: Identity) -> bool:
+    def may(self, action: Action, identity: Identity) -> bool:
+        """Return whether a client that is subscribed may do this."""
         namespace = self._node.namespaces.of(self._channel)
         try:
-            may(Action.PUBLISH, self._channel, namespace, identity.client, is_subscribed=True)
+            may(action, self._channel, namespace, identity.client, is_subscribed=True)
         except ClientError:
             return False
         return True
 
-    def _welcome(self, connection: Connection) -> bytes:
+    def welcome(self, connection: Connection) -> bytes:
         """Return the reply to a first message with a valid token; the channel's publications follow it."""
         client = orjson.dumps({"client": self._node.roster.client_id(connection)})
         return text_frame(connection.encoding, client)
+
+
+@dataclass(slots=True, eq=False)
+class RoomEntry(Entry):
+    """The entry of a channel that is not a map.
+
+    Args:
+        receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
+    """
+
+    _receiver_of: Callable[[Publisher, bool], Receiver]
+
+    @override
+    async def subscribe(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        async with self._node.subscribing(
+            connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=self._since
+        ) as start:
+            if welcome:
+                connection.send(welcome)
+            send_start(connection, start, self._channel, self._since)
+
+    @override
+    def receiver(self, connection: Connection, admitted: Admitted) -> Receiver:
+        return self._receiver_of(admitted.publisher, self.may(Action.PUBLISH, admitted.identity))
 
 
 def send_start(

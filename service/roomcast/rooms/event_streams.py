@@ -8,15 +8,15 @@ from starlette.types import Receive, Scope, Send
 
 from roomcast.auth.tickets import STREAM_TTL_S
 from roomcast.connections.connection import Connection
+from roomcast.connections.encoding import Encoding
 from roomcast.model.channels import SYSTEM_METRICS, check_channel, room_channel
 from roomcast.model.errors import SERVER_ERROR, Refused
-from roomcast.model.positions import Position
-from roomcast.node.node import Node
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.encodings import PLAIN_SSE
-from roomcast.rooms.entry import RoomEntry, since_of
+from roomcast.rooms.entry import Entry, RoomEntry, since_of
 from roomcast.rooms.expiry import Expiries
+from roomcast.rooms.map_entry import check_no_map
 from roomcast.rooms.receivers import Feed
 from roomcast.transports.event_stream import NO_POSITION, EventStream, retry
 from roomcast.web.client_server import ClientServer, address_of
@@ -36,28 +36,28 @@ class EventStreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, channel: str, identity: Identity, since: Position | None = None) -> None:
+    def __init__(self, request: Request, entry: Entry, identity: Identity, encoding: Encoding) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._request = request
-        self._channel = channel
+        self._entry = entry
         self._identity = identity
-        self._since = since
+        self._encoding = encoding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client. Raises, before the response starts: ApplicationError, ClientError, BrokerUnavailable."""
         server, key = find(self._request, ClientServer), self._identity.stream_key
         stream = EventStream(ping_interval_s=server.settings.ping_interval_s, key=key)
         stream.write(retry())
-        if key and self._since is None:
+        if key and not self._entry.is_placed:
             stream.write(NO_POSITION)
         user, info = self._identity.client.user, self._identity.info
-        connection = server.connection(stream, PLAIN_SSE, Feed(), user=user, info=info)
+        connection = server.connection(stream, self._encoding, Feed(), user=user, info=info)
         stream.connection = connection
         connection.address = address_of(self._request)
         with server.node.connected(connection):
             try:
-                await self._enter(server.node, connection)
+                await self._enter(connection)
             except Refused as exc:
                 connection.close(exc.disconnect)
             except FAILURES as exc:
@@ -68,13 +68,10 @@ class EventStreamResponse(Response):
             connection.open()
             await pump(connection, stream.read, scope, receive, send)
 
-    async def _enter(self, node: Node, connection: Connection) -> None:
-        admission, expiries = find(self._request, Admission), find(self._request, Expiries)
-        headers = admission.headers(self._request)
-        entry = RoomEntry(node, admission, expiries, headers, self._channel, lambda *_: Feed(), self._since)
-        await entry.enter(connection, self._identity)
+    async def _enter(self, connection: Connection) -> None:
+        await self._entry.enter(connection, self._identity)
         if self._identity.stream_key:  # it returns before its key is forgotten
-            expiries.close_in(STREAM_TTL_S / 2, connection)
+            find(self._request, Expiries).close_in(STREAM_TTL_S / 2, connection)
 
 
 @router.get("/sse/rooms/{name}", response_class=Response, tags=["rooms"], summary="Follow a room.")
@@ -101,9 +98,22 @@ async def dashboard_feed_events(request: Request) -> Response:
 
 
 async def _events(request: Request, channel: str) -> Response:
+    check_no_map(find(request, ClientServer).node.namespaces, channel)
+    return await stream_entry(request, feed_entry(request, channel), PLAIN_SSE)
+
+
+def feed_entry(request: Request, channel: str) -> RoomEntry:
+    """Return the entry of a client that sends nothing. Raises: ClientError 107 for an invalid position."""
+    server, admission, expiries = find(request, ClientServer), find(request, Admission), find(request, Expiries)
+    headers, since = admission.headers(request), since_of(request)
+    return RoomEntry(server.node, admission, expiries, headers, channel, since, lambda *_: Feed())
+
+
+async def stream_entry(request: Request, entry: Entry, encoding: Encoding) -> Response:
+    """Return the event stream of a client that has authenticated itself. Raises: as `Authenticator.required`."""
     if last_event_id(request).is_end:
         return Response(status_code=204)
-    since, admission = since_of(request), find(request, Admission)
+    admission = find(request, Admission)
     admission.check_origin(request)
     identity = await admission.authenticator.required(request, is_stream=True)
-    return EventStreamResponse(request, channel, identity, since)
+    return EventStreamResponse(request, entry, identity, encoding)

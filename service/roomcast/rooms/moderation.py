@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import orjson
 import structlog
 from typing_extensions import override
 
+from roomcast.brokers.interface import Published
 from roomcast.connections.connection import Connection, Pause, State
 from roomcast.hooks.interface import Application, Caller, PublishEvent
+from roomcast.hooks.map_changes import accepted
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Refused
 from roomcast.model.publications import Kind, Publication
 from roomcast.node.node import Node
 from roomcast.rooms.encodings import in_envelope, text_frame
-from roomcast.rooms.receivers import Publisher
+from roomcast.rooms.receivers import Outcome, Publisher
 from roomcast.tasks import TaskSet
 from roomcast.web.failures import failure_of
 
@@ -25,11 +29,14 @@ _MAX_WAITING_BYTES = 128 * 1024
 # The cost of a waiting message beside its payload.
 _OVERHEAD_BYTES = 512
 
+_OnResult = Callable[[Outcome], None] | None
+
 
 class ModeratedPublisher(Publisher):
     """Asks the application about the messages of one client, one after the other, and publishes them in their order.
 
-    A rejected message is dropped, and clients with envelopes receive `{"error":{"code":400,"message":"no spam"}}`.
+    A rejected message is dropped. Without `on_result`, clients with envelopes receive
+    `{"error":{"code":400,"message":"no spam"}}`.
 
     Args:
         caller: the client.
@@ -40,24 +47,26 @@ class ModeratedPublisher(Publisher):
         self._application = application
         self._tasks = tasks
         self._caller = caller
-        self._waiting: deque[Publication] | None = None  # an empty one would be 760 bytes of each idle client
+        self._waiting: deque[tuple[Publication, _OnResult]] | None = (
+            None  # an empty one would be 760 bytes of each idle client
+        )
         self._waiting_bytes = 0
 
     @override
-    def publish_for(self, connection: Connection, publication: Publication) -> None:
+    def publish_for(self, connection: Connection, publication: Publication, on_result: _OnResult = None) -> None:
         if self._waiting is None:
             self._waiting = deque()
             self._tasks.spawn(self._publish_all(connection, self._waiting))
-        self._waiting.append(publication)
+        self._waiting.append((publication, on_result))
         self._waiting_bytes += _size_bytes(publication)
         if self._waiting_bytes > _MAX_WAITING_BYTES:
             connection.pause_reading(Pause.COMMANDS)
 
-    async def _publish_all(self, connection: Connection, waiting: deque[Publication]) -> None:
+    async def _publish_all(self, connection: Connection, waiting: deque[tuple[Publication, _OnResult]]) -> None:
         try:
             while waiting:
-                publication = waiting.popleft()
-                if not await self._publish(connection, publication):
+                publication, on_result = waiting.popleft()
+                if not await self._publish(connection, publication, on_result or partial(_report, connection)):
                     waiting.clear()
                     self._waiting_bytes = _size_bytes(publication)
                 self._waiting_bytes -= _size_bytes(publication)
@@ -66,24 +75,31 @@ class ModeratedPublisher(Publisher):
         finally:
             self._waiting = None
 
-    async def _publish(self, connection: Connection, publication: Publication) -> bool:
+    async def _publish(
+        self, connection: Connection, publication: Publication, on_result: Callable[[Outcome], None]
+    ) -> bool:
         """Publish a message if the application accepts it; return False if it closes the client."""
         try:
-            answer = await self._application.on_publish(self._question(publication))
-            if answer.data is not None:
-                kind = Kind.BINARY if publication.kind is Kind.BINARY else Kind.JSON
-                publication = publication._replace(data=answer.data, kind=kind)
-            await self._node.publish(publication, skip_history=answer.skip_history)
+            if publication.change is None:
+                on_result(await self._publish_accepted(publication))
+            else:
+                kind = _kind_of_answer(publication)
+                change, conditions = await accepted(self._application, self._caller, publication, lambda _: kind)
+                on_result(await self._node.maps.write(change, conditions=conditions))
         except Refused as exc:
             connection.close(exc.disconnect)
             return False
         except (ApplicationError, BrokerUnavailable, ClientError) as exc:
-            if in_envelope(connection.encoding) and connection.state is State.OPEN:
-                body = {name: value for name, value in failure_of(exc).body.items() if name != "detail"}
-                connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
+            on_result(exc)
         except Exception:
             log.exception("moderation.failed", conn=connection.id)
         return True
+
+    async def _publish_accepted(self, publication: Publication) -> Published:
+        answer = await self._application.on_publish(self._question(publication))
+        if answer.data is not None:
+            publication = publication._replace(data=answer.data, kind=_kind_of_answer(publication))
+        return await self._node.publish(publication, skip_history=answer.skip_history)
 
     def _question(self, publication: Publication) -> PublishEvent:
         """Return the event: handlers receive text that is not JSON as a JSON string, and binary data as it is."""
@@ -91,6 +107,18 @@ class ModeratedPublisher(Publisher):
         if kind is Kind.BINARY:
             return PublishEvent(self._caller._replace(encoding="binary"), channel, data)
         return PublishEvent(self._caller, channel, data if kind is Kind.JSON else orjson.dumps(data.decode()))
+
+
+def _kind_of_answer(publication: Publication) -> Kind:
+    """Return the kind of the data with which the application replaces that of a publication."""
+    return Kind.BINARY if publication.kind is Kind.BINARY else Kind.JSON
+
+
+def _report(connection: Connection, outcome: Outcome) -> None:
+    """Send a client with envelopes the error of a message."""
+    if isinstance(outcome, Exception) and in_envelope(connection.encoding) and connection.state is State.OPEN:
+        body = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
+        connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
 
 
 def _size_bytes(publication: Publication) -> int:

@@ -19,6 +19,7 @@ from roomcast.model.publications import Event, Publication, Resumption
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.encodings import envelope
 from roomcast.rooms.entry import since_of, start_of
+from roomcast.rooms.map_entry import check_no_map
 from roomcast.rooms.receivers import Feed
 from roomcast.tasks import run_together
 from roomcast.transports.poll import PollTransport
@@ -84,6 +85,7 @@ async def poll_channel(request: Request, channel: str) -> Response:
 async def _poll(request: Request, channel: str) -> Response:
     since, wait_s = since_of(request), _wait_of(request)
     server, admission = find(request, ClientServer), find(request, Admission)
+    check_no_map(server.node.namespaces, channel)
     admission.check_origin(request)
     identity = await admission.authenticator.required(request)
     transport = PollTransport()

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from typing_extensions import override
 
 from roomcast.connections.connection import Connection, Receiver
-from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA
+from roomcast.model.errors import PERMISSION_DENIED, UNSUPPORTED_DATA, ApplicationError
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
+from roomcast.node.client_publisher import Result
+
+# Of a message, also of one that the application rejects.
+Outcome = Result | ApplicationError
 
 
 class Publisher(Protocol):
     """Publishes the messages of clients; `ClientPublisher` on a node."""
 
-    def publish_for(self, connection: Connection, publication: Publication) -> None:
-        """Publish a client's message soon."""
+    def publish_for(
+        self,
+        connection: Connection,
+        publication: Publication,
+        on_result: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        """Publish a client's message soon; one with a change is written into its map.
+
+        Args:
+            on_result: receives the result, or the exception that prevented it, once, now or later; not if the client
+                is closed.
+        """
 
 
 class PlainReceiver(Receiver):

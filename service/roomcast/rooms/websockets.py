@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection
@@ -17,8 +18,9 @@ from roomcast.rooms import receivers
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import SUBPROTOCOL
 from roomcast.rooms.encodings import DEFLATED_ENVELOPE, DEFLATED_WEBSOCKET, ENVELOPE_WEBSOCKET, PLAIN_WEBSOCKET
-from roomcast.rooms.entry import FirstMessageAuth, RoomEntry, since_of
+from roomcast.rooms.entry import Entry, FirstMessageAuth, RoomEntry, since_of
 from roomcast.rooms.expiry import Expiries
+from roomcast.rooms.map_entry import check_no_map
 from roomcast.rooms.receivers import Publisher
 from roomcast.web.client_server import ClientServer, websocket_of
 from roomcast.web.state import find
@@ -34,7 +36,7 @@ async def echo(socket: WebSocket) -> None:
     """Answer each text `x` with `Message received: x`, without a room, Redis or authentication."""
     server = find(socket, ClientServer)
     transport, is_compressed = websocket_of(socket)
-    encoding = _encoding_of(in_envelope=False, is_compressed=is_compressed)
+    encoding = _encoding_of(is_compressed, in_envelope=False)
     await server.serve(socket, server.connection(transport, encoding, receivers.Echo()))
 
 
@@ -96,20 +98,33 @@ async def _serve(
     since: Position | None = None,
     name: str = "",
 ) -> None:
-    """Serve a client of one channel, authenticated by its request or else by its first message.
+    """Serve a client of one channel that is not a map.
 
     Args:
         receiver_of: makes the receiver; its arguments are the publisher, and whether the client may publish.
         name: the user in insecure mode.
     """
     server, admission, expiries = find(socket, ClientServer), find(socket, Admission), find(socket, Expiries)
+    check_no_map(server.node.namespaces, channel)
+    entry = RoomEntry(server.node, admission, expiries, admission.headers(socket), channel, since, receiver_of)
+    await serve_entry(socket, entry, partial(_encoding_of, in_envelope=in_envelope), name=name)
+
+
+async def serve_entry(
+    socket: WebSocket, entry: Entry, encoding_of: Callable[[bool], Encoding], *, name: str = ""
+) -> None:
+    """Serve a client, authenticated by its request or else by its first message.
+
+    Args:
+        encoding_of: returns the encoding; its argument is whether messages are compressed.
+        name: the user in insecure mode.
+    """
+    server, admission, expiries = find(socket, ClientServer), find(socket, Admission), find(socket, Expiries)
     transport, is_compressed = websocket_of(socket)
-    encoding = _encoding_of(in_envelope=in_envelope, is_compressed=is_compressed)
     subprotocol = SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None
     identity = await admission.authenticator.authenticate(socket)
-    entry = RoomEntry(server.node, admission, expiries, admission.headers(socket), channel, receiver_of, since)
     first_message = FirstMessageAuth(expiries.tasks.spawn, entry.enter_by_token)
-    connection = server.connection(transport, encoding, first_message)
+    connection = server.connection(transport, encoding_of(is_compressed), first_message)
     if identity is None:
         first_message.connection = connection
         expiries.deadlines.add_in(_FIRST_MESSAGE_TIMEOUT_S, first_message)
@@ -127,7 +142,7 @@ async def _serve(
         await server.accept(socket, connected, subprotocol=subprotocol, disconnect=disconnect)
 
 
-def _encoding_of(*, in_envelope: bool, is_compressed: bool) -> Encoding:
+def _encoding_of(is_compressed: bool, *, in_envelope: bool) -> Encoding:
     if in_envelope:
         return DEFLATED_ENVELOPE if is_compressed else ENVELOPE_WEBSOCKET
     return DEFLATED_WEBSOCKET if is_compressed else PLAIN_WEBSOCKET

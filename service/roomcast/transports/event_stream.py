@@ -19,8 +19,9 @@ END = "end"
 LAST_ID = b"id: end\n"
 # Browsers wait 3 s before they reconnect: all clients of a node that ends would reconnect in the same moment.
 _RETRY_MS = (1000, 5000)
-# The id of a stream whose client has no position: only the stream's key follows.
-NO_POSITION = b"id: :\n\n"
+# The id of a client that has no position: only the stream's key follows it. NO_POSITION: as an event of its own.
+NO_ID = b"id: :\n"
+NO_POSITION = NO_ID + b"\n"
 # With a line end in front, which `re` finds quickly.
 _ID = re.compile(rb"\nid: (?!end\n)[^\n]*")
 

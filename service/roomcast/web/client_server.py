@@ -12,7 +12,8 @@ from roomcast.connections.connection import Connection, Receiver
 from roomcast.connections.encoding import Encoding
 from roomcast.connections.transport import Transport
 from roomcast.model.errors import Disconnect
-from roomcast.node.node import Connected, Node
+from roomcast.node.connected import Connected
+from roomcast.node.node import Node
 from roomcast.transports.heartbeat import Heartbeat
 from roomcast.transports.websocket import uvicorn_protocol
 from roomcast.transports.websocket.portable import PortableWebSocket

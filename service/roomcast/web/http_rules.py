@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # The start of a response, also of one that refuses a WebSocket's handshake.
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
-_METHODS = {"GET": ["GET", "HEAD"], "POST": ["POST"]}
+_METHODS = {"GET": ["GET", "HEAD"], "POST": ["POST"], "PUT": ["PUT"], "DELETE": ["DELETE"]}
 _NO_HANDSHAKE = (
     "this is the URL of a WebSocket, and the request has no handshake; does a proxy on the way pass Upgrade on?"
 )
@@ -57,7 +57,7 @@ async def _disconnected() -> Message:
 
 
 def add_http_rules(app: FastAPI) -> None:
-    """Add them, as the outermost middleware, to an app whose routes have GET or POST."""
+    """Add them, as the outermost middleware, to an app whose routes have GET, POST, PUT or DELETE."""
     app.add_middleware(HttpRules)
     app.router.default = _no_endpoint
     app.add_exception_handler(404, _not_found)

@@ -33,8 +33,9 @@ class AllowedPages(CORSMiddleware):
             app,
             allow_origins=["*"] if is_any else (),
             allow_credentials=not is_any,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
+            expose_headers=["ETag"],  # of values of maps
             max_age=3600,
         )
         self._named = OriginPatterns(names)

@@ -46,7 +46,7 @@ def test_data_is_any_json_as_its_text(value: str) -> None:
 
 
 def test_unknown_members_are_ignored() -> None:
-    (command,) = read('{"id":1,"future":{},"publish":{"channel":"a","data":1,"key":"k","removed":"?"}}')
+    (command,) = read('{"id":1,"future":{},"publish":{"channel":"a","data":1,"score":"k","tags":"?"}}')
 
     assert command == Command(1, "publish", {"channel": "a", "data": b"1"})
 

@@ -66,3 +66,26 @@ async def test_a_history_is_removed_where_there_is_one() -> None:
 
     assert broker.removed == ["room:a"]
     assert caught.value.error is ErrorCode.NOT_AVAILABLE
+
+
+@pytest.mark.parametrize("newest", [False, True])
+async def test_changes_of_a_map_are_read_and_a_history_is_not(newest: bool) -> None:
+    broker = FakeBroker()
+    broker.histories["state:a"] = History(Position(5, "e"), 0, [])
+    histories, since = Histories(broker, Namespaces()), Position(5, "")
+
+    found = await histories.read_changes("state:a", limit=7, since=since, newest=newest)
+    assert found.position == Position(5, "e")
+    with pytest.raises(ClientError) as future:
+        await histories.read_changes("state:a", limit=7, since=Position(6, "e"), newest=newest)
+    assert future.value.error is ErrorCode.UNRECOVERABLE_POSITION
+    with pytest.raises(ClientError) as ephemeral:
+        await histories.read_changes("cursors:a", limit=7, since=None, newest=newest)
+    assert ephemeral.value.error is ErrorCode.NOT_AVAILABLE
+    for refused in (
+        histories.read("state:a", limit=7, since=None, newest=newest),
+        histories.remove("state:a"),
+    ):
+        with pytest.raises(ClientError) as caught:
+            await refused
+        assert caught.value.error is ErrorCode.NOT_AVAILABLE

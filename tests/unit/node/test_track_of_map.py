@@ -65,3 +65,17 @@ def test_a_copy_jumps_with_the_offsets_after_a_start_of_redis() -> None:
 
     assert track.copy is copy
     assert copy.position == Position(1000, "e")
+
+
+def test_each_change_is_reported_and_the_end_of_each_doubt_after_which_changes_may_be_unknown() -> None:
+    track = Track(CHANNEL, DEFAULTS["cursors"], WaitingTotal(100_000))
+    calls: list[int] = []
+    track.on_change = lambda: calls.append(track.position.offset if track.position is not None else -1)
+
+    track.settle(track.request(0), History(Position(1, "e"), 0, []))
+    track.accept(change(2))
+    track.accept(change(2))
+    track.accept(change(4))
+    track.page(track.request(1000), History(Position(4, "e"), 0, []))
+
+    assert calls == [1, 2, 4, 4]

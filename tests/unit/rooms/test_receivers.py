@@ -11,7 +11,7 @@ class RecordingPublisher:
     def __init__(self) -> None:
         self.published: list[Publication] = []
 
-    def publish_for(self, connection: Connection, publication: Publication) -> None:
+    def publish_for(self, connection: Connection, publication: Publication, on_result: object = None) -> None:
         self.published.append(publication)
 
 

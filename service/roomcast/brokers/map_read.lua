@@ -1,0 +1,52 @@
+-- Read a map's position and some of its entries; remove keys whose time is over first, and create the position if there
+-- is none yet. Where nothing may be written, a known map is read as it is.
+-- KEYS[1] to KEYS[5], ARGV[1] to ARGV[9]: see map_change.lua
+-- ARGV[10] key after which to read, '' for the first; ARGV[11] the most entries; ARGV[12] the one key to read, '' for a page
+-- ARGV[13] the most bytes of keys and entries, unless there is only one
+-- Returns { offset, epoch, count, is_last, is_over, { key, entry, ... } }; count: of all keys, -1 if the meta has what no
+--   node has written; is_over: call again, because more keys may be due; nothing was read.
+local map = map_of(KEYS, ARGV)
+if not map then
+  return { 0, '', -1, 1, 0, {} }
+end
+local is_over = 0
+if ARGV[9] ~= '0' then
+  local now = now_ms()
+  local due = due_keys(map, now)
+  if #due > 0 then
+    if pcall(expire_keys, map, due, now) then
+      is_over = #due == MAX_DUE and 1 or 0
+    else
+      map = map_of(KEYS, ARGV)
+    end
+  end
+end
+local entries, is_last, count = {}, 1, 0
+if not map.is_void and is_over == 0 then
+  count = redis.call('ZCARD', KEYS[4])
+  local names, limit, size = { ARGV[12] }, tonumber(ARGV[11]), 0
+  if ARGV[12] == '' then
+    local first = ARGV[10] == '' and '-' or '(' .. ARGV[10]
+    names = limit > 0 and redis.call('ZRANGEBYLEX', KEYS[4], first, '+', 'LIMIT', 0, limit + 1) or {}
+  end
+  for i, name in ipairs(names) do
+    local entry = redis.call('HGET', KEYS[3], name)
+    size = size + #name + #(entry or '')
+    if i > limit or i > 1 and size > tonumber(ARGV[13]) then
+      is_last = 0
+      break
+    end
+    if entry or ARGV[12] == '' then
+      entries[#entries + 1], entries[#entries + 2] = name, entry or ''
+    end
+  end
+end
+-- Written after all that can be refused, see read.lua.
+local position = map.position
+if position.starts then
+  settle(map)
+else
+  pcall(settle, map)
+end
+pcall(keep_alive, map)
+return { position.offset, position.epoch, count, is_last, is_over, entries }

@@ -1,0 +1,120 @@
+"""Keys of maps that expire: deadlines are moved into the past, so nothing waits."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from roomcast.brokers.interface import Once
+from roomcast.brokers.map_interface import Conditions, Suppressed
+from roomcast.model.maps import KeyMode, MapMode
+from roomcast.model.namespaces import Namespace
+from roomcast.redis_access.client import Client
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_all
+from tests.contract.test_map_store import (
+    CHANNEL,
+    EPHEMERAL,
+    PERSISTENT,
+    RECOVERABLE,
+    namespace,
+    page,
+    put,
+    remove,
+    values,
+)
+from tests.support.brokers import running
+
+pytestmark = pytest.mark.anyio
+
+
+async def end_time_of(server: Client, prefix: str, *keys: str) -> None:
+    """Let the time of keys be over."""
+    deadlines = ChannelKeys(prefix).key(CHANNEL, "deadlines")
+    await run_all(server, [("ZADD", deadlines, "XX", 1, key) for key in keys], ())
+
+
+@pytest.mark.parametrize("kind", [RECOVERABLE, EPHEMERAL], ids=["recoverable", "ephemeral"])
+async def test_keys_whose_time_is_over_are_removed_with_their_tags(
+    server: Client, prefix: str, kind: Namespace
+) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe(CHANNEL)
+        assert await broker.maps.expire(CHANNEL, kind) is None
+        await put(broker, 'a"\\', b"1", kind, tags={"team": "eng"})
+        await put(broker, "b", b"2", kind)
+        wait_s = await broker.maps.expire(CHANNEL, kind)
+        assert wait_s is not None
+        assert 50 < wait_s <= 60
+        await end_time_of(server, prefix, 'a"\\')
+        wait_s = await broker.maps.expire(CHANNEL, kind)
+        assert wait_s is not None
+        assert 50 < wait_s <= 60
+        await sink.until_texts([b"1", b"2", b""])
+        removal = sink.publications[-1]
+        assert removal.tags == {"team": "eng"}
+        assert removal.change is not None
+        assert (removal.change.key, removal.change.is_removed) == ('a"\\', True)
+        assert abs(removal.change.time_ms / 1000 - time.time()) < 60
+        assert values(await page(broker, kind)) == {"b": b"2"}
+        assert removal.position == (await page(broker, kind)).position
+        assert not sink.malformed
+
+
+async def test_at_most_a_hundred_are_removed_at_once_and_a_read_removes_all(server: Client, prefix: str) -> None:
+    keys = [f"k{number}" for number in range(350)]
+    async with running(server, prefix) as (broker, _):
+        for key in keys:
+            await put(broker, key, b"1", EPHEMERAL)
+        await end_time_of(server, prefix, *keys)
+        assert await broker.maps.expire(CHANNEL, EPHEMERAL) == 0
+        assert (await page(broker, EPHEMERAL)).position.offset == 700
+        assert await broker.maps.count(CHANNEL, EPHEMERAL) == 0
+        assert await broker.maps.expire(CHANNEL, EPHEMERAL) is None
+
+
+async def test_a_write_and_a_touch_move_the_deadline(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe(CHANNEL)
+        for key in "ab":
+            await put(broker, key, b"1", EPHEMERAL)
+        await end_time_of(server, prefix, "a", "b")
+        await put(broker, "a", b"2", EPHEMERAL)
+        assert await broker.maps.touch(CHANNEL, EPHEMERAL, ["b", "c"]) == ["c"]
+        assert values(await page(broker, EPHEMERAL)) == {"a": b"2", "b": b"1"}
+        await sink.until_texts([b"1", b"1", b"2"])
+
+
+async def test_a_condition_does_not_find_a_key_whose_time_is_over(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe(CHANNEL)
+        await put(broker, "a", b"1", EPHEMERAL, Conditions(Once(version=5)))
+        await end_time_of(server, prefix, "a")
+        exists, new = Conditions(mode=KeyMode.IF_EXISTS), Conditions(Once(version=1), mode=KeyMode.IF_NEW)
+        assert (await put(broker, "a", b"2", EPHEMERAL, exists)).suppressed is Suppressed.KEY_NOT_FOUND
+        assert (await put(broker, "a", b"3", EPHEMERAL, new)).suppressed is None
+        await sink.until_texts([b"1", b"", b"3"])
+
+
+async def test_keys_whose_time_is_over_make_room(server: Client, prefix: str) -> None:
+    kind = namespace(MapMode.EPHEMERAL, max_keys=2)
+    async with running(server, prefix) as (broker, _):
+        for key in "ab":
+            await put(broker, key, b"1", kind)
+        await end_time_of(server, prefix, "a", "b")
+        await put(broker, "c", b"1", kind)
+        assert values(await page(broker, kind)) == {"c": b"1"}
+
+
+async def test_in_a_persistent_map_nothing_expires(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a")
+        await remove(broker, "a")
+        await put(broker, "b")
+        await page(broker)
+        assert await broker.maps.expire(CHANNEL, PERSISTENT) is None
+        assert await broker.maps.touch(CHANNEL, PERSISTENT, ["a", "b"]) == ["a"]
+        keys = ChannelKeys(prefix)
+        ttls = await run_all(server, [("PTTL", keys.key(CHANNEL, name)) for name in ("meta", "state", "keys")], ())
+        assert ttls == [-1, -1, -1]
