@@ -136,19 +136,22 @@ class _CentrifugeLoader(_Loader):
 
 
 def run(pipe: Pipe, *, port: int, maps: Maps, channel: str) -> None:
-    """Execute the commands from the pipe until it closes."""
+    """Execute the commands from the pipe until it closes. All clients stay connected; those of the last read."""
     gc.disable()
+    connected: list[_Loader] = []
     while True:
         load = pipe.recv()
         assert isinstance(load, Load)
-        pipe.send(_load(load.count, port, maps, channel))
+        loaders, loaded = _load(load.count, port, maps, channel)
+        connected += loaders
+        pipe.send(loaded)
 
 
-def _load(count: int, port: int, maps: Maps, channel: str) -> Loaded:
+def _load(count: int, port: int, maps: Maps, channel: str) -> tuple[list[_Loader], Loaded]:
     buffer = bytearray(_BUFFER_BYTES)
     request = handshake(maps.path(channel), port)
     started_s = time.perf_counter()
-    loaders = []
+    loaders: list[_Loader] = []
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
             connection = socket.create_connection((HOST, port), timeout=_TIMEOUT_S)
@@ -167,10 +170,8 @@ def _load(count: int, port: int, maps: Maps, channel: str) -> Loaded:
                     selector.unregister(loader.socket)
                 left_count -= was_loading and (loader.is_live or loader.has_failed)
         took_s = time.perf_counter() - started_s
-    for loader in loaders:
-        loader.socket.close()
     live = [loader for loader in loaders if loader.is_live and not loader.has_failed]
-    return Loaded(took_s, count - len(live), min((loader.entry_count for loader in live), default=0))
+    return loaders, Loaded(took_s, count - len(live), min((loader.entry_count for loader in live), default=0))
 
 
 def _frame_at(data: bytearray, start: int) -> tuple[int, int] | None:
