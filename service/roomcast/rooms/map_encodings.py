@@ -8,19 +8,18 @@ receives the changes that it missed, and `synced`. Ephemeral maps have neither o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import orjson
 
 from roomcast.connections.encoding import Encoding
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Kind, Publication, offset_of
-from roomcast.node.map_copy import MapCopy
+from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 from roomcast.rooms.encodings import about_members, deflated, payload_member
 from roomcast.transports import event_stream
 from roomcast.transports.websocket import frames
 
-# The entries of a load are encoded in pages, which the clients that load at the same position share.
+# The entries of a load are encoded in pages, which loads with the same start share.
 _PAGE_LENGTH = 500
 _PAGE_BYTES = 16 * 1024
 _RESET = b'{"reset":true}'
@@ -110,7 +109,7 @@ def synced(encoding: Encoding, position: Position) -> bytes:
 
 
 def whole_map(
-    encoding: Encoding, copy: MapCopy, loaded: Position, changes: list[Publication], now: Position
+    encoding: Encoding, copy: MapCopy, start: LoadStart, changes: list[Publication], now: Position
 ) -> Iterator[bytes]:
     """Yield the messages to a client that has no copy: reset, entries, changes, synced; in pieces.
 
@@ -118,14 +117,14 @@ def whole_map(
 
     Args:
         copy: is read while the client reads. It may change meanwhile, or be no more in step: what was written after
-            `loaded` is left out.
-        loaded: the position of the client's load. changes: those after it, up to `now`; later ones come live.
+            the start is left out.
+        start: of the client's load. changes: those after it, up to `now`; later ones come live.
     """
     is_stream = is_event_stream(encoding)
     yield (event_stream.NO_ID if is_stream else b"") + message(encoding, _RESET)
     after, is_last = "", False
     while not is_last:
-        page, after = _page(encoding, copy, after, loaded)
+        page, after = _page(encoding, copy, after, start)
         is_last = not after
         if page:
             yield page
@@ -134,18 +133,14 @@ def whole_map(
     yield synced(encoding, now)
 
 
-def _page(encoding: Encoding, copy: MapCopy, after: str, loaded: Position) -> tuple[bytes, str]:
+def _page(encoding: Encoding, copy: MapCopy, after: str, start: LoadStart) -> EncodedPage:
     """Return encoded entries, and the key after which the next page begins; "" after the last."""
-    is_shared = copy.position == loaded  # no entry is left out
-    name = (encoding, after)
-    found: Any = copy.cache.get(name) if is_shared else None  # Any: the cache has values of any type
-    if found is None:
-        entries, cursor = copy.page(after, _PAGE_LENGTH, up_to=loaded.offset, max_bytes=_PAGE_BYTES)
-        found = b"".join(_loaded(encoding, each) for each in entries), cursor
-        if is_shared:
-            copy.cache[name] = found
-    page: tuple[bytes, str] = found
-    return page
+
+    def encode() -> EncodedPage:
+        entries, cursor = copy.page(after, _PAGE_LENGTH, up_to=start.position.offset, max_bytes=_PAGE_BYTES)
+        return EncodedPage(b"".join(_loaded(encoding, each) for each in entries), cursor)
+
+    return start.page((encoding, after), encode)
 
 
 def _loaded(encoding: Encoding, publication: Publication) -> bytes:
