@@ -94,7 +94,7 @@ def batches(channel: str, *, key_count: int, size_bytes: int, batch_length: int 
             b'{"map_publish":{"channel":"%b","data":%b%b}}' % (channel.encode(), value, _key(value, key_count))
         )
     return [
-        b'{"commands":[' + b",".join(commands[start : start + batch_length]) + b"]}"
+        b'{"parallel":true,"commands":[' + b",".join(commands[start : start + batch_length]) + b"]}"
         for start in range(0, key_count, batch_length)
     ]
 
