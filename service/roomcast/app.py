@@ -67,7 +67,7 @@ _SETTLE_TIMEOUT_S = 1.0
 # Publications wait for missing ones as long as so many reads may take.
 _PATIENCE = 6
 _API = (
-    "The HTTP endpoints. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls. "
+    "The HTTP endpoints. Clients: the Centrifuge protocol without WebSockets, rooms by event streams and polls, maps. "
     "Services: the server API, with the node's key (Authorize). The WebSocket endpoints are in the README."
 )
 

@@ -39,6 +39,7 @@ def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
 def example(containing: str, node: NodeProcess, channel: str) -> str:
     """Return the page's one example with this in it; a client waits 50 ms and not seconds before it reconnects."""
     blocks = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "state.md").read_text(), re.DOTALL)
+    block: str
     (block,) = [block for block in blocks if f"new {containing}(" in block]
     hasty = block.replace("1000 + 4000 * Math.random()", "50").replace("127.0.0.1:8000", f"127.0.0.1:{node.port}")
     assert len(block.splitlines()) <= 16
@@ -118,7 +119,7 @@ def test_a_page_holds_a_map_in_ten_lines(browser: webdriver.Chrome, node: NodePr
 
 @pytest.mark.parametrize("what", DOORS)
 def test_a_page_holds_an_ephemeral_map(browser: webdriver.Chrome, node: NodeProcess, what: str) -> None:
-    channel = f"online:page-{DOORS[what]}"
+    channel = f"cursors:page-{DOORS[what]}"
     put(node, channel, "a", 1)
     page = Page(browser, node, example(what, node, channel))
     page.wait_for({"a": 1})

@@ -7,14 +7,15 @@ import os
 from typing import Any
 
 from roomcast.__main__ import main
-from roomcast.model.publications import Event
+from roomcast.model.publications import Event, Publication
 from roomcast.node.hub import Hub
+from roomcast.node.map_load import MapLoad
 from roomcast.node.repair import Repairs
 from roomcast.node.track import Events
 
 SKIP_REPAIR = "skip-repair"  # missed publications are not broadcast after a gap, and the loss is not reported
 DROP_OFFSET = "drop-offset"  # one publication of ten is not broadcast
-BUGS = (SKIP_REPAIR, DROP_OFFSET)
+DROP_CHANGES = "drop-changes"  # a client that loads a map does not receive the changes between its pages
 
 _DROPPED_EVERY = 10
 
@@ -39,6 +40,17 @@ def _drop_offset() -> None:
     setattr(Hub, "broadcast", broadcast_most)  # noqa: B010  (as above)
 
 
+def _drop_changes() -> None:
+    changes = MapLoad.changes
+
+    def no_changes(load: MapLoad, *args: Any, **options: Any) -> list[Publication]:
+        return changes(load, *args, **options)[:0]
+
+    setattr(MapLoad, "changes", no_changes)  # noqa: B010  (as above)
+
+
+_BUGS = {SKIP_REPAIR: _skip_repair, DROP_OFFSET: _drop_offset, DROP_CHANGES: _drop_changes}
+
 if __name__ == "__main__":
-    {SKIP_REPAIR: _skip_repair, DROP_OFFSET: _drop_offset}[os.environ["CHAOS_BUG"]]()
+    _BUGS[os.environ["CHAOS_BUG"]]()
     main()

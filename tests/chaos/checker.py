@@ -23,12 +23,12 @@ _SHOWN_LINES = 4
 
 
 class Offence(NamedTuple):
-    """One broken promise. evidence: the lines of the log around it."""
+    """One broken promise. evidence: the lines of the log around it, or their texts."""
 
     kind: str
     subscriber: str
     what: str
-    evidence: Sequence[Line] = ()
+    evidence: Sequence[Line | str] = ()
 
 
 @dataclass(slots=True)

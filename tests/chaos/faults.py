@@ -7,10 +7,11 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
 
+from tests.chaos.client import Client
 from tests.chaos.fleet import Fleet, Slot
 from tests.chaos.redis_faults import FAILOVER, LONGEST_OUTAGE_S, OLDER_DATA, Act, RedisFaults
-from tests.chaos.subscriber import Subscriber
 from tests.support.redis_servers import RedisError
 from tests.support.redis_shapes import Servers
 
@@ -21,6 +22,15 @@ _ONLY_BY_NAME = (OLDER_DATA,)
 _LONGEST_STALL_S = 6.0
 
 Fault = Callable[[], Awaitable[None]]
+
+
+class _Hand:
+    """One task's faults. turns: the kinds that come before one comes again."""
+
+    def __init__(self, faults: Mapping[str, Fault], chance: random.Random) -> None:
+        self.faults = faults
+        self.chance = chance
+        self.turns: list[str] = []
 
 
 class Faults:
@@ -37,7 +47,7 @@ class Faults:
         self,
         fleet: Fleet,
         servers: Servers,
-        subscribers: Sequence[Subscriber],
+        clients: Sequence[Client[Any]],  # Any: of any event
         *,
         seed: int,
         only: Collection[str] = (),
@@ -46,10 +56,14 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self._fleet = fleet
         self._servers = servers
-        self._subscribers = subscribers
-        self._seed = seed
+        self._clients = clients
         self._only = only
         self._longest_s = longest_s
+        self._hands = {
+            make.__name__: _Hand(make(chance), chance)
+            for number, make in enumerate((self._of_nodes, self._of_redis, self._of_clients))
+            for chance in [random.Random(seed * 10 + number)]
+        }
 
     @property
     def may_have_lost_data(self) -> bool:
@@ -57,27 +71,23 @@ class Faults:
         return bool(self.counts[FAILOVER] or self.counts[OLDER_DATA] or self._servers.name in ("sentinel", "cluster"))
 
     async def run(self, *, seconds: float, longest_pause_s: float) -> None:
-        """Break things for so long; all is mended when this returns."""
+        """Break things for so long; all is mended when this returns. Again: it continues where it was."""
         ends_at_s = asyncio.get_running_loop().time() + seconds
-        async with asyncio.TaskGroup() as hands:
-            for number, make in enumerate((self._of_nodes, self._of_redis, self._of_clients)):
-                chance = random.Random(self._seed * 10 + number)
-                hands.create_task(self._hand(make(chance), chance, ends_at_s, longest_pause_s), name=make.__name__)
+        async with asyncio.TaskGroup() as tasks:
+            for name, hand in self._hands.items():
+                tasks.create_task(self._use(hand, ends_at_s, longest_pause_s), name=name)
 
-    async def _hand(
-        self, faults: Mapping[str, Fault], chance: random.Random, ends_at_s: float, longest_pause_s: float
-    ) -> None:
+    async def _use(self, hand: _Hand, ends_at_s: float, longest_pause_s: float) -> None:
         loop = asyncio.get_running_loop()
-        kinds = [kind for kind in faults if (kind in self._only if self._only else kind not in _ONLY_BY_NAME)]
-        turns: list[str] = []
+        kinds = [kind for kind in hand.faults if (kind in self._only if self._only else kind not in _ONLY_BY_NAME)]
         while kinds:
-            await asyncio.sleep(chance.uniform(0, longest_pause_s))
+            await asyncio.sleep(hand.chance.uniform(0, longest_pause_s))
             if loop.time() >= ends_at_s and (not self._only or all(self.counts[kind] for kind in kinds)):
                 return
-            turns = turns or chance.sample(kinds, k=len(kinds))
-            kind = turns.pop()
+            hand.turns = hand.turns or hand.chance.sample(kinds, k=len(kinds))
+            kind = hand.turns.pop()
             self.counts[kind] += 1
-            await faults[kind]()
+            await hand.faults[kind]()
 
     def _of_nodes(self, chance: random.Random) -> Mapping[str, Fault]:
         def slot() -> Slot:
@@ -134,15 +144,15 @@ class Faults:
 
     def _of_clients(self, chance: random.Random) -> Mapping[str, Fault]:
         async def stall() -> None:
-            some = chance.sample(self._subscribers, k=max(1, len(self._subscribers) // 4))
-            for subscriber in some:
-                subscriber.stall()
+            some = chance.sample(self._clients, k=max(1, len(self._clients) // 4))
+            for client in some:
+                client.stall()
             await asyncio.sleep(chance.uniform(0.5, _LONGEST_STALL_S))
-            for subscriber in some:
-                subscriber.go_on()
+            for client in some:
+                client.go_on()
 
         async def leave() -> None:
-            for subscriber in chance.sample(self._subscribers, k=max(1, len(self._subscribers) // 2)):
-                subscriber.leave()
+            for client in chance.sample(self._clients, k=max(1, len(self._clients) // 2)):
+                client.leave()
 
         return {"clients stalled": stall, "clients changed their network": leave}

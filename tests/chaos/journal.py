@@ -53,7 +53,6 @@ class Log:
     subscriber: str
     room: str
     lines: list[Line] = field(default_factory=list)
-    connection_count: int = 0
 
     def place(self) -> Place | None:
         """Return where the subscriber is."""

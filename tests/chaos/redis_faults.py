@@ -18,8 +18,8 @@ LONGEST_OUTAGE_S = 4.0
 _MENDED_WITHIN_S = 30.0
 # A clean failover takes part of a second; a frozen or killed primary is replaced only once it is missed.
 _UNDER_WAY_S = 1.0
-# One command of each step of a publication and of a recovery.
-_FORBIDDEN = ("evalsha", "hset", "publish", "spublish", "xadd", "xrange")
+# One command of each step of a publication, of a recovery, and of a map's change and load.
+_FORBIDDEN = ("evalsha", "hset", "publish", "spublish", "xadd", "xrange", "hdel", "zadd", "zrangebylex")
 
 FAILOVER = "failover"
 OLDER_DATA = "Redis restarted with older data"

@@ -19,13 +19,16 @@ def figures(outcome: Outcome) -> dict[str, str]:
         "of them asked for again": str(outcome.retry_count),
         "subscribers": str(outcome.subscriber_count),
         "deliveries": str(outcome.verdict.delivery_count),
-        "reconnects": str(outcome.connection_count - outcome.subscriber_count),
+        "reconnects": str(outcome.reconnect_count),
         "longest interruption": f"{outcome.longest_interruption_s:.1f} s",
         "all caught up after the last fault": f"{outcome.catch_up_s:.1f} s",
         **{kind: str(count) for kind, count in outcome.verdict.counts().items()},
         "announced losses": str(outcome.verdict.announced.total()),
         **{f"announced: {cause}": str(count) for cause, count in sorted(outcome.verdict.announced.items())},
         "published again after a failover": str(len(outcome.verdict.republished)),
+        **{name: str(number) for name, number in outcome.map_figures.items()},
+        "map copies compared": str(outcome.map_verdict.note_count + outcome.map_verdict.copy_count),
+        **{kind: str(count) for kind, count in outcome.map_verdict.counts().items()},
         "errors in the nodes' logs": str(len(outcome.node_faults)),
     }
 
@@ -35,7 +38,7 @@ def text(outcome: Outcome) -> str:
     lines = [f"{name:36} {value}" for name, value in figures(outcome).items()]
     lines += ["", f"faults {sum(outcome.faults.values())}"]
     lines += [f"  {name:34} {count}" for name, count in sorted(outcome.faults.items())]
-    for offence in outcome.verdict.offences[:_SHOWN_OFFENCES]:
+    for offence in [*outcome.verdict.offences[:_SHOWN_OFFENCES], *outcome.map_verdict.offences[:_SHOWN_OFFENCES]]:
         lines += [
             "",
             f"{offence.kind}: {offence.subscriber}: {offence.what}",

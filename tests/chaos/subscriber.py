@@ -8,21 +8,19 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import httpx
+from typing_extensions import override
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
 
 from tests.chaos.centrifuge import centrifuge_events
+from tests.chaos.client import OPEN_TIMEOUT_S, Client
 from tests.chaos.fleet import Fleet
 from tests.chaos.journal import Heard, Log, Place, Told, read_payload
-from tests.chaos.publisher import backoff_s
 
-_OPEN_TIMEOUT_S = 5.0
 _POLL_S = 5.0
-_LOST = (OSError, TimeoutError, WebSocketException, httpx.TransportError)
 
 
 class Way(enum.Enum):
@@ -38,68 +36,38 @@ class Way(enum.Enum):
 WAYS = (Way.WEBSOCKET, Way.POLL, Way.CENTRIFUGE, Way.SSE, Way.POLL, Way.CENTRIFUGE)
 
 
-class Subscriber:
+class Subscriber(Client[Heard | tuple[Place, bool]]):
     """One client of a room."""
 
     def __init__(self, name: str, room: str, fleet: Fleet, chance: random.Random, way: Way) -> None:
+        super().__init__(chance)
         self.log = Log(name, room)
         self._fleet = fleet
-        self._chance = chance
         self._events = {
             Way.WEBSOCKET: self._websocket_events,
             Way.SSE: self._sse_events,
             Way.POLL: self._poll_events,
             Way.CENTRIFUGE: self._centrifuge_events,
         }[way]
-        self._reads = asyncio.Event()
-        self._reads.set()
-        self._is_leaving = asyncio.Event()
 
-    def stall(self) -> None:
-        """Read nothing until `go_on`; the connection stays open."""
-        self._reads.clear()
+    @override
+    def _connect(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
+        return self._events()
 
-    def go_on(self) -> None:
-        """Read again."""
-        self._reads.set()
-
-    def leave(self) -> None:
-        """Abandon the connection, as a client does when its network changes; the client reconnects."""
-        self._is_leaving.set()
-
-    async def run(self) -> None:
-        """Stay subscribed, however often the connection is lost; end only when cancelled."""
-        attempt = 0
-        while True:
-            before = self.log.connection_count
-            with suppress(*_LOST):  # the next connection reports missed publications
-                await self._listen()
-            attempt = 0 if self.log.connection_count > before else attempt + 1
-            await asyncio.sleep(backoff_s(self._chance, attempt))
-
-    async def _listen(self) -> None:
-        """Log the events of one connection, until it is lost. Raises: one of _LOST."""
-        self._is_leaving.clear()
-        is_first = True
-        async with aclosing(self._events()) as events:
-            async for event in events:
-                if isinstance(event, Heard):
-                    self.log.lines.append(event)
-                else:
-                    self.log.connection_count += is_first
-                    place, is_recovered = event
-                    self.log.lines.append(Told(place, is_recovered, is_first, time.monotonic()))
-                is_first = False
-                await self._reads.wait()
-                if self._is_leaving.is_set():
-                    return
+    @override
+    def take(self, event: Heard | tuple[Place, bool], *, is_first: bool) -> None:
+        if isinstance(event, Heard):
+            self.log.lines.append(event)
+        else:
+            place, is_recovered = event
+            self.log.lines.append(Told(place, is_recovered, is_first, time.monotonic()))
 
     async def _websocket_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         place = self.log.place()
         since = "" if place is None else f"&since={place.offset}&epoch={place.epoch}"
         url = self._fleet.any_node().ws(f"/ws/rooms/{self.log.room}?envelope=1{since}")
         async with connect(
-            url, compression=None, ping_interval=None, proxy=None, open_timeout=_OPEN_TIMEOUT_S, close_timeout=0.5
+            url, compression=None, ping_interval=None, proxy=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=0.5
         ) as socket:
             async for frame in socket:
                 assert isinstance(frame, str)
@@ -114,10 +82,10 @@ class Subscriber:
         place = self.log.place()
         headers = {} if place is None else {"Last-Event-ID": f"{place.epoch}:{place.offset}"}
         url = self._fleet.any_node().http(f"/sse/rooms/{self.log.room}")
-        timeout = httpx.Timeout(_OPEN_TIMEOUT_S, read=None)
+        timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=None)
         async with (
             httpx.AsyncClient(timeout=timeout, trust_env=False) as http,
-            asyncio.timeout(_OPEN_TIMEOUT_S) as opening,
+            asyncio.timeout(OPEN_TIMEOUT_S) as opening,
             http.stream("GET", url, headers=headers) as response,
         ):
             opening.reschedule(None)
@@ -139,7 +107,7 @@ class Subscriber:
 
     async def _poll_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         """Poll any node, and the next time another one, until one rejects it."""
-        timeout = httpx.Timeout(_OPEN_TIMEOUT_S, read=_POLL_S + _OPEN_TIMEOUT_S)
+        timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=_POLL_S + OPEN_TIMEOUT_S)
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
             while True:
                 place = self.log.place()
@@ -154,7 +122,7 @@ class Subscriber:
 
     async def _centrifuge_events(self) -> AsyncGenerator[Heard | tuple[Place, bool], None]:
         url = self._fleet.any_node().ws("/connection/websocket")
-        events = centrifuge_events(url, self.log.room, self.log.place(), open_timeout_s=_OPEN_TIMEOUT_S)
+        events = centrifuge_events(url, self.log.room, self.log.place(), open_timeout_s=OPEN_TIMEOUT_S)
         async with aclosing(events):
             async for place, said in events:
                 yield _heard(place, said) if isinstance(said, str) else (place, said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from roomcast.hooks.interface import Caller
 from roomcast.hooks.webhook_sender import sign
 from tests.support.bare_machine import missing
 from tests.support.paths import ROOT
@@ -239,3 +241,18 @@ async def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(15):
         return (await asyncio.to_thread(process.stdout.readline)).strip()
+
+
+def test_handlers_of_maps_answer_as_their_comments_say(tmp_path: Path) -> None:
+    file = tmp_path / "map_handlers.py"
+    file.write_text(example("python", "on_map_publish"))
+    names = runpy.run_path(str(file))
+    ada = Caller("n1-7", "websocket", user="ada")
+    set_seat = names["MapPublishEvent"](ada, "state:seats-1", "7")
+    free_seat = names["MapRemoveEvent"](ada, "state:seats-1", "7")
+
+    assert asyncio.run(names["on_map_publish"](set_seat)).key_mode is names["KeyMode"].IF_NEW
+    assert asyncio.run(names["on_map_publish"](set_seat._replace(channel="state:board"))).tags == {"by": "ada"}
+    with pytest.raises(names["ApplicationError"]):
+        asyncio.run(names["on_map_remove"](free_seat))
+    asyncio.run(names["on_map_remove"](free_seat._replace(channel="state:board")))

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from tests.chaos.broken import DROP_OFFSET, SKIP_REPAIR
+from tests.chaos.broken import DROP_CHANGES, DROP_OFFSET, SKIP_REPAIR
+from tests.chaos.map_checker import DIFFERENT
 from tests.chaos.redis_faults import OLDER_DATA
 from tests.chaos.report import markdown, text
 from tests.chaos.run import Plan, run
@@ -50,6 +51,7 @@ async def test_a_bug_put_in_on_purpose_is_found(bug: str, fault: str) -> None:
             seed=seed,
             room_count=1,
             rate_per_s=60.0,
+            maps=(),
             longest_pause_s=0.5,
             longest_fault_s=4.0,
             catch_up_timeout_s=5.0,
@@ -62,4 +64,33 @@ async def test_a_bug_put_in_on_purpose_is_found(bug: str, fault: str) -> None:
 
     assert outcome.verdict.counts()["silent losses"], text(outcome)
     assert outcome.verdict.counts()["lost"], text(outcome)
+    assert f"--seed {seed}" in text(outcome)
+
+
+async def test_a_bug_of_maps_put_in_on_purpose_is_found() -> None:
+    found = set()
+    for seed in range(SEED, SEED + 8):  # as above
+        plan = Plan(
+            shape="single",
+            seconds=3.0,
+            seed=seed,
+            node_count=1,
+            room_count=0,
+            maps=("lasting:map", "staying:map"),
+            map_writer_count=4,
+            map_rate_per_s=40.0,
+            longest_pause_s=0.5,
+            catch_up_timeout_s=1.0,
+            only=("clients changed their network",),
+            bug=DROP_CHANGES,
+        )
+        outcome = await run(plan)
+        assert not outcome.verdict.offences
+        found |= {offence.subscriber.partition(":")[0] for offence in outcome.map_verdict.offences}
+        if len(found) == 2:
+            break
+
+    # The copies of the first are held against its changes at any moment, those of the second against Redis at the stop.
+    assert found == {"lasting", "staying"}, text(outcome)
+    assert outcome.map_verdict.counts()[DIFFERENT], text(outcome)
     assert f"--seed {seed}" in text(outcome)

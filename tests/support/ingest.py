@@ -25,9 +25,11 @@ def broker_of(client: Client, prefix: str) -> RedisBroker:
 
 
 def worker_of(client: Client, prefix: str, *, broker: RedisBroker | None = None, name: str = "w") -> IngestWorker:
+    broker = broker or broker_of(client, prefix)
     return IngestWorker(
         client,
-        broker or broker_of(client, prefix),
+        broker,
+        broker.maps,
         Namespaces(),
         prefix=prefix,
         name=name,

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from centrifuge.fossil import apply_delta
+
 from tests.support.speaker import Json, Speaker
 
 _STREAM, _STATE = 1, 2
@@ -22,7 +24,7 @@ def namespaces(by_name: Mapping[str, Mapping[str, Any]]) -> str:
     for name, given in by_name.items():
         options = {"type": "map", "may_publish": "anyone", "may_remove": "anyone", **given}
         of_map = options.pop("map")
-        for table, values in ((name, options), (f"{name}.map", of_map)):
+        for table, values in ((name, options), (f"{name}.map", of_map))[: 1 + bool(of_map)]:
             lines = (f"{option} = {json.dumps(value)}" for option, value in values.items())
             tables.append("\n".join((f"[{table}]", *lines, "")))
     return "\n".join(tables)
@@ -32,7 +34,7 @@ class Follower:
     """One subscription of a map, step by step. Pushes that come meanwhile are kept for `follow`.
 
     entries: the data of each key, as the client knows it. position: of its last change; None: it has to load the map.
-    params: of each of its subscribe commands, such as limit. replies: so far.
+    params: of each of its subscribe commands, such as limit and delta. replies: so far.
     """
 
     def __init__(self, speaker: Speaker, channel: str, **params: Any) -> None:
@@ -42,6 +44,8 @@ class Follower:
         self.entries: dict[str, Any] = {}
         self.position: Json | None = None
         self.replies: list[Json] = []
+        self._is_delta = False
+        self._texts: dict[str, str] = {}  # to which differences are applied, by key
         self._state: list[Json] = []
         self._changes: list[Json] = []
         self._next: Json = {"phase": _STATE}
@@ -130,8 +134,10 @@ class Follower:
                 return push
 
     def _go_live(self, reply: Json, position: Json) -> None:
+        self._is_delta = reply.get("delta", False)
         if not reply.get("recovered"):
-            self.entries = {entry["key"]: entry.get("data") for entry in self._state}
+            self._texts.clear()
+            self.entries = {entry["key"]: self._data(entry) for entry in self._state}
             assert len(self.entries) == len(self._state), "a key is in two pages"
         for publication in self._changes:
             self._apply(publication)
@@ -140,7 +146,18 @@ class Follower:
     def _apply(self, publication: Json) -> None:
         if publication.get("removed"):
             self.entries.pop(publication["key"], None)
+            self._texts.pop(publication["key"], None)
         else:
-            self.entries[publication["key"]] = publication.get("data")
+            self.entries[publication["key"]] = self._data(publication)
         if self.position is not None and "offset" in publication:
             self.position = {**self.position, "offset": publication["offset"]}
+
+    def _data(self, publication: Json) -> Any:
+        data = publication.get("data")
+        if not self._is_delta:
+            return data
+        key, text = publication["key"], str(data)
+        if publication.get("delta"):
+            text = bytes(apply_delta(self._texts[key].encode(), text.encode())).decode()
+        self._texts[key] = text
+        return json.loads(text)

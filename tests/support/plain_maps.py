@@ -154,3 +154,10 @@ async def service(node: NodeProcess, **headers: str) -> AsyncIterator[Service]:
     """Give a service; with other headers, a client."""
     async with http_client(timeout=DEADLINE_S, headers=headers or {"X-API-Key": API_KEY}) as http:
         yield Service(node, http)
+
+
+async def ticket_query(node: NodeProcess, Authorization: str) -> str:  # noqa: N803  (the header)
+    """Return the query with the ticket of a client."""
+    async with http_client() as http:
+        answer = await http.post(node.http("/api/ticket"), headers={"Authorization": Authorization})
+    return f"ticket={answer.json()['result']['ticket']}"

@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from roomcast.auth.tokens import read_verifier
 from roomcast.centrifuge.command_queue import begin_session
@@ -36,7 +36,7 @@ from roomcast.hooks.interface import (
     SubscribeEvent,
 )
 from roomcast.model.errors import BrokerUnavailable
-from roomcast.model.maps import MapMode, MapOptions
+from roomcast.model.maps import ClientKey, MapMode, MapOptions
 from roomcast.model.namespaces import ChannelType, Namespace, Namespaces, Recovery, SlowPolicy, Who
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
@@ -81,6 +81,18 @@ NAMESPACES = {
         slow=SlowPolicy.LATEST,
         delta=True,
         may_publish=Who.SUBSCRIBERS,
+    ),
+    "own": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0, client_key=ClientKey.CLIENT_ID),
+        may_publish=Who.ANYONE,
+        may_remove=Who.ANYONE,
+    ),
+    "mine": Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT, client_key=ClientKey.USER_ID),
+        may_publish=Who.ANYONE,
+        may_remove=Who.ANYONE,
     ),
     "here": Namespace(type=ChannelType.MAP_CLIENTS, map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0)),
     "user": Namespace(may_subscribe=Who.NOBODY, personal=True),
@@ -202,7 +214,7 @@ class Bench:
         self._clients: list[Client] = []
         self._tracking: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         self.node.tracker.connected()
         self._tracking = asyncio.create_task(self.node.tracker.run())
         return self

@@ -12,25 +12,15 @@ import structlog
 from redis.exceptions import ResponseError
 from typing_extensions import override
 
-from roomcast.brokers.interface import (
-    MAX_KEY_LENGTH,
-    MAX_VERSION,
-    MAX_VERSION_EPOCH_LENGTH,
-    Broker,
-    Once,
-    Published,
-    Submission,
-)
-from roomcast.model import json
-from roomcast.model.channels import check_channel
+from roomcast.brokers.interface import Broker, Published, Submission
+from roomcast.brokers.map_interface import MapStore, MapSubmission, Written
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespaces
-from roomcast.model.publications import Kind, Publication
-from roomcast.model.tags import check_tags
 from roomcast.redis_access.client import OUTAGES, Client
-from roomcast.redis_access.envelope import MalformedMessage, check_document
+from roomcast.redis_access.envelope import MalformedMessage
 from roomcast.redis_access.work_queue import Entry, WorkQueue
 from roomcast.tasks import TaskSet
+from roomcast_workers.ingest_entries import channel_of, submission_of
 from roomcast_workers.ingest_order import IngestOrder
 from roomcast_workers.lease import Lease
 from roomcast_workers.runner import Health, Worker, work_through_outages
@@ -49,12 +39,14 @@ _BATCH_BYTES = 16 * 1024 * 1024
 # How long the other shards' entries wait for the slowest one.
 _PATIENCE_S = 0.1
 
+_Submissions = dict[bytes, Submission | MapSubmission]  # by the ids of the entries
+_Result = Published | Written | ClientError | BrokerUnavailable
+
 
 class IngestWorker(Worker):
     """Publishes the entries of the ingest stream in their order while it holds the lease.
 
-    An entry's fields: channel; data, a JSON document; tags, a JSON object, optional; key, version, version_epoch, all
-    three optional: see `Once`.
+    The fields of entries: see docs/ingest.md.
     Entries that cannot be published are moved to the dead letters, with the reason. Those that Redis refuses for now
     wait, and so do later ones of their channels; all others are published meanwhile.
     Delivery: at least once, in the stream's order for each channel: an entry is removed after it was published. Its
@@ -69,6 +61,7 @@ class IngestWorker(Worker):
         self,
         client: Client,
         broker: Broker,
+        maps: MapStore,
         namespaces: Namespaces,
         *,
         prefix: str,
@@ -77,6 +70,7 @@ class IngestWorker(Worker):
         timeout_s: float,
     ) -> None:
         self._broker = broker
+        self._maps = maps
         self._namespaces = namespaces
         self._max_message_bytes = max_message_bytes
         self._batch_length = max(1, min(_BATCH_LENGTH, _BATCH_BYTES // max_message_bytes))
@@ -131,9 +125,9 @@ class IngestWorker(Worker):
 
     async def _publish(self, entries: Sequence[Entry]) -> None:
         """Publish a batch and remove it; entries that wait for earlier ones are left. Raises: one of OUTAGES."""
-        batches: dict[str, dict[bytes, Submission]] = {}
+        batches: dict[str, _Submissions] = {}
         for entry in entries:
-            channel = entry.fields.get(b"channel", b"").decode(errors="replace")
+            channel = channel_of(entry.fields)
             shard = self._broker.shard_of(channel)
             if entry.id in self._unburied or not self._order.may_start(entry.id, channel, shard):
                 continue
@@ -150,7 +144,7 @@ class IngestWorker(Worker):
         if not ids:
             return
         found = {entry.id: entry for entry in await self._stream.find(ids)}
-        batches: dict[str, dict[bytes, Submission]] = {}
+        batches: dict[str, _Submissions] = {}
         for entry_id, channel in ids.items():
             shard = self._broker.shard_of(channel)
             if entry_id not in found:  # an operator has removed it
@@ -160,7 +154,7 @@ class IngestWorker(Worker):
         if self._lease.is_held:
             await self._start(batches)
 
-    async def _start(self, batches: Mapping[str, dict[bytes, Submission]]) -> None:
+    async def _start(self, batches: Mapping[str, _Submissions]) -> None:
         """Publish one batch on each shard. A shard that takes long, or is away, continues beside the others."""
         tasks = []
         for shard, submissions in batches.items():
@@ -171,10 +165,9 @@ class IngestWorker(Worker):
             # Without shards there is nothing else to do meanwhile.
             await asyncio.wait(tasks, timeout=_PATIENCE_S if all(batches) else None)
 
-    async def _publish_on(self, shard: str, submissions: dict[bytes, Submission]) -> None:
+    async def _publish_on(self, shard: str, submissions: _Submissions) -> None:
         try:
-            results = await self._broker.publish_all(list(submissions.values()))
-            published, dead = self._settled(submissions, results)
+            published, dead = self._settled(submissions, await self._submit(list(submissions.values())))
             self._unburied |= dead
             await self._stream.ack(published, {})
             self._published_count += len(published)
@@ -183,6 +176,14 @@ class IngestWorker(Worker):
             raise
         finally:
             self._order.ended(shard)
+
+    async def _submit(self, submissions: Sequence[Submission | MapSubmission]) -> list[_Result]:
+        """Return the result of each; no channel has publications and writes of a map. Raises: BrokerUnavailable."""
+        publications = [each for each in submissions if isinstance(each, Submission)]
+        writes = [each for each in submissions if isinstance(each, MapSubmission)]
+        published = iter(await self._broker.publish_all(publications) if publications else ())
+        written = iter(await self._maps.write_all(writes) if writes else ())
+        return [next(published) if isinstance(each, Submission) else next(written) for each in submissions]
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -193,21 +194,21 @@ class IngestWorker(Worker):
         if failure is not None:
             raise failure
 
-    def _settled(
-        self, submissions: Mapping[bytes, Submission], results: Sequence[Published | ClientError | BrokerUnavailable]
-    ) -> tuple[list[bytes], dict[bytes, str]]:
+    def _settled(self, submissions: _Submissions, results: Sequence[_Result]) -> tuple[list[bytes], dict[bytes, str]]:
         """Return the published entries, and those that cannot be published with the reason; let the others wait."""
         now_s = time.monotonic()
         answered = [
             (entry_id, each.publication.channel, result)
             for (entry_id, each), result in zip(submissions.items(), results, strict=True)
         ]
-        published = {entry_id: channel for entry_id, channel, result in answered if isinstance(result, Published)}
+        published = {
+            entry_id: channel for entry_id, channel, result in answered if isinstance(result, Published | Written)
+        }
         self._order.accepted(published.values(), now_s)
         overtaken, refused = set(), dict[str, tuple[bytes, str]]()
         dead: dict[bytes, str] = {}
         for entry_id, channel, result in reversed(answered):
-            if isinstance(result, Published):
+            if isinstance(result, Published | Written):
                 overtaken.add(channel)
                 continue
             reason = result.detail if isinstance(result, ClientError) else result.reason
@@ -253,19 +254,9 @@ class IngestWorker(Worker):
         entry_id, reason = next(iter(dead.items()))
         log.warning("ingest.dead", count=len(dead), entry=entry_id.decode(), reason=reason)
 
-    def _submission(self, entry: Entry) -> Submission:
-        """Return the submission in an entry. Raises: ClientError, MalformedMessage."""
-        fields = entry.fields
-        channel = check_channel(_text("channel", _required("channel", fields)))
-        namespace = self._namespaces.of(channel)
-        data = _required("data", fields)
-        check_document(data, max_message_bytes=self._max_message_bytes)
-        once = Once(
-            key=_short_text("key", fields, MAX_KEY_LENGTH) or f"ingest:{entry.id.decode()}",
-            version=_version(fields),
-            version_epoch=_short_text("version_epoch", fields, MAX_VERSION_EPOCH_LENGTH),
-        )
-        return Submission(Publication(channel, data, Kind.JSON, tags=_tags(fields)), namespace, once)
+    def _submission(self, entry: Entry) -> Submission | MapSubmission:
+        """Return what an entry submits. Raises: ClientError, MalformedMessage."""
+        return submission_of(entry, self._namespaces, max_message_bytes=self._max_message_bytes)
 
     def _record_health(self, *, is_holder: bool) -> None:
         """Record now and then that the worker is alive, beside its work: that key may be on a shard that is away."""
@@ -278,47 +269,3 @@ class IngestWorker(Worker):
     async def _record(self, facts: dict[str, int]) -> None:
         with suppress(*OUTAGES):
             await self._health.record(facts, ttl_s=_HEALTH_TTL_S)
-
-
-# Readers of an entry's fields. Each raises ClientError 107.
-
-
-def _required(name: str, fields: Mapping[bytes, bytes]) -> bytes:
-    value = fields.get(name.encode())
-    if value is None:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"no {name}")
-    return value
-
-
-def _text(name: str, value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{name} is not valid UTF-8") from None
-
-
-def _short_text(name: str, fields: Mapping[bytes, bytes], max_length: int) -> str:
-    text = _text(name, fields.get(name.encode(), b""))
-    if len(text) > max_length:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"{name} has more than {max_length} characters")
-    return text
-
-
-def _tags(fields: Mapping[bytes, bytes]) -> Mapping[str, str] | None:
-    value = fields.get(b"tags")
-    if value is None:
-        return None
-    try:
-        return check_tags(json.loads(value))
-    except json.InvalidJson as exc:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"tags: not JSON: {exc}") from None
-
-
-def _version(fields: Mapping[bytes, bytes]) -> int | None:
-    value = fields.get(b"version")
-    if value is None:
-        return None
-    # The length first, because int() raises for thousands of digits, also zeros.
-    if len(value) > len(str(MAX_VERSION)) or not value.isdigit() or int(value) > MAX_VERSION:
-        raise ClientError(ErrorCode.BAD_REQUEST, f"version is no whole number from 0 to {MAX_VERSION}")
-    return int(value)

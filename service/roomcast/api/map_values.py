@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from roomcast.api.api_context import ApiContext
 from roomcast.api.api_key import check_sent_key, has_api_key
 from roomcast.api.map_conditions import conditions_of, etag_of, is_unchanged
+from roomcast.api.maps import whole_map
 from roomcast.auth.permissions import Action, may
 from roomcast.bodies import read_body
 from roomcast.brokers.map_interface import UNCONDITIONAL, Conditions, Suppressed, Written
@@ -20,7 +21,7 @@ from roomcast.hooks.interface import Caller
 from roomcast.model.channels import check_channel
 from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.maps import Change, KeyMode, MapMode, MapOptions, check_key
+from roomcast.model.maps import Change, ClientKey, KeyMode, MapMode, MapOptions, check_key
 from roomcast.model.payloads import kind_of_payload
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
@@ -33,8 +34,6 @@ from roomcast.web.state import find
 
 router = APIRouter(tags=["maps"])
 
-# Larger maps need pages: an answer is made in memory.
-MAX_KEYS = 10_000
 _TYPES = {
     Kind.JSON: "application/json",
     Kind.TEXT: "text/plain; charset=utf-8",
@@ -172,26 +171,13 @@ async def _entries(request: Request, channel: str, options: MapOptions, *, has_p
         if entries and not page.is_last and entries[-1].change is not None:
             cursor = entries[-1].change.key
     else:
-        position, entries = await _whole(request, channel)
+        position, entries = await whole_map(find(request, ApiContext), channel)
     headers = _etag(position if has_positions else None)
     if is_unchanged(request, headers):
         return Response(status_code=304, headers=headers)
     about = orjson.dumps({"cursor": cursor, **(position._asdict() if has_positions else {})})
     body = b'{"entries":[%b],%b' % (b",".join(entry(each, with_offset=has_positions) for each in entries), about[1:])
     return Response(body, media_type="application/json", headers=headers)
-
-
-async def _whole(request: Request, channel: str) -> tuple[Position, list[Publication]]:
-    """Return all entries of one moment, in the order of their keys."""
-    load = await find(request, ApiContext).node.maps.load(channel)
-    try:
-        if len(load.copy) > MAX_KEYS:
-            detail = f"the map has {len(load.copy)} keys, more than {MAX_KEYS}: ask for pages, with a limit"
-            raise ClientError(ErrorCode.LIMIT_EXCEEDED, detail)
-        entries = load.copy.entries()
-        return load.position, [entries[key] for key in sorted(entries)]
-    finally:
-        load.close()
 
 
 def _limit_of(text: str | None, options: MapOptions) -> int:
@@ -223,7 +209,11 @@ def _info(client: _Client | None) -> ClientInfo | None:
 
 def _own_key(options: MapOptions, key: str | None, client: _Client | None) -> str:
     info = _info(client)
-    return check_key(key or "") if info is None else key_of(options, key or "", info, is_connected=False)
+    if info is None:
+        return check_key(key or "")
+    if options.client_key is ClientKey.CLIENT_ID:
+        raise ClientError(ErrorCode.PERMISSION_DENIED, "a client's key is the id of its connection: write by /ws/maps")
+    return key_of(options, key or "", info)
 
 
 async def _write(request: Request, client: _Client | None, options: MapOptions, change: Publication) -> Response:

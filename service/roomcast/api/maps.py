@@ -19,7 +19,7 @@ from roomcast.api.map_requests import (
 from roomcast.api.publishing import payload
 from roomcast.brokers.interface import Once
 from roomcast.brokers.map_interface import Conditions, Written
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.maps import Change, MapMode
 from roomcast.model.namespaces import Namespace
@@ -27,6 +27,8 @@ from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
 from roomcast.model.tags import check_tags
 from roomcast.rooms.encodings import client_members
+
+_ATTEMPTS = 3
 
 
 async def map_publish(context: ApiContext, wanted: MapPublishRequest) -> JsonObject:
@@ -64,7 +66,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     namespace = _namespace(context, wanted.channel)
     cursor = ""
     if wanted.limit < 0 and not wanted.key:
-        position, entries = await _whole(context, wanted.channel, wanted.cursor)
+        position, entries = await whole_map(context, wanted.channel, wanted.cursor)
     else:
         page = await context.node.maps.read(
             wanted.channel, after=wanted.cursor, limit=max(wanted.limit, 1), key=wanted.key
@@ -113,21 +115,30 @@ async def map_clear(context: ApiContext, wanted: MapRequest) -> JsonObject:
     return {}
 
 
-async def _whole(context: ApiContext, channel: str, after: str) -> tuple[Position, list[Publication]]:
-    """Return all entries after a key, as they are at one position. Raises: ClientError 106."""
-    maps = context.node.maps
-    page = await maps.read(channel, after=after, limit=MAX_ENTRIES)
+async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
+    """Return all entries after a key, of one moment, in the order of their keys, and the map's position.
+
+    Raises: ClientError 106 for more than MAX_KEYS; and as `Maps.load`.
+    """
+    node = context.node
+    page = await node.maps.read(channel, after=after, limit=MAX_ENTRIES)
     if page.is_last:
         return page.position, page.entries
-    # Pages would be of different moments. The node's copy is of one, and shared with clients that load the map.
-    if await maps.count(channel) > MAX_KEYS:
+    if await node.maps.count(channel) > MAX_KEYS:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_KEYS} keys: ask for pages, with a limit")
-    load = await maps.load(channel)
-    try:
-        entries = load.copy.entries()
-        return load.copy.position, [entries[key] for key in sorted(entries) if key > after]
-    finally:
-        load.close()
+    # Pages would be of different moments. The node's copy is of one, and shared with clients that load the map.
+    for _ in range(_ATTEMPTS):
+        load = await node.maps.load(channel)
+        try:
+            if load.copy.position < page.position:  # writes that the caller may know of are on their way
+                await node.broker.sync({channel})
+                await node.tracker.wait_resolved(channel)
+            if load.is_current and load.copy.position >= page.position:
+                entries = load.copy.entries()
+                return load.copy.position, [entries[key] for key in sorted(entries) if key > after]
+        finally:
+            load.close()
+    raise BrokerUnavailable("the map changes too fast to be read")
 
 
 def _namespace(context: ApiContext, channel: str) -> Namespace:
@@ -163,7 +174,7 @@ def _written(written: Written, namespace: Namespace) -> JsonObject:
 
 
 def _members(position: Position, namespace: Namespace) -> JsonObject:
-    """Return the members of a position, which clients of ephemeral maps are not told."""
+    """Return the members of a position, which clients of ephemeral maps do not receive."""
     return {} if _is_ephemeral(namespace) else position._asdict()
 
 

@@ -3,15 +3,27 @@
 -- KEYS[3] state, a hash: key -> entry; KEYS[4] keys, a sorted set without scores, for pages in the order of their bytes
 -- KEYS[5] deadlines, a sorted set: key -> Unix time, ms
 -- ARGV[1] PUBLISH or SPUBLISH; ARGV[2] topic; ARGV[3] an epoch, in case a new one is needed
--- ARGV[4] positions that the caller has seen: '12:5f0c2a91 ...', '' for none
--- ARGV[5] the number of changes to keep, 0: none; ARGV[6] TTL of the stream, ms
--- ARGV[7] TTL of the meta, ms, and ARGV[8] of state, keys and deadlines, 0: none; ARGV[9] TTL of a key, ms, 0: none
+-- ARGV[4] positions that the caller has seen: '12:5f0c2a91 ...', '' for none; ARGV[5] options, see options_of
+-- Few arguments, because each costs a node 0.5 us.
 -- An entry starts with 'j,12,5f0c2a91,3,0,13,25\n': kind, offset, epoch, version or nothing, and three lengths: of the
 -- version epoch, of the tags (JSON) and of the other members of the change (JSON, see pack_about). Then these three come,
 -- and the value.
 
 local MAX_DUE = 100
 local has_asked = false
+local options_text, options
+
+-- Return the options of a namespace, all of them but `before` numbers, '0' for none:
+--   kept: changes in the stream; stream_ttl, meta_ttl, ms; state_ttl: of state, keys and deadlines; key_ttl: of each key
+--   max_keys; max_bytes: of all keys and entries; before: '1' if sets are published with the tags of the value before
+local function options_of(text)
+  if text ~= options_text then
+    options_text, options = text, {}
+    options.kept, options.stream_ttl, options.meta_ttl, options.state_ttl, options.key_ttl, options.max_keys,
+      options.max_bytes, options.before = string.match(text, '^(%d+),(%d+),(%d+),(%d+),(%d+),(%d+),(%d+),(%d)$')
+  end
+  return options
+end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -42,7 +54,8 @@ local function map_of(keys, args)
   local bytes = redis.call('HGET', keys[1], 'bytes')
   local size = offset_in(bytes)
   return position and size and {
-    keys = keys, args = args, position = position, bytes = size, is_void = not bytes or position.is_new,
+    keys = keys, args = args, options = options_of(args[5]), position = position, bytes = size,
+    is_void = not bytes or position.is_new,
   } or nil
 end
 
@@ -77,12 +90,12 @@ local function save(map)
 end
 
 local function keep_alive(map)
-  local keys, args = map.keys, map.args
-  if args[7] ~= '0' then
-    redis.call('PEXPIRE', keys[1], args[7])
-    redis.call('PEXPIRE', keys[3], args[8])
-    redis.call('PEXPIRE', keys[4], args[8])
-    redis.call('PEXPIRE', keys[5], args[8])
+  local keys, ttl = map.keys, map.options.state_ttl
+  if ttl ~= '0' then
+    redis.call('PEXPIRE', keys[1], map.options.meta_ttl)
+    redis.call('PEXPIRE', keys[3], ttl)
+    redis.call('PEXPIRE', keys[4], ttl)
+    redis.call('PEXPIRE', keys[5], ttl)
   end
 end
 
@@ -105,21 +118,21 @@ end
 
 -- Give a change the next offset, and add it to the stream. If Redis refuses that, an error is raised.
 local function append(map, kind, about, data)
-  local position, stream, args = map.position, map.keys[2], map.args
+  local position, stream, kept = map.position, map.keys[2], map.options.kept
   local offset = position.offset + 1
-  if args[5] ~= '0' then
+  if kept ~= '0' then
     local id = string.format('%.0f-0', offset)
-    local added = redis.pcall('XADD', stream, 'MAXLEN', args[5], id, 'k', kind, 'd', data, 'm', about)
+    local added = redis.pcall('XADD', stream, 'MAXLEN', kept, id, 'k', kind, 'd', data, 'm', about)
     if type(added) == 'table' and added.err then
       local reason = tostring(added.err)
       if string.find(reason, 'WRONGTYPE') or string.find(reason, 'equal or smaller') or string.find(reason, 'exhausted') then
         -- Another program has written into the stream: it is deleted, and a new epoch starts.
-        start_epoch(position, args[3], offset - 1)
+        start_epoch(position, map.args[3], offset - 1)
         redis.call('DEL', stream)
       end
-      redis.call('XADD', stream, 'MAXLEN', args[5], id, 'k', kind, 'd', data, 'm', about)
+      redis.call('XADD', stream, 'MAXLEN', kept, id, 'k', kind, 'd', data, 'm', about)
     end
-    redis.call('PEXPIRE', stream, args[6])
+    redis.call('PEXPIRE', stream, map.options.stream_ttl)
   end
   position.offset = offset
 end

@@ -5,10 +5,19 @@ A map has the keys of a history, and `{<prefix><channel>}:state`, `:keys` and `:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from roomcast.brokers.map_interface import MapPage, MapRead, MapSubmission, Suppressed, Written
+from roomcast.brokers.map_interface import (
+    UNCONDITIONAL,
+    Conditions,
+    MapPage,
+    MapRead,
+    MapSubmission,
+    Suppressed,
+    Written,
+)
 from roomcast.brokers.script_args import IDEMPOTENCY_TTL_MS, NOT_OURS, listed, meta_ttl_ms, ms, new_epoch
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.maps import MapOptions
@@ -21,7 +30,7 @@ from roomcast.redis_access.envelope import (
     REMOVAL,
     MalformedMessage,
     check_payload,
-    pack_about,
+    pack_change,
     pack_tags,
     unpack_about,
     with_tags,
@@ -53,6 +62,7 @@ class MapCommands:
         self._publish_command = publish_command
         self._max_message_bytes = max_message_bytes
         self._on_malformed = on_malformed
+        self._packed_options: dict[int, tuple[Namespace, str]] = {}  # by the namespaces' ids; hashing one takes 3 us
         self._write, self._read, self._expire, self._touch, self._clear = (
             read_script("roomcast.brokers", "position", "map_change", f"map_{name}")
             for name in ("write", "read", "expire", "touch", "clear")
@@ -61,10 +71,10 @@ class MapCommands:
 
     def write(self, submission: MapSubmission, seen: Sequence[Position]) -> Command:
         """Return the command that writes, see `MapStore.write`."""
-        publication, namespace, (once, mode, expected) = submission
-        change, options = publication.change, options_of(namespace)
+        publication, namespace, conditions = submission
+        channel, change = publication.channel, publication.change
         assert change is not None  # noqa: S101  (for the type checker)
-        channel = publication.channel
+        once_key = conditions.once.key
         return self._call(
             self._write,
             channel,
@@ -72,24 +82,21 @@ class MapCommands:
             seen,
             [
                 change.key,
-                "removed" if change.is_removed else "",
-                LETTERS[publication.kind],
+                b"x" if change.is_removed else LETTERS[publication.kind],
                 publication.data,
-                pack_about(publication._replace(tags=None)),
+                pack_change(publication, change, time_ms=change.time_ms or time.time_ns() // 1_000_000),
                 pack_tags(publication.tags),
-                "before" if namespace.tags_filter else "",
-                IDEMPOTENCY_TTL_MS if once.key else "",
-                "" if once.version is None else once.version,
-                once.version_epoch,
-                mode.value,
-                "" if expected is None else expected.offset,
-                "" if expected is None else expected.epoch,
-                options.max_keys,
-                options.max_map_bytes,
+                "" if conditions is UNCONDITIONAL else _packed(conditions),
             ],
-            # Any key of the channel: without an idempotency key the script does not use it.
-            self._keys.key(channel, f"once:{once.key}" if once.key else "meta"),
+            # Without an idempotency key the script uses none: any key of the channel.
+            self._keys.key(channel, f"once:{once_key}") if once_key else self._keys.of_map(channel)[1],
         )
+
+    @staticmethod
+    def size_of(write: Command) -> int:
+        """Return the bytes of the value, of the tags and of what is known about a write, for the outbox."""
+        *_, value, about, tags, _, _ = write
+        return len(value) + len(about) + len(tags)
 
     def read(self, read: MapRead, seen: Sequence[Position]) -> Command:
         """Return the command that reads a page; with limit 0 the position and the number of keys alone."""
@@ -180,22 +187,11 @@ class MapCommands:
         *more_keys: str,
     ) -> Command:
         topic, *keys = self._keys.of_map(channel)
-        key_ttl_ms, meta_ttl = ms(options_of(namespace).key_ttl_s), meta_ttl_ms(namespace)
+        packed = self._packed_options.get(id(namespace))
+        if packed is None or packed[0] is not namespace:
+            packed = self._packed_options[id(namespace)] = namespace, _packed_options(namespace)
         return script.call(
-            [*keys, *more_keys],
-            [
-                self._publish_command,
-                topic,
-                new_epoch(),
-                listed(seen),
-                namespace.history_size,
-                ms(namespace.history_ttl_s),
-                meta_ttl,
-                # Later than the last key, whose removal is published.
-                meta_ttl and meta_ttl + key_ttl_ms,
-                key_ttl_ms,
-                *args,
-            ],
+            [*keys, *more_keys], [self._publish_command, topic, new_epoch(), listed(seen), packed[1], *args]
         )
 
     def _entry(self, channel: str, key: bytes, text: bytes, top: Position) -> Publication:
@@ -221,6 +217,30 @@ def options_of(namespace: Namespace) -> MapOptions:
     """Return the options of a namespace of maps."""
     assert namespace.map is not None, "not a namespace of maps"  # noqa: S101  (a caller's error)
     return namespace.map
+
+
+def _packed_options(namespace: Namespace) -> str:
+    options, meta_ttl = options_of(namespace), meta_ttl_ms(namespace)
+    key_ttl = ms(options.key_ttl_s)
+    numbers = (
+        namespace.history_size,
+        ms(namespace.history_ttl_s),
+        meta_ttl,
+        meta_ttl and meta_ttl + key_ttl,  # later than the last key, whose removal is published
+        key_ttl,
+        options.max_keys,
+        options.max_map_bytes,
+        int(namespace.tags_filter),
+    )
+    return ",".join(map(str, numbers))
+
+
+def _packed(conditions: Conditions) -> str:
+    once, mode, expected = conditions
+    once_ttl = IDEMPOTENCY_TTL_MS if once.key else ""
+    version = "" if once.version is None else once.version
+    offset, epoch = ("", "") if expected is None else expected
+    return f"{once_ttl},{version},{mode.value},{offset},{epoch},{once.version_epoch}"
 
 
 def _position(reply: Any) -> Position:  # Any: redis-py's reply

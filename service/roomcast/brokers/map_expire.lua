@@ -1,5 +1,5 @@
 -- Remove keys of a map whose time is over, and publish each removal.
--- KEYS[1] to KEYS[5], ARGV[1] to ARGV[9]: see map_change.lua
+-- KEYS[1] to KEYS[5], ARGV[1] to ARGV[5]: see map_change.lua
 -- Returns the ms until the next key expires, 0 if more are due, -1 if none expires, -2 if the meta has what no node has
 --   written.
 local now = now_ms()

@@ -1,8 +1,8 @@
 -- Read a map's position and some of its entries; remove keys whose time is over first, and create the position if there
 -- is none yet. Where nothing may be written, a known map is read as it is.
--- KEYS[1] to KEYS[5], ARGV[1] to ARGV[9]: see map_change.lua
--- ARGV[10] key after which to read, '' for the first; ARGV[11] the most entries; ARGV[12] the one key to read, '' for a page
--- ARGV[13] the most bytes of keys and entries, unless there is only one
+-- KEYS[1] to KEYS[5], ARGV[1] to ARGV[5]: see map_change.lua
+-- ARGV[6] key after which to read, '' for the first; ARGV[7] the most entries; ARGV[8] the one key to read, '' for a page
+-- ARGV[9] the most bytes of keys and entries, unless there is only one
 -- Returns { offset, epoch, count, is_last, is_over, { key, entry, ... } }; count: of all keys, -1 if the meta has what no
 --   node has written; is_over: call again, because more keys may be due; nothing was read.
 local map = map_of(KEYS, ARGV)
@@ -10,10 +10,11 @@ if not map then
   return { 0, '', -1, 1, 0, {} }
 end
 local is_over = 0
-if ARGV[9] ~= '0' then
+if map.options.key_ttl ~= '0' then
   local now = now_ms()
   local due = due_keys(map, now)
   if #due > 0 then
+    ask('ZRANGEBYLEX', KEYS[4], '-', '+')
     if pcall(expire_keys, map, due, now) then
       is_over = #due == MAX_DUE and 1 or 0
     else
@@ -24,19 +25,19 @@ end
 local entries, is_last, count = {}, 1, 0
 if not map.is_void and is_over == 0 then
   count = redis.call('ZCARD', KEYS[4])
-  local names, limit, size = { ARGV[12] }, tonumber(ARGV[11]), 0
-  if ARGV[12] == '' then
-    local first = ARGV[10] == '' and '-' or '(' .. ARGV[10]
+  local names, limit, size = { ARGV[8] }, tonumber(ARGV[7]), 0
+  if ARGV[8] == '' then
+    local first = ARGV[6] == '' and '-' or '(' .. ARGV[6]
     names = limit > 0 and redis.call('ZRANGEBYLEX', KEYS[4], first, '+', 'LIMIT', 0, limit + 1) or {}
   end
   for i, name in ipairs(names) do
     local entry = redis.call('HGET', KEYS[3], name)
     size = size + #name + #(entry or '')
-    if i > limit or i > 1 and size > tonumber(ARGV[13]) then
+    if i > limit or i > 1 and size > tonumber(ARGV[9]) then
       is_last = 0
       break
     end
-    if entry or ARGV[12] == '' then
+    if entry or ARGV[8] == '' then
       entries[#entries + 1], entries[#entries + 2] = name, entry or ''
     end
   end

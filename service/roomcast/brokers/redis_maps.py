@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -94,7 +93,7 @@ class RedisMaps(MapStore):
         def parse(reply: Any | BrokerUnavailable) -> None:  # Any: redis-py's reply
             on_done(_answer(self._written(submission, reply)))
 
-        self._outbox.submit(command, len(publication.data), parse)
+        self._outbox.submit(command, self._commands.size_of(command), parse)
 
     @override
     async def write_all(self, submissions: Sequence[MapSubmission]) -> list[Written | ClientError | BrokerUnavailable]:
@@ -151,12 +150,8 @@ class RedisMaps(MapStore):
         return result
 
     def _write_command(self, submission: MapSubmission, seen: Sequence[Position]) -> Command:
-        publication = submission.publication
-        change = publication.change
-        if change is not None and not change.time_ms:
-            change = change._replace(time_ms=time.time_ns() // 1_000_000)
-            submission = submission._replace(publication=publication._replace(change=change))
-        return self._commands.write(submission, self._known.added_to(seen, publication.channel))
+        channel = submission.publication.channel
+        return self._commands.write(submission, self._known.added_to(seen, channel))
 
     def _written(
         self, submission: MapSubmission, reply: Any

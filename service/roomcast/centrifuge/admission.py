@@ -16,8 +16,13 @@ _DELTA = "fossil"
 
 
 def check_count(session: Session) -> None:
-    """Check that the client may subscribe to one more channel. Raises: ClientError 106."""
-    if len(session.subscriptions) + len(session.loads) >= session.context.settings.channel_limit:
+    """Check that the client may subscribe to one more channel; loads of maps count too. Raises: ClientError 106."""
+    limit = session.context.settings.channel_limit
+    if len(session.subscriptions) + len(session.loads) >= limit:
+        for channel, loading in session.loads.items():
+            if loading.is_late:
+                session.end_load(channel)
+    if len(session.subscriptions) + len(session.loads) >= limit:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too many subscriptions")
 
 

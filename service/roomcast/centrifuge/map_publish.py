@@ -8,7 +8,7 @@ from roomcast.centrifuge.session import Session
 from roomcast.hooks import map_changes
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.maps import Change, ClientKey, MapOptions, check_key
+from roomcast.model.maps import Change, MapOptions, check_key
 from roomcast.model.publications import Publication
 
 _STREAM, _MAP = 0, 1
@@ -50,18 +50,14 @@ def is_asked(session: Session, publication: Publication) -> bool:
 
 async def write_if_allowed(session: Session, publication: Publication) -> Members:
     """Make a change that the application allows; a condition of its answer may suppress it."""
-    application = session.context.application
+    application, node = session.context.application, session.context.node
     publication, conditions = await map_changes.accepted(application, session.caller, publication, session.wire.kind_of)
-    await session.context.node.maps.write(publication, conditions=conditions)
+    await node.maps.write(publication, conditions=conditions)
+    node.map_presence.wrote(session.connection, publication)
     return {}
 
 
 def _key(session: Session, options: MapOptions, wanted: str) -> str:
     """Return the key that a client writes. Raises: ClientError 103, 107."""
-    if options.client_key is ClientKey.CLIENT_ID:
-        return session.client_id
-    if options.client_key is ClientKey.ANY:
-        return check_key(wanted)
-    if not session.client.user:
-        raise ClientError(ErrorCode.PERMISSION_DENIED, "the key is the user, and the client has none")
-    return session.client.user
+    own = options.own_key(session.client_id, session.client.user)
+    return check_key(wanted) if own is None else own

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from roomcast.auth.overrides import overridden
 from roomcast.centrifuge.admission import check_count, subscription_of, terms_of, view_of
-from roomcast.centrifuge.codec import Command, Members, since_of
+from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.map_encodings import MapView
 from roomcast.centrifuge.map_loading import Loading
 from roomcast.centrifuge.session import Session
@@ -126,14 +126,16 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
 
 
 def _begin(request: _Request, loading: Loading | None) -> Loading:
-    """Begin a load or a recovery. Raises: ClientError 105, 106, 107, 108."""
+    """Begin a load, whatever position the client has of one that failed, or a recovery.
+
+    Raises: ClientError 105, 106, 107, 108.
+    """
     session, channel = request.session, request.channel
     if loading is not None:
         if not loading.is_late:
             raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, "the map is being loaded")
         session.end_load(channel)
     check_count(session)
-    since_of(request.command.params)
     return session.begin_load(channel, view_of(request.command.params, request.namespace))
 
 
@@ -150,7 +152,7 @@ def _check_position(request: _Request, load: MapLoad, loading: Loading, phase: i
     params = request.command.params
     if not continues or not request.has_positions or (phase == _STATE and not params.get("epoch")):
         return
-    since = since_of(params)
+    since = _since(params)
     if since.epoch != load.position.epoch or (phase == _CHANGES and since.offset != loading.offset):
         raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "this is not the position of the reply before")
 
@@ -166,7 +168,7 @@ async def _give_entries(request: _Request, loading: Loading, load: MapLoad) -> N
         request.wait_for_next(loading, {**result, "phase": _STATE, "cursor": loading.cursor}, state)
         return
     loading.top = load.copy.position.offset
-    if request.has_positions and _page_of(load.changes(loading.offset, up_to=loading.top), request.length)[1]:
+    if request.has_positions and _page_of(load.changes(loading.offset), request.length)[1]:
         request.wait_for_next(loading, {**result, "phase": _STATE}, state)
     else:
         await _go_live(request, loading, load.position, state)
@@ -178,7 +180,7 @@ async def _give_changes(request: _Request, loading: Loading, load: MapLoad) -> N
     Once it has those up to `top` it goes live even if many follow: else it might never reach the newest one.
     """
     assert loading.top is not None  # noqa: S101  (for the type checker)
-    page, rest = _page_of(load.changes(loading.offset, up_to=load.copy.position.offset), request.length)
+    page, rest = _page_of(load.changes(loading.offset), request.length)
     if not rest or loading.offset >= loading.top:
         await _go_live(request, loading, Position(loading.offset, load.position.epoch))
         return
@@ -197,10 +199,15 @@ def _page_of(changes: Sequence[Publication], length: int) -> tuple[Sequence[Publ
 
 async def _recover(request: _Request, loading: Loading) -> None:
     """Go live from a position that the client has from before. Raises: ClientError 112."""
-    since = since_of(request.command.params)
+    since = _since(request.command.params)
     if not since.epoch or not request.has_positions:
         raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "no position to continue from")
     await _go_live(request, loading, since)
+
+
+def _since(params: Members) -> Position:
+    """Return the position of a request; one that no map can have is in none of its histories."""
+    return Position(params.get("offset", 0), params.get("epoch", ""))
 
 
 async def _go_live(request: _Request, loading: Loading, since: Position, state: bytes = b"") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -90,9 +89,9 @@ class Lines:
     def print(self, line: str) -> None:
         """Print a line. A payload may contain escape sequences, which a terminal would execute: they are escaped."""
         if sys.stdout.isatty() and not line.isprintable():
-            line = json.dumps(line, ensure_ascii=False)[1:-1]
+            line = "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line)
         try:
-            click.echo(line)
+            click.echo(line, color=True)  # otherwise click removes some sequences where stdout is no terminal
         except BrokenPipeError:
             self._is_unread.set()
 

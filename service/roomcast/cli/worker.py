@@ -91,9 +91,11 @@ def _metrics_worker(client: Client, settings: Settings) -> MetricsWorker:
 
 
 def _ingest_worker(client: Client, settings: Settings) -> IngestWorker:
+    broker = make_broker(client, settings, new_node_id())
     return IngestWorker(
         client,
-        make_broker(client, settings, new_node_id()),
+        broker,
+        broker.maps,
         read_namespaces(settings),
         prefix=settings.prefix,
         name=settings.worker_name,

@@ -175,7 +175,8 @@ EXPIRED = Disconnect(3005, "connection expired")
 SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
 # More than `max_unsent_bytes` are unsent, or the client accepted no bytes for 10 s.
 SLOW = Disconnect(3008, "slow")
-# Publications of a server-side subscription with positions are lost, or a new token has other ones.
+# Publications of a server-side subscription with positions are lost, or a new token has other ones; or changes of a
+# plain client's map are lost.
 INSUFFICIENT_STATE = Disconnect(3010, "insufficient state")
 # The client sent nothing within `ping_timeout_s` of a ping.
 NO_PONG = Disconnect(3012, "no pong")

@@ -84,6 +84,16 @@ class MapOptions:
         """Return the number of entries of a page for a client that asks for some; 0: it does not."""
         return min(max(wanted or self.page_size, self.min_page_size), self.max_page_size)
 
+    def own_key(self, client: str, user: str) -> str | None:
+        """Return the only key that a client may write; None: any. Raises: ClientError 103 for an anonymous client."""
+        if self.client_key is ClientKey.ANY:
+            return None
+        if self.client_key is ClientKey.CLIENT_ID:
+            return client
+        if not user:
+            raise ClientError(ErrorCode.PERMISSION_DENIED, "the key is the user, and the client has none")
+        return user
+
 
 class Change(NamedTuple):
     """What a publication does to the map of its channel: it sets a key to its data, or removes it.

@@ -19,8 +19,8 @@ from roomcast.model.publications import Publication, offset_of
 _MAX_CHANGES = 20_000
 # A load may start so many changes before the newest: it gets them after the pages.
 _SHARED_CHANGES = 100
-# Of a start's pages: clients choose their lengths.
-_MAX_ENCODED_BYTES = 32 * 1024 * 1024
+# Of a start: clients choose their lengths.
+_MAX_PAGES = 256
 
 
 class EncodedPage(NamedTuple):
@@ -36,22 +36,19 @@ class LoadStart:
     The pages stay right while the map changes, because each load gets the changes since `position` too.
     """
 
-    __slots__ = ("_pages", "_size_bytes", "position")
+    __slots__ = ("_pages", "position")
 
     def __init__(self, position: Position) -> None:
         self.position = position
         self._pages: dict[Hashable, EncodedPage] = {}
-        self._size_bytes = 0
 
     def page(self, name: Hashable, encode: Callable[[], EncodedPage]) -> EncodedPage:
         """Return the page of this name; `encode` makes it unless it is there."""
         page = self._pages.get(name)
         if page is None:
             page = encode()
-            self._size_bytes += len(page.entries)
-            if self._size_bytes > _MAX_ENCODED_BYTES:
+            if len(self._pages) == _MAX_PAGES:
                 self._pages.clear()
-                self._size_bytes = len(page.entries)
             self._pages[name] = page
         return page
 
@@ -143,20 +140,15 @@ class MapCopy:
             found.append(entry)
         return found, ""
 
-    def changes(self, since: int, *, up_to: int) -> list[Publication] | None:
-        """Return the last change of each key after an offset, in their order; None if older ones are forgotten.
-
-        Those of keys that have changed again after `up_to` are left out: that change comes live.
-        """
+    def changes(self, since: int) -> list[Publication] | None:
+        """Return the last change of each key after an offset, in their order; None if older ones are forgotten."""
         if since < self._floor:
             return None
         found = []
         for publication in reversed(self._changes.values()):
-            offset = offset_of(publication)
-            if offset <= since:
+            if offset_of(publication) <= since:
                 break
-            if offset <= up_to:
-                found.append(publication)
+            found.append(publication)
         return found[::-1]
 
     def _set(self, key: str, publication: Publication) -> None:

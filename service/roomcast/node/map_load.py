@@ -8,7 +8,7 @@ from typing import NamedTuple
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication
-from roomcast.node.map_copy import EncodedPage, MapCopy
+from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 
 # A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
 REPLY_BYTES = 64 * 1024
@@ -61,20 +61,20 @@ class MapLoad:
             name: of what `encode` returns: loads with the same start share it. None: it is not shared.
         """
         self._check()
+        return encoded_page(self.copy, self.start, after, length, name=name, encode=encode)
 
-        def encode_page() -> EncodedPage:
-            entries, cursor = self.page(after, length)
-            return EncodedPage(encode(entries), cursor)
-
-        return encode_page() if name is None else self.start.page((name, after, length), encode_page)
-
-    def changes(self, since: int, *, up_to: int) -> list[Publication]:
-        """Return the last change of each key after an offset, in their order, without those after `up_to`."""
+    def changes(self, since: int) -> list[Publication]:
+        """Return the last change of each key after an offset, in their order."""
         self._check()
-        found = self.copy.changes(since, up_to=up_to)
+        found = self.copy.changes(since)
         if found is None:
             raise _lost()
         return found
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the copy is in step with the node."""
+        return self._close is not None and self._is_current(self.copy)
 
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""
@@ -83,10 +83,32 @@ class MapLoad:
             close()
 
     def _check(self) -> None:
-        if self._close is None or not self._is_current(self.copy):
+        if not self.is_current:
             raise _lost()
         self._keep(self.copy)
 
 
 def _lost() -> ClientError:
     return ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes are lost: load the map from the beginning")
+
+
+def encoded_page(
+    copy: MapCopy,
+    start: LoadStart,
+    after: str,
+    length: int,
+    *,
+    name: Hashable | None,
+    encode: Callable[[list[Publication]], bytes],
+) -> EncodedPage:
+    """Return a page as `MapLoad.encoded_page`, also of a copy that has fallen behind.
+
+    Args:
+        start: of the client's load.
+    """
+
+    def page() -> EncodedPage:
+        entries, cursor = copy.page(after, length, up_to=start.position.offset, max_bytes=REPLY_BYTES)
+        return EncodedPage(encode(entries), cursor)
+
+    return page() if name is None else start.page((name, after, length), page)

@@ -64,16 +64,24 @@ def pack(publication: Publication, about: bytes) -> bytes:
 
 def pack_about(publication: Publication) -> bytes:
     """Return what precedes the payload of a publication; empty for nothing."""
-    change = publication.change
-    if not publication.tags and publication.info is None and change is None:
+    if publication.change is not None:
+        change = publication.change
+        return with_tags(pack_change(publication, change, time_ms=change.time_ms), pack_tags(publication.tags))
+    if not publication.tags and publication.info is None:
         return b""
     about: dict[str, object] = {}
-    if change is not None:
-        about = {"key": change.key, "time": change.time_ms}
-        if change.is_removed:
-            about["removed"] = True
     if publication.tags:
-        about["tags"] = dict(publication.tags)
+        about = {"tags": dict(publication.tags)}
+    if publication.info is not None:
+        about["info"] = _members(publication.info)
+    return orjson.dumps(about)
+
+
+def pack_change(publication: Publication, change: Change, *, time_ms: int) -> bytes:
+    """Return the result of `pack_about` for a publication with a change, without its tags."""
+    about: dict[str, object] = {"key": change.key, "time": time_ms}
+    if change.is_removed:
+        about["removed"] = True
     if publication.info is not None:
         about["info"] = _members(publication.info)
     return orjson.dumps(about)

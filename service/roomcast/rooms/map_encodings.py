@@ -8,20 +8,21 @@ receives the changes that it missed, and `synced`. Ephemeral maps have neither o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import orjson
 
 from roomcast.connections.encoding import Encoding
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Kind, Publication, offset_of
-from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
+from roomcast.node.map_copy import LoadStart, MapCopy
+from roomcast.node.map_load import encoded_page
 from roomcast.rooms.encodings import about_members, deflated, payload_member
 from roomcast.transports import event_stream
 from roomcast.transports.websocket import frames
 
-# The entries of a load are encoded in pages, which loads with the same start share.
+# Entries that are encoded at once.
 _PAGE_LENGTH = 500
-_PAGE_BYTES = 16 * 1024
 _RESET = b'{"reset":true}'
 
 
@@ -45,24 +46,27 @@ def entry(publication: Publication, *, with_offset: bool) -> bytes:
 
 
 def _change_frame(event: Event) -> bytes:
-    return _frame(entry(event, with_offset=True)) if isinstance(event, Publication) else b""
+    return _frame(entry(event, with_offset=True)) if _is_change(event) else b""
 
 
 def _ephemeral_frame(event: Event) -> bytes:
-    return _frame(entry(event, with_offset=False)) if isinstance(event, Publication) else b""
+    return _frame(entry(event, with_offset=False)) if _is_change(event) else b""
 
 
 def _change_event(event: Event) -> bytes:
     """Return a server-sent event whose id is the change's position, from which the browser continues by itself."""
-    if not isinstance(event, Publication):
+    if not _is_change(event):
         return b""
     return event_stream.event_id(event.position) + event_stream.event(Kind.JSON, entry(event, with_offset=True))
 
 
 def _ephemeral_event(event: Event) -> bytes:
-    if not isinstance(event, Publication):
-        return b""
-    return event_stream.event(Kind.JSON, entry(event, with_offset=False))
+    return event_stream.event(Kind.JSON, entry(event, with_offset=False)) if _is_change(event) else b""
+
+
+def _is_change(event: Event) -> TypeGuard[Publication]:
+    """Return whether an event is a change: other programs can publish anything into the channel of a map."""
+    return isinstance(event, Publication) and event.change is not None
 
 
 def _frame(text: bytes) -> bytes:
@@ -120,27 +124,20 @@ def whole_map(
             the start is left out.
         start: of the client's load. changes: those after it, up to `now`; later ones come live.
     """
-    is_stream = is_event_stream(encoding)
-    yield (event_stream.NO_ID if is_stream else b"") + message(encoding, _RESET)
+
+    def encode(entries: list[Publication]) -> bytes:
+        return b"".join(_loaded(encoding, each) for each in entries)
+
+    yield (event_stream.NO_ID if is_event_stream(encoding) else b"") + message(encoding, _RESET)
     after, is_last = "", False
     while not is_last:
-        page, after = _page(encoding, copy, after, start)
-        is_last = not after
-        if page:
-            yield page
+        page = encoded_page(copy, start, after, _PAGE_LENGTH, name=encoding, encode=encode)
+        after, is_last = page.cursor, not page.cursor
+        if page.entries:
+            yield page.entries
     for change in changes:
         yield _loaded(encoding, change)
     yield synced(encoding, now)
-
-
-def _page(encoding: Encoding, copy: MapCopy, after: str, start: LoadStart) -> EncodedPage:
-    """Return encoded entries, and the key after which the next page begins; "" after the last."""
-
-    def encode() -> EncodedPage:
-        entries, cursor = copy.page(after, _PAGE_LENGTH, up_to=start.position.offset, max_bytes=_PAGE_BYTES)
-        return EncodedPage(b"".join(_loaded(encoding, each) for each in entries), cursor)
-
-    return start.page((encoding, after), encode)
 
 
 def _loaded(encoding: Encoding, publication: Publication) -> bytes:

@@ -18,7 +18,7 @@ from roomcast.model.errors import (
     ClientError,
     ErrorCode,
 )
-from roomcast.model.maps import Change, ClientKey, MapOptions, check_key
+from roomcast.model.maps import Change, MapOptions, check_key
 from roomcast.model.publications import Kind, Publication
 from roomcast.node.roster import HubRoster
 from roomcast.rooms.map_encodings import message
@@ -28,26 +28,20 @@ from roomcast.web.failures import failure_of
 _MEMBERS = frozenset({"key", "data", "removed"})
 
 
-def key_of(options: MapOptions, wanted: str | None, client: ClientInfo, *, is_connected: bool = True) -> str:
+def key_of(options: MapOptions, wanted: str | None, client: ClientInfo) -> str:
     """Return the key that a client writes.
 
     Args:
         wanted: the key that it names; None: none, which is right where it has one key of its own.
-        is_connected: False: the client has no connection, only a request.
     Raises: ClientError 107 for an invalid key, 103 for another one than its own.
     """
-    if options.client_key is ClientKey.ANY:
+    own = options.own_key(client.client, client.user)
+    if own is None:
         return check_key("" if wanted is None else wanted)
-    if options.client_key is ClientKey.CLIENT_ID:
-        own, whose = client.client, "the id of its connection"
-        if not is_connected:
-            raise ClientError(ErrorCode.PERMISSION_DENIED, "a key here is the id of a connection: write by /ws/maps")
-    else:
-        own, whose = client.user, "its user"
-        if not own:
-            raise ClientError(ErrorCode.PERMISSION_DENIED, "a key here is a user, and the client is anonymous")
     if wanted not in (None, own):
-        raise ClientError(ErrorCode.PERMISSION_DENIED, f"a client's key here is {whose}")
+        raise ClientError(
+            ErrorCode.PERMISSION_DENIED, "a client's key here is its own: the id of its connection, or its user"
+        )
     return check_key(own)
 
 
@@ -110,7 +104,7 @@ class MapWriter(PlainReceiver):
     def _publication(self, connection: Connection, data: bytes) -> Publication:
         """Return the write in a message. Raises: ClientError 103, 107."""
         wanted = _members(data)
-        is_removed = wanted.get("removed", False)
+        is_removed = bool(wanted.get("removed"))
         if not (self._may_remove if is_removed else self._may_publish):
             raise ClientError(ErrorCode.PERMISSION_DENIED, "clients may not, in this namespace")
         info = self._roster.info(connection, self._channel)

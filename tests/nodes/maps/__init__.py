@@ -15,6 +15,8 @@ NAMESPACES: dict[str, dict[str, Any]] = {
     "kept": {"map": {**_PERSISTENT, "min_page_size": 1}},
     "tracked": {"map": {"mode": "recoverable", "key_ttl_s": 60, "min_page_size": 1}},
     "fleeting": {"map": {**_EPHEMERAL, "min_page_size": 1}},
+    "teams": {"map": {**_PERSISTENT, "min_page_size": 1}, "tags_filter": True},
+    "guests": {"map": {**_EPHEMERAL, "min_page_size": 1}, "tags_filter": True},
     "small": {"map": _PERSISTENT, "history_size": 2, "history_ttl_s": 60},
     "brief": {"map": _PERSISTENT, "history_size": 10, "history_ttl_s": 0.3},
     "fading": {"map": {**_EPHEMERAL, "key_ttl_s": 0.5}},
@@ -24,9 +26,11 @@ NAMESPACES: dict[str, dict[str, Any]] = {
     "clients": {"type": "map_clients", "map": _EPHEMERAL},
     "users": {"type": "map_users", "map": _EPHEMERAL},
     "tagged": {"map": _PERSISTENT, "tags_filter": True},
-    "differing": {"map": _PERSISTENT, "delta": True},
+    "differing": {"map": {**_PERSISTENT, "min_page_size": 1}, "delta": True},
+    "blinking": {"map": {**_EPHEMERAL, "min_page_size": 1}, "delta": True},
     "readonly": {"map": _PERSISTENT, "may_publish": "nobody", "may_remove": "nobody"},
     "hasty": {"map": {**_PERSISTENT, "min_page_size": 1, "catch_up_timeout_s": 0.2}},
+    "stream": {"type": "stream", "may_remove": "nobody", "map": {}},
 }
 
 

@@ -17,7 +17,7 @@ from tests.support.tokens import token
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 PERMISSION_DENIED, SUBSCRIBED, BAD_REQUEST, NOT_AVAILABLE = 103, 105, 107, 108
-FUTURE = 2**53 - 1
+FUTURE = 2**52
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +32,19 @@ async def bystander(node: NodeProcess, name: str, leaks: Leaks) -> AsyncIterator
     assert node.process.poll() is None
 
 
-@pytest.fixture(params=["fleeting", "kept", "tracked"])
+@pytest.fixture(params=["fleeting", "kept"])
 async def channel(request: pytest.FixtureRequest, node: NodeProcess, name: str) -> str:
-    """A map of each mode, with four keys."""
-    channel = f"{request.param}:{name}"
+    """A map without positions, and one with them; both have four keys."""
+    return await _with_keys(node, f"{request.param}:{name}")
+
+
+@pytest.fixture
+async def kept(node: NodeProcess, name: str) -> str:
+    """A map with four keys."""
+    return await _with_keys(node, f"kept:{name}")
+
+
+async def _with_keys(node: NodeProcess, channel: str) -> str:
     await put_all(node, channel, {"a": 1, "b": 2, "c": 3, "d": 4})
     return channel
 
@@ -136,9 +145,9 @@ async def test_any_limit_of_pages(speaker: Speaker, channel: str, limit: int) ->
 
 
 @pytest.mark.parametrize("limit", [2**31, -(2**31) - 1, 1.5, "1", True, None, [1]])
-async def test_a_limit_that_is_no_number_of_the_protocol(node: NodeProcess, channel: str, limit: object) -> None:
+async def test_a_limit_that_is_no_number_of_the_protocol(node: NodeProcess, kept: str, limit: object) -> None:
     async with connected(node) as speaker:
-        await speaker.send({"id": 9, "subscribe": {"channel": channel, "type": 1, "phase": 2, "limit": limit}})
+        await speaker.send({"id": 9, "subscribe": {"channel": kept, "type": 1, "phase": 2, "limit": limit}})
         if limit is None:
             assert "error" not in await speaker.reply(9, "subscribe")
         else:
@@ -268,18 +277,24 @@ async def test_loads_count_as_subscriptions(node: NodeProcess, speaker: Speaker,
     ],
 )
 async def test_a_write_that_is_refused_changes_nothing(
-    node: NodeProcess, speaker: Speaker, channel: str, params: dict[str, Any], code: int
+    speaker: Speaker, kept: str, params: dict[str, Any], code: int
 ) -> None:
-    wanted = {"channel": channel, "type": 1, "data": 9, **params}
+    wanted = {"channel": kept, "type": 1, "data": 9, **params}
     assert (await speaker.ask("publish", **wanted))["error"]["code"] == code
-    assert await loads(speaker, channel)
+    assert await loads(speaker, kept)
 
 
-async def test_a_map_is_no_stream_and_a_stream_no_map(node: NodeProcess, speaker: Speaker, name: str) -> None:
-    """The room is of a namespace that is there by default only without a namespaces file, so it is unknown."""
-    channel = f"kept:{name}"
-    refused = await speaker.ask("history", channel=channel, limit=1)
-    assert refused["error"]["code"] == NOT_AVAILABLE
+async def test_a_map_is_no_stream(speaker: Speaker, kept: str) -> None:
+    assert (await speaker.ask("history", channel=kept, limit=1))["error"]["code"] == NOT_AVAILABLE
+    assert await subscribe(speaker, kept, type=0) == PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3])
+async def test_a_stream_is_no_map(speaker: Speaker, kind: int) -> None:
+    assert await subscribe(speaker, "stream:a", type=kind, phase=2) == PERMISSION_DENIED
+    refused = await speaker.ask("publish", channel="stream:a", type=kind, key="a", data=1)
+    assert refused["error"]["code"] in {PERMISSION_DENIED, BAD_REQUEST}
+    assert await subscribe(speaker, "stream:a", type=0) == 0
 
 
 async def test_what_keys_may_be(node: NodeProcess, speaker: Speaker, name: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from roomcast.api.api_context import ApiContext
-from roomcast.api.map_requests import MAX_KEYS, MapReadStateRequest
+from roomcast.api.map_requests import MAX_ENTRIES, MAX_KEYS, MapReadStateRequest
 from roomcast.api.maps import entry_members, map_read_state
 from roomcast.api.request_models import validated
 from roomcast.config import Settings
@@ -19,7 +20,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.maps import Change
 from roomcast.model.namespaces import DEFAULTS
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import History, Kind, Publication
 from roomcast.node.hub import Hub
 from roomcast.node.survey import Survey
 from tests.support.fakes import FakeBroker
@@ -35,7 +36,10 @@ HERE = Position(7, "e")
 
 @pytest.fixture
 def context() -> ApiContext:
-    broker = FakeBroker()
+    return context_on(FakeBroker())
+
+
+def context_on(broker: FakeBroker) -> ApiContext:
     node, application = fake_node(Hub(lambda _: None), broker), HookedApplication({}, AnswerCheck(max_message_bytes=1))
     return ApiContext(node, Survey(broker, "n1"), Settings(insecure=True), application)
 
@@ -57,6 +61,43 @@ async def test_more_keys_than_a_result_may_have_need_pages(context: ApiContext) 
     page = await map_read_state(context, validated(MapReadStateRequest, wanted))
     assert [entry["key"] for entry in page["entries"]] == [f"k{number:05}" for number in range(9001, 10_001)]
     assert "cursor" not in page
+
+
+class LateBroker(FakeBroker):
+    """Delivers changes at `sync`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: list[Publication] = []
+        self.on_event: Callable[[Publication], None] = self.late.append
+
+    async def sync(self, channels: set[str]) -> set[str]:
+        while self.late:
+            self.on_event(self.late.pop(0))
+        return channels
+
+
+async def test_all_of_a_large_map_has_what_the_caller_wrote_before() -> None:
+    """Of the last write the node's copy knows nothing yet."""
+    broker = LateBroker()
+    broker.histories["state:a"] = History(Position(0, "e0"), 0, [])
+    context = context_on(broker)
+    broker.on_event = context.node.on_event
+    store = context.node.maps.store
+    assert isinstance(store, FakeMapStore)
+    store.on_change = broker.late.append
+    kept = await context.node.maps.load("state:a")
+    await fill(context, MAX_ENTRIES + 1)
+    await broker.sync({"state:a"})
+    assert kept.is_current
+    assert len(kept.copy) == MAX_ENTRIES + 1
+
+    await store.write(Publication("state:a", b"2", Kind.JSON, change=Change("k00000")), STATE)
+    result = await map_read_state(context, validated(MapReadStateRequest, {"channel": "state:a", "limit": -1}))
+
+    assert kept.is_current, "the same copy was read"
+    assert json.loads(json.dumps(result["entries"][0]))["data"] == 2
+    assert (len(result["entries"]), result["offset"]) == (MAX_ENTRIES + 1, MAX_ENTRIES + 2)
 
 
 @pytest.mark.parametrize(

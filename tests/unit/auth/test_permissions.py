@@ -9,14 +9,23 @@ from hypothesis import strategies as st
 
 from roomcast.auth.permissions import Action, Client, Grant, may, personal_channel, users_of
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.namespaces import DEFAULTS, Namespace, Namespaces, Who
+from roomcast.model.maps import MapMode, MapOptions
+from roomcast.model.namespaces import DEFAULTS, ChannelType, Namespace, Namespaces, Who
 
-OTHERS = [Action.PUBLISH, Action.HISTORY, Action.PRESENCE]
+OTHERS = [Action.PUBLISH, Action.HISTORY, Action.PRESENCE, Action.REMOVE]
 NOBODY, ADA, TRUSTED = Client(), Client("ada"), Client("ada", is_trusted=True)
 
 
 def namespace(who: Who) -> Namespace:
-    return Namespace(may_subscribe=who, may_publish=who, may_read_history=who, may_see_presence=who)
+    return Namespace(
+        type=ChannelType.MAP,
+        map=MapOptions(mode=MapMode.PERSISTENT),
+        may_subscribe=who,
+        may_publish=who,
+        may_remove=who,
+        may_read_history=who,
+        may_see_presence=who,
+    )
 
 
 def granted(*patterns: str, user: str = "ada") -> Client:
@@ -85,6 +94,7 @@ def test_each_action_has_an_option_of_its_own(action: Action) -> None:
         Action.PUBLISH: Namespace(may_publish=Who.ANYONE),
         Action.HISTORY: Namespace(may_read_history=Who.ANYONE),
         Action.PRESENCE: Namespace(may_see_presence=Who.ANYONE),
+        Action.REMOVE: Namespace(type=ChannelType.MAP, map=MapOptions(mode=MapMode.PERSISTENT), may_remove=Who.ANYONE),
     }
 
     for other, its_namespace in only.items():

@@ -142,15 +142,11 @@ class LoadingClients(RuleBasedStateMachine):
         client.map |= {key: data.encode() for key, data in entries.items()}
         client.has_pages = not client.cursor
 
-    @rule(client=consumes(clients), unflushed=st.integers(0, 3))
-    def go_live(self, client: Client, unflushed: int) -> None:
-        """The newest changes of the node may not be flushed to its subscribers yet: they come live."""
+    @rule(client=consumes(clients))
+    def go_live(self, client: Client) -> None:
         while not client.has_pages:
             self.load_page(client, 3)
-        up_to = max(client.load.position.offset, self.received - unflushed)
-        for change in client.load.changes(client.load.position.offset, up_to=up_to):
-            client.apply(change)
-        for change in self.redis.changes[up_to : self.received]:
+        for change in client.load.changes(client.load.position.offset):
             client.apply(change)
         self.live.append(client)
 
@@ -211,11 +207,8 @@ def test_what_was_written_after_the_first_page_comes_as_a_change_and_not_in_a_pa
         copy.apply(written(key, offset))
 
     assert [entry.data for entry in copy.page("", 9, up_to=3, max_bytes=ALL_BYTES)[0]] == [b"1", b"1"]
-    assert [offset_of(change) for change in copy.changes(3, up_to=5) or ()] == [4, 5]
-    assert [offset_of(change) for change in copy.changes(3, up_to=4) or ()] == [4]
-    assert [offset_of(change) for change in copy.changes(1, up_to=3) or ()] == [3], (
-        "b has changed again: that comes live"
-    )
+    assert [offset_of(change) for change in copy.changes(3) or ()] == [4, 5]
+    assert [offset_of(change) for change in copy.changes(1) or ()] == [3, 4, 5]
 
 
 def test_loads_that_begin_while_the_map_changes_share_their_pages() -> None:
@@ -234,7 +227,7 @@ def test_loads_that_begin_while_the_map_changes_share_their_pages() -> None:
 
     assert second.encoded_page("", 9, "lines", encode) == (b"a=old\n", "")
     assert encoded == [b"a=old\n"], "encoded once"
-    assert [change.data for change in second.changes(second.position.offset, up_to=2)] == [b"new"]
+    assert [change.data for change in second.changes(second.position.offset)] == [b"new"]
 
 
 def test_a_load_starts_at_most_a_few_changes_before_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,14 +242,14 @@ def test_a_load_starts_at_most_a_few_changes_before_the_newest(monkeypatch: pyte
 
 
 def test_the_pages_of_a_start_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_copy, "_MAX_ENCODED_BYTES", 10)
+    monkeypatch.setattr(map_copy, "_MAX_PAGES", 1)
     start = map_copy.LoadStart(Position(0, "e"))
     encoded: list[str] = []
 
     def ask(name: str) -> None:
         def encode() -> map_copy.EncodedPage:
             encoded.append(name)
-            return map_copy.EncodedPage(b"x" * 6, "")
+            return map_copy.EncodedPage(b"", "")
 
         start.page(name, encode)
 
@@ -274,10 +267,10 @@ def test_a_load_whose_changes_are_forgotten_begins_again(monkeypatch: pytest.Mon
         copy.apply(written(key, offset))
 
     with pytest.raises(ClientError) as caught:
-        load.changes(0, up_to=3)
+        load.changes(0)
 
     assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
-    assert [offset_of(change) for change in load.changes(1, up_to=3)] == [2, 3]
+    assert [offset_of(change) for change in load.changes(1)] == [2, 3]
 
 
 def test_a_page_that_is_older_than_the_forgotten_changes_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +292,7 @@ def test_a_load_of_a_copy_that_is_no_longer_in_step_begins_again(how: str) -> No
         load.close()
         load.close()
 
-    for ask in (lambda: load.page("", 1), lambda: load.changes(0, up_to=0)):
+    for ask in (lambda: load.page("", 1), lambda: load.changes(0)):
         with pytest.raises(ClientError) as caught:
             ask()
         assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION

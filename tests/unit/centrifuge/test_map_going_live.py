@@ -1,0 +1,69 @@
+"""Clients that go live while changes wait for the flush: what they are sent builds on what they have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from centrifuge.fossil import apply_delta
+
+from tests.support.map_bench import MapBench, Watcher
+
+pytestmark = pytest.mark.anyio
+
+ENG, SALES = {"team": "eng"}, {"team": "sales"}
+FILTER = {"key": "team", "cmp": "eq", "val": "eng"}
+
+
+@pytest.fixture
+async def maps() -> AsyncIterator[MapBench]:
+    async with MapBench(anonymous=True) as bench:
+        yield bench
+
+
+async def watcher(maps: MapBench, **members: object) -> Watcher:
+    return Watcher(await maps.connected(), "board:a", **members)
+
+
+async def test_a_value_that_left_the_view_before_a_change_that_waits_is_removed(maps: MapBench) -> None:
+    """The change that waits takes nothing out of the view, so its push would say nothing."""
+    maps.set("board:a", "a", 1, tags=ENG)
+    maps.set("board:a", "b", 1, tags=ENG)
+    ada, bob = await watcher(maps, tf=FILTER, limit=1), await watcher(maps)
+    await bob.load()
+    ada.take(first := await ada.ask(2))
+    maps.set("board:a", "a", 2, tags=SALES)
+    maps.set("board:a", "a", 3, tags=SALES, flush=False)
+
+    ada.take(await ada.ask(2, cursor=first["cursor"], offset=2, epoch="e"))
+    maps.turn.run()
+    ada.read()
+
+    assert ada.values == {"b": 1}
+
+
+def value(number: int) -> str:
+    """Return a text of which the next one repeats all but the end."""
+    return "the first one " * 10 if number == 0 else "another one " * 10 + str(number)
+
+
+async def test_a_difference_that_waits_builds_on_the_value_that_the_client_has(maps: MapBench) -> None:
+    maps.set("board:a", "a", value(0))
+    maps.set("board:a", "b", value(0))
+    ada, bob = await watcher(maps, delta="fossil", limit=1), await watcher(maps, delta="fossil")
+    await bob.load()
+    ada.take(first := await ada.ask(2))
+    maps.set("board:a", "a", value(1))
+    maps.set("board:a", "a", value(2), flush=False)
+
+    ada.take(live := await ada.ask(2, cursor=first["cursor"], offset=2, epoch="e"))
+    assert live["delta"] is True
+    base = ada.values["a"]
+    maps.turn.run()
+    maps.set("board:a", "a", value(3))
+    for push in ada.read():
+        data = push["pub"]["data"]
+        base = bytes(apply_delta(base.encode(), data.encode())).decode() if push["pub"].get("delta") else data
+
+    assert json.loads(base) == value(3)
