@@ -17,8 +17,10 @@ from roomcast.model.publications import Publication, offset_of
 
 # Of keys whose last change is remembered for clients that are loading.
 _MAX_CHANGES = 20_000
-# A load may start so many changes before the newest: it gets them after the pages.
-_SHARED_CHANGES = 100
+# A load starts at most so many changes before the newest, and one for so many keys: it gets them after the pages. Small
+# maps are encoded soon enough, and every entry comes once.
+_MAX_SHARED_CHANGES = 100
+_KEYS_A_CHANGE = 10
 # Of a start: clients choose their lengths.
 _MAX_PAGES = 256
 
@@ -115,7 +117,8 @@ class MapCopy:
     def start(self) -> LoadStart:
         """Return where a load starts that begins now; the copy must be whole."""
         start, now = self._start, self.position
-        is_near = start is not None and start.position.offset >= max(self._floor, now.offset - _SHARED_CHANGES)
+        change_count = min(_MAX_SHARED_CHANGES, len(self._keys) // _KEYS_A_CHANGE)
+        is_near = start is not None and start.position.offset >= max(self._floor, now.offset - change_count)
         if start is None or not is_near or start.position.epoch != now.epoch:
             start = self._start = LoadStart(now)
         return start

@@ -18,6 +18,7 @@ from roomcast.model.client_info import ClientInfo
 from roomcast.model.maps import Change
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
+from roomcast.node import map_copy
 from tests.support.map_bench import MapBench, Watcher
 from tests.support.protobuf_frames import replies_of
 
@@ -242,6 +243,7 @@ async def test_clients_that_load_a_map_at_once_share_its_encoded_pages(
         return state(self, entries)
 
     monkeypatch.setattr(JsonCodec, "state", count)
+    monkeypatch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
     herd = [await watcher(maps) for _ in range(5)]
     for client in herd:
         await client.load()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from typing_extensions import override
 
 from roomcast.brokers.map_interface import MapPage
 from roomcast.model.errors import ClientError, ErrorCode
@@ -80,6 +81,15 @@ class LoadingClients(RuleBasedStateMachine):
     """A node reads a map page by page, changes arrive late, and clients load its copy meanwhile."""
 
     clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
+
+    @override
+    def teardown(self) -> None:
+        self.patch.undo()
 
     @initialize(before=st.lists(st.sampled_from(KEYS), max_size=8), known=st.integers(0, 8))
     def start(self, before: list[str], known: int) -> None:
@@ -211,7 +221,8 @@ def test_what_was_written_after_the_first_page_comes_as_a_change_and_not_in_a_pa
     assert [offset_of(change) for change in copy.changes(1) or ()] == [3, 4, 5]
 
 
-def test_loads_that_begin_while_the_map_changes_share_their_pages() -> None:
+def test_loads_that_begin_while_the_map_changes_share_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
     copy = MapCopy(Position(0, "e"), needed_until_s=0)
     copy.apply(written("a", 1, b"old"))
     encoded: list[bytes] = []
@@ -230,15 +241,22 @@ def test_loads_that_begin_while_the_map_changes_share_their_pages() -> None:
     assert [change.data for change in second.changes(second.position.offset)] == [b"new"]
 
 
-def test_a_load_starts_at_most_a_few_changes_before_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_copy, "_SHARED_CHANGES", 2)
+@pytest.mark.parametrize(
+    ("key_count", "starts"), [(9, [9, 10, 11, 12]), (10, [10, 10, 12, 12]), (999, [999] * 3 + [1002])]
+)
+def test_a_load_starts_at_most_a_few_changes_before_the_newest(
+    monkeypatch: pytest.MonkeyPatch, key_count: int, starts: list[int]
+) -> None:
+    monkeypatch.setattr(map_copy, "_MAX_SHARED_CHANGES", 2)
     copy = MapCopy(Position(0, "e"), needed_until_s=0)
-    starts = [load_of(copy).position.offset]
-    for offset in (1, 2, 3, 4):
-        copy.apply(written("a", offset))
-        starts.append(load_of(copy).position.offset)
+    for offset in range(key_count):
+        copy.apply(written(f"k{offset}", offset + 1))
+    found = [load_of(copy).position.offset]
+    for offset in range(key_count + 1, key_count + 4):
+        copy.apply(written("k0", offset))
+        found.append(load_of(copy).position.offset)
 
-    assert starts == [0, 0, 0, 3, 3]
+    assert found == starts
 
 
 def test_the_pages_of_a_start_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

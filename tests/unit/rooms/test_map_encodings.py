@@ -116,7 +116,7 @@ def messages(data: bytes) -> list[dict[str, Any]]:
 def test_every_client_ends_with_the_map_however_it_changes_while_the_start_is_read(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(map_encodings, "_PAGE_LENGTH", data.draw(st.integers(1, 3), "page length"))
-        patch.setattr(map_copy, "_SHARED_CHANGES", data.draw(st.integers(0, 5), "changes after a shared start"))
+        patch.setattr(map_copy, "_KEYS_A_CHANGE", data.draw(st.sampled_from([1, 10]), "keys a change"))
         copy, model = MapCopy(Position(0, "e"), needed_until_s=0), dict[str, int]()
         loads: list[LoadStart] = []
         readers: list[Reader] = []
