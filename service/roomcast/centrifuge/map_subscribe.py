@@ -162,7 +162,7 @@ async def _give_entries(request: _Request, loading: Loading, load: MapLoad) -> N
     """Reply with the next page of entries; with the last one the client goes live, unless many changes follow."""
     maps, view = request.session.wire.maps, request.view_of(loading)
     state, loading.cursor = load.encoded_page(
-        loading.cursor, request.length, maps.name_of_pages(view), lambda entries: maps.state(load.copy, entries, view)
+        loading.cursor, request.length, maps.cache_name(view), lambda entries: maps.state(entries, view)
     )
     result = request.result(load.position)
     if loading.cursor:
