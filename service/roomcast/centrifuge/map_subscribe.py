@@ -132,10 +132,8 @@ def _begin(request: _Request, loading: Loading | None) -> Loading:
     Raises: ClientError 105, 106, 107, 108.
     """
     session, channel = request.session, request.channel
-    if loading is not None:
-        if not loading.is_late:
-            raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, "the map is being loaded")
-        session.end_load(channel)
+    if loading is not None and not loading.is_late:
+        raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, "the map is being loaded")
     check_count(session)
     return session.begin_load(channel, view_of(request.command.params, request.namespace))
 
@@ -266,22 +264,21 @@ def _start(request: _Request, loading: Loading, since: Position, events: Sequenc
     """Return what a client is sent. Raises: ClientError 112 if changes since its position are lost."""
     connection, view, load = request.session.connection, request.view_of(loading), loading.load
     found = [event for event in events if isinstance(event, Publication)]
-    reply_bytes = REPLY_BYTES
     if load is not None:
         position = next(event.position for event in events if isinstance(event, Resumption))
         assert position is not None  # noqa: S101  (for the type checker)
         seen = list(map(view.of_last, found))
         bases = Bases(load.copy.entries(), is_whole=True)
-        if not request.has_positions:  # what does not fit follows the pages, without which the map is of no moment
-            reply_bytes = connection.max_unsent_bytes // 2
+        # With all of them the client has the map of one moment. They were few, unless the map is ephemeral or many
+        # were made just now.
+        reply_bytes = connection.max_unsent_bytes // 2
     else:
         if not any(isinstance(event, Resumption) and event.is_recovered for event in events):
             raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes since this position are lost")
         position = Position(offset_of(found[-1]), since.epoch) if found else since
         seen = [each for event in found if (each := view.of(event)) is not None]
         bases = Bases({each.change.key: each for each in found if each.change is not None}, is_whole=False)
-        if connection.is_congested:  # as of streams: the reply may not wait
-            reply_bytes = 0
+        reply_bytes = 0 if connection.is_congested else REPLY_BYTES  # as of streams
     count = count_in_reply(seen, reply_bytes)
     if count < len(seen):
         position = Position(offset_of(seen[count - 1]) if count else since.offset, since.epoch)
