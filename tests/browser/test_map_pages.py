@@ -67,64 +67,74 @@ class Page:
         return found
 
 
-# A client for each request would take 25 ms for its certificates.
-_HTTP = httpx.Client(headers={"X-API-Key": API_KEY})
+class Service:
+    """A service with the API key."""
+
+    def __init__(self, node: NodeProcess, http: httpx.Client) -> None:
+        self._node = node
+        self._http = http
+
+    def call(self, method: str, **body: object) -> None:
+        self._http.post(self._node.http(f"/api/{method}"), json=body).raise_for_status()
+
+    def put(self, channel: str, key: str, value: object) -> None:
+        self._http.put(self._node.http(f"/maps/{channel}/{key}"), json=value).raise_for_status()
+
+    def remove(self, channel: str, key: str) -> None:
+        self._http.delete(self._node.http(f"/maps/{channel}/{key}")).raise_for_status()
+
+    def cut(self) -> None:
+        """Disconnect the page, which may return."""
+        self.call("disconnect", user="", disconnect={"code": 4000, "reason": "cut"})
 
 
-def call(node: NodeProcess, method: str, **body: object) -> None:
-    _HTTP.post(node.http(f"/api/{method}"), json=body).raise_for_status()
-
-
-def put(node: NodeProcess, channel: str, key: str, value: object) -> None:
-    _HTTP.put(node.http(f"/maps/{channel}/{key}"), json=value).raise_for_status()
-
-
-def remove(node: NodeProcess, channel: str, key: str) -> None:
-    _HTTP.delete(node.http(f"/maps/{channel}/{key}")).raise_for_status()
-
-
-def cut(node: NodeProcess) -> None:
-    """Disconnect the page, which may return."""
-    call(node, "disconnect", user="", disconnect={"code": 4000, "reason": "cut"})
+@pytest.fixture(scope="module")
+def service(node: NodeProcess) -> Iterator[Service]:
+    with httpx.Client(headers={"X-API-Key": API_KEY}) as http:
+        yield Service(node, http)
 
 
 @pytest.mark.parametrize("what", DOORS)
-def test_a_page_holds_a_map_in_ten_lines(browser: webdriver.Chrome, node: NodeProcess, what: str) -> None:
+def test_a_page_holds_a_map_in_ten_lines(
+    browser: webdriver.Chrome, node: NodeProcess, service: Service, what: str
+) -> None:
     channel = f"state:page-{DOORS[what]}"
-    put(node, channel, "a", {"n": 1})
-    put(node, channel, "b", 2)
+    service.put(channel, "a", {"n": 1})
+    service.put(channel, "b", 2)
     page = Page(browser, node, example(what, node, channel))
     page.wait_for({"a": {"n": 1}, "b": 2})
 
-    put(node, channel, "c", "live")
-    remove(node, channel, "a")
+    service.put(channel, "c", "live")
+    service.remove(channel, "a")
     page.wait_for({"b": 2, "c": "live"})
 
     for number in range(3):
-        cut(node)
-        put(node, channel, "b", number)
-        remove(node, channel, "c")
-        put(node, channel, "d", number)
+        service.cut()
+        service.put(channel, "b", number)
+        service.remove(channel, "c")
+        service.put(channel, "d", number)
         page.wait_for({"b": number, "d": number})
-        put(node, channel, "c", number)
+        service.put(channel, "c", number)
         page.wait_for({"b": number, "d": number, "c": number})
     if what == "WebSocket":
         assert all("since=" in url for url in page.opened()[1:])
 
-    call(node, "map_clear", channel=channel)
+    service.call("map_clear", channel=channel)
     page.wait_for({})
-    put(node, channel, "z", 1)
+    service.put(channel, "z", 1)
     page.wait_for({"z": 1})
 
 
 @pytest.mark.parametrize("what", DOORS)
-def test_a_page_holds_an_ephemeral_map(browser: webdriver.Chrome, node: NodeProcess, what: str) -> None:
+def test_a_page_holds_an_ephemeral_map(
+    browser: webdriver.Chrome, node: NodeProcess, service: Service, what: str
+) -> None:
     channel = f"cursors:page-{DOORS[what]}"
-    put(node, channel, "a", 1)
+    service.put(channel, "a", 1)
     page = Page(browser, node, example(what, node, channel))
     page.wait_for({"a": 1})
 
-    cut(node)
-    remove(node, channel, "a")
-    put(node, channel, "b", 2)
+    service.cut()
+    service.remove(channel, "a")
+    service.put(channel, "b", 2)
     page.wait_for({"b": 2})

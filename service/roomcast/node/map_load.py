@@ -69,7 +69,7 @@ class MapLoad:
             name: of what `encode` returns: loads that began at the copy's position share it. None: it is not shared.
         """
         self._check()
-        return encoded_page(self.copy, self.position, after, length, name, encode)
+        return encoded_page(self.copy, self.position, after, length, name=name, encode=encode)
 
     def changes(self, since: int) -> list[Publication]:
         """Return the last change of each key after an offset, in their order."""
@@ -105,6 +105,7 @@ def encoded_page(
     loaded: Position,
     after: str,
     length: int,
+    *,
     name: Hashable | None,
     encode: Callable[[list[Publication]], bytes],
 ) -> EncodedPage:

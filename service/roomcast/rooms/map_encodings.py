@@ -131,7 +131,7 @@ def whole_map(
     yield (event_stream.NO_ID if is_event_stream(encoding) else b"") + message(encoding, _RESET)
     after, is_last = "", False
     while not is_last:
-        page = encoded_page(copy, loaded, after, _PAGE_LENGTH, encoding, encode)
+        page = encoded_page(copy, loaded, after, _PAGE_LENGTH, name=encoding, encode=encode)
         after, is_last = page.cursor, not page.cursor
         if page.entries:
             yield page.entries
