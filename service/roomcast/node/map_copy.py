@@ -67,7 +67,7 @@ class MapCopy:
     ) -> list[bytes]:
         """Return each entry as `encode` makes it: once for all callers with this name, until it is written again."""
         known = self._encoded.setdefault(name, {})
-        if len(known) > 2 * len(self._keys):  # most are of values that are no more
+        if len(known) > 2 * len(self._keys):  # most are of old values
             known.clear()
         found = []
         for entry in entries:
