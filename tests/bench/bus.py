@@ -31,6 +31,11 @@ class Bus:
         """Return the pub/sub topic of the room that is measured."""
         return f"{self.prefix}room:bench"
 
+    def clear(self) -> None:
+        """Remove all keys."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushdb()
+
 
 @contextmanager
 def running_bus() -> Iterator[Bus]:

@@ -24,6 +24,8 @@ class Goal:
     of_rounds: Callable[[Sequence[float]], float] | None = None
 
 
+_DOORS = ("ours", "ours-centrifuge")
+
 _GOALS = (
     Goal("fanout", "100/s", "cpu_us", "us CPU per delivery", 1.15, times="floor"),
     Goal("fanout", "100/s", "cpu_us", "us CPU per delivery", 1.0, times="nchan"),
@@ -53,6 +55,26 @@ _GOALS = (
     Goal("comeback", "10,000 clients", "redis_percent", "% of a core for Redis", 50),
     Goal("comeback", "10,000 clients", "alone_ms", "ms for 100 messages to one client", 5),
     Goal("ingest", "100,000 entries", "entries_per_s", "ingest entries/s published", 15_000, is_least=True),
+    Goal("ingest", "100,000 writes to maps", "entries_per_s", "ingest entries/s written", 10_000, is_least=True),
+    *(
+        Goal("map-writes", case, "turned_per_s", f"writes/s ({contender})", 10_000, is_least=True, contender=contender)
+        for contender in _DOORS
+        for case in ("API, 100 a call", "4 clients")
+    ),
+    *(
+        Goal("map-load", case, "took_ms", f"ms for a map of 10,000 keys ({contender})", 300, contender=contender)
+        for contender in _DOORS
+        for case in ("first client", "next client")
+    ),
+    *(
+        Goal("map-load", case, "page_count", f"pages from Redis ({contender})", 10, contender=contender, of_rounds=max)
+        for contender in _DOORS
+        for case in ("1,000 clients", "1,000 clients, 50 writes/s")
+    ),
+    *(
+        Goal("cursors", "200/s", "ratio", f"x the CPU of a stream ({contender})", 1.1, contender=contender)
+        for contender in _DOORS
+    ),
     Goal("stalled", "200/s", "delivered_percent", "% delivered to the others", 100, is_least=True, of_rounds=min),
     Goal("stalled", "200/s", "p99_ms", "ms p99 of the others", 20),
     Goal("stalled", "200/s", "growth_mib", "MiB memory growth", 1.5, of_rounds=max),

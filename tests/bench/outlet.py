@@ -20,6 +20,10 @@ class Outlet:
     hello: bytes = b""
     unheard: bytes = b""
 
+    def publication(self, message: bytes) -> bytes:
+        """Return the bytes that publish a message."""
+        return self.before + message + self.after
+
 
 def redis_outlet(url: str, topic: str, size_bytes: int, *, before: bytes = b"", after: bytes = b"") -> Outlet:
     """Return how to PUBLISH messages of this size to a topic, with `before` and `after` around each."""

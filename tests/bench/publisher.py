@@ -68,7 +68,7 @@ def run(pipe: Pipe, *, outlet: Outlet, rate_per_s: int, seconds: float, size_byt
                 break
             parts: list[bytes] = []
             for number in range(sent_count, due_count):
-                parts += (outlet.before, message(number, now_ns, size_bytes=size_bytes), outlet.after)
+                parts.append(outlet.publication(message(number, now_ns, size_bytes=size_bytes)))
                 late_ns.append(now_ns - start_ns - number * 1_000_000_000 // rate_per_s)
             connection.sendall(b"".join(parts))
             if not sent_count:

@@ -11,6 +11,7 @@ from roomcast.brokers.interface import ALWAYS, Once, Published, Submission
 from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.namespaces import Namespace
 from roomcast.model.publications import Publication
+from roomcast.redis_access import pipeline
 from roomcast.redis_access.pipeline import run_all, run_pipeline
 from roomcast.redis_access.scripts import read_script
 from tests.support.brokers import running
@@ -32,7 +33,10 @@ async def forget_and_load(server: Redis, broker: RedisBroker) -> None:
 
 
 @pytest.mark.redis
-async def test_publications_stay_in_order_while_the_scripts_are_forgotten(client: Redis, prefix: str) -> None:
+async def test_publications_stay_in_order_while_the_scripts_are_forgotten(
+    client: Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_LOADS", 50)  # they are forgotten all the time
     async with running(client, prefix) as (broker, sink):
         await broker.subscribe("room:a")
         noise = asyncio.create_task(forget_and_load(client, broker))

@@ -55,11 +55,8 @@ class Codec(Protocol):
     def reply(self, command_id: int, method: str, result: Mapping[str, Any]) -> bytes:
         """Return the reply to a command that was executed."""
 
-    def entry(self, members: Members) -> bytes:
-        """Return an entry of a map, for `state`."""
-
-    def state(self, entries: Sequence[bytes]) -> bytes:
-        """Return entries of a map, for `reply_with_state`."""
+    def state(self, entries: Sequence[Members]) -> bytes:
+        """Return entries of a map, encoded for `reply_with_state`."""
 
     def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:
         """Return the reply to a `subscribe` that was executed, with entries of the map."""

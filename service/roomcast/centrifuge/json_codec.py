@@ -97,12 +97,8 @@ class JsonCodec(Codec):
         return orjson.dumps({"id": command_id, method: result}, default=orjson.Fragment)
 
     @override
-    def entry(self, members: Members) -> bytes:
-        return orjson.dumps(members, default=orjson.Fragment)
-
-    @override
-    def state(self, entries: Sequence[bytes]) -> bytes:
-        return b"[%b]" % b",".join(entries)
+    def state(self, entries: Sequence[Members]) -> bytes:
+        return orjson.dumps(entries, default=orjson.Fragment)
 
     @override
     def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:

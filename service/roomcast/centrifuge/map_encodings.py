@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -11,7 +11,6 @@ from roomcast.centrifuge.filters import Filter, matches
 from roomcast.connections.encoding import Encoding
 from roomcast.model.maps import Change
 from roomcast.model.publications import Event, Membership, Publication, Resumption
-from roomcast.node.map_copy import MapCopy
 
 
 class MapView(NamedTuple):
@@ -76,21 +75,14 @@ class MapEncodings:
             )
         return encoding
 
-    def state(self, copy: MapCopy, entries: Iterable[Publication], view: MapView) -> bytes:
+    def state(self, entries: Iterable[Publication], view: MapView) -> bytes:
         """Return those entries of a page that match, as of `Codec.state`; empty if there are none."""
-        if view.tags is not None:
-            entries = [each for each in entries if matches(view.tags, each.tags)]
-        found = copy.encoded(
-            entries, self._name_of_entries(view), lambda entry: self._codec.entry(self._members(entry, view))
-        )
+        found = [self._members(each, view) for each in entries if view.tags is None or matches(view.tags, each.tags)]
         return self._codec.state(found) if found else b""
 
-    def name_of_pages(self, view: MapView) -> Hashable | None:
+    def cache_name(self, view: MapView) -> tuple[Codec, bool, bool] | None:
         """Return the name of what `state` returns, equal for clients that get the same; None: it is of few clients."""
-        return None if view.tags is not None else self._name_of_entries(view)
-
-    def _name_of_entries(self, view: MapView) -> Hashable:
-        return self._codec, view.tells_offsets, view.is_delta
+        return None if view.tags is not None else (self._codec, view.tells_offsets, view.is_delta)
 
     def publications(self, changes: Sequence[Publication], view: MapView) -> list[Members]:
         """Return changes that a client sees, for a reply; differences from the second one of a key on."""

@@ -13,7 +13,7 @@ from roomcast.centrifuge.admission import check_count, subscription_of, terms_of
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.map_encodings import MapView
 from roomcast.centrifuge.map_loading import Loading
-from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.session import Session, SessionSubscription
 from roomcast.centrifuge.terms import REPLY_BYTES, count_in_reply
 from roomcast.model.errors import SLOW, ClientError, ErrorCode
 from roomcast.model.maps import MapMode, MapOptions
@@ -112,6 +112,7 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
         async with loading.executing():
             if not continues:
                 loading.terms = await terms_of(session, channel, namespace, params)
+                subscription_of(session, loading.terms)  # one that has expired is refused before it is loaded
             if not continues and phase != _STATE:
                 await _recover(request, loading)
                 return
@@ -159,7 +160,7 @@ async def _give_entries(request: _Request, loading: Loading, load: MapLoad) -> N
     """Reply with the next page of entries; with the last one the client goes live, unless many changes follow."""
     maps, view = request.session.wire.maps, request.view_of(loading)
     state, loading.cursor = load.encoded_page(
-        loading.cursor, request.length, maps.name_of_pages(view), lambda entries: maps.state(load.copy, entries, view)
+        loading.cursor, request.length, maps.cache_name(view), lambda entries: maps.state(entries, view)
     )
     result = request.result(load.position)
     if loading.cursor:
@@ -214,8 +215,7 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
     view, options = request.view_of(loading), loading.terms.options
     maps, connection = session.wire.maps, session.connection
     encoding = maps.encoding_of(view, connection.encoding.ping)
-    subscription, expiry = subscription_of(session, loading.terms)
-    subscription.is_positioned = True  # in each mode it is notified of losses
+    subscription, expiry = _subscription(session, loading)
     subscribing = session.context.node.subscribing(
         connection,
         channel,
@@ -248,6 +248,16 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
         if start.rest:
             encode = maps.encoding_of(view._replace(tags=None), connection.encoding.ping).encode
             connection.send_missed(map(encode, start.rest))
+
+
+def _subscription(session: Session, loading: Loading) -> tuple[SessionSubscription, Members]:
+    """Return as `subscription_of`. Raises: ClientError 109: client libraries replace the token, and load again."""
+    try:
+        subscription, expiry = subscription_of(session, loading.terms)
+    except ClientError:
+        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription has expired while the map was loaded") from None
+    subscription.is_positioned = True  # in each mode it is notified of losses
+    return subscription, expiry
 
 
 def _start(request: _Request, loading: Loading, since: Position, events: Sequence[Publication | Resumption]) -> _Start:

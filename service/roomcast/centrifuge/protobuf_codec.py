@@ -45,13 +45,9 @@ class ProtobufCodec(Codec):
         return _message({"id": command_id, method: result})
 
     @override
-    def entry(self, members: Members) -> bytes:
-        encoded: bytes = client_pb2.SubscribeResult(state=(members,)).SerializeToString()
+    def state(self, entries: Sequence[Members]) -> bytes:
+        encoded: bytes = client_pb2.SubscribeResult(state=entries).SerializeToString()
         return encoded
-
-    @override
-    def state(self, entries: Sequence[bytes]) -> bytes:
-        return b"".join(entries)
 
     @override
     def reply_with_state(self, command_id: int, result: Mapping[str, Any], state: bytes) -> bytes:

@@ -7,7 +7,8 @@ here, so that the client goes live with the last change of each key since its fi
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from roomcast.brokers.map_interface import MapPage
 from roomcast.model.maps import Change
@@ -16,6 +17,42 @@ from roomcast.model.publications import Publication, offset_of
 
 # Of keys whose last change is remembered for clients that are loading.
 _MAX_CHANGES = 20_000
+# A load starts at most so many changes before the newest, and one for so many keys: it gets them after the pages. Small
+# maps are encoded soon enough, and every entry comes once.
+_MAX_SHARED_CHANGES = 100
+_KEYS_A_CHANGE = 10
+# Of a start: clients choose their lengths.
+_MAX_PAGES = 256
+
+
+class EncodedPage(NamedTuple):
+    """Entries in a client's encoding. cursor: the last key, if more follow; "" after the last page."""
+
+    entries: bytes
+    cursor: str
+
+
+class LoadStart:
+    """The position at which loads start that begin soon after each other, and their pages: encoded once for all.
+
+    The pages stay right while the map changes, because each load gets the changes since `position` too.
+    """
+
+    __slots__ = ("_pages", "position")
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self._pages: dict[Hashable, EncodedPage] = {}
+
+    def page(self, name: Hashable, encode: Callable[[], EncodedPage]) -> EncodedPage:
+        """Return the page of this name; `encode` makes it unless it is there."""
+        page = self._pages.get(name)
+        if page is None:
+            page = encode()
+            if len(self._pages) == _MAX_PAGES:
+                self._pages.clear()
+            self._pages[name] = page
+        return page
 
 
 class MapCopy:
@@ -24,17 +61,15 @@ class MapCopy:
     It is filled by pages of Redis, which may be older or newer than the changes that come live: of each key the write
     with the highest offset counts. Offsets never restart as long as the copy lives.
 
-    needed_until_s: clients that load it have time until then, as of the tracker's clock. cache: what encodings make of
-        its entries, by their names; emptied by each change.
+    needed_until_s: clients that load it have time until then, as of the tracker's clock.
     """
 
-    __slots__ = ("_changes", "_encoded", "_entries", "_floor", "_keys", "cache", "needed_until_s", "position")
+    __slots__ = ("_changes", "_entries", "_floor", "_keys", "_start", "needed_until_s", "position")
 
     def __init__(self, position: Position, *, needed_until_s: float) -> None:
         self.position = position
         self.needed_until_s = needed_until_s
-        self.cache: dict[Hashable, object] = {}
-        self._encoded: dict[Hashable, dict[int, bytes]] = {}  # entries by encoding and offset
+        self._start: LoadStart | None = None
         self._entries: dict[str, Publication] = {}
         self._keys: list[str] = []  # sorted; code points sort as UTF-8 does, and so as Redis does
         self._changes: dict[str, Publication] = {}  # the last change of each key, in the order of the offsets
@@ -62,22 +97,6 @@ class MapCopy:
                 self._set(key, entry)
         return True
 
-    def encoded(
-        self, entries: Iterable[Publication], name: Hashable, encode: Callable[[Publication], bytes]
-    ) -> list[bytes]:
-        """Return each entry as `encode` makes it: once for all callers with this name, until it is written again."""
-        known = self._encoded.setdefault(name, {})
-        if len(known) > 2 * len(self._keys):  # most are of old values
-            known.clear()
-        found = []
-        for entry in entries:
-            offset = offset_of(entry)
-            text = known.get(offset)
-            if text is None:
-                text = known[offset] = encode(entry)
-            found.append(text)
-        return found
-
     def apply(self, publication: Publication) -> None:
         """Apply the next change."""
         assert publication.position is not None  # noqa: S101  (for the type checker)
@@ -85,8 +104,6 @@ class MapCopy:
         change = publication.change
         if change is None:  # another program has written into the history
             return
-        if self.cache:
-            self.cache.clear()
         if change.is_removed:
             if self._entries.pop(change.key, None) is not None:
                 del self._keys[bisect_right(self._keys, change.key) - 1]
@@ -96,6 +113,15 @@ class MapCopy:
         self._changes[change.key] = publication
         if len(self._changes) > _MAX_CHANGES:
             self._floor = offset_of(self._changes.pop(next(iter(self._changes))))
+
+    def start(self) -> LoadStart:
+        """Return where a load starts that begins now; the copy must be whole."""
+        start, now = self._start, self.position
+        change_count = min(_MAX_SHARED_CHANGES, len(self._keys) // _KEYS_A_CHANGE)
+        is_near = start is not None and start.position.offset >= max(self._floor, now.offset - change_count)
+        if start is None or not is_near or start.position.epoch != now.epoch:
+            start = self._start = LoadStart(now)
+        return start
 
     def page(self, after: str, length: int, *, up_to: int, max_bytes: int) -> tuple[list[Publication], str]:
         """Return the next entries of a client's load, and the key after which the next page begins; "" after the last.

@@ -8,12 +8,10 @@ from typing import NamedTuple
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication
-from roomcast.node.map_copy import MapCopy
+from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 
 # A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
 REPLY_BYTES = 64 * 1024
-# Pages of one map, with REPLY_BYTES of data each: clients choose their lengths.
-_MAX_CACHED = 256
 
 
 class LoadPage(NamedTuple):
@@ -23,23 +21,16 @@ class LoadPage(NamedTuple):
     cursor: str
 
 
-class EncodedPage(NamedTuple):
-    """The entries of a page as one client's encoding has them; cursor as of a LoadPage."""
-
-    entries: bytes
-    cursor: str
-
-
 class MapLoad:
     """One client's load, from `Maps.load` to `close`. While it lasts the node receives the channel.
 
-    position: of the map at the first page. Entries that were written later are in no page: they are in `changes`.
-    copy: the node's copy, whose `cache` encodings may use.
+    position: of the map at its start. Entries that were written later are in no page: they are in `changes`.
+    copy: the node's copy. start: shared with other loads.
     Raises, in pages and changes: ClientError 112 once the client must load the map from the beginning: changes were
         lost, or it was cleared.
     """
 
-    __slots__ = ("_close", "_is_current", "_keep", "copy", "position")
+    __slots__ = ("_close", "_is_current", "_keep", "copy", "position", "start")
 
     def __init__(
         self,
@@ -50,7 +41,8 @@ class MapLoad:
         close: Callable[[], None],
     ) -> None:
         self.copy = copy
-        self.position: Position = copy.position
+        self.start = copy.start()
+        self.position: Position = self.start.position
         self._is_current = is_current
         self._keep = keep
         self._close: Callable[[], None] | None = close
@@ -66,10 +58,10 @@ class MapLoad:
         """Return a page as `page` does, encoded, and its cursor.
 
         Args:
-            name: of what `encode` returns: loads that began at the copy's position share it. None: it is not shared.
+            name: of what `encode` returns: loads with the same start share it. None: it is not shared.
         """
         self._check()
-        return encoded_page(self.copy, self.position, after, length, name=name, encode=encode)
+        return encoded_page(self.copy, self.start, after, length, name=name, encode=encode)
 
     def changes(self, since: int) -> list[Publication]:
         """Return the last change of each key after an offset, in their order."""
@@ -102,7 +94,7 @@ def _lost() -> ClientError:
 
 def encoded_page(
     copy: MapCopy,
-    loaded: Position,
+    start: LoadStart,
     after: str,
     length: int,
     *,
@@ -112,21 +104,11 @@ def encoded_page(
     """Return a page as `MapLoad.encoded_page`, also of a copy that has fallen behind.
 
     Args:
-        loaded: the position of the client's load.
+        start: of the client's load.
     """
 
     def page() -> EncodedPage:
-        entries, cursor = copy.page(after, length, up_to=loaded.offset, max_bytes=REPLY_BYTES)
+        entries, cursor = copy.page(after, length, up_to=start.position.offset, max_bytes=REPLY_BYTES)
         return EncodedPage(encode(entries), cursor)
 
-    if name is None or loaded != copy.position:
-        return page()
-    cache, key = copy.cache, (name, after, length)
-    found = cache.get(key)
-    if found is None:
-        found = page()
-        if len(cache) == _MAX_CACHED:
-            cache.clear()
-        cache[key] = found
-    assert isinstance(found, EncodedPage)  # noqa: S101  (for the type checker)
-    return found
+    return page() if name is None else start.page((name, after, length), page)

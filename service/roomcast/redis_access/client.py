@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import hiredis
 import redis.asyncio
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, SSLConnection
@@ -209,6 +210,16 @@ class _Guard(AbstractConnection):
 
     def _is_outdated(self) -> bool:
         return self._generation != self.refusals.generation
+
+    def pack_command(self, *args: Any) -> list[bytes]:  # Any: as redis-py takes them
+        """Return the bytes of a command as redis-py does. hiredis takes a seventh of its time, 3 us instead of 24 for a
+        write to a map."""
+        try:
+            if " " not in args[0]:  # redis-py splits such names
+                return [hiredis.pack_command(args)]
+        except TypeError:  # redis-py takes more types, and has an exception for the others
+            pass
+        return super().pack_command(*args)
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         task = asyncio.current_task()

@@ -15,7 +15,7 @@ import orjson
 from roomcast.connections.encoding import Encoding
 from roomcast.model.positions import Position
 from roomcast.model.publications import Event, Kind, Publication, offset_of
-from roomcast.node.map_copy import MapCopy
+from roomcast.node.map_copy import LoadStart, MapCopy
 from roomcast.node.map_load import encoded_page
 from roomcast.rooms.encodings import about_members, deflated, payload_member
 from roomcast.transports import event_stream
@@ -113,7 +113,7 @@ def synced(encoding: Encoding, position: Position) -> bytes:
 
 
 def whole_map(
-    encoding: Encoding, copy: MapCopy, loaded: Position, changes: list[Publication], now: Position
+    encoding: Encoding, copy: MapCopy, start: LoadStart, changes: list[Publication], now: Position
 ) -> Iterator[bytes]:
     """Yield the messages to a client that has no copy: reset, entries, changes, synced; in pieces.
 
@@ -121,8 +121,8 @@ def whole_map(
 
     Args:
         copy: is read while the client reads. It may change meanwhile, or be no more in step: what was written after
-            `loaded` is left out.
-        loaded: the position of the client's load. changes: those after it, up to `now`; later ones come live.
+            the start is left out.
+        start: of the client's load. changes: those after it, up to `now`; later ones come live.
     """
 
     def encode(entries: list[Publication]) -> bytes:
@@ -131,7 +131,7 @@ def whole_map(
     yield (event_stream.NO_ID if is_event_stream(encoding) else b"") + message(encoding, _RESET)
     after, is_last = "", False
     while not is_last:
-        page = encoded_page(copy, loaded, after, _PAGE_LENGTH, name=encoding, encode=encode)
+        page = encoded_page(copy, start, after, _PAGE_LENGTH, name=encoding, encode=encode)
         after, is_last = page.cursor, not page.cursor
         if page.entries:
             yield page.entries

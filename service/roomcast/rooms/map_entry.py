@@ -98,7 +98,7 @@ class MapEntry(Entry):
                 if welcome:
                     connection.send(welcome)
                 changes = [event for event in others if isinstance(event, Publication)]
-                connection.send_missed(whole_map(connection.encoding, load.copy, load.position, changes, now))
+                connection.send_missed(whole_map(connection.encoding, load.copy, load.start, changes, now))
         except ClientError as exc:
             if exc.error is not ErrorCode.UNRECOVERABLE_POSITION:
                 raise

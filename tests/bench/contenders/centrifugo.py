@@ -9,18 +9,27 @@ from tests.bench.bus import Bus
 from tests.bench.contenders.contender import Echo
 from tests.bench.contenders.printed import printed
 from tests.bench.dialogue import Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet
 from tests.bench.place import HOST, Place
 
 _PROGRAM = "centrifugo"
 _BODY = (b'{"channel":"bench","data":', b"}")
+_CONNECT = b'{"id":1,"connect":{}}'
+_EVERYONE_MAY = {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}
+# As those of ours.
+_NAMESPACES = [
+    {"name": "state", "map": {"mode": "persistent", "stream_size": 1000, "stream_ttl": "3600s"}},
+    {"name": "cursors", "map": {"mode": "ephemeral", "key_ttl": "15s"}},
+]
 
 
 class Centrifugo:
-    """Implements `Contender`. Not tried: no binary was at hand when it was written."""
+    """Implements `Contender`. Streams and maps are in its memory: it does not use Redis."""
 
     name = "centrifugo"
     echo: Echo | None = None
+    maps: Maps | None = Maps(_CONNECT)
     can_publish = True
     shares_redis = False
 
@@ -32,7 +41,6 @@ class Centrifugo:
 
     def command(self, place: Place, bus: Bus) -> list[str]:
         config = place.folder / "centrifugo.json"
-        everyone_may = {"allow_subscribe_for_client": True, "allow_publish_for_subscriber": True}
         config.write_text(
             json.dumps(
                 {
@@ -40,7 +48,8 @@ class Centrifugo:
                     "client": {"insecure": True, "allowed_origins": ["*"]},
                     "http_api": {"insecure": True},
                     "channel": {
-                        "without_namespace": everyone_may | {"allow_subscribe_for_anonymous": True},
+                        "without_namespace": _EVERYONE_MAY | {"allow_publish_for_subscriber": True},
+                        "namespaces": [each | _EVERYONE_MAY | {"subscription_type": "map"} for each in _NAMESPACES],
                     },
                     "log": {"level": "error"},
                 }
@@ -52,7 +61,7 @@ class Centrifugo:
         return {"GOMAXPROCS": "1"}
 
     def dialogue(self, bus: Bus, size_bytes: int) -> Dialogue:
-        subscribe = b'{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"bench"}}'
+        subscribe = _CONNECT + b'\n{"id":2,"subscribe":{"channel":"bench"}}'
         before = b'{"id":3,"publish":{"channel":"bench","data":'
         return Dialogue("/connection/websocket", ((subscribe, b'"id":2'),), before=before, after=b"}}")
 

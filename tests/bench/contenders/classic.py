@@ -7,6 +7,7 @@ import sys
 from tests.bench.bus import Bus
 from tests.bench.contenders.contender import Echo
 from tests.bench.dialogue import Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet, redis_outlet
 from tests.bench.place import Place
 
@@ -16,6 +17,7 @@ class Classic:
 
     name = "classic"
     echo: Echo | None = Echo("/echo")
+    maps: Maps | None = None
     can_publish = True
     shares_redis = True
 

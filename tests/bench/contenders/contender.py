@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tests.bench.bus import Bus
 from tests.bench.dialogue import Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet
 from tests.bench.place import Place
 
@@ -22,13 +23,14 @@ class Echo:
 class Contender(Protocol):
     """A server process that gives each message published through its outlet to every WebSocket of its dialogue.
 
-    echo: None if it has none.
+    echo, maps: None if it has none.
     can_publish: its WebSocket clients can publish too, as `Dialogue.publication` says it.
     shares_redis: several of it on one Redis are one cluster.
     """
 
     name: str
     echo: Echo | None
+    maps: Maps | None
     can_publish: bool
     shares_redis: bool
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.bench.bus import Bus
 from tests.bench.contenders.contender import Echo
 from tests.bench.dialogue import Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet, redis_outlet
 from tests.bench.place import Place
 
@@ -17,6 +18,7 @@ class Floor:
 
     name = "floor"
     echo: Echo | None = None
+    maps: Maps | None = None
     can_publish = False
     shares_redis = False
 

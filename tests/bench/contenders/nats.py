@@ -8,6 +8,7 @@ from tests.bench.bus import Bus
 from tests.bench.contenders.contender import Echo
 from tests.bench.contenders.printed import printed
 from tests.bench.dialogue import BINARY, Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet
 from tests.bench.place import HOST, Place
 
@@ -20,6 +21,7 @@ class Nats:
 
     name = "nats-server"
     echo: Echo | None = None
+    maps: Maps | None = None
     can_publish = True
     shares_redis = False
 

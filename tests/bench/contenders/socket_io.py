@@ -14,6 +14,7 @@ from tests.bench.bus import Bus
 from tests.bench.contenders.contender import Echo
 from tests.bench.contenders.printed import printed
 from tests.bench.dialogue import Dialogue
+from tests.bench.maps import Maps
 from tests.bench.outlet import Outlet, redis_outlet
 from tests.bench.place import Place
 
@@ -26,6 +27,7 @@ class SocketIO:
 
     name = "socketio"
     echo: Echo | None = None
+    maps: Maps | None = None
     can_publish = True
     shares_redis = True
 

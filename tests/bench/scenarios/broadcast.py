@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from tests.bench import publisher, subscribers
 from tests.bench.companions import Companion, companion
-from tests.bench.contenders import Contender
+from tests.bench.dialogue import Dialogue
 from tests.bench.errors import BenchError
 from tests.bench.figures import Figures
+from tests.bench.outlet import Outlet
 from tests.bench.scenarios.scenario import Bench
 from tests.bench.servers import Server
 from tests.bench.usage import Meter, shares
@@ -39,13 +40,13 @@ class Crowd:
 
 
 @contextmanager
-def crowd(contender: Contender, server: Server, bench: Bench, *, count: int, size_bytes: int) -> Iterator[Crowd]:
+def crowd(dialogue: Dialogue, server: Server, *, count: int, size_bytes: int) -> Iterator[Crowd]:
     """Subscribe clients, from one process. Raises: BenchError if one is refused."""
     with companion(
         "load client",
         subscribers.run,
         port=server.place.port,
-        dialogue=contender.dialogue(bench.bus, size_bytes),
+        dialogue=dialogue,
         size_bytes=size_bytes,
     ) as client:
         open_subscribers(client, count, at_once=50)
@@ -62,7 +63,7 @@ def open_subscribers(client: Companion, count: int, *, at_once: int) -> subscrib
 
 
 def broadcast(
-    contender: Contender,
+    outlet: Outlet,
     crowds: Sequence[Crowd],
     bench: Bench,
     *,
@@ -80,7 +81,7 @@ def broadcast(
     with companion(
         "publisher",
         publisher.run,
-        outlet=contender.outlet(crowds[0].server.place, bench.bus, size_bytes),
+        outlet=outlet,
         rate_per_s=rate_per_s,
         seconds=WARM_UP_S + seconds,
         size_bytes=size_bytes,

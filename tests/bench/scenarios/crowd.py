@@ -68,7 +68,8 @@ class CrowdScenario:
             bytes_after = server.memory_bytes()
             # Two messages each, a second apart: all are subscribed, not only connected.
             room = Crowd(client, server, count + _FIRST_COUNT)
-            reached = broadcast(contender, [room], bench, rate_per_s=1, seconds=0.5, size_bytes=size_bytes)
+            outlet = contender.outlet(server.place, bench.bus, size_bytes)
+            reached = broadcast(outlet, [room], bench, rate_per_s=1, seconds=0.5, size_bytes=size_bytes)
         return {
             "subscribed_per_s": opened.subscribed_count / opened.took_s,
             "connection_us": (after.server_s - before.server_s) * 1e6 / count,

@@ -46,11 +46,13 @@ class Fanout:
         size_bytes = bench.size_bytes
         with (
             running_server(contender, bench.bus, bench.cores) as server,
-            crowd(contender, server, bench, count=bench.subscriber_count, size_bytes=size_bytes) as room,
+            crowd(
+                contender.dialogue(bench.bus, size_bytes), server, count=bench.subscriber_count, size_bytes=size_bytes
+            ) as room,
             RedisReader(bench.bus) as reader,
         ):
             figures = broadcast(
-                contender,
+                contender.outlet(server.place, bench.bus, size_bytes),
                 [room],
                 bench,
                 rate_per_s=int(case.removesuffix("/s")),

@@ -20,6 +20,8 @@ from tests.bench.messages import message
 from tests.bench.scenarios.scenario import Bench
 
 _ENTRY_COUNT = 100_000
+_ENTRIES, _WRITES = f"{_ENTRY_COUNT:,} entries", f"{_ENTRY_COUNT:,} writes to maps"
+_KEY_COUNT = 1000
 _CHANNEL_COUNT = 10
 _PIPELINE_LENGTH = 1000
 _DEADLINE_S = 60.0
@@ -33,10 +35,11 @@ class IngestScenario:
     columns = (
         Column("entries/s", "entries_per_s"),
         Column("worker CPU us per entry", "cpu_us", 1),
+        Column("Redis CPU us per entry", "redis_us", 1),
     )
 
     def cases(self, bench: Bench) -> Sequence[str]:
-        return [f"{_ENTRY_COUNT:,} entries"]
+        return [_ENTRIES, _WRITES]
 
     def takes(self, contender: Contender) -> bool:
         return contender.name == "ours"
@@ -56,25 +59,28 @@ class IngestScenario:
             worker = subprocess.Popen(command, env=environment, start_new_session=True)
             try:
                 bench.cores.pin_server(worker.pid)
-                _fill(client, stream, bench.size_bytes)
-                process = psutil.Process(worker.pid)
+                _fill(client, stream, bench.size_bytes, is_map=case == _WRITES)
+                processes = psutil.Process(worker.pid), psutil.Process(bench.bus.pid)
                 client.delete(lease)
                 left = _wait_until_at_most(client, stream, _ENTRY_COUNT - 1)
-                started_s, before_s = time.perf_counter(), _cpu_s(process)
+                started_s, before_s = time.perf_counter(), list(map(_cpu_s, processes))
                 _wait_until_at_most(client, stream, 0)
-                took_s, cpu_s = time.perf_counter() - started_s, _cpu_s(process) - before_s
+                took_s = time.perf_counter() - started_s
+                cpu_s, redis_s = (_cpu_s(each) - until_s for each, until_s in zip(processes, before_s, strict=True))
             finally:
                 worker.terminate()
                 worker.wait()
-        return {"entries_per_s": left / took_s, "cpu_us": cpu_s / left * 1e6}
+        return {"entries_per_s": left / took_s, "cpu_us": cpu_s / left * 1e6, "redis_us": redis_s / left * 1e6}
 
 
-def _fill(client: redis.Redis, stream: str, size_bytes: int) -> None:
+def _fill(client: redis.Redis, stream: str, size_bytes: int, *, is_map: bool) -> None:
     for start in range(0, _ENTRY_COUNT, _PIPELINE_LENGTH):
         pipeline = client.pipeline(transaction=False)
         for number in range(start, start + _PIPELINE_LENGTH):
             data = message(number, 0, size_bytes=size_bytes)
-            pipeline.xadd(stream, {"channel": f"room:{number % _CHANNEL_COUNT}", "data": data})
+            channel = f"{'state' if is_map else 'room'}:{number % _CHANNEL_COUNT}"
+            key: Any = {"key": str(number % _KEY_COUNT)} if is_map else {}
+            pipeline.xadd(stream, {"channel": channel, **key, "data": data})
         pipeline.execute()
 
 

@@ -40,22 +40,22 @@ class Nodes:
 
     def measure(self, contender: Contender, case: str, bench: Bench) -> Figures:
         node_count = int(case.partition(" ")[0])
+        dialogue = contender.dialogue(bench.bus, bench.size_bytes)
         with ExitStack() as stack:
             servers = [
                 stack.enter_context(running_server(contender, bench.bus, bench.cores)) for _ in range(node_count)
             ]
             crowds = [
                 stack.enter_context(
-                    crowd(
-                        contender,
-                        server,
-                        bench,
-                        count=bench.subscriber_count // node_count,
-                        size_bytes=bench.size_bytes,
-                    )
+                    crowd(dialogue, server, count=bench.subscriber_count // node_count, size_bytes=bench.size_bytes)
                 )
                 for server in servers
             ]
             return broadcast(
-                contender, crowds, bench, rate_per_s=_RATE_PER_S, seconds=bench.seconds, size_bytes=bench.size_bytes
+                contender.outlet(servers[0].place, bench.bus, bench.size_bytes),
+                crowds,
+                bench,
+                rate_per_s=_RATE_PER_S,
+                seconds=bench.seconds,
+                size_bytes=bench.size_bytes,
             )

@@ -45,13 +45,15 @@ class Stalled:
     def measure(self, contender: Contender, case: str, bench: Bench) -> Figures:
         with (
             running_server(contender, bench.bus, bench.cores) as server,
-            crowd(contender, server, bench, count=_LIVE_COUNT, size_bytes=_SIZE_BYTES) as room,
+            crowd(
+                contender.dialogue(bench.bus, _SIZE_BYTES), server, count=_LIVE_COUNT, size_bytes=_SIZE_BYTES
+            ) as room,
         ):
             room.client.send(subscribers.OpenStalled())
             room.client.receive(subscribers.Opened, within_s=_ANSWER_TIMEOUT_S)
             memory_bytes: list[int] = []
             figures = broadcast(
-                contender,
+                contender.outlet(server.place, bench.bus, _SIZE_BYTES),
                 [room],
                 bench,
                 rate_per_s=_RATE_PER_S,

@@ -26,9 +26,12 @@ def measure_turns(client: Companion, server: Server, bench: Bench) -> Figures:
     time.sleep(bench.seconds)
     after = meter.read()
     turned = client.receive(Turned, within_s=_ANSWER_TIMEOUT_S)
+    count = max(1.0, turned.per_s * (after.at_s - before.at_s))
+    redis_s = (after.load_s - after.client_s) - (before.load_s - before.client_s)
     return {
         "turned_per_s": turned.per_s,
-        "cpu_us": (after.server_s - before.server_s) * 1e6 / max(1.0, turned.per_s * (after.at_s - before.at_s)),
+        "cpu_us": (after.server_s - before.server_s) * 1e6 / count,
+        "redis_us": redis_s * 1e6 / count,
         "wrong_count": turned.wrong_count,
         "missed_count": turned.missed_count,
         **shares(before, after, bench.cores),

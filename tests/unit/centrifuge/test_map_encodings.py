@@ -18,7 +18,7 @@ from roomcast.model.client_info import ClientInfo
 from roomcast.model.maps import Change
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Publication
-from roomcast.node.map_copy import MapCopy
+from roomcast.node import map_copy
 from tests.support.map_bench import MapBench, Watcher
 from tests.support.protobuf_frames import replies_of
 
@@ -31,10 +31,6 @@ PAD = "x" * 60
 JSON = Wire("json", JsonCodec(), lambda message: message + b"\n")
 PROTOBUF = Wire("protobuf", ProtobufCodec(), lambda message: message)
 BOB = ClientInfo("n1-2", "bob")
-
-
-def copy() -> MapCopy:
-    return MapCopy(Position(0, "pMljobPT"), needed_until_s=0)
 
 
 @pytest.fixture
@@ -198,7 +194,7 @@ def test_protobuf_replies_and_pushes_are_those_of_the_reference() -> None:
     entry = change("k1", b'{"v": 1}', 2, tags={"a": "b"})
     result = {"type": 1, "epoch": "pMljobPT", "offset": 2, "recoverable": True}
 
-    reply = PROTOBUF.codec.reply_with_state(2, result, PROTOBUF.maps.state(copy(), [entry], view))
+    reply = PROTOBUF.codec.reply_with_state(2, result, PROTOBUF.maps.state([entry], view))
     push = PROTOBUF.maps.encoding_of(view, b"").encode(change("k1", b"", 3, is_removed=True, tags={"a": "b"}))
 
     assert reply == bytes.fromhex(
@@ -215,7 +211,7 @@ def test_protobuf_replies_of_any_size_can_be_read(count: int) -> None:
     view = MapView(tells_offsets=True)
     entries = [change(f"k{number}", b'"%b"' % (b"x" * 30), number + 1) for number in range(count)]
 
-    (reply,) = replies_of(PROTOBUF.codec.reply_with_state(7, {"type": 1}, PROTOBUF.maps.state(copy(), entries, view)))
+    (reply,) = replies_of(PROTOBUF.codec.reply_with_state(7, {"type": 1}, PROTOBUF.maps.state(entries, view)))
 
     assert reply.id == 7
     assert reply.subscribe.type == 1
@@ -238,53 +234,24 @@ async def test_clients_that_load_a_map_at_once_share_its_encoded_pages(
     maps: MapBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maps.fill("board:a", 7)
-    encoded = {"entry": 0, "state": 0}
-    entry, state = JsonCodec.entry, JsonCodec.state
+    encoded = 0
+    state = JsonCodec.state
 
-    def count_entry(self: JsonCodec, members: Any) -> bytes:
-        encoded["entry"] += 1
-        return entry(self, members)
-
-    def count_state(self: JsonCodec, entries: Any) -> bytes:
-        encoded["state"] += 1
+    def count(self: JsonCodec, entries: Any) -> bytes:
+        nonlocal encoded
+        encoded += 1
         return state(self, entries)
 
-    monkeypatch.setattr(JsonCodec, "entry", count_entry)
-    monkeypatch.setattr(JsonCodec, "state", count_state)
+    monkeypatch.setattr(JsonCodec, "state", count)
+    monkeypatch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
     herd = [await watcher(maps) for _ in range(5)]
     for client in herd:
         await client.load()
         assert client.values == maps.values("board:a")
-    assert encoded == {"entry": 7, "state": 3}, "once each"
+    assert encoded == 3, "once for each page"
 
     maps.set("board:a", "k000", "changed")
-    for each in (await watcher(maps), await watcher(maps, **NO_TEAM)):
+    for each in (await watcher(maps), await watcher(maps, delta="fossil"), await watcher(maps, **NO_TEAM)):
         await each.load()
-        assert each.values == maps.values("board:a")
-    assert encoded == {"entry": 8, "state": 9}, "other pages, of the same entries but one"
-    await (await watcher(maps, delta="fossil")).load()
-    assert encoded == {"entry": 15, "state": 12}
-
-
-async def test_values_that_are_no_more_are_forgotten(maps: MapBench) -> None:
-    maps.fill("board:a", 3)
-    load = await maps.node.maps.load("board:a")
-
-    for number in range(50):
-        maps.set("board:a", "k000", number)
-        entries = list(load.copy.entries().values())
-        assert load.copy.encoded(entries, "name", lambda entry: entry.data) == [entry.data for entry in entries]
-
-    assert len(load.copy._encoded["name"]) <= 3 * len(entries)
-    load.close()
-
-
-async def test_clients_choose_no_unlimited_number_of_shared_pages(maps: MapBench) -> None:
-    maps.fill("board:a", 7)
-    load = await maps.node.maps.load("board:a")
-
-    for number in range(1000):
-        load.encoded_page("", number + 1, "name", lambda entries: b"%d" % len(entries))
-
-    assert len(load.copy.cache) <= 256
-    load.close()
+        assert len(each.values) == 7
+    assert encoded == 7, "differences and filters have pages of their own: two, without the changed key"

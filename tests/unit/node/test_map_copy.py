@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from typing_extensions import override
 
 from roomcast.brokers.map_interface import MapPage
 from roomcast.model.errors import ClientError, ErrorCode
@@ -22,6 +25,14 @@ ALL_BYTES = 10**9
 
 def written(key: str, offset: int, data: bytes = b"1", *, is_removed: bool = False) -> Publication:
     return Publication("state:x", data, position=Position(offset, "e"), change=Change(key, is_removed))
+
+
+def lines(entries: Sequence[Publication]) -> bytes:
+    return "".join(f"{entry.change.key}={entry.data.decode()}\n" for entry in entries if entry.change).encode()
+
+
+def load_of(copy: MapCopy) -> MapLoad:
+    return MapLoad(copy, is_current=lambda _: True, keep=lambda _: None, close=lambda: None)
 
 
 class Redis:
@@ -70,6 +81,15 @@ class LoadingClients(RuleBasedStateMachine):
     """A node reads a map page by page, changes arrive late, and clients load its copy meanwhile."""
 
     clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
+
+    @override
+    def teardown(self) -> None:
+        self.patch.undo()
 
     @initialize(before=st.lists(st.sampled_from(KEYS), max_size=8), known=st.integers(0, 8))
     def start(self, before: list[str], known: int) -> None:
@@ -120,16 +140,16 @@ class LoadingClients(RuleBasedStateMachine):
     @rule(target=clients)
     @precondition(lambda self: self.is_whole)
     def begin(self) -> Client:
-        return Client(MapLoad(self.copy, is_current=lambda _: True, keep=lambda _: None, close=lambda: None))
+        return Client(load_of(self.copy))
 
     @rule(client=clients, length=st.integers(1, 3))
     def load_page(self, client: Client, length: int) -> None:
         if client.has_pages:
             return
-        entries, client.cursor = client.load.page(client.cursor, length)
+        text, client.cursor = client.load.encoded_page(client.cursor, length, "lines", lines)
+        entries = dict(line.split("=") for line in text.decode().splitlines())
         assert len(entries) <= length
-        for entry in entries:
-            client.apply(entry)
+        client.map |= {key: data.encode() for key, data in entries.items()}
         client.has_pages = not client.cursor
 
     @rule(client=consumes(clients))
@@ -201,19 +221,66 @@ def test_what_was_written_after_the_first_page_comes_as_a_change_and_not_in_a_pa
     assert [offset_of(change) for change in copy.changes(1) or ()] == [3, 4, 5]
 
 
-def test_the_cache_is_emptied_by_each_change() -> None:
+def test_loads_that_begin_while_the_map_changes_share_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_copy, "_KEYS_A_CHANGE", 1)
     copy = MapCopy(Position(0, "e"), needed_until_s=0)
-    copy.cache["page"] = b"..."
+    copy.apply(written("a", 1, b"old"))
+    encoded: list[bytes] = []
 
-    copy.apply(written("a", 1))
+    def encode(entries: Sequence[Publication]) -> bytes:
+        encoded.append(lines(entries))
+        return encoded[-1]
 
-    assert not copy.cache
+    first = load_of(copy)
+    assert first.encoded_page("", 9, "lines", encode) == (b"a=old\n", "")
+    copy.apply(written("a", 2, b"new"))
+    second = load_of(copy)
+
+    assert second.encoded_page("", 9, "lines", encode) == (b"a=old\n", "")
+    assert encoded == [b"a=old\n"], "encoded once"
+    assert [change.data for change in second.changes(second.position.offset)] == [b"new"]
+
+
+@pytest.mark.parametrize(
+    ("key_count", "starts"), [(9, [9, 10, 11, 12]), (10, [10, 10, 12, 12]), (999, [999] * 3 + [1002])]
+)
+def test_a_load_starts_at_most_a_few_changes_before_the_newest(
+    monkeypatch: pytest.MonkeyPatch, key_count: int, starts: list[int]
+) -> None:
+    monkeypatch.setattr(map_copy, "_MAX_SHARED_CHANGES", 2)
+    copy = MapCopy(Position(0, "e"), needed_until_s=0)
+    for offset in range(key_count):
+        copy.apply(written(f"k{offset}", offset + 1))
+    found = [load_of(copy).position.offset]
+    for offset in range(key_count + 1, key_count + 4):
+        copy.apply(written("k0", offset))
+        found.append(load_of(copy).position.offset)
+
+    assert found == starts
+
+
+def test_the_pages_of_a_start_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_copy, "_MAX_PAGES", 1)
+    start = map_copy.LoadStart(Position(0, "e"))
+    encoded: list[str] = []
+
+    def ask(name: str) -> None:
+        def encode() -> map_copy.EncodedPage:
+            encoded.append(name)
+            return map_copy.EncodedPage(b"", "")
+
+        start.page(name, encode)
+
+    for name in "aabba":
+        ask(name)
+
+    assert encoded == ["a", "b", "a"]
 
 
 def test_a_load_whose_changes_are_forgotten_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_copy, "_MAX_CHANGES", 2)
     copy = MapCopy(Position(0, "e"), needed_until_s=0)
-    load = MapLoad(copy, is_current=lambda _: True, keep=lambda _: None, close=lambda: None)
+    load = load_of(copy)
     for offset, key in enumerate("abc", 1):
         copy.apply(written(key, offset))
 

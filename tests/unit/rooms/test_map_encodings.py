@@ -15,7 +15,8 @@ from roomcast.model.client_info import ClientInfo
 from roomcast.model.maps import Change
 from roomcast.model.positions import Position
 from roomcast.model.publications import Kind, Membership, Publication, Resumption
-from roomcast.node.map_copy import MapCopy
+from roomcast.node import map_copy
+from roomcast.node.map_copy import LoadStart, MapCopy
 from roomcast.rooms import map_encodings
 from roomcast.rooms.map_encodings import EPHEMERAL_SSE, EPHEMERAL_WEBSOCKET, MAP_SSE, MAP_WEBSOCKET, entry, whole_map
 from roomcast.transports.websocket import frames
@@ -72,10 +73,10 @@ def test_a_json_text_of_many_lines_is_one_event() -> None:
 class Reader:
     """A client: what it has read of its start, and the live changes that wait behind it."""
 
-    def __init__(self, copy: MapCopy, loaded: Position) -> None:
-        changes = copy.changes(loaded.offset)
+    def __init__(self, copy: MapCopy, start: LoadStart) -> None:
+        changes = copy.changes(start.position.offset)
         assert changes is not None
-        self.start: Iterator[bytes] = whole_map(MAP_WEBSOCKET, copy, loaded, changes, copy.position)
+        self.start: Iterator[bytes] = whole_map(MAP_WEBSOCKET, copy, start, changes, copy.position)
         self.live: list[Publication] = []
         self.map: dict[str, int] | None = None
         self.place: int | None = None
@@ -115,8 +116,9 @@ def messages(data: bytes) -> list[dict[str, Any]]:
 def test_every_client_ends_with_the_map_however_it_changes_while_the_start_is_read(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(map_encodings, "_PAGE_LENGTH", data.draw(st.integers(1, 3), "page length"))
+        patch.setattr(map_copy, "_KEYS_A_CHANGE", data.draw(st.sampled_from([1, 10]), "keys a change"))
         copy, model = MapCopy(Position(0, "e"), needed_until_s=0), dict[str, int]()
-        loads: list[Position] = []
+        loads: list[LoadStart] = []
         readers: list[Reader] = []
         for what in data.draw(
             st.lists(st.sampled_from(["set", "set", "remove", "load", "begin", "read"]), max_size=40)
@@ -134,7 +136,7 @@ def test_every_client_ends_with_the_map_however_it_changes_while_the_start_is_re
                 for reader in readers:
                     reader.live.append(change)
             elif what == "load":
-                loads.append(copy.position)
+                loads.append(copy.start())
             elif what == "begin" and loads:
                 readers.append(Reader(copy, loads.pop()))
             elif readers:
@@ -153,7 +155,7 @@ def test_no_event_before_the_end_of_a_start_has_a_position_as_its_id() -> None:
     late = written("a", 5)
     copy.apply(late)
 
-    events = b"".join(whole_map(MAP_SSE, copy, Position(4, "e"), [late], copy.position)).split(b"\n\n")[:-1]
+    events = b"".join(whole_map(MAP_SSE, copy, LoadStart(Position(4, "e")), [late], copy.position)).split(b"\n\n")[:-1]
 
     assert [event.split(b"\n")[0] for event in events if event.startswith(b"id: ")] == [b"id: :", b"id: e:5"]
     assert events[0] == b'id: :\ndata: {"reset":true}'
