@@ -133,7 +133,7 @@ async def test_keys_live_as_long_as_their_clients(nodes: Cluster, maps: Maps, cl
         await subscribe(ada, channel)
         await maps.until(f"here:{channel}", id_of(ada))
         deadlines = f"{{{PREFIX}here:{channel}}}:deadlines"
-        before_ms = float(await client.zscore(deadlines, id_of(ada)))
+        before_ms = float(await client.zscore(deadlines, id_of(ada)) or 0)
 
         async def is_refreshed_twice() -> bool:
             deadline_ms = await client.zscore(deadlines, id_of(ada))
