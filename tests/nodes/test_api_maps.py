@@ -252,6 +252,7 @@ async def test_other_channels_are_no_maps(api: MapApi, method: str, wanted: dict
         ({"expected_offset": -1}, 107),
         ({"expected_offset": 1.5}, 107),
         ({"expected_epoch": "e"}, 107),
+        ({"expected_offset": 0, "expected_epoch": "e,x"}, 107),
         ({"tags": {"a": 1}}, 107),
         ({"tags": {"a": "x" * 129}}, 106),
         ({"tags": {str(number): "" for number in range(33)}}, 106),

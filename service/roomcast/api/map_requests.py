@@ -38,7 +38,9 @@ class _WriteRequest(ApiRequest):
     expected_offset: _Offset | None = Field(
         None, description="only if this is the offset of the key's last write; 0: only if the key is absent"
     )
-    expected_epoch: _Epoch = Field("", description="received together with the offset; empty: the current one")
+    expected_epoch: str = Field(
+        "", max_length=32, pattern="^[0-9A-Za-z]*$", description="received together with the offset; empty: any"
+    )
 
     @model_validator(mode="after")
     def _expects_an_offset(self) -> _WriteRequest:
