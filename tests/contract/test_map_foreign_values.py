@@ -22,7 +22,7 @@ from roomcast.model.publications import Publication
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
 from tests.contract.test_foreign_values import ODD, VALUES
-from tests.contract.test_map_store import CHANNEL, RECOVERABLE, namespace, page, put
+from tests.contract.test_map_store import CHANNEL, RECOVERABLE, namespace, page, put, values
 from tests.support.brokers import RecordingSink, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -181,3 +181,17 @@ async def test_malformed_entries_are_left_out_and_reported_and_replaced(client: 
             await put(broker, key, b"2", RECOVERABLE)
         found = await page(broker, RECOVERABLE)
         assert [entry.data for entry in found.entries] == [b"1", b"2", b"2"]
+
+
+async def test_a_page_of_malformed_entries_does_not_hide_those_behind_it(client: Redis, prefix: str) -> None:
+    state, order = (ChannelKeys(prefix).key(CHANNEL, name) for name in ("state", "keys"))
+    async with running(client, prefix) as (broker, sink):
+        for number in range(6):
+            await put(broker, f"k{number}")
+        for key in (b"k0", b"k1", b"k2", b"k2\xff"):
+            await run_all(client, [("HSET", state, key, b"x" * 300_000), ("ZADD", order, 0, key)], ())
+        first = await page(broker, limit=2)
+        assert list(values(first)) == ["k3", "k4"]
+        assert not first.is_last
+        assert len(sink.malformed) == 4
+        assert list(values(await page(broker, limit=2, after="k4"))) == ["k5"]

@@ -98,9 +98,13 @@ class MapCommands:
         *_, value, about, tags, _, _ = write
         return len(value) + len(about) + len(tags)
 
-    def read(self, read: MapRead, seen: Sequence[Position]) -> Command:
-        """Return the command that reads a page; with limit 0 the position and the number of keys alone."""
-        args: list[str | bytes | int] = [read.after, read.limit, read.key, _PAGE_BYTES]
+    def read(self, read: MapRead, seen: Sequence[Position], after: bytes = b"") -> Command:
+        """Return the command that reads a page; with limit 0 the position and the number of keys alone.
+
+        Args:
+            after: instead of the read's own; also a key that no node has written.
+        """
+        args: list[str | bytes | int] = [after or read.after, read.limit, read.key, _PAGE_BYTES]
         return self._call(self._read, read.channel, read.namespace, seen, args)
 
     def expire(self, channel: str, namespace: Namespace, seen: Sequence[Position]) -> Command:
@@ -145,6 +149,12 @@ class MapCommands:
                 reason = str(exc) if isinstance(exc, MalformedMessage) else _NOT_AN_ENTRY
                 self._on_malformed(channel, f"key {key!r}: {reason}")
         return MapPage(position, entries, bool(reply[3]))
+
+    @staticmethod
+    def last_key(reply: Any) -> bytes:  # Any: redis-py's reply
+        """Return the last key in the reply to `read`, whose entry may be malformed; b"" if there is none."""
+        keys: list[bytes] = reply[5][::2]
+        return keys[-1] if keys else b""
 
     @staticmethod
     def is_over(reply: Any) -> bool:  # Any: redis-py's reply

@@ -102,9 +102,13 @@ class RedisMaps(MapStore):
 
     @override
     async def read(self, read: MapRead) -> MapPage:
-        page = await self._ask_map(read, partial(self._commands.page, read.channel))
-        self._known.note(read.channel, page.position)
-        return page
+        after, parse = b"", partial(self._page_and_last, read.channel)
+        while True:
+            page, after = await self._ask_map(read, parse, after)
+            self._known.note(read.channel, page.position)
+            # Without an entry the caller would not know where the next page begins.
+            if page.entries or page.is_last:
+                return page
 
     @override
     async def count(self, channel: str, namespace: Namespace) -> int:
@@ -130,10 +134,15 @@ class RedisMaps(MapStore):
         command = self._commands.clear(channel, namespace, self._known.added_to((), channel))
         await self._ask(channel, command, self._commands.cleared)
 
-    async def _ask_map(self, read: MapRead, parse: Callable[[Any], T]) -> T:  # Any: redis-py's reply
+    def _page_and_last(self, channel: str, reply: Any) -> tuple[MapPage, bytes]:  # Any: redis-py's reply
+        return self._commands.page(channel, reply), self._commands.last_key(reply)
+
+    async def _ask_map(
+        self, read: MapRead, parse: Callable[[Any], T], after: bytes = b""
+    ) -> T:  # Any: redis-py's reply
         """Read until no keys are due."""
         while True:
-            command = self._commands.read(read, self._known.added_to(read.seen, read.channel))
+            command = self._commands.read(read, self._known.added_to(read.seen, read.channel), after)
             reply = await self._ask(read.channel, command, lambda reply: reply)
             if not self._commands.is_over(reply):
                 return self._value(read.channel, reply, parse)
