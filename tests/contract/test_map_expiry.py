@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from roomcast.brokers.interface import Once
+from roomcast.brokers.interface import Once, Read
 from roomcast.brokers.map_interface import Conditions, Suppressed
 from roomcast.model.maps import KeyMode, MapMode
 from roomcast.model.namespaces import Namespace
@@ -186,3 +186,40 @@ async def test_keys_of_a_map_that_was_persistent_expire(server: Client, prefix: 
         await page(broker, RECOVERABLE)
         await end_time_of(server, prefix, "a")
         assert values(await page(broker, RECOVERABLE)) == {"b": b"1"}
+
+
+@pytest.mark.parametrize("kind", [RECOVERABLE, EPHEMERAL], ids=["recoverable", "ephemeral"])
+async def test_a_write_that_changes_nothing_leaves_nothing_for_ever(
+    server: Client, prefix: str, kind: Namespace
+) -> None:
+    meta = ChannelKeys(prefix).key(CHANNEL, "meta")
+    async with running(server, prefix) as (broker, _):
+        for conditions in (Conditions(), Conditions(mode=KeyMode.IF_EXISTS)):
+            assert (await remove(broker, "a", kind, conditions)).suppressed is Suppressed.KEY_NOT_FOUND
+            (ttl_ms,) = await run_all(server, [("PTTL", meta)], ())
+            assert ttl_ms > 0
+            await run_all(server, [("DEL", meta)], ())
+
+
+async def test_keys_whose_position_is_lost_are_dropped_and_nothing_stays_for_ever(server: Client, prefix: str) -> None:
+    keys = ChannelKeys(prefix)
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a", b"1", EPHEMERAL)
+        await end_time_of(server, prefix, "a")
+        await run_all(server, [("DEL", keys.key(CHANNEL, "meta"))], ())
+        assert await broker.maps.expire(CHANNEL, EPHEMERAL) is None
+        names = [keys.key(CHANNEL, name) for name in ("meta", "state", "keys", "deadlines")]
+        meta, *others = await run_all(server, [("PTTL", name) for name in names], ())
+        assert meta > 0
+        assert others == [-2, -2, -2]
+
+
+async def test_the_position_is_kept_until_the_last_key_is_removed(server: Client, prefix: str) -> None:
+    kind = namespace(MapMode.RECOVERABLE, key_ttl_s=60, meta_ttl_s=60)
+    meta = ChannelKeys(prefix).key(CHANNEL, "meta")
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a", b"1", kind)
+        for use in (page(broker, kind), broker.read([Read(CHANNEL, kind)])):
+            await use
+            (ttl_ms,) = await run_all(server, [("PTTL", meta)], ())
+            assert ttl_ms > 100_000

@@ -17,6 +17,7 @@ if not map then
 end
 if map.is_void then
   start_over(map)
+  keep_alive(map)
   return -1
 end
 expire_keys(map, due_keys(map, now), now)

@@ -36,7 +36,8 @@ def meta_ttl_ms(namespace: Namespace) -> int:
     if options.mode is MapMode.PERSISTENT:
         return 0
     if options.meta_ttl_s:
-        return ms(options.meta_ttl_s)
+        # The removal of the last key has a position too, and a node may be a little late.
+        return ms(options.meta_ttl_s + options.key_ttl_s)
     shortest_s = _EPHEMERAL_META_TTL_S if options.mode is MapMode.EPHEMERAL else _META_TTL_S
     return ms(max(shortest_s, 2 * namespace.history_ttl_s, 2 * options.key_ttl_s))
 

@@ -38,7 +38,7 @@ class MapOptions:
     """The options of a namespace of maps, as the table `[<namespace>.map]`.
 
     key_ttl_s: a key expires so long after its last write; 0 in persistent maps.
-    meta_ttl_s: epoch and offset are kept so long after the last write or read; 0: chosen by the mode.
+    meta_ttl_s: epoch and offset are kept at least so long after the last write or read; 0: chosen by the mode.
     page_size: entries of a page for clients that ask for no size; theirs is raised to min_page_size and lowered to
         max_page_size.
     catch_up_timeout_s: a client that loads the map asks for the next page within this time.
