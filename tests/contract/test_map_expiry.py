@@ -139,6 +139,7 @@ async def test_a_refreshed_key_does_not_make_the_sweep_spin(valkey: Redis, prefi
     assert {name: calls[name] for name in calls if "config" not in name and name != "info"} == {
         "evalsha": 1,
         "time": 1,
+        "zcard": 2,
         "zrange": 1,
     }
 
@@ -186,6 +187,15 @@ async def test_keys_of_a_map_that_was_persistent_expire(server: Client, prefix: 
         await page(broker, RECOVERABLE)
         await end_time_of(server, prefix, "a")
         assert values(await page(broker, RECOVERABLE)) == {"b": b"1"}
+
+
+async def test_a_sweep_gives_keys_of_a_map_that_was_persistent_a_deadline(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a")
+        for _ in range(2):
+            wait_s = await broker.maps.expire(CHANNEL, RECOVERABLE)
+            assert wait_s is not None
+            assert 50 < wait_s <= 60
 
 
 @pytest.mark.parametrize("kind", [RECOVERABLE, EPHEMERAL], ids=["recoverable", "ephemeral"])

@@ -142,6 +142,7 @@ CASES: Mapping[str, Case] = {
     "page where the time is over": Case([put(RECOVERABLE), DUE], page(RECOVERABLE), DUE_READS, needs_memory=False),
     "expire": Case([put(RECOVERABLE), DUE], MAPS.expire("room:a", RECOVERABLE, [])),
     "expire, ephemeral": Case([put(EPHEMERAL), DUE], MAPS.expire("room:a", EPHEMERAL, []), needs_memory=False),
+    "expire where no key expires": Case([put(PERSISTENT)], MAPS.expire("room:a", RECOVERABLE, [])),
     "touch": Case([put(EPHEMERAL)], MAPS.touch("room:a", EPHEMERAL, ["k"])),
     "clear a map": Case([put(RECOVERABLE)], MAPS.clear("room:a", RECOVERABLE, []), needs_memory=False),
     "join": Case([], PRESENCE.join("room:a", "n1.1", [ADA, BOB])),

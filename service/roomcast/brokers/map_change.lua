@@ -118,10 +118,8 @@ end
 -- Write the position if it has changed.
 local function settle(map)
   if map.position.has_changed then
-    ask('PEXPIRE', map.keys[1], 0)
     local write = map.is_void and start_over or save
     write(map)
-    keep_alive(map)
   end
 end
 

@@ -8,7 +8,8 @@ local function next_ms()
   return first[1] and math.min(math.max(0, math.ceil(tonumber(first[2]) - now)), 2 ^ 52) or -1
 end
 local wait = next_ms()
-if wait ~= 0 then
+local has_others = redis.call('ZCARD', KEYS[4]) > redis.call('ZCARD', KEYS[5])
+if wait ~= 0 and not has_others then
   return wait
 end
 local map = map_of(KEYS, ARGV)
@@ -21,4 +22,7 @@ if map.is_void then
   return -1
 end
 expire_keys(map, due_keys(map, now), now)
+if has_others then
+  add_deadlines(map, now)
+end
 return next_ms()

@@ -102,7 +102,11 @@ elseif not reason then
   end
 end
 if reason then
-  settle(map)
+  if position.has_changed then
+    ask_for_changes(map)
+    settle(map)
+    keep_alive(map)
+  end
   return { position.offset, position.epoch, reason }
 end
 save(map)
