@@ -172,3 +172,15 @@ async def test_a_cleared_map_is_empty_and_in_another_epoch(api: MapApi, room: st
     since = {"since_offset": 1, "since_epoch": before["epoch"]}
     assert await api.error("map_read_stream", channel=board, limit=1, **since) == 112
     assert (await api("map_publish", board, key="k", data=1, expected_offset=0))["epoch"] == after["epoch"]
+
+
+async def test_the_changes_have_the_removals_of_keys_whose_time_is_over(api: MapApi, room: str) -> None:
+    scores = f"brief:{room}"
+    await api("map_publish", scores, key="k", data=1)
+    async with asyncio.timeout(10):
+        while True:
+            changes = (await api("map_read_stream", scores, limit=-1))["entries"]
+            if len(changes) > 1:
+                break
+    assert changes[1].pop("time") > changes[0].pop("time")
+    assert changes == [{"key": "k", "data": 1, "offset": 1}, {"key": "k", "offset": 2, "removed": True}]

@@ -87,6 +87,8 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     ephemeral map, which keeps no changes; 112 if the position is of another epoch, was lost, or is yet to come.
     """
     namespace = _namespace(context, wanted.channel)
+    if namespace.map is not None and namespace.map.key_ttl_s:
+        await context.node.maps.count(wanted.channel)  # which removes keys whose time is over first
     found = await context.node.histories.read_changes(
         wanted.channel,
         limit=MAX_ENTRIES if wanted.limit < 0 else wanted.limit,
