@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ map = {mode = "persistent"}
 """
 HANDLERS = {f"on_{hook}": f"tests.support.application:on_{hook}" for hook in ("map_publish", "map_remove")}
 WAYS = ["python", "http"]
+_VERSIONS = count(1)
 
 
 async def decide(asked: Asked) -> Response:
@@ -39,6 +41,8 @@ async def decide(asked: Asked) -> Response:
     user, key = asked.json["user"], asked.json["key"]
     if asked.path == "/map_remove":
         return json_response({"result": {"key": f"{user}-{key}", "idempotency_key": "once"}})
+    if key == "counted":
+        return json_response({"result": {"version": next(_VERSIONS)}})
     if key == "king":
         return json_response({"error": {"code": 409, "message": "there is one already"}})
     return json_response({"result": {"key": f"{user}-{key}", "tags": {"team": "red"}, "key_mode": "if_new"}})
@@ -171,3 +175,15 @@ async def test_a_key_of_the_connection_can_be_replaced(nodes: dict[str, NodeProc
         assert (await next_change(ada))["key"] == f"ada-{client}"
     (asked,) = [asked.json for asked in backend.asked if asked.path == "/map_publish"]
     assert (asked["client"], asked["key"], asked["data"]) == (client, client, [1, 2])
+
+
+async def test_a_request_is_made_once_also_with_a_version_of_the_application(
+    nodes: dict[str, NodeProcess], room: str
+) -> None:
+    headers = {"Authorization": f"Bearer {token('ada')}", "Idempotency-Key": "i"}
+    async with http_client(headers=headers) as http:
+        url = nodes["http"].http(f"/maps/open:{room}/counted")
+        first, again = [await http.put(url, json=number) for number in (1, 2)]
+        assert first.json()["offset"] == 1
+        assert (again.status_code, again.json()["suppress_reason"]) == (200, "idempotency")
+        assert (await http.get(url)).json() == 1

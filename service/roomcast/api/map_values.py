@@ -233,7 +233,7 @@ async def _write(request: Request, client: _Client | None, options: MapOptions, 
 def _both(wanted: Conditions, answered: Conditions) -> Conditions:
     """Return the client's conditions, replaced by those of the application that it has chosen."""
     return Conditions(
-        once=answered.once if answered.once != UNCONDITIONAL.once else wanted.once,
+        once=answered.once._replace(key=answered.once.key or wanted.once.key),
         mode=answered.mode if answered.mode != UNCONDITIONAL.mode else wanted.mode,
         expected=wanted.expected,
     )
