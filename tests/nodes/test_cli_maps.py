@@ -152,6 +152,8 @@ def test_ephemeral_maps_have_no_offsets(maps: Maps) -> None:
         (["set", "state:a", "k", "hi"], ["VALUE is not JSON", "quotes"]),
         (["set", "state:a", "k", f'"{"x" * 65536}"'], ["VALUE has more than 65536 bytes", "MAX_MESSAGE_BYTES"]),
         (["set", "state:a", "k", "1", "--expected", "-1"], ["--expected"]),
+        (["set", "cursors:a", "k", "1", "--expected", "1"], ["an ephemeral map has no offsets; only 0 is possible"]),
+        (["remove", "cursors:a", "k", "--expected", "1"], ["an ephemeral map has no offsets"]),
         (["remove", "state:a", "k", "--if-new"], ["--if-new"]),
         (["clear", "state:a"], ["clear", "(see: roomcast map --help)"]),
     ],

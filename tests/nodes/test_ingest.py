@@ -129,6 +129,7 @@ POISON += [
     ({"map": "state:a", "key": "k", "data": "1", "version": "-1"}, "version is no whole number from 0 to "),
     ({"map": "state:a", "key": "k", "data": "1", "expected_offset": "-1"}, "expected_offset is no whole number from"),
     ({"map": "state:a", "key": "k", "data": "1", "expected_epoch": "e"}, "expected_epoch without expected_offset"),
+    ({"map": "cursors:a", "key": "k", "data": "1", "expected_offset": "1"}, "expected_offset: an ephemeral map"),
     (
         {"map": "state:a", "key": "k", "data": "1", "expected_offset": "1", "expected_epoch": "a b"},
         "an epoch is the text that came with the offset",

@@ -9,7 +9,7 @@ from roomcast.brokers.map_interface import Conditions, MapSubmission
 from roomcast.model import json
 from roomcast.model.channels import check_channel
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.maps import Change, KeyMode, check_key
+from roomcast.model.maps import Change, KeyMode, MapOptions, check_key
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.positions import MAX_OFFSET, Position, position_of
 from roomcast.model.publications import Kind, Publication
@@ -48,7 +48,7 @@ def _map_submission(entry: Entry, namespaces: Namespaces, *, max_message_bytes: 
     if namespace.map is None:
         raise _bad("this channel is not a map")
     key = check_key(_text("key", _required("key", fields)))
-    conditions = Conditions(_once(entry, "idempotency_key"), _key_mode(fields), _expected(fields))
+    conditions = Conditions(_once(entry, "idempotency_key"), _key_mode(fields), _expected(fields, namespace.map))
     if b"removed" in fields:
         if fields[b"removed"] != b"1" or b"data" in fields:
             raise _bad("removed is 1, without data, or not there")
@@ -75,14 +75,14 @@ def _key_mode(fields: Fields) -> KeyMode:
         raise _bad("key_mode is if_new or if_exists") from None
 
 
-def _expected(fields: Fields) -> Position | None:
+def _expected(fields: Fields, options: MapOptions) -> Position | None:
     offset = _whole_number("expected_offset", fields, MAX_OFFSET)
     epoch = _text("expected_epoch", fields.get(b"expected_epoch", b""))
     if offset is None:
         if epoch:
             raise _bad("expected_epoch without expected_offset")
         return None
-    return position_of(str(offset), epoch) if epoch else Position(offset, "")
+    return options.expected(position_of(str(offset), epoch) if epoch else Position(offset, ""))
 
 
 def _required(name: str, fields: Fields) -> bytes:

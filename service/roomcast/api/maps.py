@@ -155,11 +155,9 @@ def _is_ephemeral(namespace: Namespace) -> bool:
 
 
 def _expected(wanted: MapPublishRequest | MapRemoveRequest, namespace: Namespace) -> Position | None:
-    if wanted.expected_offset is None:
+    if wanted.expected_offset is None or namespace.map is None:
         return None
-    if _is_ephemeral(namespace) and (wanted.expected_offset or wanted.expected_epoch):
-        raise ClientError(ErrorCode.BAD_REQUEST, "expected_offset: an ephemeral map has no offsets; only 0 is possible")
-    return Position(wanted.expected_offset, wanted.expected_epoch)
+    return namespace.map.expected(Position(wanted.expected_offset, wanted.expected_epoch))
 
 
 def _check_epoch(wanted: str, epoch: str) -> None:

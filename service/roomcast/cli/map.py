@@ -12,6 +12,7 @@ import click
 
 from roomcast.app import make_broker, new_node_id
 from roomcast.brokers.interface import Sink
+from roomcast.brokers.map_commands import options_of
 from roomcast.brokers.map_interface import Conditions, MapRead, Suppressed
 from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.cli.map_watch import MapWatch, entry_line
@@ -81,7 +82,7 @@ def set_command(channel: str, key: str, value: str, mode: str | None, expected: 
     settings = settings_of_environment()
     name, namespace = _map_of(settings, channel)
     publication = Publication(name, json_of(settings, "VALUE", value), Kind.JSON, change=Change(_key(key)))
-    conditions = Conditions(mode=KeyMode(mode or ""), expected=_position(expected))
+    conditions = Conditions(mode=KeyMode(mode or ""), expected=_position(namespace, expected))
     asyncio.run(_write(settings, publication, namespace, conditions))
 
 
@@ -94,7 +95,7 @@ def remove_command(channel: str, key: str, expected: int | None) -> None:
     settings = settings_of_environment()
     name, namespace = _map_of(settings, channel)
     removal = Publication(name, b"", Kind.JSON, change=Change(_key(key), is_removed=True))
-    asyncio.run(_write(settings, removal, namespace, Conditions(expected=_position(expected))))
+    asyncio.run(_write(settings, removal, namespace, Conditions(expected=_position(namespace, expected))))
 
 
 @map_group.command("watch")
@@ -126,8 +127,13 @@ def _key(key: str) -> str:
         raise click.UsageError(exc.detail) from exc
 
 
-def _position(offset: int | None) -> Position | None:
-    return None if offset is None else Position(offset, "")
+def _position(namespace: Namespace, offset: int | None) -> Position | None:
+    if offset is None:
+        return None
+    try:
+        return options_of(namespace).expected(Position(offset, ""))
+    except ClientError as exc:
+        raise click.UsageError(exc.detail) from exc
 
 
 @asynccontextmanager

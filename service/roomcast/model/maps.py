@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.positions import Position
 
 MAX_KEY_BYTES = 255
 MAX_PAGE_LENGTH = 10_000
@@ -83,6 +84,13 @@ class MapOptions:
     def page_length(self, wanted: int) -> int:
         """Return the number of entries of a page for a client that asks for some; 0: it does not."""
         return min(max(wanted or self.page_size, self.min_page_size), self.max_page_size)
+
+    def expected(self, position: Position) -> Position:
+        """Return the position that a write expects of its key. Raises: ClientError 107 where there are no positions."""
+        if self.mode is MapMode.EPHEMERAL and (position.offset or position.epoch):
+            detail = "expected_offset: an ephemeral map has no offsets; only 0 is possible"
+            raise ClientError(ErrorCode.BAD_REQUEST, detail)
+        return position
 
     def own_key(self, client: str, user: str) -> str | None:
         """Return the only key that a client may write; None: any. Raises: ClientError 103 for an anonymous client."""
