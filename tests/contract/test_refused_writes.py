@@ -58,9 +58,16 @@ RECOVERABLE = Namespace(
 )
 
 
-def put(namespace: Namespace, key: str = "k", once: Once = ALWAYS, mode: KeyMode = KeyMode.REPLACE) -> Command:
+def put(
+    namespace: Namespace,
+    key: str = "k",
+    once: Once = ALWAYS,
+    mode: KeyMode = KeyMode.REPLACE,
+    *,
+    is_final: bool = False,
+) -> Command:
     publication = Publication("room:a", b"new", tags={"a": "b"}, change=Change(key))
-    return MAPS.write(MapSubmission(publication, namespace, Conditions(once, mode)), [])
+    return MAPS.write(MapSubmission(publication, namespace, Conditions(once, mode)), [], is_final=is_final)
 
 
 def drop(namespace: Namespace) -> Command:
@@ -123,6 +130,9 @@ CASES: Mapping[str, Case] = {
     "put again, ephemeral": Case([put(EPHEMERAL)], put(EPHEMERAL)),
     "put where another map is left over": Case([put(PERSISTENT), ("DEL", META)], put(PERSISTENT)),
     "put once": Case([put(RECOVERABLE)], put(RECOVERABLE, once=Once("i", 2))),
+    "put what is suppressed for good": Case(
+        [put(RECOVERABLE)], put(RECOVERABLE, once=Once("i"), mode=KeyMode.IF_NEW, is_final=True)
+    ),
     "put behind a foreign entry": Case([put(PERSISTENT), ("XADD", STREAM, "9-0", "a", "b")], put(PERSISTENT)),
     "put where no stream is": Case([put(PERSISTENT), ("DEL", STREAM), ("SET", STREAM, "x")], put(PERSISTENT)),
     "put where the time is over": Case([put(RECOVERABLE), DUE], put(RECOVERABLE, mode=KeyMode.IF_NEW)),

@@ -69,8 +69,8 @@ class MapCommands:
         )
         self.scripts = (self._write, self._read, self._expire, self._touch, self._clear)
 
-    def write(self, submission: MapSubmission, seen: Sequence[Position]) -> Command:
-        """Return the command that writes, see `MapStore.write`."""
+    def write(self, submission: MapSubmission, seen: Sequence[Position], *, is_final: bool = False) -> Command:
+        """Return the command that writes, see `MapStore.write`; `is_final`: as `write_all`."""
         publication, namespace, conditions = submission
         channel, change = publication.channel, publication.change
         assert change is not None  # noqa: S101  (for the type checker)
@@ -86,7 +86,7 @@ class MapCommands:
                 publication.data,
                 pack_change(publication, change, time_ms=change.time_ms or time.time_ns() // 1_000_000),
                 pack_tags(publication.tags),
-                "" if conditions is UNCONDITIONAL else _packed(conditions),
+                "" if conditions is UNCONDITIONAL else _packed(conditions, is_final=is_final),
             ],
             # Without an idempotency key the script uses none: any key of the channel.
             self._keys.key(channel, f"once:{once_key}") if once_key else self._keys.of_map(channel)[1],
@@ -245,12 +245,12 @@ def _packed_options(namespace: Namespace) -> str:
     return ",".join(map(str, numbers))
 
 
-def _packed(conditions: Conditions) -> str:
+def _packed(conditions: Conditions, *, is_final: bool) -> str:
     once, mode, expected = conditions
     once_ttl = IDEMPOTENCY_TTL_MS if once.key else ""
     version = "" if once.version is None else once.version
     offset, epoch = ("", "") if expected is None else expected
-    return f"{once_ttl},{version},{mode.value},{offset},{epoch},{once.version_epoch}"
+    return f"{once_ttl},{int(is_final)},{version},{mode.value},{offset},{epoch},{once.version_epoch}"
 
 
 def _position(reply: Any) -> Position:  # Any: redis-py's reply

@@ -119,6 +119,8 @@ class MapStore(Protocol):
     async def write_all(self, submissions: Sequence[MapSubmission]) -> list[Written | ClientError | BrokerUnavailable]:
         """Write many at once, in their order; return the result of each.
 
+        All may be repeated: the result of a write with an idempotency key is final for 5 minutes, also one that changed
+        nothing. Else a condition could hold because of a write that came after it.
         Raises: BrokerUnavailable; any of them may have been made.
         """
 

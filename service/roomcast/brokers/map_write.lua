@@ -1,22 +1,30 @@
 -- Set a key of a map, or remove it, and publish that: one step, so the order of the stream is that of publishing.
--- KEYS[1] to KEYS[5], ARGV[1] to ARGV[5]: see map_change.lua; KEYS[6] idempotency key, a hash: offset, epoch
+-- KEYS[1] to KEYS[5], ARGV[1] to ARGV[5]: see map_change.lua; KEYS[6] idempotency key, a hash: offset, epoch, reason
 -- ARGV[6] key; ARGV[7] j, t or b: the kind of the value, x: remove the key; ARGV[8] value
 -- ARGV[9] the result of pack_change; ARGV[10] tags, JSON, '' for none
--- ARGV[11] conditions, '' for none: 'once_ttl,version,mode,offset,epoch,version_epoch', each '' without it
---   once_ttl: of the idempotency key, ms; mode: if_new or if_exists; offset, epoch: of the key's last write
+-- ARGV[11] conditions, '' for none: 'once_ttl,is_final,version,mode,offset,epoch,version_epoch', each '' without it
+--   once_ttl: of the idempotency key, ms; is_final: '1' if that is set too when nothing is written, with the reason
+--   mode: if_new or if_exists; offset, epoch: of the key's last write
 -- Returns { offset, epoch, reason }: '' if it was written, why it was not, max_keys, max_map_bytes, or foreign if a key of
 --   Redis has what no node has written.
+local REASONS = ',idempotency,version,key_exists,key_not_found,position_mismatch,max_keys,max_map_bytes,'
 local key, kind, about, tags = ARGV[6], ARGV[7], ARGV[9], ARGV[10]
-local once_ttl, version, mode, at, at_epoch, version_epoch = '', '', '', '', '', ''
+local once_ttl, is_final, version, mode, at, at_epoch, version_epoch = '', '', '', '', '', '', ''
 if ARGV[11] ~= '' then
-  once_ttl, version, mode, at, at_epoch, version_epoch =
-    string.match(ARGV[11], '^(%d*),(%d*),([^,]*),(%d*),([^,]*),(.*)$')
+  once_ttl, is_final, version, mode, at, at_epoch, version_epoch =
+    string.match(ARGV[11], '^(%d*),(%d*),(%d*),([^,]*),(%d*),([^,]*),(.*)$')
+end
+local function remember(position, reason)
+  redis.call('HSET', KEYS[6], 'offset', position.offset, 'epoch', position.epoch, unpack(reason and { 'reason', reason } or {}))
+  redis.call('PEXPIRE', KEYS[6], once_ttl)
 end
 if once_ttl ~= '' then
-  local once = redis.call('HMGET', KEYS[6], 'offset', 'epoch')
+  local once = redis.call('HMGET', KEYS[6], 'offset', 'epoch', 'reason')
   if once[1] then
     local offset, epoch = offset_in(once[1]), string.match(once[2] or '-', '^%w*$')
-    return offset and epoch and { offset, epoch, 'idempotency' } or { 0, '', 'foreign' }
+    local reason = string.match(once[3] or 'idempotency', '^[%a_]+$')
+    reason = reason and string.find(REASONS, ',' .. reason .. ',', 1, true) and reason
+    return offset and epoch and reason and { offset, epoch, reason } or { 0, '', 'foreign' }
   end
 end
 local map = map_of(KEYS, ARGV)
@@ -107,12 +115,15 @@ if reason then
     settle(map)
     keep_alive(map)
   end
+  if is_final == '1' and once_ttl ~= '' then
+    ask('PEXPIRE', KEYS[6], 0)
+    remember(position, reason)
+  end
   return { position.offset, position.epoch, reason }
 end
 save(map)
 keep_alive(map)
 if once_ttl ~= '' then
-  redis.call('HSET', KEYS[6], 'offset', position.offset, 'epoch', position.epoch)
-  redis.call('PEXPIRE', KEYS[6], once_ttl)
+  remember(position)
 end
 return { position.offset, position.epoch, '' }

@@ -97,7 +97,8 @@ class RedisMaps(MapStore):
 
     @override
     async def write_all(self, submissions: Sequence[MapSubmission]) -> list[Written | ClientError | BrokerUnavailable]:
-        replies = await self._pipelines.execute_quickly([self._write_command(each, ()) for each in submissions])
+        commands = [self._write_command(each, (), is_final=True) for each in submissions]
+        replies = await self._pipelines.execute_quickly(commands)
         return [for_good(self._written(each, reply)) for each, reply in zip(submissions, replies, strict=True)]
 
     @override
@@ -158,9 +159,9 @@ class RedisMaps(MapStore):
             raise result
         return result
 
-    def _write_command(self, submission: MapSubmission, seen: Sequence[Position]) -> Command:
+    def _write_command(self, submission: MapSubmission, seen: Sequence[Position], *, is_final: bool = False) -> Command:
         channel = submission.publication.channel
-        return self._commands.write(submission, self._known.added_to(seen, channel))
+        return self._commands.write(submission, self._known.added_to(seen, channel), is_final=is_final)
 
     def _written(
         self, submission: MapSubmission, reply: Any
