@@ -278,15 +278,15 @@ async def test_many_at_once_may_be_repeated(server: Client, prefix: str) -> None
         first, again = [await broker.maps.write_all(writes) for _ in range(2)]
         assert values(await page(broker, kind)) == {"b": b"6"}
 
-    assert [each.suppressed if isinstance(each, Written) else each.error for each in first] == [
-        *[Suppressed.KEY_NOT_FOUND, None, Suppressed.KEY_EXISTS, ErrorCode.LIMIT_EXCEEDED, None, None]
-    ]
+    reasons = [each.suppressed if isinstance(each, Written) else str(each) for each in first]
+    assert reasons[:3] == [Suppressed.KEY_NOT_FOUND, None, Suppressed.KEY_EXISTS]
+    assert "max_keys" in str(reasons[3])
+    assert reasons[4:] == [None, None]
     for before, after in zip(first, again, strict=True):
         if isinstance(before, Written):
             assert after == before._replace(suppressed=before.suppressed or Suppressed.IDEMPOTENCY)
         else:
-            assert isinstance(after, ClientError)
-            assert after.detail == before.detail
+            assert (type(after), str(after)) == (ClientError, str(before))
 
 
 @pytest.mark.redis
