@@ -159,6 +159,7 @@ async def _run_node(
         stack.push_async_callback(hooks.flush)
         stack.push_async_callback(sessions.tasks.end)
         stack.push_async_callback(node.broker.flush, within_s=_SETTLE_TIMEOUT_S)
+        stack.callback(node.map_presence.flush)
         yield
 
 

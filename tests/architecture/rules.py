@@ -23,7 +23,7 @@ ROOMS = {
     "tasks": Room(1),
     "deadlines": Room(1),
     "version": Room(1),
-    "redis_access": Room(2, "orjson redis"),
+    "redis_access": Room(2, "hiredis orjson redis"),
     "connections": Room(2),
     "bodies": Room(2, "orjson pydantic starlette"),
     "brokers": Room(3, "orjson redis structlog", apart="connections"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from websockets.asyncio.client import connect
@@ -27,12 +26,12 @@ Message = dict[str, Any]  # Any: JSON
 class MapSubscription:
     """What the library keeps of a subscription between connections.
 
-    limit: the length of its pages; 0: the server decides. longest_round_trip_s: of its network, between two pages.
+    limit: the length of its pages; 0: the server decides. round_trip_s: of its network, between two pages.
     """
 
-    def __init__(self, channel: str, *, limit: int, longest_round_trip_s: float = 0.0) -> None:
+    def __init__(self, channel: str, *, limit: int, round_trip_s: Callable[[], float]) -> None:
         self._channel = channel
-        self._longest_round_trip_s = longest_round_trip_s
+        self._round_trip_s = round_trip_s
         self._limit = limit
         self._place: Place | None = None  # from which it can recover
         self._broken: Place | None = None  # of a load that did not end: versions before 5.8 send it with the next one
@@ -58,7 +57,7 @@ class MapSubscription:
                             self.pass_on(event)
                             yield event
                         if request:
-                            await asyncio.sleep(random.uniform(0, self._longest_round_trip_s))
+                            await asyncio.sleep(self._round_trip_s())
                             await socket.send(request)
 
     def take(self, said: Message) -> tuple[str, Sequence[MapEvent]]:

@@ -40,14 +40,14 @@ def check_maps(
     logs: Sequence[MapLog],
     writes: Sequence[Write],
     stops: Sequence[Stop],
-    streams: Mapping[str, Kept],
+    streams: Sequence[Kept],
     *,
     key_ttls_s: Mapping[str, float],
 ) -> MapVerdict:
     """Return the offences of maps.
 
     Args:
-        stops: in their order. streams: of the maps that have one, at the end, by channel.
+        stops, streams: in their order; a stream as it was at the last stop of its epoch.
         key_ttls_s: by channel; 0: keys do not expire.
     """
     verdict = MapVerdict()
@@ -55,15 +55,15 @@ def check_maps(
     for stop in stops:
         _check_copies(verdict, stop, by_name)
         if not stop.may_have_lost_data:
-            _check_writes(verdict, stop, writes, key_ttl_s=key_ttls_s[stop.channel])
-    for channel, kept in streams.items():
-        _check_kept(verdict, channel, kept)
+            _check_writes(verdict, stop, writes, key_ttl_s=key_ttls_s[stop.kept.channel])
+    for kept in streams:
+        _check_kept(verdict, kept)
         for log in logs:
-            if log.channel == channel:
+            if log.channel == kept.channel:
                 _check_notes(verdict, log, kept)
-        last = [stop for stop in stops if stop.channel == channel][-1:]
-        if last and not last[0].may_have_lost_data:
-            _check_stream(verdict, channel, kept, [write for write in writes if write.channel == channel])
+    for kept in {kept.channel: kept for kept in streams}.values():  # the last ones
+        if not any(stop.may_have_lost_data for stop in stops):
+            _check_stream(verdict, kept, [write for write in writes if write.channel == kept.channel])
     return verdict
 
 
@@ -87,12 +87,12 @@ def _events_before(log: MapLog, stop: Stop, keys: Sequence[str]) -> list[str]:
 
 
 def _check_notes(verdict: MapVerdict, log: MapLog, kept: Kept) -> None:
-    """Check that each copy that was noted in the present epoch is the map at its place."""
+    """Check that each copy that was noted in this epoch is the map at its place."""
     entries: dict[str, str] = {}
     changes = iter(kept.stream)
     following = next(changes, None)
     for note in sorted(log.notes, key=lambda note: note.place.offset):
-        if note.place.epoch != kept.epoch:
+        if note.place.epoch != kept.epoch or note.place.offset > kept.offset:
             continue
         while following is not None and following.offset <= note.place.offset:
             _apply(entries, following)
@@ -116,17 +116,17 @@ def _offence_of(note: Note, log: MapLog, expected: Entries, kept: Kept) -> Offen
     return Offence(DIFFERENT, log.subscriber, what, evidence)
 
 
-def _check_kept(verdict: MapVerdict, channel: str, kept: Kept) -> None:
+def _check_kept(verdict: MapVerdict, kept: Kept) -> None:
     """Check that the map in Redis is what its stream makes of it."""
     entries: dict[str, str] = {}
     for change in kept.stream:
         _apply(entries, change)
     if entries != kept.entries:
         what = f"the stream does not lead to the map: {_difference(entries, kept.entries)}"
-        verdict.offences.append(Offence(DIFFERENT, f"{channel} in Redis", what))
+        verdict.offences.append(Offence(DIFFERENT, f"{kept.channel} in Redis", what))
 
 
-def _check_stream(verdict: MapVerdict, channel: str, kept: Kept, writes: Iterable[Write]) -> None:
+def _check_stream(verdict: MapVerdict, kept: Kept, writes: Iterable[Write]) -> None:
     """Check that each acknowledged write is in the stream, where it was acknowledged."""
     changes = {change.offset: change for change in kept.stream}
     for write in writes:
@@ -134,14 +134,14 @@ def _check_stream(verdict: MapVerdict, channel: str, kept: Kept, writes: Iterabl
         if write.is_idle or (change is not None and (change.key, change.value) == (write.key, write.value)):
             continue
         what = f"{_short(write)} was acknowledged, the stream has {change and _short(change)}"
-        verdict.offences.append(Offence(LOST_WRITE, f"{channel} in Redis", what))
+        verdict.offences.append(Offence(LOST_WRITE, f"{kept.channel} in Redis", what))
 
 
 def _check_writes(verdict: MapVerdict, stop: Stop, writes: Iterable[Write], *, key_ttl_s: float) -> None:
     """Check that the map has the last acknowledged write of each key, unless that has expired."""
     by_key: defaultdict[str, list[Write]] = defaultdict(list)
     for write in writes:
-        if write.channel == stop.channel and write.acknowledged_s <= stop.at_s:
+        if write.channel == stop.kept.channel and write.acknowledged_s <= stop.at_s:
             by_key[write.key].append(write)
     for key, found in by_key.items():
         newest_s = max(write.sent_s for write in found)
@@ -151,7 +151,7 @@ def _check_writes(verdict: MapVerdict, stop: Stop, writes: Iterable[Write], *, k
             possible.add(None)
         if stop.kept.entries.get(key) not in possible:
             what = f"at a stop, offset {stop.kept.offset}: {key} is {stop.kept.entries.get(key)}, not {possible}"
-            verdict.offences.append(Offence(LOST_WRITE, f"{stop.channel} in Redis", what, [*map(_short, last)]))
+            verdict.offences.append(Offence(LOST_WRITE, f"{stop.kept.channel} in Redis", what, [*map(_short, last)]))
 
 
 def _apply(entries: dict[str, str], change: Change) -> None:

@@ -21,7 +21,7 @@ Message = dict[str, Any]  # Any: JSON
 class PlainMap:
     """What a page keeps of a map between connections.
 
-    since: the position that the server has told last; a load has none before it ends.
+    since: the last position that it received; a load has none before it ends.
     """
 
     def __init__(self, channel: str) -> None:

@@ -94,8 +94,9 @@ class Change(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A map in Redis. epoch: the present one; stream: all changes, without those of an ephemeral map."""
+    """A map in Redis. epoch: the one at that moment. stream: all changes, none of an ephemeral map."""
 
+    channel: str
     epoch: str
     offset: int
     entries: Entries
@@ -108,9 +109,13 @@ class Stop(NamedTuple):
     copies: by subscriber; None: it was not live. afters: the number of its events until then.
     """
 
-    channel: str
     at_s: float
     kept: Kept
     copies: Mapping[str, Entries | None]
     afters: Mapping[str, int]
     may_have_lost_data: bool
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether each copy is the map."""
+        return all(copy == self.kept.entries for copy in self.copies.values())

@@ -18,6 +18,8 @@ from tests.chaos.map_journal import Changed, Entries, Invalidated, Loaded, MapEv
 _SMALL_PAGE = 3
 # Long enough for changes between the pages of most loads.
 _LONGEST_ROUND_TRIP_S = 0.1
+# So often a copy is noted after a change, and always when it becomes live.
+_NOTED = 0.25
 # So often a client returns as another one, which loads the map: otherwise most of them recover.
 _ANEW = 1 / 3
 
@@ -37,21 +39,16 @@ class MapSubscriber(Client[MapEvent]):
     def __init__(self, name: str, channel: str, fleet: Fleet, chance: random.Random, way: MapWay) -> None:
         super().__init__(chance)
         self.log = MapLog(name, channel)
-        self.copy: dict[str, str] = {}
+        self._copy: dict[str, str] = {}
         self.is_live = False
         self._fleet = fleet
         self._place: Place | None = None
         self._way = way
         self._open_page()
 
-    def note(self) -> None:
-        """Note the copy, if it must be the map at its place."""
-        if self.is_live and self._place is not None:
-            self.log.notes.append(Note(len(self.log.events), self._place, dict(self.copy)))
-
     def live_copy(self) -> Entries | None:
         """Return the copy; None: it is not whole now."""
-        return dict(self.copy) if self.is_live else None
+        return dict(self._copy) if self.is_live else None
 
     @override
     def _connect(self) -> AsyncGenerator[MapEvent, None]:
@@ -70,22 +67,33 @@ class MapSubscriber(Client[MapEvent]):
         self.log.events.append(event)
         match event:
             case Loaded():
-                self.copy, self._place, self.is_live = dict(event.entries), event.place, True
-                self.note()
+                self._become_live(event.place, dict(event.entries))
             case Recovered():
-                self._place, self.is_live = event.place, True
-                self.note()
+                self._become_live(event.place, self._copy)
             case Changed():
                 self._place = event.place
                 if event.value is None:
-                    self.copy.pop(event.key, None)
+                    self._copy.pop(event.key, None)
                 else:
-                    self.copy[event.key] = event.value
+                    self._copy[event.key] = event.value
+                if self._chance.random() < _NOTED:
+                    self._note()
             case Invalidated():
                 self.is_live = False
+
+    def _become_live(self, place: Place | None, copy: dict[str, str]) -> None:
+        self._copy, self._place, self.is_live = copy, place, True
+        self._note()
+
+    def _note(self) -> None:
+        """Note the copy, if it must be the map at its place."""
+        if self.is_live and self._place is not None:
+            self.log.notes.append(Note(len(self.log.events), self._place, dict(self._copy)))
 
     def _open_page(self) -> None:
         """Forget the position."""
         self._plain = PlainMap(self.log.channel)
         limit = _SMALL_PAGE if self._way is MapWay.SMALL_PAGES else 0
-        self._subscription = MapSubscription(self.log.channel, limit=limit, longest_round_trip_s=_LONGEST_ROUND_TRIP_S)
+        self._subscription = MapSubscription(
+            self.log.channel, limit=limit, round_trip_s=lambda: self._chance.uniform(0, _LONGEST_ROUND_TRIP_S)
+        )

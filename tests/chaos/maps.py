@@ -40,8 +40,8 @@ map = { mode = "ephemeral", min_page_size = 1, page_size = 16, key_ttl_s = 3 }
 type = "map"
 map = { mode = "ephemeral", min_page_size = 1, page_size = 16, key_ttl_s = 3600 }
 """
-_LONGEST_UNNOTED_S = 1.0
 _LAST_WRITES_TIMEOUT_S = 40.0
+_READ_TIMEOUT_S = 20.0
 _POLL_S = 0.05
 
 
@@ -66,21 +66,15 @@ class Maps:
             for way in MapWay
         ]
         self._channels = channels
-        self._chance = random.Random(chance.random())
         self._rate_per_s = rate_per_s / writer_count
         self._stops: list[Stop] = []
+        self._streams: dict[tuple[str, str], Kept] = {}
         self._stop_count = 0
+        self._longest_stop_s = 0.0
 
     def is_joined(self) -> bool:
         """Return whether every subscriber has been live."""
         return all(subscriber.log.count(Loaded) for subscriber in self.subscribers)
-
-    async def note(self) -> None:
-        """Note copies at random moments; end only when cancelled."""
-        while True:
-            await asyncio.sleep(self._chance.uniform(0, _LONGEST_UNNOTED_S))
-            for subscriber in self.subscribers:
-                subscriber.note()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
@@ -99,33 +93,37 @@ class Maps:
             await end(*tasks)
 
     async def stop(self, reads: RedisReads, *, within_s: float, may_have_lost_data: bool) -> None:
-        """Compare each copy with Redis until all are equal: for so long, then the checker reports the difference."""
-        deadline_s = time.monotonic() + within_s
-        self._stop_count += 1
-        for channel in self._channels:
-            while True:
-                with suppress(RedisError):  # a cluster that forms anew
-                    stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
-                    is_equal = all(copy == stop.kept.entries for copy in stop.copies.values())
-                    if is_equal or time.monotonic() >= deadline_s:
-                        self._stops.append(stop)
-                        break
-                await asyncio.sleep(_POLL_S)
+        """Compare each copy with Redis until all are equal: for so long, then the checker reports the difference.
 
-    def verdict(self, reads: RedisReads) -> MapVerdict:
-        """Check everything. Raises: as of `RedisReads`."""
-        streams: dict[str, Kept] = {
-            channel: reads.map(channel, with_stream=True) for channel in self._channels if channel in _STREAMS
-        }
+        Raises: TimeoutError if Redis cannot be read.
+        """
+        start_s = time.monotonic()
+        deadline_s = start_s + within_s
+        self._stop_count += 1
+        async with asyncio.timeout(within_s + _READ_TIMEOUT_S):
+            for channel in self._channels:
+                stop = None
+                while stop is None or (not stop.is_equal and time.monotonic() < deadline_s):
+                    await asyncio.sleep(_POLL_S)
+                    with suppress(RedisError):  # while a cluster forms
+                        stop = await self._compare(channel, reads, may_have_lost_data=may_have_lost_data)
+                self._stops.append(stop)
+            self._longest_stop_s = max(self._longest_stop_s, time.monotonic() - start_s)
+            for channel in set(self._channels).intersection(_STREAMS):
+                kept = await asyncio.to_thread(reads.map, channel, with_stream=True)
+                self._streams.pop((channel, kept.epoch), None)
+                self._streams[channel, kept.epoch] = kept  # the last one of each epoch
+
+    def verdict(self) -> MapVerdict:
+        """Check everything, after the last stop."""
         logs = [subscriber.log for subscriber in self.subscribers]
         writes = [write for writer in self.writers for write in writer.writes]
-        return check_maps(logs, writes, self._stops, streams, key_ttls_s=KEY_TTLS_S)
+        return check_maps(logs, writes, self._stops, list(self._streams.values()), key_ttls_s=KEY_TTLS_S)
 
     async def _compare(self, channel: str, reads: RedisReads, *, may_have_lost_data: bool) -> Stop:
         kept = await asyncio.to_thread(reads.map, channel)
         subscribers = [subscriber for subscriber in self.subscribers if subscriber.log.channel == channel]
         return Stop(
-            channel,
             time.monotonic(),
             kept,
             {each.log.subscriber: each.live_copy() for each in subscribers},
@@ -133,13 +131,14 @@ class Maps:
             may_have_lost_data,
         )
 
-    def figures(self) -> dict[str, int]:
-        """Return the numbers of the report."""
+    def figures(self) -> dict[str, str]:
+        """Return the figures of the report by name."""
         logs = [subscriber.log for subscriber in self.subscribers]
         return {
-            "map subscribers": len(logs),
-            "map writes": sum(len(writer.writes) for writer in self.writers),
-            "map loads": sum(log.count(Loaded) for log in logs),
-            "map recoveries": sum(log.count(Recovered) for log in logs),
-            "map stops": self._stop_count,
+            "map subscribers": str(len(logs)),
+            "map writes": str(sum(len(writer.writes) for writer in self.writers)),
+            "map loads": str(sum(log.count(Loaded) for log in logs)),
+            "map recoveries": str(sum(log.count(Recovered) for log in logs)),
+            "map stops": str(self._stop_count),
+            "all maps equal after a stop": f"{self._longest_stop_s:.1f} s",
         }

@@ -48,7 +48,7 @@ class RedisReads:
                 stream = client.xrange(key(channel, "stream")) if with_stream else []
         entries = {name.decode(): _value(entry) for name, entry in state.items()}
         changes = [_change(_offset(entry_id), fields) for entry_id, fields in stream]
-        return Kept((epoch or b"").decode(), int(offset or 0), entries, changes)
+        return Kept(channel, (epoch or b"").decode(), int(offset or 0), entries, changes)
 
 
 def _offset(entry_id: bytes) -> int:

@@ -26,7 +26,7 @@ def figures(outcome: Outcome) -> dict[str, str]:
         "announced losses": str(outcome.verdict.announced.total()),
         **{f"announced: {cause}": str(count) for cause, count in sorted(outcome.verdict.announced.items())},
         "published again after a failover": str(len(outcome.verdict.republished)),
-        **{name: str(number) for name, number in outcome.map_figures.items()},
+        **outcome.map_figures,
         "map copies compared": str(outcome.map_verdict.note_count + outcome.map_verdict.copy_count),
         **{kind: str(count) for kind, count in outcome.map_verdict.counts().items()},
         "errors in the nodes' logs": str(len(outcome.node_faults)),

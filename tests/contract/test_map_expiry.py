@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from roomcast.brokers.interface import Once
 from roomcast.brokers.map_interface import Conditions, Suppressed
@@ -118,3 +121,68 @@ async def test_in_a_persistent_map_nothing_expires(server: Client, prefix: str) 
         keys = ChannelKeys(prefix)
         ttls = await run_all(server, [("PTTL", keys.key(CHANNEL, name)) for name in ("meta", "state", "keys")], ())
         assert ttls == [-1, -1, -1]
+
+
+@pytest.mark.redis
+async def test_a_refreshed_key_does_not_make_the_sweep_spin(valkey: Redis, prefix: str) -> None:
+    async with running(valkey, prefix) as (broker, _):
+        await put(broker, "a", b"1", EPHEMERAL)
+        await end_time_of(valkey, prefix, "a")
+        await put(broker, "a", b"2", EPHEMERAL)
+        await valkey.config_resetstat()
+        wait_s = await broker.maps.expire(CHANNEL, EPHEMERAL)
+        stats: Any = await valkey.info("commandstats")  # Any: redis-py's reply
+
+    assert wait_s is not None
+    assert 50 < wait_s <= 60, "the next round is that late"
+    calls = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
+    assert {name: calls[name] for name in calls if "config" not in name and name != "info"} == {
+        "evalsha": 1,
+        "time": 1,
+        "zrange": 1,
+    }
+
+
+async def test_any_number_of_nodes_may_sweep_at_once(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe(CHANNEL)
+        keys = [f"k{number}" for number in range(20)]
+        for key in keys:
+            await put(broker, key, b"1", EPHEMERAL)
+        await end_time_of(server, prefix, *keys)
+        waits = await asyncio.gather(*[broker.maps.expire(CHANNEL, EPHEMERAL) for _ in range(5)])
+        assert waits == [None] * 5
+        await sink.until_texts([b"1"] * 20 + [b""] * 20)
+        assert (await page(broker, EPHEMERAL)).position.offset == 40
+
+
+async def test_a_map_is_kept_as_long_as_its_last_key(server: Client, prefix: str) -> None:
+    keys = ChannelKeys(prefix)
+    for kind, least_s in ((EPHEMERAL, 3600), (RECOVERABLE, 24 * 3600)):
+        async with running(server, prefix) as (broker, _):
+            await put(broker, "a", b"1", kind)
+            names = ("meta", "state", "keys", "deadlines")
+            meta, *others = await run_all(server, [("PTTL", keys.key(CHANNEL, name)) for name in names], ())
+            assert least_s - 5 <= meta / 1000 <= least_s
+            assert all(least_s + 55 <= ttl / 1000 <= least_s + 60 for ttl in others)
+            await broker.maps.clear(CHANNEL, kind)
+
+
+async def test_a_map_that_is_made_persistent_stays(server: Client, prefix: str) -> None:
+    keys = ChannelKeys(prefix)
+    names = [keys.key(CHANNEL, name) for name in ("meta", "state", "keys", "deadlines")]
+    for use in (page, lambda broker: put(broker, "b")):
+        async with running(server, prefix) as (broker, _):
+            await put(broker, "a", b"1", RECOVERABLE)
+            await use(broker)
+            assert await run_all(server, [("PTTL", name) for name in names], ()) == [-1, -1, -1, -2]
+            assert "a" in values(await page(broker))
+
+
+async def test_keys_of_a_map_that_was_persistent_expire(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        await put(broker, "a")
+        await put(broker, "b", b"1", RECOVERABLE)
+        await page(broker, RECOVERABLE)
+        await end_time_of(server, prefix, "a")
+        assert values(await page(broker, RECOVERABLE)) == {"b": b"1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from roomcast.brokers.interface import Once, Read
 from roomcast.brokers.map_interface import (
@@ -18,12 +19,14 @@ from roomcast.brokers.map_interface import (
 )
 from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.model.client_info import ClientInfo
-from roomcast.model.errors import ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.maps import Change, KeyMode, MapMode, MapOptions
 from roomcast.model.namespaces import ChannelType, Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Kind, Publication, Removal
-from roomcast.redis_access.client import Client
+from roomcast.redis_access.client import Client, connect
+from roomcast.redis_access.keys import ChannelKeys
+from roomcast.redis_access.pipeline import run_all
 from tests.support.brokers import running
 
 pytestmark = pytest.mark.anyio
@@ -254,3 +257,85 @@ async def test_many_at_once_are_written_in_their_order_each_with_its_own_result(
         assert isinstance(offsets[2], ClientError)
         assert offsets[3] == 2
         assert await broker.maps.write_all([]) == []
+
+
+@pytest.mark.redis
+async def test_a_user_that_may_not_write_gets_an_error(valkey: Redis, prefix: str) -> None:
+    await valkey.acl_setuser(
+        prefix,
+        enabled=True,
+        nopass=True,
+        reset=True,
+        keys=["*"],
+        channels=["*"],
+        categories=["+@all"],
+        commands=["-zadd"],
+    )
+    where = valkey.connection_pool.connection_kwargs
+    async with (
+        Redis(host=where["host"], port=where["port"], username=prefix, password="x") as limited,
+        running(limited, prefix) as (broker, _),
+    ):
+        with pytest.raises(BrokerUnavailable, match="NOPERM"):
+            await put(broker, "k")
+        submission = MapSubmission(Publication(CHANNEL, b"1", change=Change("k")), PERSISTENT)
+        (result,) = await broker.maps.write_all([submission])
+    await valkey.acl_deluser(prefix)
+
+    assert isinstance(result, ClientError), "the ingest worker puts it aside"
+    assert result.error is ErrorCode.PERMISSION_DENIED
+
+
+async def test_a_redis_that_is_away_is_an_error(prefix: str) -> None:
+    async with connect("redis://127.0.0.1:1/0", timeout_s=1, client_name="test") as nowhere:
+        maps = RedisBroker(nowhere, prefix=prefix, node_id="n1", max_message_bytes=1000).maps
+        for call in (
+            maps.read(MapRead(CHANNEL, PERSISTENT)),
+            maps.count(CHANNEL, PERSISTENT),
+            maps.expire(CHANNEL, EPHEMERAL),
+            maps.touch(CHANNEL, EPHEMERAL, ["k"]),
+            maps.clear(CHANNEL, PERSISTENT),
+            maps.write_all([MapSubmission(Publication(CHANNEL, b"1", change=Change("k")), PERSISTENT)]),
+        ):
+            with pytest.raises(BrokerUnavailable, match=r"^Redis is away \(ConnectionError\)$"):
+                await call
+
+
+async def test_a_lost_tail_starts_another_epoch(server: Client, prefix: str) -> None:
+    async with running(server, prefix) as (broker, _):
+        first = await put(broker, "a")
+        lost = Position(9, first.position.epoch)
+        after = await broker.maps.write(Publication(CHANNEL, b"2", change=Change("b")), PERSISTENT, seen=[lost])
+        assert after.position.epoch != first.position.epoch
+        assert after.position.offset == 2
+        conditions = Conditions(expected=first.position)
+        assert (await put(broker, "a", conditions=conditions)).suppressed is None, "the key's last write is still there"
+
+
+async def test_where_filters_are_used_a_set_carries_the_tags_before(server: Client, prefix: str) -> None:
+    kind = namespace(tags_filter=True)
+    async with running(server, prefix) as (broker, sink):
+        await broker.subscribe(CHANNEL)
+        for text, tags in ((b"1", {"a": "1"}), (b"2", {"a": "2"}), (b"3", None)):
+            await put(broker, "k", text, kind, tags=tags)
+        await put(broker, "k", b"4", kind)
+        await sink.until_texts([b"1", b"2", b"3", b"4"])
+        (history,) = await broker.read([Read(CHANNEL, kind, limit=10)])
+        (entry,) = (await page(broker, kind)).entries
+
+    changes = [publication.change for publication in sink.publications]
+    assert [change.tags_before for change in changes if change] == [None, {"a": "1"}, {"a": "2"}, None]
+    assert isinstance(history, History)
+    assert history.publications == sink.publications
+    assert entry.change
+    assert entry.change.tags_before is None
+
+
+@pytest.mark.parametrize("kind", [PERSISTENT, RECOVERABLE])
+async def test_the_history_has_exactly_so_many_changes(server: Client, prefix: str, kind: Namespace) -> None:
+    mode = MapMode.PERSISTENT if kind is PERSISTENT else MapMode.RECOVERABLE
+    kind = namespace(mode, history_size=2)
+    async with running(server, prefix) as (broker, _):
+        for number in range(150):  # Redis trims whole nodes of 100 entries, if it may
+            await put(broker, "k", b"%d" % number, kind)
+        assert await run_all(server, [("XLEN", ChannelKeys(prefix).key(CHANNEL, "stream"))], ()) == [2]

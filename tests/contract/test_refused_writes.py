@@ -94,6 +94,8 @@ class Case(NamedTuple):
 READS = frozenset({"info", "pexpire"})
 # A known position is read where nothing may be written; what has changed of it is written by the next one that may.
 KNOWN_READS = READS | {"hset"}
+LATER_READS = frozenset({"info", "pttl", "persist", "del"})
+PERSISTENT_READS = KNOWN_READS | LATER_READS
 # Where nothing may be written, keys whose time is over are left in.
 DUE_READS = KNOWN_READS | {"xadd", "hdel", "zrem", "publish"}
 ONCE = Once(key="k", version=2, lease_owner="me")
@@ -128,9 +130,15 @@ CASES: Mapping[str, Case] = {
     "drop": Case([put(PERSISTENT)], drop(PERSISTENT)),
     "drop, ephemeral": Case([put(EPHEMERAL)], drop(EPHEMERAL), needs_memory=False),
     "drop what is not there": Case([], drop(PERSISTENT)),
-    "page": Case([put(PERSISTENT)], page(PERSISTENT), KNOWN_READS, needs_memory=False),
+    "page": Case([put(RECOVERABLE)], page(RECOVERABLE), KNOWN_READS, needs_memory=False),
+    "page of a persistent map": Case([put(PERSISTENT)], page(PERSISTENT), PERSISTENT_READS, needs_memory=False),
+    "page where no key expires": Case(
+        [put(PERSISTENT)], page(RECOVERABLE), KNOWN_READS | {"zadd", "zrange"}, needs_memory=False
+    ),
     "page of the first": Case([], page(RECOVERABLE)),
-    "page after a lost tail": Case([put(PERSISTENT)], page(PERSISTENT, LOST)),
+    "page after a lost tail": Case(
+        [put(PERSISTENT)], page(PERSISTENT, LOST), frozenset({"info", "pttl", "persist", "del"})
+    ),
     "page where the time is over": Case([put(RECOVERABLE), DUE], page(RECOVERABLE), DUE_READS, needs_memory=False),
     "expire": Case([put(RECOVERABLE), DUE], MAPS.expire("room:a", RECOVERABLE, [])),
     "expire, ephemeral": Case([put(EPHEMERAL), DUE], MAPS.expire("room:a", EPHEMERAL, []), needs_memory=False),

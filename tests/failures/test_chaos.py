@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.broken import DROP_CHANGES, DROP_OFFSET, SKIP_REPAIR
 from tests.chaos.map_checker import DIFFERENT
+from tests.chaos.map_subscriber import MapWay
 from tests.chaos.redis_faults import OLDER_DATA
 from tests.chaos.report import markdown, text
 from tests.chaos.run import Plan, run
@@ -26,6 +27,9 @@ async def test_nothing_is_lost_and_nothing_comes_twice_whatever_dies() -> None:
     assert sum(outcome.faults.values()) > SECONDS / 5
     assert outcome.verdict.delivery_count == outcome.publication_count * outcome.plan.subscriber_count
     assert "| lost | 0 |" in markdown(outcome)
+    assert "| map differences | 0 |" in markdown(outcome)
+    assert outcome.map_verdict.note_count
+    assert outcome.map_verdict.copy_count >= len(outcome.plan.maps) * len(MapWay)
 
 
 async def test_nothing_is_lost_in_silence_when_redis_refuses_fails_over_or_has_older_data() -> None:

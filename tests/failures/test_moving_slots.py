@@ -12,8 +12,10 @@ import pytest
 from redis.crc import key_slot
 
 from roomcast.brokers.interface import ALWAYS, Once, Read
+from roomcast.brokers.map_interface import MapRead, Written
 from roomcast.brokers.redis_broker import RedisBroker
-from roomcast.model.namespaces import Namespace
+from roomcast.model.maps import Change
+from roomcast.model.namespaces import DEFAULTS, Namespace
 from roomcast.model.publications import History, Publication
 from roomcast.redis_access.client import connect
 from roomcast.tasks import end
@@ -109,3 +111,30 @@ async def test_ingest_entries_wait_until_their_slot_has_moved(cluster: Cluster) 
         for channel, first in ((moving, 0), ("room:a", 1)):
             assert await numbers(broker, channel) == list(range(first, number + 1))[-300:]
         assert await dead(client, prefix) == []
+
+
+@pytest.mark.parametrize("name", ["state", "cursors"])
+async def test_writes_of_a_map_wait_until_its_slot_has_moved(cluster: Cluster, name: str) -> None:
+    channel, kind = f"{name}:moving", DEFAULTS[name]
+    async with running(cluster) as broker:
+
+        async def write(number: int) -> Written:
+            return await broker.maps.write(Publication(channel, b"%d" % number, change=Change(f"k{number % 3}")), kind)
+
+        await write(0)
+        slot = key_slot(f"t:{channel}".encode())
+        migration = asyncio.create_task(asyncio.to_thread(cluster.migrate_slot, slot, pause_s=0.3))
+        waiting: list[asyncio.Task[Written]] = []
+        for number in itertools.count(1):
+            waiting.append(asyncio.create_task(write(number)))
+            await asyncio.sleep(0.01)  # while the slot moves
+            if migration.done():
+                break
+        await migration
+        written = await asyncio.wait_for(asyncio.gather(*waiting), 10)
+        page = await broker.maps.read(MapRead(channel, kind))
+
+    offsets = [each.position.offset for each in written]
+    assert offsets == sorted(set(offsets))
+    assert len({each.position.epoch for each in written}) == 1
+    assert sorted(int(entry.data) for entry in page.entries) == list(range(number - 2, number + 1))

@@ -37,12 +37,18 @@ class Test {
     return `${namespace}:${this.prefix}`;
   }
 
+  /** Returns a client that has not connected yet. */
+  newClient() {
+    const sdk = new this.Sdk([this.endpoint], this.options);
+    this.clients.push(sdk);
+    return sdk;
+  }
+
   /** Returns a connected client; `id` is that of its connection. */
   async client() {
-    const sdk = new this.Sdk([this.endpoint], this.options);
+    const sdk = this.newClient();
     const connected = new Promise((resolve) => sdk.on("connected", resolve));
     sdk.connect();
-    this.clients.push(sdk);
     return Object.assign(sdk, { id: (await connected).client });
   }
 

@@ -369,9 +369,29 @@ export const BEHAVIOURS = {
     equal(await map.updates(2), [{ key: "ada", removed: true }, { key: "bob", removed: true }]);
   },
 
-  "more 5 a persistent map that changes while it is loaded": (test) => changesWhileLoaded(test, "paged"),
+  "more 5 maps that are subscribed before the connection": async (test) => {
+    const client = test.newClient();
+    const channels = ["streamless", "positioned", "tagged"].map((namespace) => test.channel(namespace));
+    for (const channel of channels) await test.set(channel, "k", channel);
+    const maps = channels.map((channel) => test.map(client, channel));
 
-  "more 6 an ephemeral map that changes while it is loaded": (test) => changesWhileLoaded(test, "fleeting"),
+    client.connect();
+
+    for (const map of maps) equal(await map.entries(), { k: map.channel });
+  },
+
+  "more 6 a map that is larger than a reply": async (test) => {
+    const channel = test.channel("positioned");
+    const values = Object.fromEntries(Array.from({ length: 300 }, (_, n) => [`k${n}`, large(n)]));
+    const commands = Object.entries(values).map(([key, data]) => ({ map_publish: { channel, key, data } }));
+    await test.api("batch", { commands });
+
+    equal(await test.map(await test.client(), channel, { pageSize: 1000 }).entries(), values);
+  },
+
+  "more 7 a persistent map that changes while it is loaded": (test) => changesWhileLoaded(test, "paged"),
+
+  "more 8 an ephemeral map that changes while it is loaded": (test) => changesWhileLoaded(test, "fleeting"),
 };
 
 async function setTeams(test, channel) {

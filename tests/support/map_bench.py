@@ -15,7 +15,7 @@ from roomcast.model.maps import Change
 from roomcast.model.positions import Position
 from roomcast.model.publications import History, Kind, Publication
 from tests.support.map_store import FakeMap, FakeMapStore
-from tests.support.sessions import NAMESPACES, Bench, Client
+from tests.support.sessions import Bench, Client
 
 KEPT = 8
 Entry = dict[str, Any]  # Any: JSON
@@ -49,6 +49,7 @@ class MapBench(Bench):
         self.store = Store()
         self.store.on_change = self._on_change
         self.node.maps.store = self.node.client_publisher._map_store = self.store
+        self.node.map_presence._store = self.store
         self._logs: dict[str, list[Publication]] = {}
 
     def set(self, channel: str, key: str, value: object = None, *, flush: bool = True, **members: Any) -> None:
@@ -73,7 +74,7 @@ class MapBench(Bench):
         self.broker.histories[channel] = History(position, 0, [])
 
     def _write(self, publication: Publication, *, flush: bool) -> None:
-        writing = self.store.write(publication, NAMESPACES[publication.channel.partition(":")[0]])
+        writing = self.store.write(publication, self.node.namespaces.of(publication.channel))
         with suppress(StopIteration):  # nothing in it waits
             writing.send(None)
         if flush:

@@ -116,7 +116,7 @@ class Follower:
             await self.load(speaker)
 
     async def follow(self, condition: Callable[[dict[str, Any]], bool]) -> None:
-        """Apply what comes until the entries satisfy the condition; load the map again where the server asks for it."""
+        """Apply pushes until the entries satisfy the condition; load the map again where the server asks for it."""
         while not condition(self.entries):
             push = await self.next_push()
             if "pub" in push:

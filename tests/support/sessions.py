@@ -84,7 +84,9 @@ NAMESPACES = {
     ),
     "own": Namespace(
         type=ChannelType.MAP,
-        map=MapOptions(mode=MapMode.EPHEMERAL, key_ttl_s=60.0, client_key=ClientKey.CLIENT_ID),
+        map=MapOptions(
+            mode=MapMode.EPHEMERAL, key_ttl_s=60.0, client_key=ClientKey.CLIENT_ID, remove_on_unsubscribe=True
+        ),
         may_publish=Who.ANYONE,
         may_remove=Who.ANYONE,
     ),

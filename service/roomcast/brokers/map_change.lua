@@ -43,6 +43,8 @@ local function ask_for_changes(map)
   ask('ZREM', keys[4], '')
   ask('DEL', keys[2])
   ask('PEXPIRE', keys[1], 0)
+  ask('PERSIST', keys[1])
+  ask('PTTL', keys[1])
   ask('XADD', keys[2], '*', 'k', '')
   has_asked = true
 end
@@ -96,6 +98,11 @@ local function keep_alive(map)
     redis.call('PEXPIRE', keys[3], ttl)
     redis.call('PEXPIRE', keys[4], ttl)
     redis.call('PEXPIRE', keys[5], ttl)
+  elseif redis.call('PTTL', keys[1]) >= 0 then -- the namespace had another mode
+    redis.call('PERSIST', keys[1])
+    redis.call('PERSIST', keys[3])
+    redis.call('PERSIST', keys[4])
+    redis.call('DEL', keys[5])
   end
 end
 
@@ -173,8 +180,18 @@ local function expire_keys(map, due, now)
       local quoted = string.gsub(key, '[\\"]', '\\%0')
       remove_key(map, key, entry_of(found[i]), string.format('{"key":"%s","time":%.0f,"removed":true}', quoted, now))
     else -- another program has removed it
+      redis.call('ZREM', map.keys[4], key)
       redis.call('ZREM', map.keys[5], key)
     end
   end
   save(map)
+end
+
+-- Let keys expire that were written while the namespace's keys did not.
+local function add_deadlines(map, now)
+  ask('HSET', map.keys[1], 'offset', 0)
+  local deadline = string.format('%.0f', now + map.options.key_ttl)
+  for _, key in ipairs(redis.call('ZRANGE', map.keys[4], 0, -1)) do
+    redis.call('ZADD', map.keys[5], 'NX', deadline, key)
+  end
 end

@@ -27,7 +27,7 @@ class Suppressed(enum.Enum):
 class Conditions(NamedTuple):
     """Conditions of a write, checked in the same step, in this order.
 
-    once: as of publications; the version is that of the key, and a write without one keeps it.
+    once: as of publications, but without a lease; the version is that of the key, and a write without one keeps it.
     mode: about the key. expected: the position of the key's last write; offset 0: the key is absent; with an empty
         epoch: in any epoch. None: any.
     """

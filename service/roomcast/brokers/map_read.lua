@@ -9,9 +9,9 @@ local map = map_of(KEYS, ARGV)
 if not map then
   return { 0, '', -1, 1, 0, {} }
 end
-local is_over = 0
+local is_over, now = 0, nil
 if map.options.key_ttl ~= '0' then
-  local now = now_ms()
+  now = now_ms()
   local due = due_keys(map, now)
   if #due > 0 then
     ask('ZRANGEBYLEX', KEYS[4], '-', '+')
@@ -25,6 +25,10 @@ end
 local entries, is_last, count = {}, 1, 0
 if not map.is_void and is_over == 0 then
   count = redis.call('ZCARD', KEYS[4])
+  if now and count > redis.call('ZCARD', KEYS[5]) then
+    ask('ZRANGEBYLEX', KEYS[4], '-', '+')
+    pcall(add_deadlines, map, now)
+  end
   local names, limit, size = { ARGV[8] }, tonumber(ARGV[7]), 0
   if ARGV[8] == '' then
     local first = ARGV[6] == '' and '-' or '(' .. ARGV[6]

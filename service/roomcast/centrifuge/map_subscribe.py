@@ -13,7 +13,7 @@ from roomcast.centrifuge.admission import check_count, subscription_of, terms_of
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.map_encodings import MapView
 from roomcast.centrifuge.map_loading import Loading
-from roomcast.centrifuge.session import Session
+from roomcast.centrifuge.session import Session, SessionSubscription
 from roomcast.centrifuge.terms import REPLY_BYTES, count_in_reply
 from roomcast.model.errors import SLOW, ClientError, ErrorCode
 from roomcast.model.maps import MapMode, MapOptions
@@ -112,6 +112,7 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
         async with loading.executing():
             if not continues:
                 loading.terms = await terms_of(session, channel, namespace, params)
+                subscription_of(session, loading.terms)  # one that has expired is refused before it is loaded
             if not continues and phase != _STATE:
                 await _recover(request, loading)
                 return
@@ -131,10 +132,8 @@ def _begin(request: _Request, loading: Loading | None) -> Loading:
     Raises: ClientError 105, 106, 107, 108.
     """
     session, channel = request.session, request.channel
-    if loading is not None:
-        if not loading.is_late:
-            raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, "the map is being loaded")
-        session.end_load(channel)
+    if loading is not None and not loading.is_late:
+        raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, "the map is being loaded")
     check_count(session)
     return session.begin_load(channel, view_of(request.command.params, request.namespace))
 
@@ -216,8 +215,7 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
     view, options = request.view_of(loading), loading.terms.options
     maps, connection = session.wire.maps, session.connection
     encoding = maps.encoding_of(view, connection.encoding.ping)
-    subscription, expiry = subscription_of(session, loading.terms)
-    subscription.is_positioned = True  # in each mode it is notified of losses
+    subscription, expiry = _subscription(session, loading)
     subscribing = session.context.node.subscribing(
         connection,
         channel,
@@ -252,26 +250,35 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
             connection.send_missed(map(encode, start.rest))
 
 
+def _subscription(session: Session, loading: Loading) -> tuple[SessionSubscription, Members]:
+    """Return as `subscription_of`. Raises: ClientError 109: client libraries replace the token, and load again."""
+    try:
+        subscription, expiry = subscription_of(session, loading.terms)
+    except ClientError:
+        raise ClientError(ErrorCode.TOKEN_EXPIRED, "the subscription has expired while the map was loaded") from None
+    subscription.is_positioned = True  # in each mode it is notified of losses
+    return subscription, expiry
+
+
 def _start(request: _Request, loading: Loading, since: Position, events: Sequence[Publication | Resumption]) -> _Start:
     """Return what a client is sent. Raises: ClientError 112 if changes since its position are lost."""
     connection, view, load = request.session.connection, request.view_of(loading), loading.load
     found = [event for event in events if isinstance(event, Publication)]
-    reply_bytes = REPLY_BYTES
     if load is not None:
         position = next(event.position for event in events if isinstance(event, Resumption))
         assert position is not None  # noqa: S101  (for the type checker)
         seen = list(map(view.of_last, found))
         bases = Bases(load.copy.entries(), is_whole=True)
-        if not request.has_positions:  # what does not fit follows the pages, without which the map is of no moment
-            reply_bytes = connection.max_unsent_bytes // 2
+        # With all of them the client has the map of one moment. They were few, unless the map is ephemeral or many
+        # were made just now.
+        reply_bytes = connection.max_unsent_bytes // 2
     else:
         if not any(isinstance(event, Resumption) and event.is_recovered for event in events):
             raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes since this position are lost")
         position = Position(offset_of(found[-1]), since.epoch) if found else since
         seen = [each for event in found if (each := view.of(event)) is not None]
         bases = Bases({each.change.key: each for each in found if each.change is not None}, is_whole=False)
-        if connection.is_congested:  # as of streams: the reply may not wait
-            reply_bytes = 0
+        reply_bytes = 0 if connection.is_congested else REPLY_BYTES  # as of streams
     count = count_in_reply(seen, reply_bytes)
     if count < len(seen):
         position = Position(offset_of(seen[count - 1]) if count else since.offset, since.epoch)

@@ -20,7 +20,8 @@ class ErrorCode(enum.Enum):
     UNAUTHORIZED = (101, "unauthorized", 401)
     # No namespace has the channel.
     UNKNOWN_CHANNEL = (102, "unknown channel", 404)
-    # The client, or the page's origin, may not do this; or the subscription token is invalid.
+    # The client, or the page's origin, may not do this; the subscription token is invalid; or the channel is of another
+    # type (a map, or not).
     PERMISSION_DENIED = (103, "permission denied", 403)
     # No command, API method or node operation has this name.
     METHOD_NOT_FOUND = (104, "method not found", 404)
@@ -39,7 +40,8 @@ class ErrorCode(enum.Enum):
     EXPIRED = (110, "expired", 400)
     # More requests wait for the application, or more operations run on a node, than the limit.
     TOO_MANY_REQUESTS = (111, "too many requests", 429)
-    # The history does not have all publications since this position: they were removed, or the epoch is another one.
+    # The history does not have all publications since this position: they were removed, or the epoch is another one. Of
+    # a map: the client loads it from the beginning.
     UNRECOVERABLE_POSITION = (112, "unrecoverable position", 416)
 
     def __init__(self, code: int, message: str, status: int) -> None:
@@ -173,7 +175,7 @@ SERVER_ERROR = Disconnect(3004, "internal server error")
 EXPIRED = Disconnect(3005, "connection expired")
 # A server-side subscription expired and was not refreshed.
 SUBSCRIPTION_EXPIRED = Disconnect(3006, "subscription expired")
-# More than `max_unsent_bytes` are unsent, or the client accepted no bytes for 10 s.
+# More than `max_unsent_bytes` are unsent, the client accepted no bytes for 10 s, or asked too late for a page of a map.
 SLOW = Disconnect(3008, "slow")
 # Publications of a server-side subscription with positions are lost, or a new token has other ones; or changes of a
 # plain client's map are lost.

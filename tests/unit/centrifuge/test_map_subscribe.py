@@ -294,6 +294,26 @@ async def test_changes_that_wait_for_the_next_flush_come_once(maps: MapBench) ->
     assert ada.values == maps.values("board:a")
 
 
+async def test_a_client_goes_live_with_the_map_of_one_position(maps: MapBench) -> None:
+    maps.fill("board:a", 4)
+    bob = await watcher(maps)
+    await bob.load()
+    ada = await watcher(maps)
+    ada.take(await ada.ask(2))
+    maps.set("board:a", "k000", "changed")
+    at_5 = maps.values("board:a")
+    maps.set("board:a", "k000", "changed again, and not written yet", flush=False)
+
+    reply = await ada.ask(2, cursor="k002", offset=4, epoch="e")
+    ada.take(reply)
+
+    # At offset 5 without the first change it would be a map that never was.
+    assert ada.values == {5: at_5, 6: maps.values("board:a")}[reply["offset"]]
+    maps.turn.run()
+    ada.read()
+    assert ada.values == maps.values("board:a")
+
+
 async def test_a_load_that_loses_changes_ends_with_112_and_can_begin_again(maps: MapBench) -> None:
     maps.fill("board:a", 7)
     ada = await watcher(maps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.chaos.map_journal import Change, Changed, Entries, Kept, Loaded, MapE
 MAP = "lasting:map"
 # a is set, b is set, a is removed, b is replaced.
 STREAM = [Change(1, "a", "1"), Change(2, "b", "2"), Change(5, "a", None), Change(6, "b", "3")]
-KEPT = Kept("e", 6, {"b": "3"}, STREAM)
+KEPT = Kept(MAP, "e", 6, {"b": "3"}, STREAM)
 
 
 def note(offset: int, entries: Entries, *, epoch: str = "e", after: int = 0) -> Note:
@@ -25,7 +25,7 @@ def log(*notes: Note, events: Sequence[MapEvent] = ()) -> MapLog:
 
 
 def stop(kept: Kept = KEPT, *, at_s: float = 100.0, may_have_lost_data: bool = False, **copies: Entries | None) -> Stop:
-    return Stop(MAP, at_s, kept, copies, dict.fromkeys(copies, 9), may_have_lost_data)
+    return Stop(at_s, kept, copies, dict.fromkeys(copies, 9), may_have_lost_data)
 
 
 def write(
@@ -42,10 +42,10 @@ def verdict(
     *logs: MapLog,
     writes: Sequence[Write] = (),
     stops: Sequence[Stop] = (),
-    streams: Mapping[str, Kept] | None = None,
+    streams: Sequence[Kept] = (),
     key_ttl_s: float = 0.0,
 ) -> MapVerdict:
-    return check_maps(logs or [log()], writes, stops, streams or {}, key_ttls_s={MAP: key_ttl_s})
+    return check_maps(logs or [log()], writes, stops, streams, key_ttls_s={MAP: key_ttl_s})
 
 
 def kinds(found: MapVerdict) -> list[str]:
@@ -55,7 +55,7 @@ def kinds(found: MapVerdict) -> list[str]:
 def test_copies_that_are_the_map_are_good() -> None:
     notes = [note(6, {"b": "3"}), note(0, {}), note(2, {"a": "1", "b": "2"}), note(4, {"a": "1", "b": "2"})]
 
-    found = verdict(log(*notes), writes=WRITES, stops=[stop(s={"b": "3"})], streams={MAP: KEPT})
+    found = verdict(log(*notes), writes=WRITES, stops=[stop(s={"b": "3"})], streams=[KEPT])
 
     assert found.is_good
     assert (found.note_count, found.copy_count) == (4, 1)
@@ -64,7 +64,7 @@ def test_copies_that_are_the_map_are_good() -> None:
 
 @pytest.mark.parametrize("entries", [{"a": "1"}, {"a": "1", "b": "3"}, {"a": "1", "b": "2", "c": "4"}, {}, {"b": "2"}])
 def test_a_note_that_is_not_the_map_at_its_place_is_a_difference(entries: Entries) -> None:
-    found = verdict(log(note(2, entries), note(6, {"b": "3"})), streams={MAP: KEPT})
+    found = verdict(log(note(2, entries), note(6, {"b": "3"})), streams=[KEPT])
 
     assert kinds(found) == [DIFFERENT]
     assert "keys differ" in found.offences[0].what
@@ -73,7 +73,7 @@ def test_a_note_that_is_not_the_map_at_its_place_is_a_difference(entries: Entrie
 def test_the_evidence_of_a_difference_has_the_subscriber_s_events_and_the_changes_of_the_key() -> None:
     events: list[MapEvent] = [Loaded(Place("e", 1), {"a": "1"}), Changed(Place("e", 6), "b", "3")]
 
-    found = verdict(log(note(6, {"a": "1", "b": "3"}, after=2), events=events), streams={MAP: KEPT})
+    found = verdict(log(note(6, {"a": "1", "b": "3"}, after=2), events=events), streams=[KEPT])
 
     text = "\n".join(map(str, found.offences[0].evidence))
     assert "loaded 1 keys" in text
@@ -81,11 +81,24 @@ def test_the_evidence_of_a_difference_has_the_subscriber_s_events_and_the_change
     assert str(Change(5, "a", None)) in text
 
 
-def test_notes_of_an_epoch_that_ended_are_not_compared() -> None:
-    found = verdict(log(note(6, {"x": "1"}, epoch="d")), streams={MAP: KEPT})
+def test_notes_are_compared_with_the_stream_of_their_epoch_as_far_as_it_was_read() -> None:
+    former = Kept(MAP, "d", 2, {"a": "1", "b": "2"}, STREAM[:2])
+    streams = [former, KEPT]
+
+    found = verdict(
+        log(
+            note(1, {"a": "1"}, epoch="d"),
+            note(3, {"x": "1"}, epoch="d"),
+            note(6, {"b": "3"}),
+            note(7, {"x": "1"}),
+            note(1, {"x": "1"}, epoch="c"),
+        ),
+        streams=streams,
+    )
 
     assert found.is_good
-    assert found.note_count == 0
+    assert found.note_count == 2
+    assert kinds(verdict(log(note(1, {}, epoch="d")), streams=streams)) == [DIFFERENT]
 
 
 def test_a_copy_that_differs_at_a_stop_is_a_difference() -> None:
@@ -98,7 +111,7 @@ def test_a_subscriber_that_is_not_live_at_a_stop_is_a_difference() -> None:
 
 
 def test_a_map_that_is_not_what_its_stream_leads_to_is_a_difference() -> None:
-    assert kinds(verdict(streams={MAP: KEPT._replace(entries={"b": "2"})})) == [DIFFERENT]
+    assert kinds(verdict(streams=[KEPT._replace(entries={"b": "2"})])) == [DIFFERENT]
 
 
 def test_an_acknowledged_write_that_the_map_does_not_have_is_lost() -> None:
@@ -141,8 +154,8 @@ def test_an_acknowledged_write_that_is_not_in_the_stream_is_lost() -> None:
     missing = write(4, "c", "9")
     removed = KEPT._replace(stream=[change for change in STREAM if change.offset != 5])
 
-    assert kinds(verdict(writes=[*WRITES, write(7, "c", None, is_idle=True)], stops=[good], streams={MAP: KEPT})) == []
-    assert LOST_WRITE in kinds(verdict(writes=[*WRITES, missing], stops=[good], streams={MAP: KEPT}))
-    assert LOST_WRITE in kinds(verdict(writes=WRITES, stops=[good], streams={MAP: removed}))
+    assert kinds(verdict(writes=[*WRITES, write(7, "c", None, is_idle=True)], stops=[good], streams=[KEPT])) == []
+    assert LOST_WRITE in kinds(verdict(writes=[*WRITES, missing], stops=[good], streams=[KEPT]))
+    assert LOST_WRITE in kinds(verdict(writes=WRITES, stops=[good], streams=[removed]))
     lossy = good._replace(may_have_lost_data=True)
-    assert verdict(writes=[*WRITES, missing], stops=[lossy], streams={MAP: KEPT}).is_good
+    assert verdict(writes=[*WRITES, missing], stops=[lossy], streams=[KEPT]).is_good

@@ -26,6 +26,7 @@ CHANNEL = "board:a"
 WIRE = Wire("json", JsonCodec(), lambda message: message + b"\n")
 VIEW = MapView(tells_offsets=True, is_delta=True)
 DELTA = WIRE.maps.encoding_of(VIEW, b"")
+WHOLE = WIRE.maps.encoding_of(MapView(tells_offsets=True), b"")
 # Long enough for differences.
 PAD = "x" * 60
 Values = dict[str, object]
@@ -107,6 +108,11 @@ class Board:
         self._subscribe(client, Bases(self.entries(), is_whole=True))
         return client
 
+    def watch_whole(self) -> None:
+        """Add a subscriber without differences: changes wait for the next flush although no other one is there."""
+        client, _ = connection(encoding=WHOLE)
+        self.hub.subscribe(client, CHANNEL, Subscription(WHOLE), self.policy)
+
     def leave(self, client: Client) -> None:
         self.hub.unsubscribe(client.connection, CHANNEL)
         client.connection.forget_backlog(CHANNEL)
@@ -132,13 +138,13 @@ def test_each_key_has_its_own_differences_from_the_state_on() -> None:
     board.flush()
     client = board.load()
 
-    board.change("a", [PAD, 2])
+    board.change("a", [PAD, 2, PAD[::-1] + "y" * 60])
     board.change("b", [PAD, 2])
-    board.change("a", [PAD, 3])
+    board.change("a", ["y" * 60, 3])
     board.flush()
     client.read()
 
-    assert client.values == board.values() == {"a": [PAD, 3], "b": [PAD, 2]}
+    assert client.values == board.values() == {"a": ["y" * 60, 3], "b": [PAD, 2]}
     assert client.patch_count == 3
 
 
@@ -153,11 +159,32 @@ def test_the_first_value_of_a_key_and_the_first_after_a_removal_are_whole() -> N
     client.read()
     assert (client.values, client.patch_count) == ({"a": [PAD, 2]}, 0)
 
-    board.change("a")
-    board.change("a", [PAD, 3])
+    for value in (None, [PAD, 3]):
+        board.change("a", value)
+        board.flush()
+    client.read()
+    assert (client.values, client.patch_count) == ({"a": [PAD, 3]}, 0), "nothing builds on a value without data"
+
+    board.change("a", is_removed=True)
+    board.flush()
+    board.change("a", [PAD, 4])
     board.flush()
     client.read()
-    assert (client.values, client.patch_count) == ({"a": [PAD, 3]}, 0), "a value without data is no base"
+    assert (client.values, client.patch_count) == ({"a": [PAD, 4]}, 0)
+
+
+def test_differences_build_on_what_was_written_and_not_on_what_waits() -> None:
+    board = Board()
+    board.watch_whole()
+    board.change("a", [PAD, 1])
+    board.flush()
+    board.change("a", [PAD, 2])
+    client = board.load()
+
+    assert client.values == {"a": [PAD, 1]}
+    board.flush()
+    client.read()
+    assert client.values == {"a": [PAD, 2]}
 
 
 def test_a_client_that_may_have_missed_changes_gets_each_value_whole_once() -> None:
@@ -190,6 +217,7 @@ class Delivery(RuleBasedStateMachine):
     @initialize(policy=st.sampled_from([SlowPolicy.DISCONNECT, SlowPolicy.LATEST]))
     def begin(self, policy: SlowPolicy) -> None:
         self.board = Board(policy)
+        self.board.watch_whole()
         self.clients: list[Client] = []
         self.away: list[tuple[Client, int]] = []
 

@@ -9,6 +9,7 @@ import pytest
 from centrifuge.fossil import apply_delta
 
 from tests.support.map_bench import MapBench, Watcher
+from tests.support.tokens import signed
 
 pytestmark = pytest.mark.anyio
 
@@ -67,3 +68,21 @@ async def test_a_difference_that_waits_builds_on_the_value_that_the_client_has(m
         base = bytes(apply_delta(base.encode(), data.encode())).decode() if push["pub"].get("delta") else data
 
     assert json.loads(base) == value(3)
+
+
+async def test_a_token_that_expires_while_a_map_is_loaded_is_replaced(maps: MapBench) -> None:
+    """Not 110, with which the SDK gives the subscription up."""
+    channel = "board:a"
+    maps.fill(channel, 3)
+    ada = Watcher(await maps.connected(signed({"sub": "ada"})), channel, limit=1)
+    claims = {"sub": "ada", "channel": channel}
+    first = await ada.ask(2, token=signed({**claims, "exp": int(maps.now_s) + 10}))
+    maps.at(maps.now_s + 3)
+    second = await ada.ask(2, cursor=first["cursor"], offset=3, epoch="e")
+    maps.now_s += 100
+
+    refused = await ada.ask(2, cursor=second["cursor"], offset=3, epoch="e")
+
+    assert refused["code"] == 109
+    again = await ada.ask(2, token=signed({**claims, "expire_at": int(maps.now_s) - 60}))
+    assert again["code"] == 110

@@ -17,10 +17,10 @@ Message = dict[str, Any]  # Any: JSON
 
 
 class Server:
-    """A server of the Centrifuge protocol for one subscription: what it is asked, and what comes of a reply."""
+    """A server of the Centrifuge protocol for one subscription: its requests, and the events of its replies."""
 
     def __init__(self) -> None:
-        self.subscription = MapSubscription("m:a", limit=2)
+        self.subscription = MapSubscription("m:a", limit=2, round_trip_s=lambda: 0)
         self.asked: Message = json.loads(self.subscription.begin())
 
     def reply(self, **reply: object) -> list[MapEvent]:
@@ -170,15 +170,19 @@ def test_a_page_that_continues_receives_what_it_has_missed() -> None:
 
 def test_a_subscriber_notes_only_copies_that_are_whole() -> None:
     subscriber = MapSubscriber("s", "m:a", Fleet([], random.Random(1)), random.Random(1), MapWay.SSE)
-    subscriber.note()
-    for event in (Paged(1), Loaded(Place("e", 1), {"a": "1"}), Changed(Place("e", 2), "a", None)):
-        subscriber.take(event, is_first=False)
-    subscriber.note()
-    subscriber.take(Invalidated("reset"), is_first=False)
-    subscriber.note()
+    events: list[MapEvent] = [Paged(1), Loaded(Place("e", 1), {"a": "1"}), Invalidated("reset")]
+    events += [Changed(Place("e", offset), "a", str(offset)) for offset in range(2, 100)]  # until it has recovered
+    events += [Recovered(Place("e", 99)), Changed(Place("e", 100), "a", None)]
+    events += [Changed(Place("e", offset), "a", str(offset)) for offset in range(101, 200)]
 
-    assert [(note.after, note.place.offset, note.entries) for note in subscriber.log.notes] == [
-        (2, 1, {"a": "1"}),
-        (3, 2, {}),
-    ]
+    for event in events:
+        subscriber.take(event, is_first=False)
+
+    first, second, *others = subscriber.log.notes
+    assert first == (2, Place("e", 1), {"a": "1"})
+    assert second == (102, Place("e", 99), {"a": "99"})
+    assert 5 < len(others) < 60
+    assert all(note.entries == {"a": str(note.place.offset)} for note in others)
+    assert subscriber.live_copy() == {"a": "199"}
+    subscriber.take(Invalidated("reset"), is_first=False)
     assert subscriber.live_copy() is None
