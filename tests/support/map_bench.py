@@ -49,7 +49,7 @@ class MapBench(Bench):
         self.store = Store()
         self.store.on_change = self._on_change
         self.node.maps.store = self.node.client_publisher._map_store = self.store
-        self.node.map_presence._store = self.store
+        self.node.map_presence._store = self.node.map_presence._rounds._store = self.store
         self._logs: dict[str, list[Publication]] = {}
 
     def set(self, channel: str, key: str, value: object = None, *, flush: bool = True, **members: Any) -> None:
