@@ -251,7 +251,7 @@ async def measure_watching(name: str, node: NodeProcess, room: str, watched: str
         await crowd.move("join", room)
         async with peers(node, WATCHER_COUNT) as late:
             await crowd.open(late, watched, by_map=by_map)
-        await asyncio.sleep(1)
+        await asyncio.sleep(3)  # the node ends their connections
         await crowd.move("leave", room)
 
 
@@ -266,7 +266,7 @@ async def measure(port: int, directory: str) -> None:
     file = Path(directory) / "namespaces.toml"
     file.write_text(TABLES)
     # The clients are one busy process, so a pong may take long.
-    with Cluster(url, "watched:", namespaces_file=str(file), ping_timeout_s="600") as cluster:
+    with Cluster(url, "watched:", namespaces_file=str(file), ping_interval_s="600", ping_timeout_s="600") as cluster:
         await measure_watching("joins and leaves", cluster.start_node(), "told:a", "told:a", by_map=False)
         await measure_watching("a map", cluster.start_node(), "listed:a", "here:listed:a", by_map=True)
 

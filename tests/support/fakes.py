@@ -273,7 +273,14 @@ class SettledTracker(Tracker):
         return track
 
 
-def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, tracker: Tracker | None = None) -> Node:
+def node(
+    hub: Hub,
+    broker: FakeBroker,
+    namespaces: Namespaces | None = None,
+    *,
+    tracker: Tracker | None = None,
+    map_store: FakeMapStore | None = None,
+) -> Node:
     """Return a node on fakes, with the default namespaces unless others are given; its tasks do not run."""
     tracker = tracker or SettledTracker(broker, hub.broadcast, lambda: 0.0)
     return Node(
@@ -284,5 +291,5 @@ def node(hub: Hub, broker: FakeBroker, namespaces: Namespaces | None = None, *, 
         tracker=tracker,
         presence=FakePresence(),
         roster=HubRoster(hub, "n1"),
-        map_store=FakeMapStore(),
+        map_store=map_store or FakeMapStore(),
     )

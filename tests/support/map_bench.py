@@ -45,11 +45,9 @@ class MapBench(Bench):
     """Maps of the namespaces `board` (persistent) and `cursor` (ephemeral) beside the channels of a Bench."""
 
     def __init__(self, **settings: Any) -> None:  # Any: of Settings
-        super().__init__(**settings)
         self.store = Store()
+        super().__init__(self.store, **settings)
         self.store.on_change = self._on_change
-        self.node.maps.store = self.node.client_publisher._map_store = self.store
-        self.node.map_presence._store = self.store
         self._logs: dict[str, list[Publication]] = {}
 
     def set(self, channel: str, key: str, value: object = None, *, flush: bool = True, **members: Any) -> None:

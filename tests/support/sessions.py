@@ -45,6 +45,7 @@ from roomcast.node.survey import Survey
 from roomcast.tasks import TaskSet, end
 from tests.support.fakes import FakeBroker, RecordingTransport, Schedule
 from tests.support.fakes import node as fake_node
+from tests.support.map_store import FakeMapStore
 from tests.support.tokens import SECRET
 
 GRACE_S = 25.0
@@ -194,11 +195,11 @@ class FakeApplication:
 class Bench:
     """The sessions of a node on fakes. The time is the test's."""
 
-    def __init__(self, **settings: Any) -> None:  # Any: of Settings
+    def __init__(self, map_store: FakeMapStore | None = None, **settings: Any) -> None:  # Any: of Settings
         self.now_s = float(int(time.time()))
         self.broker = Gate()
         self.turn = Schedule()
-        self.node = fake_node(Hub(self.turn), self.broker, Namespaces(NAMESPACES))
+        self.node = fake_node(Hub(self.turn), self.broker, Namespaces(NAMESPACES), map_store=map_store)
         self.application = FakeApplication()
         self.deadlines = Deadlines(lambda: self.now_s, grace_s=GRACE_S)
         given = {"secret": SECRET, **settings}

@@ -85,7 +85,9 @@ class ModeratedPublisher(Publisher):
             else:
                 kind = _kind_of_answer(publication)
                 change, conditions = await accepted(self._application, self._caller, publication, lambda _: kind)
-                on_result(await self._node.maps.write(change, conditions=conditions))
+                written = await self._node.maps.write(change, conditions=conditions)
+                self._node.map_presence.wrote(connection, change)  # it may have left meanwhile
+                on_result(written)
         except Refused as exc:
             connection.close(exc.disconnect)
             return False

@@ -5,6 +5,8 @@ The others of those ways are of the store alone, and have tests in tests/contrac
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 from redis.asyncio import Redis
 
@@ -183,16 +185,14 @@ async def test_only_the_first_connection_of_a_user_is_pushed(node: NodeProcess, 
     channel = f"lobby:{name}"
     watcher = Follower(speaker, f"users:{channel}", type=3)
     await watcher.load()
-    users = ("ada", "ada", "bob")
-    expected = ["ada", "bob"]
-    async with (
-        connected(node, token(users[0])) as one,
-        connected(node, token(users[1])) as two,
-        connected(node, token(users[2])) as three,
-    ):
-        for client in (one, two, three):
+    pushed = []
+    async with AsyncExitStack() as stack:
+        for user in ("ada", "ada", "bob"):
+            client = await stack.enter_async_context(connected(node, token(user)))
             assert "error" not in await Follower(client, channel).load()
-        assert [(await watcher.next_push())["pub"] for _ in expected] == [{"key": user} for user in expected]
+            if user not in pushed:
+                pushed.append((await watcher.next_push())["pub"]["key"])
+    assert pushed == ["ada", "bob"]
 
 
 async def test_a_subscription_token_keeps_the_maps_of_presence(node: NodeProcess, speaker: Speaker, name: str) -> None:

@@ -92,6 +92,7 @@ async def test_a_key_that_the_application_permits_goes_with_its_connection(maps:
     assert maps.values("own:a") == {client.session.client_id: 1}
 
     client.vanish()
+    maps.node.map_presence.flush()
 
     assert maps.values("own:a") == {}
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.hooks.interface import Caller, Hook, PublishAnswer, PublishEvent
+from roomcast.hooks.interface import Caller, Hook, MapPublishAnswer, PublishAnswer, PublishEvent
 from roomcast.model.errors import ApplicationError, Disconnect, Refused
+from roomcast.model.maps import Change
 from roomcast.model.payloads import kind_of_text
 from roomcast.model.publications import Kind, Publication
 from roomcast.node.hub import Hub
@@ -31,8 +32,8 @@ class Desk:
         self.application = FakeApplication()
         self.application.answers[Hook.PUBLISH] = answer
         self.tasks = TaskSet("test")
-        made = node(Hub(lambda _: None), self.broker)
-        self.publisher = ModeratedPublisher(made, self.application, self.tasks, CALLER)
+        self.node = node(Hub(lambda _: None), self.broker)
+        self.publisher = ModeratedPublisher(self.node, self.application, self.tasks, CALLER)
 
     async def finish(self) -> list[bytes]:
         await asyncio.wait(set(self.tasks._running))
@@ -70,6 +71,25 @@ async def test_a_refusal_drops_what_waits_behind_it_and_closes_the_client() -> N
     assert await desk.finish() == [b"1"]
     assert to_ada.closed_with == [Disconnect(4501, "enough")]
     assert to_ada.written == [], "plain frames carry no errors"
+
+
+async def test_the_key_of_a_client_that_has_left_while_the_application_was_asked_is_removed() -> None:
+    answer: asyncio.Future[MapPublishAnswer] = asyncio.get_running_loop().create_future()
+    desk = Desk(PublishAnswer())
+    desk.application.answers[Hook.MAP_PUBLISH] = answer
+    ada, _ = connection()
+    client = desk.node.roster.client_id(ada)
+
+    desk.publisher.publish_for(ada, Publication("cursors:a", b"{}", Kind.JSON, change=Change(client)))
+    await asyncio.sleep(0)
+    with desk.node.connected(ada):
+        pass
+    answer.set_result(MapPublishAnswer())
+    await desk.finish()
+    desk.node.map_presence.flush()
+
+    page = await desk.node.maps.read("cursors:a")
+    assert (page.position.offset, page.entries) == (2, []), "it was set and removed"
 
 
 @given(st.text())
