@@ -181,6 +181,7 @@ async def test_a_write_with_an_idempotency_key_is_made_once(node: NodeProcess) -
 
     place = place_of(first)
     assert again.status_code == not_again.status_code == 200
+    assert again.headers["etag"] == first.headers["etag"], "whoever lost the first answer goes on with it"
     assert again.json() == {**place, "suppressed": True, "suppress_reason": "idempotency"}
     assert other.json() == {**place, "offset": 2}
     assert not_again.json() == {**place_of(removed), "suppressed": True, "suppress_reason": "idempotency"}

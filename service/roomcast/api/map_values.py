@@ -250,12 +250,12 @@ def _answer(
     position, suppressed = written
     is_removal = change.change is not None and change.change.is_removed
     body: dict[str, Any] = {**position._asdict()} if has_positions else {}  # Any: JSON
+    headers = _etag(position if has_positions and not is_removal else None)
     if suppressed is None:
-        headers = _etag(position if has_positions and not is_removal else None)
         return JSONResponse(body, 201 if is_new and not is_removal else 200, headers=headers)
     body |= {"suppressed": True, "suppress_reason": suppressed.value}
     if suppressed is Suppressed.IDEMPOTENCY:
-        return JSONResponse(body)
+        return JSONResponse(body, headers=headers)  # of the write that was made
     if has_condition:
         return JSONResponse(body, 412)
     # By a condition of the application, a client is answered as for a write that was made.
