@@ -10,9 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from roomcast.brokers.interface import Once, Read
-from roomcast.brokers.map_interface import Conditions, Suppressed
-from roomcast.model.maps import KeyMode, MapMode
+from roomcast.brokers.map_interface import Conditions, MapSubmission, Suppressed
+from roomcast.model.maps import Change, KeyMode, MapMode
 from roomcast.model.namespaces import Namespace
+from roomcast.model.publications import Publication
 from roomcast.redis_access.client import Client
 from roomcast.redis_access.keys import ChannelKeys
 from roomcast.redis_access.pipeline import run_all
@@ -108,6 +109,18 @@ async def test_keys_whose_time_is_over_make_room(server: Client, prefix: str) ->
         await end_time_of(server, prefix, "a", "b")
         await put(broker, "c", b"1", kind)
         assert values(await page(broker, kind)) == {"c": b"1"}
+
+
+async def test_keys_whose_time_is_over_make_room_for_a_large_value(server: Client, prefix: str) -> None:
+    keys = [f"k{number}" for number in range(150)]
+    kind = namespace(MapMode.EPHEMERAL, max_map_bytes=20_000)
+    async with running(server, prefix) as (broker, _):
+        await broker.maps.write_all(
+            [MapSubmission(Publication(CHANNEL, b"1", change=Change(key)), kind) for key in keys]
+        )
+        await end_time_of(server, prefix, *keys)
+        await put(broker, "large", b"1" * 18_000, kind)
+        assert await broker.maps.count(CHANNEL, kind) == 1
 
 
 async def test_in_a_persistent_map_nothing_expires(server: Client, prefix: str) -> None:

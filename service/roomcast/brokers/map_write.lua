@@ -82,10 +82,11 @@ elseif not reason then
     return added > 0 and map.bytes + added > tonumber(limits.max_bytes) and 'max_map_bytes' or nil
   end
   reason = limit()
-  if reason and now then -- keys that no node has swept make room
-    expire_keys(map, due_keys(map, now), now)
+  local due = reason and now and due_keys(map, now) or {}
+  while reason and #due > 0 do -- keys that no node has swept make room
+    expire_keys(map, due, now)
     find()
-    reason = limit()
+    reason, due = limit(), due_keys(map, now)
   end
   if not reason then
     ask_for_changes(map)
