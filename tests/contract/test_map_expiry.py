@@ -182,6 +182,28 @@ async def test_a_map_is_kept_as_long_as_its_last_key(server: Client, prefix: str
             await broker.maps.clear(CHANNEL, kind)
 
 
+async def test_a_persistent_map_without_keys_is_forgotten_after_a_day(server: Client, prefix: str) -> None:
+    meta = ChannelKeys(prefix).key(CHANNEL, "meta")
+
+    async def hours_left() -> float:
+        (left_ms,) = await run_all(server, [("PTTL", meta)], ())
+        return left_ms / 3_600_000 if left_ms >= 0 else left_ms
+
+    async with running(server, prefix) as (broker, _):
+        await broker.read([Read(CHANNEL, PERSISTENT)])
+        assert 23 < await hours_left() <= 24, "clients may read any name"
+        await page(broker)
+        assert 23 < await hours_left() <= 24
+        await put(broker, "a")
+        assert await hours_left() == -1
+        await broker.read([Read(CHANNEL, PERSISTENT)])
+        assert await hours_left() == -1
+        await remove(broker, "a")
+        assert 23 < await hours_left() <= 24
+        await broker.maps.clear(CHANNEL, PERSISTENT)
+        assert 23 < await hours_left() <= 24
+
+
 async def test_a_map_that_is_made_persistent_stays(server: Client, prefix: str) -> None:
     keys = ChannelKeys(prefix)
     names = [keys.key(CHANNEL, name) for name in ("meta", "state", "keys", "deadlines")]

@@ -98,7 +98,9 @@ local function keep_alive(map)
     redis.call('PEXPIRE', keys[3], ttl)
     redis.call('PEXPIRE', keys[4], ttl)
     redis.call('PEXPIRE', keys[5], ttl)
-  elseif redis.call('PTTL', keys[1]) >= 0 then -- the namespace had another mode
+  elseif redis.call('ZCARD', keys[4]) == 0 then
+    redis.call('PEXPIRE', keys[1], EMPTY_TTL)
+  elseif redis.call('PTTL', keys[1]) >= 0 then -- it was empty, or the namespace had another mode
     redis.call('PERSIST', keys[1])
     redis.call('PERSIST', keys[3])
     redis.call('PERSIST', keys[4])

@@ -5,6 +5,8 @@
 --   jumps: "90-5000000090," if after a start of the server offset 90 was followed by 5000000091
 
 local MAX_FORMER, MAX_JUMPS = 16, 8
+-- Of a persistent map without keys, ms: clients may read any name, and each would stay for ever.
+local EMPTY_TTL = 24 * 3600 * 1000
 local replication -- asked once for all calls
 
 -- Return a list with one more item, without the oldest above a number of items.

@@ -1,6 +1,6 @@
 -- Read a channel's position and the publications after another one; create the position if there is none yet.
 -- KEYS[1] meta, see position.lua; KEYS[2] stream
--- ARGV[1] an epoch, in case a new one is needed; ARGV[2] TTL of the meta, ms, 0: none
+-- ARGV[1] an epoch, in case a new one is needed; ARGV[2] TTL of the meta, ms, 0: none once a map has keys
 -- ARGV[3] positions that the node has seen: '12:5f0c2a91 ...', '' for none
 -- ARGV[4] offset and ARGV[5] epoch of the reader, '' for none; ARGV[6] limit; ARGV[7] 'newest' for the newest
 --   publications, newest first, '' for the oldest
@@ -52,7 +52,12 @@ end
 if position.is_new then
   redis.call('DEL', KEYS[2])
 end
-if ARGV[2] ~= '0' then
-  redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+local ttl = ARGV[2]
+if ttl == '0' then
+  local left = redis.pcall('PTTL', KEYS[1])
+  ttl = (position.is_new or type(left) == 'number' and left >= 0) and EMPTY_TTL or nil
+end
+if ttl then
+  redis.pcall('PEXPIRE', KEYS[1], ttl)
 end
 return { position.offset, epoch, base, entries, position.jumps, position.former }
