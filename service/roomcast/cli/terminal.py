@@ -93,6 +93,8 @@ class Lines:
         try:
             click.echo(line, color=True)  # otherwise click removes some sequences where stdout is no terminal
         except BrokenPipeError:
+            # The line stays buffered, and writing it again at the exit would end the process with code 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self._is_unread.set()
 
 
