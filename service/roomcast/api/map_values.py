@@ -24,7 +24,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.maps import Change, ClientKey, KeyMode, MapMode, MapOptions, check_key
 from roomcast.model.payloads import kind_of_payload
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.map_encodings import entry
@@ -168,8 +168,8 @@ async def _entries(request: Request, channel: str, options: MapOptions, *, has_p
         after = check_key(query["after"]) if query.get("after") else ""
         page = await maps.read(channel, after=after, limit=_limit_of(query.get("limit"), options))
         position, entries = page.position, page.entries
-        if entries and not page.is_last and entries[-1].change is not None:
-            cursor = entries[-1].change.key
+        if entries and not page.is_last:
+            cursor = change_of(entries[-1]).key
     else:
         position, entries = await whole_map(find(request, ApiContext), channel)
     headers = _etag(position if has_positions else None)
@@ -248,7 +248,7 @@ def _answer(
         is_new: it was for an absent key. has_condition: the client chose one about the key.
     """
     position, suppressed = written
-    is_removal = change.change is not None and change.change.is_removed
+    is_removal = change_of(change).is_removed
     body: dict[str, Any] = {**position._asdict()} if has_positions else {}  # Any: JSON
     if suppressed is None:
         headers = _etag(position if has_positions and not is_removal else None)

@@ -24,7 +24,7 @@ from roomcast.model.json import JsonObject
 from roomcast.model.maps import Change, MapMode
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.model.tags import check_tags
 from roomcast.rooms.encodings import client_members
 
@@ -73,7 +73,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
         )
         position, entries = page.position, page.entries if wanted.limit or wanted.key else []
         if entries and not (page.is_last or wanted.key):
-            cursor = _change(entries[-1]).key
+            cursor = change_of(entries[-1]).key
     _check_epoch(wanted.revision_epoch, "" if _is_ephemeral(namespace) else position.epoch)
     return _present(
         entries=[entry_members(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
@@ -180,7 +180,7 @@ def _members(position: Position, namespace: Namespace) -> JsonObject:
 
 def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
     """Return the members of an entry or change, for `orjson.dumps`; `b64data` for a value that is not JSON."""
-    change, data = _change(publication), publication.data
+    change, data = change_of(publication), publication.data
     is_json = publication.kind is Kind.JSON
     return _present(
         key=change.key,
@@ -192,11 +192,6 @@ def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
         removed=change.is_removed,
         time=change.time_ms,
     )
-
-
-def _change(publication: Publication) -> Change:
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    return publication.change
 
 
 def _present(**members: object) -> JsonObject:

@@ -23,7 +23,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.maps import MapOptions
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Publication
+from roomcast.model.publications import Publication, change_of
 from roomcast.redis_access.envelope import (
     KINDS,
     LETTERS,
@@ -72,8 +72,7 @@ class MapCommands:
     def write(self, submission: MapSubmission, seen: Sequence[Position]) -> Command:
         """Return the command that writes, see `MapStore.write`."""
         publication, namespace, conditions = submission
-        channel, change = publication.channel, publication.change
-        assert change is not None  # noqa: S101  (for the type checker)
+        channel, change = publication.channel, change_of(publication)
         once_key = conditions.once.key
         return self._call(
             self._write,

@@ -26,7 +26,7 @@ def is_of_map(session: Session, command: Command) -> bool:
     return is_map
 
 
-def change_of(session: Session, command: Command) -> Publication:
+def wanted_change(session: Session, command: Command) -> Publication:
     """Return the change that a client wants and may make. Raises: ClientError 102, 103, 106, 107."""
     params = command.params
     channel, is_removed = params["channel"], params.get("removed", False)

@@ -30,7 +30,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.maps import Change, KeyMode, check_key
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import MAX_OFFSET, Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.tasks import end, run_together, run_until_signal
 
 _REASONS = {
@@ -158,14 +158,11 @@ async def _get(settings: Settings, channel: str, namespace: Namespace, key: str 
                 raise Failure(f"there is no key {key!r} in {channel}")
             if page.is_last or key is not None:
                 return
-            last = page.entries[-1].change
-            assert last is not None  # noqa: S101  (for the type checker)
-            read = read._replace(after=last.key)
+            read = read._replace(after=change_of(page.entries[-1]).key)
 
 
 async def _write(settings: Settings, publication: Publication, namespace: Namespace, conditions: Conditions) -> None:
-    change = publication.change
-    assert change is not None  # noqa: S101  (for the type checker)
+    change = change_of(publication)
     done = "removed" if change.is_removed else "set"
     async with _running_broker(settings, Reporter()) as broker:
         written = await broker.maps.write(publication, namespace, conditions=conditions)

@@ -18,7 +18,7 @@ from roomcast.hooks.interface import (
     MapRemoveEvent,
 )
 from roomcast.model.maps import Change
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 
 
 def is_asked(application: Application, change: Change) -> bool:
@@ -38,14 +38,14 @@ async def accepted(
         kind_of: returns the kind of the application's data, from its bytes.
     Raises: ApplicationError, ClientError, Refused of the application.
     """
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    if not is_asked(application, publication.change):
+    change = change_of(publication)
+    if not is_asked(application, change):
         return publication, UNCONDITIONAL
-    if publication.change.is_removed:
-        removal = MapRemoveEvent(caller, publication.channel, publication.change.key)
-        return _removal(publication, publication.change, await application.on_map_remove(removal))
-    answer = await application.on_map_publish(_question(caller, publication, publication.change))
-    return _set(publication, publication.change, answer, kind_of)
+    if change.is_removed:
+        removal = MapRemoveEvent(caller, publication.channel, change.key)
+        return _removal(publication, change, await application.on_map_remove(removal))
+    answer = await application.on_map_publish(_question(caller, publication, change))
+    return _set(publication, change, answer, kind_of)
 
 
 def _question(caller: Caller, publication: Publication, change: Change) -> MapPublishEvent:
