@@ -181,3 +181,17 @@ async def test_malformed_entries_are_left_out_and_reported_and_replaced(client: 
             await put(broker, key, b"2", RECOVERABLE)
         found = await page(broker, RECOVERABLE)
         assert [entry.data for entry in found.entries] == [b"1", b"2", b"2"]
+
+
+async def test_pages_continue_after_malformed_entries(client: Redis, prefix: str) -> None:
+    order = ChannelKeys(prefix).key(CHANNEL, "keys")
+    async with running(client, prefix) as (broker, _):
+        for key in "az":
+            await put(broker, key, b"1", RECOVERABLE)
+        await run_all(client, [("ZADD", order, 0, name) for name in (b"b", b"c", b"d\xff")], ())
+        found = [await page(broker, RECOVERABLE, limit=1)]
+        while found[-1].cursor and found[-1].cursor != "c":
+            found.append(await page(broker, RECOVERABLE, limit=1, after=found[-1].cursor))
+        assert [(len(each.entries), each.cursor) for each in found] == [(1, "a"), (0, "b"), (0, "c")]
+        await one_error(page(broker, RECOVERABLE, limit=1, after="c"))  # no key after which to continue
+        assert [len((await page(broker, RECOVERABLE, limit=2, after=after)).entries) for after in ("b", "c")] == [0, 1]

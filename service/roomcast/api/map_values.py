@@ -163,15 +163,12 @@ async def _value(request: Request, channel: str, key: str, *, has_positions: boo
 
 async def _entries(request: Request, channel: str, options: MapOptions, *, has_positions: bool) -> Response:
     maps, query = find(request, ApiContext).node.maps, request.query_params
-    cursor = ""
     if "limit" in query or "after" in query:
         after = check_key(query["after"]) if query.get("after") else ""
         page = await maps.read(channel, after=after, limit=_limit_of(query.get("limit"), options))
-        position, entries = page.position, page.entries
-        if entries and not page.is_last:
-            cursor = change_of(entries[-1]).key
     else:
-        position, entries = await whole_map(find(request, ApiContext), channel)
+        page = await whole_map(find(request, ApiContext), channel)
+    position, entries, cursor = page
     headers = _etag(position if has_positions else None)
     if is_unchanged(request, headers):
         return Response(status_code=304, headers=headers)

@@ -18,7 +18,7 @@ from roomcast.api.map_requests import (
 )
 from roomcast.api.publishing import payload
 from roomcast.brokers.interface import Once
-from roomcast.brokers.map_interface import Conditions, Written
+from roomcast.brokers.map_interface import Conditions, MapPage, Written
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
 from roomcast.model.maps import Change, MapMode
@@ -64,16 +64,14 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     Errors: 112 if the epoch is not `revision_epoch`, 106 for all of a map with more than 10,000 keys.
     """
     namespace = _namespace(context, wanted.channel)
-    cursor = ""
     if wanted.limit < 0 and not wanted.key:
-        position, entries = await whole_map(context, wanted.channel, wanted.cursor)
+        position, entries, cursor = await whole_map(context, wanted.channel, wanted.cursor)
     else:
-        page = await context.node.maps.read(
+        position, entries, cursor = await context.node.maps.read(
             wanted.channel, after=wanted.cursor, limit=max(wanted.limit, 1), key=wanted.key
         )
-        position, entries = page.position, page.entries if wanted.limit or wanted.key else []
-        if entries and not (page.is_last or wanted.key):
-            cursor = change_of(entries[-1]).key
+        if not (wanted.limit or wanted.key):
+            entries, cursor = [], ""
     _check_epoch(wanted.revision_epoch, "" if _is_ephemeral(namespace) else position.epoch)
     return _present(
         entries=[entry_members(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
@@ -115,15 +113,15 @@ async def map_clear(context: ApiContext, wanted: MapRequest) -> JsonObject:
     return {}
 
 
-async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
-    """Return all entries after a key, of one moment, in the order of their keys, and the map's position.
+async def whole_map(context: ApiContext, channel: str, after: str = "") -> MapPage:
+    """Return all entries after a key, of one moment.
 
     Raises: ClientError 106 for more than MAX_KEYS; and as `Maps.load`.
     """
     node = context.node
     page = await node.maps.read(channel, after=after, limit=MAX_ENTRIES)
-    if page.is_last:
-        return page.position, page.entries
+    if not page.cursor:
+        return page
     if await node.maps.count(channel) > MAX_KEYS:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_KEYS} keys: ask for pages, with a limit")
     # Pages would be of different moments. The node's copy is of one, and shared with clients that load the map.
@@ -135,7 +133,7 @@ async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple
                 await node.tracker.wait_resolved(channel)
             if load.is_current and load.copy.position >= page.position:
                 entries = load.copy.entries()
-                return load.copy.position, [entries[key] for key in sorted(entries) if key > after]
+                return MapPage(load.copy.position, [entries[key] for key in sorted(entries) if key > after])
         finally:
             load.close()
     raise BrokerUnavailable("the map changes too fast to be read")

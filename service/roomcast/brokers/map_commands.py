@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from roomcast.brokers.map_interface import (
@@ -143,7 +144,7 @@ class MapCommands:
             except (MalformedMessage, ValueError) as exc:
                 reason = str(exc) if isinstance(exc, MalformedMessage) else _NOT_AN_ENTRY
                 self._on_malformed(channel, f"key {key!r}: {reason}")
-        return MapPage(position, entries, bool(reply[3]))
+        return MapPage(position, entries, "" if reply[3] else _last_key(reply[5][::2]))
 
     @staticmethod
     def is_over(reply: Any) -> bool:  # Any: redis-py's reply
@@ -240,6 +241,14 @@ def _packed(conditions: Conditions) -> str:
     version = "" if once.version is None else once.version
     offset, epoch = ("", "") if expected is None else expected
     return f"{once_ttl},{version},{mode.value},{offset},{epoch},{once.version_epoch}"
+
+
+def _last_key(keys: Sequence[bytes]) -> str:
+    """Return the key after which the next page begins. Raises: MalformedMessage if another program has written all."""
+    for key in reversed(keys):
+        with suppress(UnicodeDecodeError):
+            return key.decode()
+    raise MalformedMessage(_NOT_AN_ENTRY)
 
 
 def _position(reply: Any) -> Position:  # Any: redis-py's reply

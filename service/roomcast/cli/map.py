@@ -156,9 +156,9 @@ async def _get(settings: Settings, channel: str, namespace: Namespace, key: str 
                 lines.print(entry_line(entry, namespace))
             if key is not None and not page.entries:
                 raise Failure(f"there is no key {key!r} in {channel}")
-            if page.is_last or key is not None:
+            if not page.cursor:
                 return
-            read = read._replace(after=change_of(page.entries[-1]).key)
+            read = read._replace(after=page.cursor)
 
 
 async def _write(settings: Settings, publication: Publication, namespace: Namespace, conditions: Conditions) -> None:

@@ -91,9 +91,9 @@ class MapWatch(Reporter):
                 gone.discard(key)
                 if self._printed.get(key) != entry.position:
                     self._print(entry)
-            if page.is_last:
+            if not page.cursor:
                 break
-            page = await self._page(store, change_of(page.entries[-1]).key)
+            page = await self._page(store, page.cursor)
             if page.position.epoch != first.epoch:
                 return None
         for key in sorted(gone):

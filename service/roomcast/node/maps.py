@@ -11,7 +11,7 @@ from roomcast.brokers.interface import Broker
 from roomcast.brokers.map_interface import UNCONDITIONAL, Conditions, MapPage, MapRead, MapStore, Written
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.namespaces import Namespace, Namespaces
-from roomcast.model.publications import Publication, change_of
+from roomcast.model.publications import Publication
 from roomcast.node.interest import Interest
 from roomcast.node.map_copy import MapCopy
 from roomcast.node.map_load import MapLoad
@@ -137,9 +137,9 @@ class Maps:
             if page.position.epoch != copy.position.epoch or not copy.fill(page):
                 track.copy = None
                 return copy
-            if page.is_last:
+            after = page.cursor
+            if not after:
                 break
-            after = change_of(page.entries[-1]).key
         if copy.position < page.position:
             # The changes up to the last page are on their way.
             await self._broker.sync({track.channel})
