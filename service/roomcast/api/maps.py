@@ -21,10 +21,10 @@ from roomcast.brokers.interface import Once
 from roomcast.brokers.map_interface import Conditions, MapPage, Written
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
-from roomcast.model.maps import Change, MapMode
+from roomcast.model.maps import Change
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication, change_of
+from roomcast.model.publications import Kind, Publication, change_of, offset_of
 from roomcast.model.tags import check_tags
 from roomcast.rooms.encodings import client_members
 
@@ -38,7 +38,7 @@ async def map_publish(context: ApiContext, wanted: MapPublishRequest) -> JsonObj
     `key_exists`, `key_not_found` or `position_mismatch`, checked in this order. Errors: 106 for a map that is full.
     After error 100 it may have been made: retry with the same `idempotency_key`.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     kind, data = payload(context, wanted.data, wanted.b64data) if wanted.has_data else (Kind.JSON, b"")
     publication = Publication(wanted.channel, data, kind, tags=check_tags(wanted.tags), change=Change(wanted.key))
     once = Once(wanted.idempotency_key, wanted.version or None, wanted.version_epoch)
@@ -51,7 +51,7 @@ async def map_remove(context: ApiContext, wanted: MapRemoveRequest) -> JsonObjec
 
     Returns: as of map_publish; without the key nothing is published, and the reason is `key_not_found`.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     removal = Publication(wanted.channel, b"", Kind.JSON, change=Change(wanted.key, is_removed=True))
     conditions = Conditions(Once(wanted.idempotency_key), expected=_expected(wanted, namespace))
     return _written(await context.node.maps.write(removal, conditions=conditions), namespace)
@@ -63,7 +63,7 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     The cursor of a page selects the next one; the last page has none. With `limit` -1 all entries are of one moment.
     Errors: 112 if the epoch is not `revision_epoch`, 106 for all of a map with more than 10,000 keys.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     if wanted.limit < 0 and not wanted.key:
         position, entries, cursor = await whole_map(context, wanted.channel, wanted.cursor)
     else:
@@ -72,9 +72,11 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
         )
         if not (wanted.limit or wanted.key):
             entries, cursor = [], ""
-    _check_epoch(wanted.revision_epoch, "" if _is_ephemeral(namespace) else position.epoch)
+    _check_epoch(wanted.revision_epoch, position.epoch if namespace.tells_positions else "")
     return _present(
-        entries=[entry_members(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
+        entries=[entry_members(each, namespace) for each in entries],
+        **position_members(position, namespace),
+        cursor=cursor,
     )
 
 
@@ -84,7 +86,7 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     Those after `since_offset`, oldest first; or with `reverse` those before it, newest first. Errors: 108 for an
     ephemeral map, which keeps no changes; 112 if the position is of another epoch, was lost, or is yet to come.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     found = await context.node.histories.read_changes(
         wanted.channel,
         limit=MAX_ENTRIES if wanted.limit < 0 else wanted.limit,
@@ -93,7 +95,9 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     )
     _check_epoch(wanted.since_epoch, found.position.epoch)
     changes = found.publications[::-1] if wanted.reverse else found.publications
-    return _present(entries=[entry_members(each, namespace) for each in changes], **_members(found.position, namespace))
+    return _present(
+        entries=[entry_members(each, namespace) for each in changes], **position_members(found.position, namespace)
+    )
 
 
 async def map_stats(context: ApiContext, wanted: MapRequest) -> JsonObject:
@@ -139,21 +143,10 @@ async def whole_map(context: ApiContext, channel: str, after: str = "") -> MapPa
     raise BrokerUnavailable("the map changes too fast to be read")
 
 
-def _namespace(context: ApiContext, channel: str) -> Namespace:
-    namespace = context.node.namespaces.of(channel)
-    if namespace.map is None:
-        raise ClientError(ErrorCode.BAD_REQUEST, "this channel is not a map")
-    return namespace
-
-
-def _is_ephemeral(namespace: Namespace) -> bool:
-    return namespace.map is not None and namespace.map.mode is MapMode.EPHEMERAL
-
-
 def _expected(wanted: MapPublishRequest | MapRemoveRequest, namespace: Namespace) -> Position | None:
     if wanted.expected_offset is None:
         return None
-    if _is_ephemeral(namespace) and (wanted.expected_offset or wanted.expected_epoch):
+    if not namespace.tells_positions and (wanted.expected_offset or wanted.expected_epoch):
         raise ClientError(ErrorCode.BAD_REQUEST, "expected_offset: an ephemeral map has no offsets; only 0 is possible")
     return Position(wanted.expected_offset, wanted.expected_epoch)
 
@@ -165,15 +158,15 @@ def _check_epoch(wanted: str, epoch: str) -> None:
 
 def _written(written: Written, namespace: Namespace) -> JsonObject:
     return _present(
-        **_members(written.position, namespace),
+        **position_members(written.position, namespace),
         suppressed=written.suppressed is not None,
         suppress_reason="" if written.suppressed is None else written.suppressed.value,
     )
 
 
-def _members(position: Position, namespace: Namespace) -> JsonObject:
+def position_members(position: Position, namespace: Namespace) -> JsonObject:
     """Return the members of a position, which clients of ephemeral maps do not receive."""
-    return {} if _is_ephemeral(namespace) else position._asdict()
+    return position._asdict() if namespace.tells_positions else {}
 
 
 def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
@@ -186,7 +179,7 @@ def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
         b64data="" if is_json else base64.b64encode(data).decode(),
         tags=publication.tags,
         info=None if publication.info is None else client_members(publication.info),
-        offset=0 if publication.position is None or _is_ephemeral(namespace) else publication.position.offset,
+        offset=offset_of(publication) if namespace.tells_positions else 0,
         removed=change.is_removed,
         time=change.time_ms,
     )

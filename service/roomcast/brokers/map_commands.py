@@ -213,14 +213,8 @@ class MapCommands:
         return Publication(channel, data, kind, Position(int(offset), epoch.decode()), *parts)
 
 
-def options_of(namespace: Namespace) -> MapOptions:
-    """Return the options of a namespace of maps."""
-    assert namespace.map is not None, "not a namespace of maps"  # noqa: S101  (a caller's error)
-    return namespace.map
-
-
 def _packed_options(namespace: Namespace) -> str:
-    options, meta_ttl = options_of(namespace), meta_ttl_ms(namespace)
+    options, meta_ttl = namespace.map_options, meta_ttl_ms(namespace)
     key_ttl = ms(options.key_ttl_s)
     numbers = (
         namespace.history_size,

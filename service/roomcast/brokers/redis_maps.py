@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from roomcast.brokers.known_positions import KnownPositions
-from roomcast.brokers.map_commands import MapCommands, options_of
+from roomcast.brokers.map_commands import MapCommands
 from roomcast.brokers.map_interface import (
     UNCONDITIONAL,
     Conditions,
@@ -112,7 +112,7 @@ class RedisMaps(MapStore):
 
     @override
     async def expire(self, channel: str, namespace: Namespace) -> float | None:
-        if not options_of(namespace).key_ttl_s:
+        if not namespace.map_options.key_ttl_s:
             return None
         command = self._commands.expire(channel, namespace, self._known.added_to((), channel))
         return await self._ask(channel, command, self._commands.expires_in_s)
@@ -156,7 +156,7 @@ class RedisMaps(MapStore):
     def _written(
         self, submission: MapSubmission, reply: Any
     ) -> Written | ClientError | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        channel, options = submission.publication.channel, options_of(submission.namespace)
+        channel, options = submission.publication.channel, submission.namespace.map_options
         written = self._replies.parsed(channel, reply, partial(self._commands.written, options))
         if isinstance(written, Written) and written.suppressed is None:
             self._known.note(channel, written.position)

@@ -168,7 +168,7 @@ async def _write(settings: Settings, publication: Publication, namespace: Namesp
         written = await broker.maps.write(publication, namespace, conditions=conditions)
     if written.suppressed is not None:
         raise Failure(f"not {done}: {_REASONS[written.suppressed]}")
-    where = f" at offset {written.position.offset}" if namespace.history_size else ""
+    where = f" at offset {written.position.offset}" if namespace.tells_positions else ""
     click.echo(f"{done} {change.key} in {publication.channel}{where}")
 
 

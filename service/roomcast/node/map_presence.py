@@ -135,9 +135,7 @@ class MapPresence:
                     self._add(channel, key, None if client is None else self._roster.info(*client))
 
     def _interval_s(self, channel: str) -> float:
-        options = self._namespaces.of(channel).map
-        assert options is not None  # noqa: S101  (for the type checker: it was checked at the start)
-        return options.key_ttl_s / _REFRESHES_PER_TTL
+        return self._namespaces.of_map(channel).map_options.key_ttl_s / _REFRESHES_PER_TTL
 
     def _present(self, channel: str) -> dict[str, tuple[Connection, str] | None]:
         """Return the keys of a map that belong to subscribers here; those of clients with their subscriptions."""

@@ -85,11 +85,11 @@ DEFLATED_EPHEMERAL_WEBSOCKET = Encoding(deflated(_ephemeral_frame), _missed)
 EPHEMERAL_SSE = Encoding(_ephemeral_event, _missed)
 
 
-def websocket_encoding(is_compressed: bool, *, is_ephemeral: bool) -> Encoding:
+def websocket_encoding(is_compressed: bool, *, tells_positions: bool) -> Encoding:
     """Return the encoding of a WebSocket."""
-    if is_ephemeral:
-        return DEFLATED_EPHEMERAL_WEBSOCKET if is_compressed else EPHEMERAL_WEBSOCKET
-    return DEFLATED_MAP_WEBSOCKET if is_compressed else MAP_WEBSOCKET
+    if tells_positions:
+        return DEFLATED_MAP_WEBSOCKET if is_compressed else MAP_WEBSOCKET
+    return DEFLATED_EPHEMERAL_WEBSOCKET if is_compressed else EPHEMERAL_WEBSOCKET
 
 
 def is_event_stream(encoding: Encoding) -> bool:

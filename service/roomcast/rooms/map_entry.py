@@ -9,7 +9,7 @@ from typing_extensions import override
 from roomcast.auth.permissions import Action
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.maps import ClientKey, MapOptions
+from roomcast.model.maps import ClientKey
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption
@@ -19,15 +19,6 @@ from roomcast.rooms.map_encodings import is_event_stream, synced, whole_map
 from roomcast.rooms.map_writer import MapWriter
 
 _ATTEMPTS = 3
-
-
-def options_of(namespaces: Namespaces, channel: str) -> MapOptions:
-    """Return the options of a map. Raises: ClientError 102, and 107 for another channel."""
-    options = namespaces.of(channel).map
-    if options is None:
-        detail = "this channel is not a map: use /ws/channels, /sse/channels or /poll/channels"
-        raise ClientError(ErrorCode.BAD_REQUEST, detail)
-    return options
 
 
 def check_no_map(namespaces: Namespaces, channel: str) -> None:
@@ -46,8 +37,8 @@ class MapEntry(Entry):
 
     @override
     async def subscribe(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
-        options = options_of(self._node.namespaces, self._channel)
-        if options.client_key is ClientKey.CLIENT_ID and not is_event_stream(connection.encoding):
+        client_key = admitted.namespace.map_options.client_key
+        if client_key is ClientKey.CLIENT_ID and not is_event_stream(connection.encoding):
             welcome = welcome or self.welcome(connection)
         if self._since is not None and admitted.namespace.recovery is not None:
             try:
@@ -67,7 +58,7 @@ class MapEntry(Entry):
             admitted.publisher,
             self._node.roster,
             self._channel,
-            options_of(self._node.namespaces, self._channel),
+            admitted.namespace.map_options,
             may_publish=self.may(Action.PUBLISH, admitted.identity),
             may_remove=self.may(Action.REMOVE, admitted.identity),
         )
