@@ -85,7 +85,10 @@ class MapOptions:
         return min(max(wanted or self.page_size, self.min_page_size), self.max_page_size)
 
     def own_key(self, client: str, user: str) -> str | None:
-        """Return the only key that a client may write; None: any. Raises: ClientError 103 for an anonymous client."""
+        """Return the only key that a client may write; None: any. Names of users are valid keys.
+
+        Raises: ClientError 103 for an anonymous client.
+        """
         if self.client_key is ClientKey.ANY:
             return None
         if self.client_key is ClientKey.CLIENT_ID:
