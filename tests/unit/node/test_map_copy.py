@@ -311,7 +311,7 @@ def test_a_load_of_a_copy_that_is_no_longer_in_step_begins_again(how: str) -> No
         load.close()
         load.close()
 
-    for ask in (lambda: load.page("", 1), lambda: load.changes(0)):
+    for ask in (lambda: load.encoded_page("", 1, None, lambda _: b""), lambda: load.changes(0)):
         with pytest.raises(ClientError) as caught:
             ask()
         assert caught.value.error is ErrorCode.UNRECOVERABLE_POSITION
