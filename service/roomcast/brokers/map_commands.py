@@ -147,8 +147,8 @@ class MapCommands:
         return MapPage(position, entries, "" if reply[3] else _last_key(reply[5][::2]))
 
     @staticmethod
-    def is_over(reply: Any) -> bool:  # Any: redis-py's reply
-        """Return whether a read has removed keys only, and must be repeated."""
+    def are_more_due(reply: Any) -> bool:  # Any: redis-py's reply
+        """Return whether `read` has read nothing, because it removed keys and more are due: it must be repeated."""
         return bool(reply[4])
 
     @staticmethod

@@ -131,11 +131,11 @@ class RedisMaps(MapStore):
         await self._ask(channel, command, self._commands.cleared)
 
     async def _ask_map(self, read: MapRead, parse: Callable[[Any], T]) -> T:  # Any: redis-py's reply
-        """Read until no keys are due."""
+        """Return what a read says; it is repeated until no keys are due."""
         while True:
             command = self._commands.read(read, self._known.added_to(read.seen, read.channel))
             reply = await self._ask(read.channel, command, lambda reply: reply)
-            if not self._commands.is_over(reply):
+            if not self._commands.are_more_due(reply):
                 return self._value(read.channel, reply, parse)
 
     async def _ask(self, channel: str, command: Command, parse: Callable[[Any], T]) -> T:  # Any: redis-py's reply
