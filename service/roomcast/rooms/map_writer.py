@@ -85,8 +85,8 @@ class MapWriter(PlainReceiver):
 
         def report(outcome: Outcome) -> None:
             if isinstance(outcome, Exception) and connection.state is State.OPEN:
-                error = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
-                text = orjson.dumps({"error": {**error, "key": change_of(publication).key}})
+                error = {**failure_of(outcome).brief, "key": change_of(publication).key}
+                text = orjson.dumps({"error": error})
                 connection.send(message(connection.encoding, text))
 
         self._publisher.publish_for(connection, publication, report)

@@ -119,8 +119,8 @@ def _kind_of_answer(publication: Publication) -> Kind:
 def _report(connection: Connection, outcome: Outcome) -> None:
     """Send a client with envelopes the error of a message."""
     if isinstance(outcome, Exception) and in_envelope(connection.encoding) and connection.state is State.OPEN:
-        body = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
-        connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
+        text = orjson.dumps({"error": failure_of(outcome).brief})
+        connection.send(text_frame(connection.encoding, text))
 
 
 def _size_bytes(publication: Publication) -> int:
