@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from typing_extensions import override
 
@@ -27,10 +29,6 @@ def check_no_map(namespaces: Namespaces, channel: str) -> None:
         raise ClientError(ErrorCode.BAD_REQUEST, "this channel is a map: use /ws/maps, /sse/maps or /maps")
 
 
-class _Unrecoverable(Exception):  # noqa: N818  (the result)
-    """The client needs the whole map."""
-
-
 @dataclass(slots=True, eq=False)
 class MapEntry(Entry):
     """The entry of a map."""
@@ -40,15 +38,16 @@ class MapEntry(Entry):
         client_key = admitted.namespace.map_options.client_key
         if client_key is ClientKey.CLIENT_ID and not is_event_stream(connection.encoding):
             welcome = welcome or self.welcome(connection)
+        attempts: list[Callable[[Connection, Admitted, bytes], Awaitable[None]]] = [self._begin] * _ATTEMPTS
         if self._since is not None and admitted.namespace.recovery is not None:
+            attempts = [partial(self._continue, self._since), *attempts]
+        for attempt in attempts:
             try:
-                await self._continue(connection, admitted, welcome, self._since)
-            except _Unrecoverable:
-                pass
+                await attempt(connection, admitted, welcome)
+            except ClientError as exc:
+                if exc.error is not ErrorCode.UNRECOVERABLE_POSITION:
+                    raise
             else:
-                return
-        for _ in range(_ATTEMPTS):
-            if await self._begin(connection, admitted, welcome):
                 return
         raise BrokerUnavailable("the map changes too fast to be read")
 
@@ -63,14 +62,14 @@ class MapEntry(Entry):
             may_remove=self.may(Action.REMOVE, admitted.identity),
         )
 
-    async def _continue(self, connection: Connection, admitted: Admitted, welcome: bytes, since: Position) -> None:
-        """Subscribe a client that continues from its position. Raises: _Unrecoverable; and as `enter`."""
+    async def _continue(self, since: Position, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        """Subscribe a client that continues from its position. Raises: ClientError 112; and as `enter`."""
         encoding = connection.encoding
         async with self._node.subscribing(
             connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=since
         ) as start:
             if not start or _position(start[0], is_recovered=True) is None:
-                raise _Unrecoverable
+                raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes since this position are lost")
             if welcome:
                 connection.send(welcome)
             missed = [event for event in start if isinstance(event, Publication)]
@@ -78,8 +77,8 @@ class MapEntry(Entry):
             connection.send_missed(map(encoding.encode, missed))
             connection.send_missed([synced(encoding, now)])
 
-    async def _begin(self, connection: Connection, admitted: Admitted, welcome: bytes) -> bool:
-        """Subscribe a client that loads the whole map; return False if changes were lost meanwhile."""
+    async def _begin(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        """Subscribe a client that loads the whole map. Raises: ClientError 112 if changes were lost; and as `enter`."""
         load = await self._node.maps.load(self._channel)
         try:
             async with self._node.subscribing(
@@ -90,13 +89,8 @@ class MapEntry(Entry):
                     connection.send(welcome)
                 changes = [event for event in others if isinstance(event, Publication)]
                 connection.send_missed(whole_map(connection.encoding, load.copy, load.start, changes, now))
-        except ClientError as exc:
-            if exc.error is not ErrorCode.UNRECOVERABLE_POSITION:
-                raise
-            return False
         finally:
             load.close()
-        return True
 
 
 def _position(event: Publication | Resumption, *, is_recovered: bool | None) -> Position | None:
