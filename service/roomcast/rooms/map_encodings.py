@@ -8,7 +8,6 @@ receives the changes that it missed, and `synced`. Ephemeral maps have neither o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TypeGuard
 
 import orjson
@@ -45,16 +44,23 @@ def entry(publication: Publication, *, with_offset: bool) -> bytes:
     return b"{%b}" % members[:-1]
 
 
-def _change_frame(event: Event, *, with_offset: bool) -> bytes:
-    return _frame(entry(event, with_offset=with_offset)) if _is_change(event) else b""
+def _change_frame(event: Event) -> bytes:
+    return _frame(entry(event, with_offset=True)) if _is_change(event) else b""
 
 
-def _change_event(event: Event, *, with_offset: bool) -> bytes:
-    """Return a server-sent event. Its id is the change's position, from which the browser continues by itself."""
+def _ephemeral_frame(event: Event) -> bytes:
+    return _frame(entry(event, with_offset=False)) if _is_change(event) else b""
+
+
+def _change_event(event: Event) -> bytes:
+    """Return a server-sent event whose id is the change's position, from which the browser continues by itself."""
     if not _is_change(event):
         return b""
-    event_id = event_stream.event_id(event.position) if with_offset else b""
-    return event_id + event_stream.event(Kind.JSON, entry(event, with_offset=with_offset))
+    return event_stream.event_id(event.position) + event_stream.event(Kind.JSON, entry(event, with_offset=True))
+
+
+def _ephemeral_event(event: Event) -> bytes:
+    return event_stream.event(Kind.JSON, entry(event, with_offset=False)) if _is_change(event) else b""
 
 
 def _is_change(event: Event) -> TypeGuard[Publication]:
@@ -71,14 +77,12 @@ def _missed(_count: int) -> bytes:
     return b""
 
 
-_offset_frame, _ephemeral_frame = (partial(_change_frame, with_offset=with_offset) for with_offset in (True, False))
-
-MAP_WEBSOCKET = Encoding(_offset_frame, _missed, tells_positions=True)
-DEFLATED_MAP_WEBSOCKET = Encoding(deflated(_offset_frame), _missed, tells_positions=True)
-MAP_SSE = Encoding(partial(_change_event, with_offset=True), _missed, tells_positions=True)
+MAP_WEBSOCKET = Encoding(_change_frame, _missed, tells_positions=True)
+DEFLATED_MAP_WEBSOCKET = Encoding(deflated(_change_frame), _missed, tells_positions=True)
+MAP_SSE = Encoding(_change_event, _missed, tells_positions=True)
 EPHEMERAL_WEBSOCKET = Encoding(_ephemeral_frame, _missed)
 DEFLATED_EPHEMERAL_WEBSOCKET = Encoding(deflated(_ephemeral_frame), _missed)
-EPHEMERAL_SSE = Encoding(partial(_change_event, with_offset=False), _missed)
+EPHEMERAL_SSE = Encoding(_ephemeral_event, _missed)
 
 
 def websocket_encoding(is_compressed: bool, *, tells_positions: bool) -> Encoding:
