@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from roomcast.auth.overrides import overridden
+from roomcast.auth.overrides import is_told_members, overridden
 from roomcast.centrifuge.admission import check_count, subscription_of, terms_of, view_of
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.map_encodings import MapView
@@ -44,10 +44,8 @@ class _Request(NamedTuple):
 
     def view_of(self, loading: Loading) -> MapView:
         """Return what the client gets of the map."""
-        override = loading.terms.options.override
-        pushes = None if override is None else override.push_join_leave
-        is_forced = self.namespace.force_push_join_leave if pushes is None else pushes
-        return MapView(self.namespace.tells_positions, self.namespace.join_leave and is_forced, *loading.view)
+        tells_members = is_told_members(self.namespace, loading.terms.options.override)
+        return MapView(self.namespace.tells_positions, tells_members, *loading.view)
 
     def result(self, position: Position) -> Members:
         """Return the members of every reply. position: up to which the client has the changes."""
