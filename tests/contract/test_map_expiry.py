@@ -187,7 +187,7 @@ async def test_a_persistent_map_without_keys_is_forgotten_after_a_day(server: Cl
 
     async def hours_left() -> float:
         (left_ms,) = await run_all(server, [("PTTL", meta)], ())
-        return left_ms / 3_600_000 if left_ms >= 0 else left_ms
+        return float(left_ms / 3_600_000 if left_ms >= 0 else left_ms)
 
     async with running(server, prefix) as (broker, _):
         await broker.read([Read(CHANNEL, PERSISTENT)])

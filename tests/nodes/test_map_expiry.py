@@ -90,7 +90,7 @@ async def test_no_command_is_sent_while_nothing_can_be_due(nodes: tuple[Node, No
         await watcher.until("ada")
     await asyncio.sleep(2.5 * TTL_S)  # the first calls, and one for what was written before they subscribed
     before = await sweeps(client)
-    await asyncio.sleep(1)
+    await asyncio.sleep(2 * TTL_S)
 
     assert await sweeps(client) == before
 

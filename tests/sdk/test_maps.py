@@ -52,7 +52,7 @@ def failures(request: pytest.FixtureRequest, cluster: Cluster, running_balancer:
         "apiUrl": running_balancer.url("") if platform == "node" else "",
         "apiKey": API_KEY,
         "prefix": prefix,
-        "tokens": {private: [token("", ttl_s=ttl_s, channel=private) for ttl_s in (2, 4, 3600)]},
+        "tokens": {private: [token("", ttl_s=ttl_s, channel=private) for ttl_s in (2, 3, 3600)]},
     }
     result: dict[str, str] = asyncio.run(driver.perform("maps", "", encoding=encoding, settings=settings))
     return result

@@ -105,10 +105,10 @@ class FakeMapStore:
         await self.expire(read.channel, read.namespace)
         found = self.of(read.channel)
         if read.key:
-            return MapPage(found.position, [found.entries[read.key]] if read.key in found.entries else [], is_last=True)
+            return MapPage(found.position, [found.entries[read.key]] if read.key in found.entries else [])
         keys = [key for key in sorted(found.entries, key=str.encode) if key.encode() > read.after.encode()]
         entries = [found.entries[key] for key in keys[: read.limit]]
-        return MapPage(found.position, entries, is_last=len(keys) <= read.limit)
+        return MapPage(found.position, entries, keys[read.limit - 1] if len(keys) > read.limit else "")
 
     async def count(self, channel: str, namespace: Namespace) -> int:
         await self.expire(channel, namespace)

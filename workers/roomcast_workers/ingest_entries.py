@@ -44,11 +44,11 @@ def _map_submission(entry: Entry, namespaces: Namespaces, *, max_message_bytes: 
     if b"channel" in fields:
         raise _bad("an entry has a map or a channel")
     channel = check_channel(_text("map", fields[b"map"]))
-    namespace = namespaces.of(channel)
-    if namespace.map is None:
-        raise _bad("this channel is not a map")
+    namespace = namespaces.of_map(channel)
     key = check_key(_text("key", _required("key", fields)))
-    conditions = Conditions(_once(entry, "idempotency_key"), _key_mode(fields), _expected(fields, namespace.map))
+    conditions = Conditions(
+        _once(entry, "idempotency_key"), _key_mode(fields), _expected(fields, namespace.map_options)
+    )
     if b"removed" in fields:
         if fields[b"removed"] != b"1" or b"data" in fields:
             raise _bad("removed is 1, without data, or not there")

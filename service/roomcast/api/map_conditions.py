@@ -29,7 +29,7 @@ def is_unchanged(request: Request, headers: dict[str, str]) -> bool:
     return etag is not None and etag in {each.strip().removeprefix("W/") for each in wanted.split(",")}
 
 
-def conditions_of(request: Request, *, user: str | None, has_positions: bool) -> Conditions:
+def conditions_of(request: Request, *, user: str | None, tells_positions: bool) -> Conditions:
     """Return the conditions of a write.
 
     Args:
@@ -49,7 +49,7 @@ def conditions_of(request: Request, *, user: str | None, has_positions: bool) ->
     found = _ETAG.fullmatch(if_match.strip())
     if found is None:
         raise ClientError(ErrorCode.BAD_REQUEST, "If-Match is * or one ETag of this map")
-    if not has_positions:
+    if not tells_positions:
         raise ClientError(ErrorCode.NOT_AVAILABLE, "an ephemeral map has no ETags")
     return Conditions(once, expected=position_of(found[1], found[2]))
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from roomcast.api.api_context import ApiContext
 from roomcast.api.api_key import check_sent_key, has_api_key
 from roomcast.api.map_conditions import conditions_of, etag_of, is_unchanged
-from roomcast.api.maps import whole_map
+from roomcast.api.maps import position_members, whole_map
 from roomcast.auth.permissions import Action, may
 from roomcast.bodies import read_body
 from roomcast.brokers.map_interface import UNCONDITIONAL, Conditions, Suppressed, Written
@@ -21,14 +21,14 @@ from roomcast.hooks.interface import Caller
 from roomcast.model.channels import check_channel
 from roomcast.model.client_info import ClientInfo
 from roomcast.model.errors import ClientError, ErrorCode
-from roomcast.model.maps import Change, ClientKey, KeyMode, MapMode, MapOptions, check_key
+from roomcast.model.maps import Change, ClientKey, KeyMode, MapOptions, check_key
+from roomcast.model.namespaces import Namespace
 from roomcast.model.payloads import kind_of_payload
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.authentication import Identity
 from roomcast.rooms.map_encodings import entry
-from roomcast.rooms.map_entry import options_of
 from roomcast.rooms.map_writer import key_of
 from roomcast.web.state import find
 
@@ -112,12 +112,12 @@ async def set_value(request: Request) -> Response:
     repeated within 5 minutes is made once. Delivery: see docs/guarantees.md.
     """
     channel, key = _named(request)
-    options = options_of(find(request, ApiContext).node.namespaces, channel)
+    namespace = find(request, ApiContext).node.namespaces.of_map(channel)
     client = await _writer(request, channel, Action.PUBLISH)
-    key = _own_key(options, key, client)
+    key = _own_key(namespace.map_options, key, client)
     data = await read_body(request, find(request, ApiContext).settings.max_message_bytes)
     change = Publication(channel, data, kind_of_payload(data), info=_info(client), change=Change(key))
-    return await _write(request, client, options, change)
+    return await _write(request, client, namespace, change)
 
 
 @router.delete(
@@ -129,54 +129,51 @@ async def set_value(request: Request) -> Response:
 async def remove_value(request: Request) -> Response:
     """Remove a key. Answers and conditions are those of `PUT`; without one an absent key is answered 404 (108)."""
     channel, key = _named(request)
-    options = options_of(find(request, ApiContext).node.namespaces, channel)
+    namespace = find(request, ApiContext).node.namespaces.of_map(channel)
     client = await _writer(request, channel, Action.REMOVE)
-    key = _own_key(options, key, client)
+    key = _own_key(namespace.map_options, key, client)
     removal = Publication(channel, b"", Kind.JSON, info=_info(client), change=Change(key, is_removed=True))
-    return await _write(request, client, options, removal)
+    return await _write(request, client, namespace, removal)
 
 
 async def _get(request: Request) -> Response:
     channel, key = _named(request)
-    options = options_of(find(request, ApiContext).node.namespaces, channel)
+    namespace = find(request, ApiContext).node.namespaces.of_map(channel)
     if not has_api_key(request):
         admission = find(request, Admission)
         await admission.check_subscribe(*await admission.visitor(request), channel)
     else:
         check_sent_key(request)
-    has_positions = options.mode is not MapMode.EPHEMERAL
     if key is not None:
-        return await _value(request, channel, check_key(key), has_positions=has_positions)
-    return await _entries(request, channel, options, has_positions=has_positions)
+        return await _value(request, channel, check_key(key), namespace)
+    return await _entries(request, channel, namespace)
 
 
-async def _value(request: Request, channel: str, key: str, *, has_positions: bool) -> Response:
+async def _value(request: Request, channel: str, key: str, namespace: Namespace) -> Response:
     page = await find(request, ApiContext).node.maps.read(channel, key=key, limit=1)
     if not page.entries:
         return _absent()
     (found,) = page.entries
-    headers = _etag(found.position if has_positions else None)
+    headers = _etag(found.position, namespace)
     if is_unchanged(request, headers):
         return Response(status_code=304, headers=headers)
     return Response(found.data, media_type=_TYPES[found.kind], headers={**headers, **_NO_SNIFFING})
 
 
-async def _entries(request: Request, channel: str, options: MapOptions, *, has_positions: bool) -> Response:
+async def _entries(request: Request, channel: str, namespace: Namespace) -> Response:
     maps, query = find(request, ApiContext).node.maps, request.query_params
-    cursor = ""
     if "limit" in query or "after" in query:
         after = check_key(query["after"]) if query.get("after") else ""
-        page = await maps.read(channel, after=after, limit=_limit_of(query.get("limit"), options))
-        position, entries = page.position, page.entries
-        if entries and not page.is_last and entries[-1].change is not None:
-            cursor = entries[-1].change.key
+        page = await maps.read(channel, after=after, limit=_limit_of(query.get("limit"), namespace.map_options))
     else:
-        position, entries = await whole_map(find(request, ApiContext), channel)
-    headers = _etag(position if has_positions else None)
+        page = await whole_map(find(request, ApiContext), channel)
+    position, entries, cursor = page
+    headers = _etag(position, namespace)
     if is_unchanged(request, headers):
         return Response(status_code=304, headers=headers)
-    about = orjson.dumps({"cursor": cursor, **(position._asdict() if has_positions else {})})
-    body = b'{"entries":[%b],%b' % (b",".join(entry(each, with_offset=has_positions) for each in entries), about[1:])
+    about = orjson.dumps({"cursor": cursor, **position_members(position, namespace)})
+    texts = [entry(each, with_offset=namespace.tells_positions) for each in entries]
+    body = b'{"entries":[%b],%b' % (b",".join(texts), about[1:])
     return Response(body, media_type="application/json", headers=headers)
 
 
@@ -216,10 +213,10 @@ def _own_key(options: MapOptions, key: str | None, client: _Client | None) -> st
     return key_of(options, key or "", info)
 
 
-async def _write(request: Request, client: _Client | None, options: MapOptions, change: Publication) -> Response:
+async def _write(request: Request, client: _Client | None, namespace: Namespace, change: Publication) -> Response:
     """Make a write that is permitted; the application is asked about that of a client."""
-    is_ephemeral = options.mode is MapMode.EPHEMERAL
-    wanted = conditions_of(request, user=None if client is None else client[0].user, has_positions=not is_ephemeral)
+    user = None if client is None else client[0].user
+    wanted = conditions_of(request, user=user, tells_positions=namespace.tells_positions)
     conditions = wanted
     if client is not None:
         change, answered = await find(request, Admission).accepted(client[0], change)
@@ -227,7 +224,7 @@ async def _write(request: Request, client: _Client | None, options: MapOptions, 
     written = await find(request, ApiContext).node.maps.write(change, conditions=conditions)
     has_condition = wanted.mode is not KeyMode.REPLACE or wanted.expected is not None
     is_new = conditions.mode is KeyMode.IF_NEW
-    return _answer(change, written, is_new=is_new, has_condition=has_condition, has_positions=not is_ephemeral)
+    return _answer(change, written, namespace, is_new=is_new, has_condition=has_condition)
 
 
 def _both(wanted: Conditions, answered: Conditions) -> Conditions:
@@ -240,7 +237,7 @@ def _both(wanted: Conditions, answered: Conditions) -> Conditions:
 
 
 def _answer(
-    change: Publication, written: Written, *, is_new: bool, has_condition: bool, has_positions: bool
+    change: Publication, written: Written, namespace: Namespace, *, is_new: bool, has_condition: bool
 ) -> Response:
     """Return the answer to a write.
 
@@ -248,9 +245,9 @@ def _answer(
         is_new: it was for an absent key. has_condition: the client chose one about the key.
     """
     position, suppressed = written
-    is_removal = change.change is not None and change.change.is_removed
-    body: dict[str, Any] = {**position._asdict()} if has_positions else {}  # Any: JSON
-    headers = _etag(position if has_positions and not is_removal else None)
+    is_removal = change_of(change).is_removed
+    body = {**position_members(position, namespace)}
+    headers = _etag(None if is_removal else position, namespace)
     if suppressed is None:
         return JSONResponse(body, 201 if is_new and not is_removal else 200, headers=headers)
     body |= {"suppressed": True, "suppress_reason": suppressed.value}
@@ -262,8 +259,10 @@ def _answer(
     return _absent() if is_removal else JSONResponse(body)
 
 
-def _etag(position: Position | None) -> dict[str, str]:
-    return {} if position is None else {"ETag": etag_of(position), **_ASK_AGAIN}
+def _etag(position: Position | None, namespace: Namespace) -> dict[str, str]:
+    if position is None or not namespace.tells_positions:
+        return {}
+    return {"ETag": etag_of(position), **_ASK_AGAIN}
 
 
 def _absent() -> Response:

@@ -18,13 +18,13 @@ from roomcast.api.map_requests import (
 )
 from roomcast.api.publishing import payload
 from roomcast.brokers.interface import Once
-from roomcast.brokers.map_interface import Conditions, Written
+from roomcast.brokers.map_interface import Conditions, MapPage, Written
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
 from roomcast.model.json import JsonObject
-from roomcast.model.maps import Change, MapMode
+from roomcast.model.maps import Change
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of, offset_of
 from roomcast.model.tags import check_tags
 from roomcast.rooms.encodings import client_members
 
@@ -38,7 +38,7 @@ async def map_publish(context: ApiContext, wanted: MapPublishRequest) -> JsonObj
     `key_exists`, `key_not_found` or `position_mismatch`, checked in this order. Errors: 106 for a map that is full.
     After error 100 it may have been made: retry with the same `idempotency_key`.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     kind, data = payload(context, wanted.data, wanted.b64data) if wanted.has_data else (Kind.JSON, b"")
     publication = Publication(wanted.channel, data, kind, tags=check_tags(wanted.tags), change=Change(wanted.key))
     once = Once(wanted.idempotency_key, wanted.version or None, wanted.version_epoch)
@@ -51,7 +51,7 @@ async def map_remove(context: ApiContext, wanted: MapRemoveRequest) -> JsonObjec
 
     Returns: as of map_publish; without the key nothing is published, and the reason is `key_not_found`.
     """
-    namespace = _namespace(context, wanted.channel)
+    namespace = context.node.namespaces.of_map(wanted.channel)
     removal = Publication(wanted.channel, b"", Kind.JSON, change=Change(wanted.key, is_removed=True))
     conditions = Conditions(Once(wanted.idempotency_key), expected=_expected(wanted, namespace))
     return _written(await context.node.maps.write(removal, conditions=conditions), namespace)
@@ -63,20 +63,20 @@ async def map_read_state(context: ApiContext, wanted: MapReadStateRequest) -> Js
     The cursor of a page selects the next one; the last page has none. With `limit` -1 all entries are of one moment.
     Errors: 112 if the epoch is not `revision_epoch`, 106 for all of a map with more than 10,000 keys.
     """
-    namespace = _namespace(context, wanted.channel)
-    cursor = ""
+    namespace = context.node.namespaces.of_map(wanted.channel)
     if wanted.limit < 0 and not wanted.key:
-        position, entries = await whole_map(context, wanted.channel, wanted.cursor)
+        position, entries, cursor = await whole_map(context, wanted.channel, wanted.cursor)
     else:
-        page = await context.node.maps.read(
+        position, entries, cursor = await context.node.maps.read(
             wanted.channel, after=wanted.cursor, limit=max(wanted.limit, 1), key=wanted.key
         )
-        position, entries = page.position, page.entries if wanted.limit or wanted.key else []
-        if entries and not (page.is_last or wanted.key):
-            cursor = _change(entries[-1]).key
-    _check_epoch(wanted.revision_epoch, "" if _is_ephemeral(namespace) else position.epoch)
+        if not (wanted.limit or wanted.key):
+            entries, cursor = [], ""
+    _check_epoch(wanted.revision_epoch, position.epoch if namespace.tells_positions else "")
     return _present(
-        entries=[entry_members(each, namespace) for each in entries], **_members(position, namespace), cursor=cursor
+        entries=[entry_members(each, namespace) for each in entries],
+        **position_members(position, namespace),
+        cursor=cursor,
     )
 
 
@@ -86,8 +86,8 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     Those after `since_offset`, oldest first; or with `reverse` those before it, newest first. Errors: 108 for an
     ephemeral map, which keeps no changes; 112 if the position is of another epoch, was lost, or is yet to come.
     """
-    namespace = _namespace(context, wanted.channel)
-    if namespace.map is not None and namespace.map.key_ttl_s:
+    namespace = context.node.namespaces.of_map(wanted.channel)
+    if namespace.map_options.key_ttl_s:
         await context.node.maps.count(wanted.channel)  # which removes keys whose time is over first
     found = await context.node.histories.read_changes(
         wanted.channel,
@@ -97,7 +97,9 @@ async def map_read_stream(context: ApiContext, wanted: MapReadStreamRequest) -> 
     )
     _check_epoch(wanted.since_epoch, found.position.epoch)
     changes = found.publications[::-1] if wanted.reverse else found.publications
-    return _present(entries=[entry_members(each, namespace) for each in changes], **_members(found.position, namespace))
+    return _present(
+        entries=[entry_members(each, namespace) for each in changes], **position_members(found.position, namespace)
+    )
 
 
 async def map_stats(context: ApiContext, wanted: MapRequest) -> JsonObject:
@@ -117,15 +119,15 @@ async def map_clear(context: ApiContext, wanted: MapRequest) -> JsonObject:
     return {}
 
 
-async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple[Position, list[Publication]]:
-    """Return all entries after a key, of one moment, in the order of their keys, and the map's position.
+async def whole_map(context: ApiContext, channel: str, after: str = "") -> MapPage:
+    """Return all entries after a key, of one moment.
 
     Raises: ClientError 106 for more than MAX_KEYS; and as `Maps.load`.
     """
     node = context.node
     page = await node.maps.read(channel, after=after, limit=MAX_ENTRIES)
-    if page.is_last:
-        return page.position, page.entries
+    if not page.cursor:
+        return page
     if await node.maps.count(channel) > MAX_KEYS:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, f"more than {MAX_KEYS} keys: ask for pages, with a limit")
     # Pages would be of different moments. The node's copy is of one, and shared with clients that load the map.
@@ -137,27 +139,16 @@ async def whole_map(context: ApiContext, channel: str, after: str = "") -> tuple
                 await node.tracker.wait_resolved(channel)
             if load.is_current and load.copy.position >= page.position:
                 entries = load.copy.entries()
-                return load.copy.position, [entries[key] for key in sorted(entries) if key > after]
+                return MapPage(load.copy.position, [entries[key] for key in sorted(entries) if key > after])
         finally:
             load.close()
     raise BrokerUnavailable("the map changes too fast to be read")
 
 
-def _namespace(context: ApiContext, channel: str) -> Namespace:
-    namespace = context.node.namespaces.of(channel)
-    if namespace.map is None:
-        raise ClientError(ErrorCode.BAD_REQUEST, "this channel is not a map")
-    return namespace
-
-
-def _is_ephemeral(namespace: Namespace) -> bool:
-    return namespace.map is not None and namespace.map.mode is MapMode.EPHEMERAL
-
-
 def _expected(wanted: MapPublishRequest | MapRemoveRequest, namespace: Namespace) -> Position | None:
-    if wanted.expected_offset is None or namespace.map is None:
+    if wanted.expected_offset is None:
         return None
-    return namespace.map.expected(Position(wanted.expected_offset, wanted.expected_epoch))
+    return namespace.map_options.expected(Position(wanted.expected_offset, wanted.expected_epoch))
 
 
 def _check_epoch(wanted: str, epoch: str) -> None:
@@ -167,20 +158,20 @@ def _check_epoch(wanted: str, epoch: str) -> None:
 
 def _written(written: Written, namespace: Namespace) -> JsonObject:
     return _present(
-        **_members(written.position, namespace),
+        **position_members(written.position, namespace),
         suppressed=written.suppressed is not None,
         suppress_reason="" if written.suppressed is None else written.suppressed.value,
     )
 
 
-def _members(position: Position, namespace: Namespace) -> JsonObject:
+def position_members(position: Position, namespace: Namespace) -> JsonObject:
     """Return the members of a position, which clients of ephemeral maps do not receive."""
-    return {} if _is_ephemeral(namespace) else position._asdict()
+    return position._asdict() if namespace.tells_positions else {}
 
 
 def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
     """Return the members of an entry or change, for `orjson.dumps`; `b64data` for a value that is not JSON."""
-    change, data = _change(publication), publication.data
+    change, data = change_of(publication), publication.data
     is_json = publication.kind is Kind.JSON
     return _present(
         key=change.key,
@@ -188,15 +179,10 @@ def entry_members(publication: Publication, namespace: Namespace) -> JsonObject:
         b64data="" if is_json else base64.b64encode(data).decode(),
         tags=publication.tags,
         info=None if publication.info is None else client_members(publication.info),
-        offset=0 if publication.position is None or _is_ephemeral(namespace) else publication.position.offset,
+        offset=offset_of(publication) if namespace.tells_positions else 0,
         removed=change.is_removed,
         time=change.time_ms,
     )
-
-
-def _change(publication: Publication) -> Change:
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    return publication.change
 
 
 def _present(**members: object) -> JsonObject:

@@ -21,3 +21,9 @@ def overridden(namespace: Namespace, override: Override | None) -> Namespace:
         recovery = (namespace.recovery or Recovery.STREAM) if tells_position else None
     join_leave = namespace.join_leave if override.join_leave is None else override.join_leave
     return replace(namespace, presence=presence, join_leave=presence and join_leave, recovery=recovery)
+
+
+def is_told_members(namespace: Namespace, override: Override | None, *, asks: bool = False) -> bool:
+    """Return whether a subscriber is notified of joins and leaves. asks: it has requested them."""
+    pushes = None if override is None else override.push_join_leave
+    return namespace.join_leave and (asks or (namespace.force_push_join_leave if pushes is None else pushes))

@@ -23,7 +23,7 @@ from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.maps import MapOptions
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import Publication
+from roomcast.model.publications import Publication, change_of
 from roomcast.redis_access.envelope import (
     KINDS,
     LETTERS,
@@ -72,8 +72,7 @@ class MapCommands:
     def write(self, submission: MapSubmission, seen: Sequence[Position], *, is_final: bool = False) -> Command:
         """Return the command that writes, see `MapStore.write`; `is_final`: as `write_all`."""
         publication, namespace, conditions = submission
-        channel, change = publication.channel, publication.change
-        assert change is not None  # noqa: S101  (for the type checker)
+        channel, change = publication.channel, change_of(publication)
         once_key = conditions.once.key
         return self._call(
             self._write,
@@ -148,17 +147,17 @@ class MapCommands:
             except (MalformedMessage, ValueError) as exc:
                 reason = str(exc) if isinstance(exc, MalformedMessage) else _NOT_AN_ENTRY
                 self._on_malformed(channel, f"key {key!r}: {reason}")
-        return MapPage(position, entries, bool(reply[3]))
+        return MapPage(position, entries, "" if reply[3] or not entries else change_of(entries[-1]).key)
 
     @staticmethod
     def last_key(reply: Any) -> bytes:  # Any: redis-py's reply
-        """Return the last key in the reply to `read`, whose entry may be malformed; b"" if there is none."""
+        """Return the last key in the reply to `read`, if more follow; its entry may be malformed. b"" at the end."""
         keys: list[bytes] = reply[5][::2]
-        return keys[-1] if keys else b""
+        return b"" if reply[3] else keys[-1]
 
     @staticmethod
-    def is_over(reply: Any) -> bool:  # Any: redis-py's reply
-        """Return whether a read has removed keys only, and must be repeated."""
+    def are_more_due(reply: Any) -> bool:  # Any: redis-py's reply
+        """Return whether `read` has read nothing, because it removed keys and more are due: it must be repeated."""
         return bool(reply[4])
 
     @staticmethod
@@ -223,14 +222,8 @@ class MapCommands:
         return Publication(channel, data, kind, Position(int(offset), epoch.decode()), *parts)
 
 
-def options_of(namespace: Namespace) -> MapOptions:
-    """Return the options of a namespace of maps."""
-    assert namespace.map is not None, "not a namespace of maps"  # noqa: S101  (a caller's error)
-    return namespace.map
-
-
 def _packed_options(namespace: Namespace) -> str:
-    options, meta_ttl = options_of(namespace), meta_ttl_ms(namespace)
+    options, meta_ttl = namespace.map_options, meta_ttl_ms(namespace)
     key_ttl = ms(options.key_ttl_s)
     numbers = (
         namespace.history_size,

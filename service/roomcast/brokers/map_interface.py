@@ -74,12 +74,13 @@ class MapPage(NamedTuple):
     """A part of a map.
 
     position: of the map at this read. entries: in the order of the keys' bytes; the position of each is that of its
-    last write. is_last: no keys follow. Fewer entries than the limit may come before the last page, if they are large.
+    last write. cursor: the key after which the next page begins; "" after the last one. A page that is not the last has
+    fewer entries than the limit if they are large or malformed.
     """
 
     position: Position
     entries: list[Publication]
-    is_last: bool
+    cursor: str = ""
 
 
 class MapStore(Protocol):

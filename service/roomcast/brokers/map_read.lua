@@ -3,27 +3,27 @@
 -- KEYS[1] to KEYS[5], ARGV[1] to ARGV[5]: see map_change.lua
 -- ARGV[6] key after which to read, '' for the first; ARGV[7] the most entries; ARGV[8] the one key to read, '' for a page
 -- ARGV[9] the most bytes of keys and entries, unless there is only one
--- Returns { offset, epoch, count, is_last, is_over, { key, entry, ... } }; count: of all keys, -1 if the meta has what no
---   node has written; is_over: call again, because more keys may be due; nothing was read.
+-- Returns { offset, epoch, count, is_last, more_due, { key, entry, ... } }; count: of all keys, -1 if the meta has what no
+--   node has written; more_due: 1 if more keys may be due; nothing was read: call again.
 local map = map_of(KEYS, ARGV)
 if not map then
   return { 0, '', -1, 1, 0, {} }
 end
-local is_over, now = 0, nil
+local more_due, now = 0, nil
 if map.options.key_ttl ~= '0' then
   now = now_ms()
   local due = due_keys(map, now)
   if #due > 0 then
     ask('ZRANGEBYLEX', KEYS[4], '-', '+')
     if pcall(expire_keys, map, due, now) then
-      is_over = #due == MAX_DUE and 1 or 0
+      more_due = #due == MAX_DUE and 1 or 0
     else
       map = map_of(KEYS, ARGV)
     end
   end
 end
 local entries, is_last, count = {}, 1, 0
-if not map.is_void and is_over == 0 then
+if not map.is_void and more_due == 0 then
   count = redis.call('ZCARD', KEYS[4])
   if now and count > redis.call('ZCARD', KEYS[5]) then
     ask('ZRANGEBYLEX', KEYS[4], '-', '+')
@@ -54,4 +54,4 @@ else
   pcall(settle, map)
 end
 pcall(keep_alive, map)
-return { position.offset, position.epoch, count, is_last, is_over, entries }
+return { position.offset, position.epoch, count, is_last, more_due, entries }

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from roomcast.brokers.known_positions import KnownPositions
-from roomcast.brokers.map_commands import MapCommands, options_of
+from roomcast.brokers.map_commands import MapCommands
 from roomcast.brokers.map_interface import (
     UNCONDITIONAL,
     Conditions,
@@ -108,7 +108,7 @@ class RedisMaps(MapStore):
             page, after = await self._ask_map(read, parse, after)
             self._known.note(read.channel, page.position)
             # Without an entry the caller would not know where the next page begins.
-            if page.entries or page.is_last:
+            if page.entries or not after:
                 return page
 
     @override
@@ -117,7 +117,7 @@ class RedisMaps(MapStore):
 
     @override
     async def expire(self, channel: str, namespace: Namespace) -> float | None:
-        if not options_of(namespace).key_ttl_s:
+        if not namespace.map_options.key_ttl_s:
             return None
         command = self._commands.expire(channel, namespace, self._known.added_to((), channel))
         return await self._ask(channel, command, self._commands.expires_in_s)
@@ -141,11 +141,11 @@ class RedisMaps(MapStore):
     async def _ask_map(
         self, read: MapRead, parse: Callable[[Any], T], after: bytes = b""
     ) -> T:  # Any: redis-py's reply
-        """Read until no keys are due."""
+        """Return what a read after a key says; it is repeated until no keys are due."""
         while True:
             command = self._commands.read(read, self._known.added_to(read.seen, read.channel), after)
             reply = await self._ask(read.channel, command, lambda reply: reply)
-            if not self._commands.is_over(reply):
+            if not self._commands.are_more_due(reply):
                 return self._value(read.channel, reply, parse)
 
     async def _ask(self, channel: str, command: Command, parse: Callable[[Any], T]) -> T:  # Any: redis-py's reply
@@ -166,7 +166,7 @@ class RedisMaps(MapStore):
     def _written(
         self, submission: MapSubmission, reply: Any
     ) -> Written | ClientError | BrokerUnavailable:  # Any: redis-py's reply, or the exception in its place
-        channel, options = submission.publication.channel, options_of(submission.namespace)
+        channel, options = submission.publication.channel, submission.namespace.map_options
         written = self._replies.parsed(channel, reply, partial(self._commands.written, options))
         if isinstance(written, Written) and written.suppressed is None:
             self._known.note(channel, written.position)

@@ -32,7 +32,7 @@ def _permitted_channel(session: Session, command: Command, action: Action) -> st
 def publish(session: Session, command: Command) -> Outcome:
     """Publish, or change a map, in the order of the commands; the reply comes when Redis has it."""
     if map_publish.is_of_map(session, command):
-        publication = map_publish.change_of(session, command)
+        publication = map_publish.wanted_change(session, command)
         if map_publish.is_asked(session, publication):
             return map_publish.write_if_allowed(session, publication)
     else:

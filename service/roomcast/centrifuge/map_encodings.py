@@ -10,7 +10,7 @@ from roomcast.centrifuge.codec import Codec, Members, publication_members
 from roomcast.centrifuge.filters import Filter, matches
 from roomcast.connections.encoding import Encoding
 from roomcast.model.maps import Change
-from roomcast.model.publications import Event, Membership, Publication, Resumption
+from roomcast.model.publications import Event, Membership, Publication, Resumption, change_of
 
 
 class MapView(NamedTuple):
@@ -89,7 +89,7 @@ class MapEncodings:
         before: dict[str, Publication] = {}
         found = []
         for publication in changes:
-            key = _change(publication).key
+            key = change_of(publication).key
             patch = self._patch(before.get(key), publication) if view.is_delta else None
             before[key] = publication
             found.append(self._members(publication, view, patch))
@@ -127,7 +127,7 @@ class MapEncodings:
 
     def _members(self, publication: Publication, view: MapView, patch: bytes | None = None) -> Members:
         """Return the Publication of the schema; `patch`: its data as a difference."""
-        change = _change(publication)
+        change = change_of(publication)
         data = b"" if change.is_removed else publication.data
         if patch is not None:
             data = patch
@@ -151,10 +151,5 @@ class MapEncodings:
 
 def _without(publication: Publication) -> Publication:
     """Return the removal of a key in place of a change that a client must not see."""
-    change = Change(_change(publication).key, is_removed=True)
+    change = Change(change_of(publication).key, is_removed=True)
     return publication._replace(data=b"", tags=None, info=None, change=change)
-
-
-def _change(publication: Publication) -> Change:
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    return publication.change

@@ -26,15 +26,14 @@ def is_of_map(session: Session, command: Command) -> bool:
     return is_map
 
 
-def change_of(session: Session, command: Command) -> Publication:
+def wanted_change(session: Session, command: Command) -> Publication:
     """Return the change that a client wants and may make. Raises: ClientError 102, 103, 106, 107."""
     params = command.params
     channel, is_removed = params["channel"], params.get("removed", False)
     namespace = session.context.node.namespaces.of(channel)
-    assert namespace.map is not None  # noqa: S101  (for the type checker)
     action = Action.REMOVE if is_removed else Action.PUBLISH
     may(action, channel, namespace, session.client, is_subscribed=channel in session.subscriptions)
-    key = _key(session, namespace.map, params.get("key", ""))
+    key = _key(session, namespace.map_options, params.get("key", ""))
     data = b"" if is_removed else params.get("data", b"")
     if len(data) > session.context.settings.max_message_bytes:
         raise ClientError(ErrorCode.LIMIT_EXCEEDED, "too much data")

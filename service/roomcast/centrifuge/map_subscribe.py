@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from roomcast.auth.overrides import overridden
+from roomcast.auth.overrides import is_told_members, overridden
 from roomcast.centrifuge.admission import check_count, subscription_of, terms_of, view_of
 from roomcast.centrifuge.codec import Command, Members
 from roomcast.centrifuge.map_encodings import MapView
@@ -16,7 +16,7 @@ from roomcast.centrifuge.map_loading import Loading
 from roomcast.centrifuge.session import Session, SessionSubscription
 from roomcast.centrifuge.terms import REPLY_BYTES, count_in_reply
 from roomcast.model.errors import SLOW, ClientError, ErrorCode
-from roomcast.model.maps import MapMode, MapOptions
+from roomcast.model.maps import MapOptions
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption, offset_of
@@ -38,26 +38,19 @@ class _Request(NamedTuple):
     options: MapOptions
 
     @property
-    def has_positions(self) -> bool:
-        """Return whether clients of this map get positions."""
-        return self.options.mode is not MapMode.EPHEMERAL
-
-    @property
     def length(self) -> int:
         """Return the most entries or changes of the reply."""
         return self.options.page_length(self.command.params.get("limit", 0))
 
     def view_of(self, loading: Loading) -> MapView:
         """Return what the client gets of the map."""
-        override = loading.terms.options.override
-        pushes = None if override is None else override.push_join_leave
-        is_forced = self.namespace.force_push_join_leave if pushes is None else pushes
-        return MapView(self.has_positions, self.namespace.join_leave and is_forced, *loading.view)
+        tells_members = is_told_members(self.namespace, loading.terms.options.override)
+        return MapView(self.namespace.tells_positions, tells_members, *loading.view)
 
     def result(self, position: Position) -> Members:
         """Return the members of every reply. position: up to which the client has the changes."""
         result: Members = {"type": 1}
-        if self.has_positions:
+        if self.namespace.tells_positions:
             result["epoch"] = position.epoch
             if position.offset:
                 result["offset"] = position.offset
@@ -90,13 +83,12 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
 
     Raises: ClientError, BrokerUnavailable. A load that was under way has ended then, unless the error is 105 or 107.
     """
-    assert namespace.map is not None  # noqa: S101  (for the type checker)
-    request = _Request(session, command, channel, namespace, namespace.map)
+    request = _Request(session, command, channel, namespace, namespace.map_options)
     if channel in session.subscriptions:
         raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, channel)
     params, loading = command.params, session.loads.get(channel)
     phase, recovers = params.get("phase", _LIVE), params.get("recover", False)
-    if phase not in _PHASES or (phase == _CHANGES and not request.has_positions):
+    if phase not in _PHASES or (phase == _CHANGES and not request.namespace.tells_positions):
         raise ClientError(ErrorCode.BAD_REQUEST, "phase is 2 for entries, 1 for changes, of no ephemeral map, or 0")
     continues = bool(params.get("cursor")) if phase == _STATE else phase == _CHANGES and not recovers
     if not continues:
@@ -149,7 +141,7 @@ def _check_next(loading: Loading, phase: int, cursor: str) -> None:
 def _check_position(request: _Request, load: MapLoad, loading: Loading, phase: int, *, continues: bool) -> None:
     """Check the position of a request that continues a load. Raises: ClientError 112."""
     params = request.command.params
-    if not continues or not request.has_positions or (phase == _STATE and not params.get("epoch")):
+    if not continues or not request.namespace.tells_positions or (phase == _STATE and not params.get("epoch")):
         return
     since = _since(params)
     if since.epoch != load.position.epoch or (phase == _CHANGES and since.offset != loading.offset):
@@ -167,7 +159,7 @@ async def _give_entries(request: _Request, loading: Loading, load: MapLoad) -> N
         request.wait_for_next(loading, {**result, "phase": _STATE, "cursor": loading.cursor}, state)
         return
     loading.top = load.copy.position.offset
-    if request.has_positions and _page_of(load.changes(loading.offset), request.length)[1]:
+    if request.namespace.tells_positions and _page_of(load.changes(loading.offset), request.length)[1]:
         request.wait_for_next(loading, {**result, "phase": _STATE}, state)
     else:
         await _go_live(request, loading, load.position, state)
@@ -199,7 +191,7 @@ def _page_of(changes: Sequence[Publication], length: int) -> tuple[Sequence[Publ
 async def _recover(request: _Request, loading: Loading) -> None:
     """Go live from a position that the client has from before. Raises: ClientError 112."""
     since = _since(request.command.params)
-    if not since.epoch or not request.has_positions:
+    if not since.epoch or not request.namespace.tells_positions:
         raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "no position to continue from")
     await _go_live(request, loading, since)
 
@@ -228,7 +220,7 @@ async def _go_live(request: _Request, loading: Loading, since: Position, state: 
     async with subscribing as events:
         start = _start(request, loading, since, events)
         result = request.result(start.position) | expiry
-        if request.has_positions:
+        if request.namespace.tells_positions:
             result["recoverable"] = True
         if start.changes:
             result["publications"] = maps.publications(start.changes, view)

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
 from roomcast.auth import SubscriptionOptions
-from roomcast.auth.overrides import overridden
+from roomcast.auth.overrides import is_told_members, overridden
 from roomcast.auth.permissions import Action, may
 from roomcast.centrifuge import map_subscribe
 from roomcast.centrifuge.admission import check_count, claims_of, subscription_of, terms_of, view_of
@@ -97,9 +97,7 @@ async def _subscribing(
     node, wire = session.context.node, session.wire
     of_channel = node.namespaces.of(channel)
     namespace = overridden(of_channel, options.override)
-    pushes = None if options.override is None else options.override.push_join_leave
-    is_forced = namespace.force_push_join_leave if pushes is None else pushes
-    tells_members = of_channel.join_leave and (is_forced or wanted.tells_members)
+    tells_members = is_told_members(of_channel, options.override, asks=wanted.tells_members)
     is_delta, tags = wanted.view
     encoding = wire.encoding_of(tells_members=tells_members, is_delta=is_delta, tags=tags)
     is_recovering = wanted.since is not None and namespace.recovery is not None

@@ -12,7 +12,6 @@ import click
 
 from roomcast.app import make_broker, new_node_id
 from roomcast.brokers.interface import Sink
-from roomcast.brokers.map_commands import options_of
 from roomcast.brokers.map_interface import Conditions, MapRead, Suppressed
 from roomcast.brokers.redis_broker import RedisBroker
 from roomcast.cli.map_watch import MapWatch, entry_line
@@ -31,7 +30,7 @@ from roomcast.model.errors import BrokerUnavailable, ClientError
 from roomcast.model.maps import Change, KeyMode, check_key
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import MAX_OFFSET, Position
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.tasks import end, run_together, run_until_signal
 
 _REASONS = {
@@ -131,7 +130,7 @@ def _position(namespace: Namespace, offset: int | None) -> Position | None:
     if offset is None:
         return None
     try:
-        return options_of(namespace).expected(Position(offset, ""))
+        return namespace.map_options.expected(Position(offset, ""))
     except ClientError as exc:
         raise click.UsageError(exc.detail) from exc
 
@@ -162,22 +161,19 @@ async def _get(settings: Settings, channel: str, namespace: Namespace, key: str 
                 lines.print(entry_line(entry, namespace))
             if key is not None and not page.entries:
                 raise Failure(f"there is no key {key!r} in {channel}")
-            if page.is_last or key is not None:
+            if not page.cursor:
                 return
-            last = page.entries[-1].change
-            assert last is not None  # noqa: S101  (for the type checker)
-            read = read._replace(after=last.key)
+            read = read._replace(after=page.cursor)
 
 
 async def _write(settings: Settings, publication: Publication, namespace: Namespace, conditions: Conditions) -> None:
-    change = publication.change
-    assert change is not None  # noqa: S101  (for the type checker)
+    change = change_of(publication)
     done = "removed" if change.is_removed else "set"
     async with _running_broker(settings, Reporter()) as broker:
         written = await broker.maps.write(publication, namespace, conditions=conditions)
     if written.suppressed is not None:
         raise Failure(f"not {done}: {_REASONS[written.suppressed]}")
-    where = f" at offset {written.position.offset}" if namespace.history_size else ""
+    where = f" at offset {written.position.offset}" if namespace.tells_positions else ""
     click.echo(f"{done} {change.key} in {publication.channel}{where}")
 
 

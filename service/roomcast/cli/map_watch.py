@@ -14,7 +14,7 @@ from roomcast.cli.terminal import Lines, Reporter
 from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace
 from roomcast.model.positions import Position
-from roomcast.model.publications import BrokerEvent, Publication, Removal
+from roomcast.model.publications import BrokerEvent, Publication, Removal, change_of
 from roomcast.tasks import run_together
 
 _RETRY_S = 1.0
@@ -87,13 +87,13 @@ class MapWatch(Reporter):
         first, gone = page.position, set(self._printed)
         while True:
             for entry in page.entries:
-                key = _key(entry)
+                key = change_of(entry).key
                 gone.discard(key)
                 if self._printed.get(key) != entry.position:
                     self._print(entry)
-            if page.is_last:
+            if not page.cursor:
                 break
-            page = await self._page(store, _key(page.entries[-1]))
+            page = await self._page(store, page.cursor)
             if page.position.epoch != first.epoch:
                 return None
         for key in sorted(gone):
@@ -122,13 +122,13 @@ class MapWatch(Reporter):
                 self._print(event)
 
     def _print(self, publication: Publication) -> None:
-        assert publication.change is not None  # noqa: S101  (for the type checker)
+        change = change_of(publication)
         assert publication.position is not None  # noqa: S101  (for the type checker)
-        if publication.change.is_removed:
-            if self._printed.pop(publication.change.key, None) is None:
+        if change.is_removed:
+            if self._printed.pop(change.key, None) is None:
                 return
         else:
-            self._printed[publication.change.key] = publication.position
+            self._printed[change.key] = publication.position
         self._lines.print(entry_line(publication, self._namespace))
 
     async def _expire_forever(self, store: MapStore) -> None:
@@ -144,8 +144,3 @@ class MapWatch(Reporter):
                 wait_s = _RETRY_S
             # A key that is set meanwhile has at least its whole time.
             await asyncio.sleep(options.key_ttl_s if wait_s is None else min(wait_s, options.key_ttl_s))
-
-
-def _key(entry: Publication) -> str:
-    assert entry.change is not None  # noqa: S101  (for the type checker)
-    return entry.change.key

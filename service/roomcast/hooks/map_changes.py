@@ -18,7 +18,7 @@ from roomcast.hooks.interface import (
     MapRemoveEvent,
 )
 from roomcast.model.maps import Change
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 
 
 def is_asked(application: Application, change: Change) -> bool:
@@ -38,25 +38,25 @@ async def accepted(
         kind_of: returns the kind of the application's data, from its bytes.
     Raises: ApplicationError, ClientError, Refused of the application.
     """
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    if not is_asked(application, publication.change):
+    change = change_of(publication)
+    if not is_asked(application, change):
         return publication, UNCONDITIONAL
-    if publication.change.is_removed:
-        removal = MapRemoveEvent(caller, publication.channel, publication.change.key)
-        return _removal(publication, publication.change, await application.on_map_remove(removal))
-    answer = await application.on_map_publish(_question(caller, publication, publication.change))
-    return _set(publication, publication.change, answer, kind_of)
+    if change.is_removed:
+        removal = MapRemoveEvent(caller, publication.channel, change.key)
+        return _removal(publication, change, await application.on_map_remove(removal))
+    caller, data = as_asked(caller, publication) if publication.data else (caller, b"")
+    answer = await application.on_map_publish(MapPublishEvent(caller, publication.channel, change.key, data))
+    return _set(publication, change, answer, kind_of)
 
 
-def _question(caller: Caller, publication: Publication, change: Change) -> MapPublishEvent:
-    """Return the event: a JSON client's text that is not JSON becomes a JSON string, and binary data stays as it is."""
-    data = publication.data
-    if caller.encoding == "json" and data:
-        if publication.kind is Kind.BINARY:
-            caller = caller._replace(encoding="binary")
-        elif publication.kind is Kind.TEXT:
-            data = orjson.dumps(data.decode())
-    return MapPublishEvent(caller, publication.channel, change.key, data)
+def as_asked(caller: Caller, publication: Publication) -> tuple[Caller, bytes]:
+    """Return a client and its data for a handler: a JSON client's text becomes JSON, its binary data stays as it is."""
+    data, kind = publication.data, publication.kind
+    if caller.encoding != "json" or kind is Kind.JSON:
+        return caller, data
+    if kind is Kind.BINARY:
+        return caller._replace(encoding="binary"), data
+    return caller, orjson.dumps(data.decode())
 
 
 def _set(

@@ -93,7 +93,10 @@ class MapOptions:
         return position
 
     def own_key(self, client: str, user: str) -> str | None:
-        """Return the only key that a client may write; None: any. Raises: ClientError 103 for an anonymous client."""
+        """Return the only key that a client may write; None: any. Names of users are valid keys.
+
+        Raises: ClientError 103 for an anonymous client.
+        """
         if self.client_key is ClientKey.ANY:
             return None
         if self.client_key is ClientKey.CLIENT_ID:

@@ -151,6 +151,17 @@ class Namespace:
         return bool(self.history_size) or self.map is not None
 
     @property
+    def tells_positions(self) -> bool:
+        """Return whether clients receive positions. Those of ephemeral maps are for the nodes alone."""
+        return bool(self.history_size)
+
+    @property
+    def map_options(self) -> MapOptions:
+        """Return the options of a namespace of maps."""
+        assert self.map is not None, "not a namespace of maps"  # noqa: S101  (a caller's error)
+        return self.map
+
+    @property
     def window_size(self) -> int:
         """Return the most publications that a reconnecting client may receive."""
         if self.map is not None:
@@ -249,6 +260,13 @@ class Namespaces:
         if namespace is None:
             what = f"no namespace {name!r}" if colon else "no namespace: a channel is written namespace:name"
             raise ClientError(ErrorCode.UNKNOWN_CHANNEL, what)
+        return namespace
+
+    def of_map(self, channel: str) -> Namespace:
+        """Return the namespace of a map. Raises: ClientError 102, and 107 for another channel."""
+        namespace = self.of(channel)
+        if namespace.map is None:
+            raise ClientError(ErrorCode.BAD_REQUEST, "this channel is not a map")
         return namespace
 
     def map_of_clients(self, channel: str) -> str:

@@ -49,6 +49,12 @@ def offset_of(publication: Publication) -> int:
     return publication.position.offset
 
 
+def change_of(publication: Publication) -> Change:
+    """Return what a publication of a map does to it."""
+    assert publication.change is not None  # noqa: S101  (for the type checker)
+    return publication.change
+
+
 class Jump(NamedTuple):
     """The offsets between are of no publication that Redis has: `after` is followed by the one behind `to`.
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from roomcast.brokers.map_interface import MapPage
-from roomcast.model.maps import Change
 from roomcast.model.positions import Position
-from roomcast.model.publications import Publication, offset_of
+from roomcast.model.publications import Publication, change_of, offset_of
 
 # Of keys whose last change is remembered for clients that are loading.
 _MAX_CHANGES = 20_000
@@ -91,7 +90,7 @@ class MapCopy:
         if page.position.offset < self._floor:
             return False
         for entry in page.entries:
-            key = _change(entry).key
+            key = change_of(entry).key
             known = self._changes.get(key)
             if known is None or offset_of(known) < offset_of(entry):
                 self._set(key, entry)
@@ -139,7 +138,7 @@ class MapCopy:
                 continue
             size_bytes += len(entry.data)
             if found and (len(found) == length or size_bytes > max_bytes):
-                return found, _change(found[-1]).key
+                return found, change_of(found[-1]).key
             found.append(entry)
         return found, ""
 
@@ -158,8 +157,3 @@ class MapCopy:
         if key not in self._entries:
             insort(self._keys, key)
         self._entries[key] = publication
-
-
-def _change(publication: Publication) -> Change:
-    assert publication.change is not None  # noqa: S101  (for the type checker)
-    return publication.change

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
 
 from roomcast.model.errors import ClientError, ErrorCode
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication
 from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 
-# A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
-REPLY_BYTES = 64 * 1024
-
-
-class LoadPage(NamedTuple):
-    """Entries of a load. cursor: the last key, if more follow; "" after the last page."""
-
-    entries: list[Publication]
-    cursor: str
+# Of data, so that a page fits into what a client may have unsent.
+_PAGE_BYTES = 64 * 1024
 
 
 class MapLoad:
@@ -47,15 +39,10 @@ class MapLoad:
         self._keep = keep
         self._close: Callable[[], None] | None = close
 
-    def page(self, after: str, length: int) -> LoadPage:
-        """Return the entries after a key, at most `length`, and REPLY_BYTES of data; one at least if there are some."""
-        self._check()
-        return LoadPage(*self.copy.page(after, length, up_to=self.position.offset, max_bytes=REPLY_BYTES))
-
     def encoded_page(
         self, after: str, length: int, name: Hashable | None, encode: Callable[[list[Publication]], bytes]
     ) -> EncodedPage:
-        """Return a page as `page` does, encoded, and its cursor.
+        """Return the entries after a key, encoded: at most `length`, and 64 KiB of data; at least one if there are any.
 
         Args:
             name: of what `encode` returns: loads with the same start share it. None: it is not shared.
@@ -108,7 +95,7 @@ def encoded_page(
     """
 
     def page() -> EncodedPage:
-        entries, cursor = copy.page(after, length, up_to=start.position.offset, max_bytes=REPLY_BYTES)
+        entries, cursor = copy.page(after, length, up_to=start.position.offset, max_bytes=_PAGE_BYTES)
         return EncodedPage(encode(entries), cursor)
 
     return page() if name is None else start.page((name, after, length), page)

@@ -9,8 +9,6 @@ from roomcast.brokers.map_interface import MapStore
 from roomcast.connections.connection import Connection, State
 from roomcast.model.channels import MAX_CHANNEL_BYTES
 from roomcast.model.client_info import ClientInfo
-from roomcast.model.errors import ClientError
-from roomcast.model.maps import check_key
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.publications import Publication
 from roomcast.node.channel_timers import ChannelTimers
@@ -99,12 +97,8 @@ class MapPresence:
             self._rounds.remove(channel, self._roster.client_id(connection))
 
     def _add(self, channel: str, key: str, info: ClientInfo | None) -> None:
-        """Set a key unless it is there. Names and users that no map can hold are left out."""
+        """Set a key unless it is there. A name that no channel can have is left out."""
         if len(channel.encode()) > MAX_CHANNEL_BYTES:
-            return
-        try:
-            check_key(key)
-        except ClientError:
             return
         self._rounds.set(channel, key, info)
         self._refreshes.call_in(channel, self._interval_s(channel))
@@ -135,9 +129,7 @@ class MapPresence:
                     self._add(channel, key, None if client is None else self._roster.info(*client))
 
     def _interval_s(self, channel: str) -> float:
-        options = self._namespaces.of(channel).map
-        assert options is not None  # noqa: S101  (for the type checker: it was checked at the start)
-        return options.key_ttl_s / _REFRESHES_PER_TTL
+        return self._namespaces.of_map(channel).map_options.key_ttl_s / _REFRESHES_PER_TTL
 
     def _present(self, channel: str) -> dict[str, tuple[Connection, str] | None]:
         """Return the keys of a map that belong to subscribers here; those of clients with their subscriptions."""

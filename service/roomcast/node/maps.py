@@ -9,7 +9,7 @@ from functools import partial
 
 from roomcast.brokers.interface import Broker
 from roomcast.brokers.map_interface import UNCONDITIONAL, Conditions, MapPage, MapRead, MapStore, Written
-from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
+from roomcast.model.errors import BrokerUnavailable
 from roomcast.model.namespaces import Namespace, Namespaces
 from roomcast.model.publications import Publication
 from roomcast.node.interest import Interest
@@ -59,7 +59,7 @@ class Maps:
 
         Raises: ClientError 107 for another channel; BrokerUnavailable.
         """
-        namespace = self._namespace(channel)
+        namespace = self._namespaces.of_map(channel)
         self._interest.add(channel)
         try:
             await self._interest.receive(channel)
@@ -68,7 +68,7 @@ class Maps:
             self._interest.lose(channel)
             raise
         track = self._tracker.track(channel)
-        keep_s = _KEEP_S if namespace.map is None else max(_KEEP_S, 2 * namespace.map.catch_up_timeout_s)
+        keep_s = max(_KEEP_S, 2 * namespace.map_options.catch_up_timeout_s)
         return MapLoad(
             copy,
             is_current=lambda copy: track is not None and track.copy is copy,
@@ -78,7 +78,7 @@ class Maps:
 
     async def write(self, publication: Publication, *, conditions: Conditions = UNCONDITIONAL) -> Written:
         """Write a key, see `MapStore.write`. Raises: ClientError 102, 106, 107, 108; BrokerUnavailable."""
-        namespace = self._namespace(publication.channel)
+        namespace = self._namespaces.of_map(publication.channel)
         seen = self._tracker.seen(publication.channel)
         try:
             written = await self.store.write(publication, namespace, conditions=conditions, seen=seen)
@@ -94,15 +94,15 @@ class Maps:
         Raises: ClientError 102, 107, 108; BrokerUnavailable.
         """
         seen = self._tracker.seen(channel)
-        return await self.store.read(MapRead(channel, self._namespace(channel), after, limit, key, seen))
+        return await self.store.read(MapRead(channel, self._namespaces.of_map(channel), after, limit, key, seen))
 
     async def count(self, channel: str) -> int:
         """Return the number of keys. Raises: as `read`."""
-        return await self.store.count(channel, self._namespace(channel))
+        return await self.store.count(channel, self._namespaces.of_map(channel))
 
     async def clear(self, channel: str) -> None:
         """Remove all keys; subscribers load the map again. Raises: as `read`."""
-        await self.store.clear(channel, self._namespace(channel))
+        await self.store.clear(channel, self._namespaces.of_map(channel))
 
     async def _copy(self, channel: str, namespace: Namespace) -> MapCopy:
         """Return a whole copy, up to the node's position; the caller must use it before it awaits."""
@@ -137,10 +137,9 @@ class Maps:
             if page.position.epoch != copy.position.epoch or not copy.fill(page):
                 track.copy = None
                 return copy
-            if page.is_last:
+            after = page.cursor
+            if not after:
                 break
-            assert page.entries[-1].change is not None  # noqa: S101  (for the type checker)
-            after = page.entries[-1].change.key
         if copy.position < page.position:
             # The changes up to the last page are on their way.
             await self._broker.sync({track.channel})
@@ -159,9 +158,3 @@ class Maps:
 
     def _keep(self, keep_s: float, copy: MapCopy) -> None:
         copy.needed_until_s = max(copy.needed_until_s, self._clock() + keep_s)
-
-    def _namespace(self, channel: str) -> Namespace:
-        namespace = self._namespaces.of(channel)
-        if namespace.map is None:
-            raise ClientError(ErrorCode.BAD_REQUEST, "this channel is not a map")
-        return namespace

@@ -14,7 +14,7 @@ import orjson
 
 from roomcast.connections.encoding import Encoding
 from roomcast.model.positions import Position
-from roomcast.model.publications import Event, Kind, Publication, offset_of
+from roomcast.model.publications import Event, Kind, Publication, change_of, offset_of
 from roomcast.node.map_copy import LoadStart, MapCopy
 from roomcast.node.map_load import encoded_page
 from roomcast.rooms.encodings import about_members, deflated, payload_member
@@ -32,8 +32,7 @@ def entry(publication: Publication, *, with_offset: bool) -> bytes:
     `data`, `text` or `base64`, `tags` and `info` are those of a room's envelope; a value without data has none of the
     first three.
     """
-    change = publication.change
-    assert change is not None  # noqa: S101  (for the type checker)
+    change = change_of(publication)
     members = b'"key":%b,' % orjson.dumps(change.key)
     if with_offset:
         members += b'"offset":%d,' % offset_of(publication)
@@ -86,11 +85,11 @@ DEFLATED_EPHEMERAL_WEBSOCKET = Encoding(deflated(_ephemeral_frame), _missed)
 EPHEMERAL_SSE = Encoding(_ephemeral_event, _missed)
 
 
-def websocket_encoding(is_compressed: bool, *, is_ephemeral: bool) -> Encoding:
+def websocket_encoding(is_compressed: bool, *, tells_positions: bool) -> Encoding:
     """Return the encoding of a WebSocket."""
-    if is_ephemeral:
-        return DEFLATED_EPHEMERAL_WEBSOCKET if is_compressed else EPHEMERAL_WEBSOCKET
-    return DEFLATED_MAP_WEBSOCKET if is_compressed else MAP_WEBSOCKET
+    if tells_positions:
+        return DEFLATED_MAP_WEBSOCKET if is_compressed else MAP_WEBSOCKET
+    return DEFLATED_EPHEMERAL_WEBSOCKET if is_compressed else EPHEMERAL_WEBSOCKET
 
 
 def is_event_stream(encoding: Encoding) -> bool:

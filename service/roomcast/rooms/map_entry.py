@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from typing_extensions import override
 
 from roomcast.auth.permissions import Action
 from roomcast.connections.connection import Connection, Receiver
 from roomcast.model.errors import BrokerUnavailable, ClientError, ErrorCode
-from roomcast.model.maps import ClientKey, MapOptions
+from roomcast.model.maps import ClientKey
 from roomcast.model.namespaces import Namespaces
 from roomcast.model.positions import Position
 from roomcast.model.publications import Publication, Resumption
@@ -21,23 +23,10 @@ from roomcast.rooms.map_writer import MapWriter
 _ATTEMPTS = 3
 
 
-def options_of(namespaces: Namespaces, channel: str) -> MapOptions:
-    """Return the options of a map. Raises: ClientError 102, and 107 for another channel."""
-    options = namespaces.of(channel).map
-    if options is None:
-        detail = "this channel is not a map: use /ws/channels, /sse/channels or /poll/channels"
-        raise ClientError(ErrorCode.BAD_REQUEST, detail)
-    return options
-
-
 def check_no_map(namespaces: Namespaces, channel: str) -> None:
     """Return if a channel is not a map. Raises: ClientError 102, and 107 for a map."""
     if namespaces.of(channel).map is not None:
         raise ClientError(ErrorCode.BAD_REQUEST, "this channel is a map: use /ws/maps, /sse/maps or /maps")
-
-
-class _Unrecoverable(Exception):  # noqa: N818  (the result)
-    """The client needs the whole map."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,18 +35,19 @@ class MapEntry(Entry):
 
     @override
     async def subscribe(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
-        options = options_of(self._node.namespaces, self._channel)
-        if options.client_key is ClientKey.CLIENT_ID and not is_event_stream(connection.encoding):
+        client_key = admitted.namespace.map_options.client_key
+        if client_key is ClientKey.CLIENT_ID and not is_event_stream(connection.encoding):
             welcome = welcome or self.welcome(connection)
+        attempts: list[Callable[[Connection, Admitted, bytes], Awaitable[None]]] = [self._begin] * _ATTEMPTS
         if self._since is not None and admitted.namespace.recovery is not None:
+            attempts = [partial(self._continue, self._since), *attempts]
+        for attempt in attempts:
             try:
-                await self._continue(connection, admitted, welcome, self._since)
-            except _Unrecoverable:
-                pass
+                await attempt(connection, admitted, welcome)
+            except ClientError as exc:
+                if exc.error is not ErrorCode.UNRECOVERABLE_POSITION:
+                    raise
             else:
-                return
-        for _ in range(_ATTEMPTS):
-            if await self._begin(connection, admitted, welcome):
                 return
         raise BrokerUnavailable("the map changes too fast to be read")
 
@@ -67,19 +57,19 @@ class MapEntry(Entry):
             admitted.publisher,
             self._node.roster,
             self._channel,
-            options_of(self._node.namespaces, self._channel),
+            admitted.namespace.map_options,
             may_publish=self.may(Action.PUBLISH, admitted.identity),
             may_remove=self.may(Action.REMOVE, admitted.identity),
         )
 
-    async def _continue(self, connection: Connection, admitted: Admitted, welcome: bytes, since: Position) -> None:
-        """Subscribe a client that continues from its position. Raises: _Unrecoverable; and as `enter`."""
+    async def _continue(self, since: Position, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        """Subscribe a client that continues from its position. Raises: ClientError 112; and as `enter`."""
         encoding = connection.encoding
         async with self._node.subscribing(
             connection, self._channel, namespace=admitted.namespace, info=admitted.info, since=since
         ) as start:
             if not start or _position(start[0], is_recovered=True) is None:
-                raise _Unrecoverable
+                raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "changes since this position are lost")
             if welcome:
                 connection.send(welcome)
             missed = [event for event in start if isinstance(event, Publication)]
@@ -87,8 +77,8 @@ class MapEntry(Entry):
             connection.send_missed(map(encoding.encode, missed))
             connection.send_missed([synced(encoding, now)])
 
-    async def _begin(self, connection: Connection, admitted: Admitted, welcome: bytes) -> bool:
-        """Subscribe a client that loads the whole map; return False if changes were lost meanwhile."""
+    async def _begin(self, connection: Connection, admitted: Admitted, welcome: bytes) -> None:
+        """Subscribe a client that loads the whole map. Raises: ClientError 112 if changes were lost; and as `enter`."""
         load = await self._node.maps.load(self._channel)
         try:
             async with self._node.subscribing(
@@ -99,13 +89,8 @@ class MapEntry(Entry):
                     connection.send(welcome)
                 changes = [event for event in others if isinstance(event, Publication)]
                 connection.send_missed(whole_map(connection.encoding, load.copy, load.start, changes, now))
-        except ClientError as exc:
-            if exc.error is not ErrorCode.UNRECOVERABLE_POSITION:
-                raise
-            return False
         finally:
             load.close()
-        return True
 
 
 def _position(event: Publication | Resumption, *, is_recovered: bool | None) -> Position | None:

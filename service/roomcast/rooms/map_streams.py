@@ -10,13 +10,12 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from roomcast.model.channels import check_channel
-from roomcast.model.maps import MapMode
 from roomcast.rooms.admission import Admission
 from roomcast.rooms.entry import since_of
 from roomcast.rooms.event_streams import stream_entry
 from roomcast.rooms.expiry import Expiries
 from roomcast.rooms.map_encodings import EPHEMERAL_SSE, MAP_SSE, websocket_encoding
-from roomcast.rooms.map_entry import MapEntry, options_of
+from roomcast.rooms.map_entry import MapEntry
 from roomcast.rooms.websockets import serve_entry
 from roomcast.web.client_server import ClientServer
 from roomcast.web.state import find
@@ -36,7 +35,7 @@ async def map_socket(socket: WebSocket, channel: str) -> None:
     """
     name = check_channel(channel)
     await serve_entry(
-        socket, _entry(socket, name), partial(websocket_encoding, is_ephemeral=_is_ephemeral(socket, name))
+        socket, _entry(socket, name), partial(websocket_encoding, tells_positions=_tells_positions(socket, name))
     )
 
 
@@ -48,7 +47,7 @@ async def map_events(request: Request, channel: str) -> Response:
     identified as at `/sse/rooms/{name}`.
     """
     name = check_channel(channel)
-    encoding = EPHEMERAL_SSE if _is_ephemeral(request, name) else MAP_SSE
+    encoding = MAP_SSE if _tells_positions(request, name) else EPHEMERAL_SSE
     return await stream_entry(request, _entry(request, name), encoding)
 
 
@@ -61,6 +60,6 @@ def _entry(connection: HTTPConnection, channel: str) -> MapEntry:
     return MapEntry(server.node, admission, expiries, admission.headers(connection), channel, since_of(connection))
 
 
-def _is_ephemeral(connection: HTTPConnection, channel: str) -> bool:
-    """Return whether a map has no positions for clients. Raises: ClientError 102, and 107 for another channel."""
-    return options_of(find(connection, ClientServer).node.namespaces, channel).mode is MapMode.EPHEMERAL
+def _tells_positions(connection: HTTPConnection, channel: str) -> bool:
+    """Return whether clients of a map receive positions. Raises: ClientError 102, and 107 for another channel."""
+    return find(connection, ClientServer).node.namespaces.of_map(channel).tells_positions

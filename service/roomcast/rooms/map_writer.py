@@ -19,7 +19,7 @@ from roomcast.model.errors import (
     ErrorCode,
 )
 from roomcast.model.maps import Change, MapOptions, check_key
-from roomcast.model.publications import Kind, Publication
+from roomcast.model.publications import Kind, Publication, change_of
 from roomcast.node.roster import HubRoster
 from roomcast.rooms.map_encodings import message
 from roomcast.rooms.receivers import Outcome, PlainReceiver, Publisher
@@ -42,7 +42,7 @@ def key_of(options: MapOptions, wanted: str | None, client: ClientInfo) -> str:
         raise ClientError(
             ErrorCode.PERMISSION_DENIED, "a client's key here is its own: the id of its connection, or its user"
         )
-    return check_key(own)
+    return own
 
 
 class MapWriter(PlainReceiver):
@@ -85,9 +85,8 @@ class MapWriter(PlainReceiver):
 
         def report(outcome: Outcome) -> None:
             if isinstance(outcome, Exception) and connection.state is State.OPEN:
-                assert publication.change is not None  # noqa: S101  (for the type checker)
-                error = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
-                text = orjson.dumps({"error": {**error, "key": publication.change.key}})
+                error = {**failure_of(outcome).brief, "key": change_of(publication).key}
+                text = orjson.dumps({"error": error})
                 connection.send(message(connection.encoding, text))
 
         self._publisher.publish_for(connection, publication, report)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from roomcast.brokers.interface import Published
 from roomcast.connections.connection import Connection, Pause, State
 from roomcast.hooks.interface import Application, Caller, PublishEvent
-from roomcast.hooks.map_changes import accepted
+from roomcast.hooks.map_changes import accepted, as_asked
 from roomcast.model.errors import ApplicationError, BrokerUnavailable, ClientError, Refused
 from roomcast.model.publications import Kind, Publication
 from roomcast.node.node import Node
@@ -98,17 +98,11 @@ class ModeratedPublisher(Publisher):
         return True
 
     async def _publish_accepted(self, publication: Publication) -> Published:
-        answer = await self._application.on_publish(self._question(publication))
+        caller, data = as_asked(self._caller, publication)
+        answer = await self._application.on_publish(PublishEvent(caller, publication.channel, data))
         if answer.data is not None:
             publication = publication._replace(data=answer.data, kind=_kind_of_answer(publication))
         return await self._node.publish(publication, skip_history=answer.skip_history)
-
-    def _question(self, publication: Publication) -> PublishEvent:
-        """Return the event: handlers receive text that is not JSON as a JSON string, and binary data as it is."""
-        channel, data, kind = publication.channel, publication.data, publication.kind
-        if kind is Kind.BINARY:
-            return PublishEvent(self._caller._replace(encoding="binary"), channel, data)
-        return PublishEvent(self._caller, channel, data if kind is Kind.JSON else orjson.dumps(data.decode()))
 
 
 def _kind_of_answer(publication: Publication) -> Kind:
@@ -119,8 +113,8 @@ def _kind_of_answer(publication: Publication) -> Kind:
 def _report(connection: Connection, outcome: Outcome) -> None:
     """Send a client with envelopes the error of a message."""
     if isinstance(outcome, Exception) and in_envelope(connection.encoding) and connection.state is State.OPEN:
-        body = {name: value for name, value in failure_of(outcome).body.items() if name != "detail"}
-        connection.send(text_frame(connection.encoding, orjson.dumps({"error": body})))
+        text = orjson.dumps({"error": failure_of(outcome).brief})
+        connection.send(text_frame(connection.encoding, text))
 
 
 def _size_bytes(publication: Publication) -> int:

@@ -34,6 +34,11 @@ class Failure(NamedTuple):
     body: JsonObject
     status: int
 
+    @property
+    def brief(self) -> JsonObject:
+        """Return the body without the detail, for a message to a client."""
+        return {name: value for name, value in self.body.items() if name != "detail"}
+
 
 def failure_of(exc: ClientError | BrokerUnavailable | ApplicationError) -> Failure:
     """Return the answer for an exception."""
