@@ -65,10 +65,11 @@ class Loading(Expiring):
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     def close(self) -> None:
-        """End the load, also before it is finished."""
+        """End the load, also before it is finished; a client that abandons it must not hold the node's copy."""
         self._deadlines.forget(self)
-        if self.load is not None:
-            self.load.close()
+        load, self.load = self.load, None
+        if load is not None:
+            load.close()
 
     @override
     def on_deadline(self, now_s: float, grace_s: float) -> None:

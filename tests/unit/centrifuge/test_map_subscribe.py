@@ -359,6 +359,7 @@ async def test_a_client_that_takes_long_for_the_next_page_is_closed(maps: MapBen
     maps.at(maps.now_s + 5.1)
 
     assert not maps.node.interest.channels(), "abandoned loads hold nothing"
+    assert [each.load for each in bob.client.session.loads.values()] == [None], "no copy of the map either"
     ada.client.send({"id": 9, "subscribe": {**ada.members, "phase": 2, "cursor": "k005"}})
     await turns()
     assert ada.client.codes == [3008]
