@@ -26,13 +26,14 @@ class Loading(Expiring):
     is_late: the client has not asked for the next page in time; nothing is left to continue.
     """
 
-    __slots__ = ("_deadlines", "_waiting", "cursor", "is_late", "load", "offset", "terms", "top", "view")
+    __slots__ = ("_deadlines", "_error", "_waiting", "cursor", "is_late", "load", "offset", "terms", "top", "view")
 
     def __init__(self, deadlines: Deadlines, view: View) -> None:
         self.view = view
         self.terms = Terms(SubscriptionOptions())
         self._deadlines = deadlines
         self._waiting: asyncio.Timeout | None = None  # of the request under way
+        self._error = ErrorCode.UNRECOVERABLE_POSITION  # with which it ends early
         self.load: MapLoad | None = None
         self.cursor = ""
         self.offset = 0
@@ -41,7 +42,7 @@ class Loading(Expiring):
 
     @asynccontextmanager
     async def executing(self) -> AsyncIterator[None]:
-        """Return the context of a request: it has no deadline, and ends early by `abort`. Raises: ClientError 112."""
+        """Return the context of a request: it has no deadline, and ends early by `abort`. Raises: ClientError."""
         self._deadlines.forget(self)
         timeout = asyncio.timeout(None)
         try:
@@ -50,8 +51,7 @@ class Loading(Expiring):
         except TimeoutError:
             if not timeout.expired():
                 raise
-            reason = "the client has unsubscribed while it loaded the map"
-            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, reason) from None
+            raise ClientError(self._error, "the client was unsubscribed while it loaded the map") from None
         finally:
             self._waiting = None
 
@@ -59,10 +59,12 @@ class Loading(Expiring):
         """Close the load unless the next request comes in time."""
         self._deadlines.add_in(timeout_s, self)
 
-    def abort(self) -> None:
-        """End the request under way, if there is one."""
-        if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+    def abort(self, error: ErrorCode = ErrorCode.UNRECOVERABLE_POSITION) -> None:
+        """End the request under way with an error, if there is one that does not end already."""
+        waiting, self._waiting = self._waiting, None  # an expired timeout refuses another time
+        if waiting is not None:
+            self._error = error
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     def close(self) -> None:
         """End the load, also before it is finished; a client that abandons it must not hold the node's copy."""

@@ -153,6 +153,10 @@ class Session:
 
     def unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """End a subscription, and notify the client."""
+        loading = self.loads.get(channel)
+        if loading is not None:
+            # A request under way would go live after this; the error is that of the next request of a load that ended.
+            loading.abort(ErrorCode.PERMISSION_DENIED)
         if self.remove_subscription(channel):
             self.push(channel, "unsubscribe", {"code": reason.code, "reason": reason.reason})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -9,6 +10,7 @@ import pytest
 from centrifuge.fossil import apply_delta
 
 from tests.support.map_bench import MapBench, Watcher
+from tests.support.sessions import turns
 from tests.support.tokens import signed
 
 pytestmark = pytest.mark.anyio
@@ -86,3 +88,42 @@ async def test_a_token_that_expires_while_a_map_is_loaded_is_replaced(maps: MapB
     assert refused["code"] == 109
     again = await ada.ask(2, token=signed({**claims, "expire_at": int(maps.now_s) - 60}))
     assert again["code"] == 110
+
+
+@pytest.mark.parametrize("members", [{"phase": 2}, {"phase": 1, "recover": True, "offset": 1, "epoch": "e"}])
+async def test_a_client_that_the_server_unsubscribes_while_redis_is_asked_does_not_go_live(
+    maps: MapBench, members: dict[str, object]
+) -> None:
+    maps.set("board:a", "a", 1)
+    ada = await watcher(maps)
+    maps.store.gate = asyncio.Event()
+    maps.broker.shut("board:a")
+    ada.client.send({"id": 2, "subscribe": {**ada.members, **members}})
+    await turns()
+
+    await maps.handlers["unsubscribe"]({"user": "", "channel": "board:a"})
+    maps.store.gate.set()
+    maps.broker.open()
+    await turns()
+
+    push, refused = ada.client.got()
+    assert push["push"]["unsubscribe"]["code"] == 2000
+    assert refused["error"]["code"] == 103, "with which the SDK does not load again"
+    assert not ada.client.session.subscriptions
+    assert not maps.node.interest.channels()
+
+
+async def test_to_unsubscribe_again_before_the_load_has_ended_changes_nothing(maps: MapBench) -> None:
+    maps.set("board:a", "a", 1)
+    ada = await watcher(maps)
+    maps.store.gate = asyncio.Event()
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 2}})
+    await turns()
+
+    for number in range(3, 6):
+        ada.client.send({"id": number, "unsubscribe": {"channel": "board:a"}})
+        await asyncio.sleep(0)
+
+    refused, *others = await ada.client.replies(4)
+    assert refused["error"]["code"] == 112
+    assert others == [{"id": number, "unsubscribe": {}} for number in range(3, 6)]
