@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from centrifuge.fossil import apply_delta
 
+from roomcast.brokers.map_interface import MapPage, MapRead
+from roomcast.model.errors import BrokerUnavailable
 from tests.support.map_bench import MapBench, Watcher
 from tests.support.sessions import turns
 from tests.support.tokens import signed
@@ -127,3 +129,35 @@ async def test_to_unsubscribe_again_before_the_load_has_ended_changes_nothing(ma
     refused, *others = await ada.client.replies(4)
     assert refused["error"]["code"] == 112
     assert others == [{"id": number, "unsubscribe": {}} for number in range(3, 6)]
+
+
+async def test_a_copy_that_could_not_be_read_to_its_end_is_no_map(
+    maps: MapBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even for a client that comes in the turn of the loop in which the read has failed."""
+    maps.fill("board:a", 1500)
+    ada, bob = await watcher(maps), await watcher(maps, limit=1000)
+    read, failures = maps.store.read, 1
+
+    async def fail_once(wanted: MapRead) -> MapPage:
+        nonlocal failures
+        if wanted.after and failures:
+            failures -= 1
+            maps.broker.open()
+            raise BrokerUnavailable("away")
+        return await read(wanted)
+
+    monkeypatch.setattr(maps.store, "read", fail_once)
+    maps.store.gate = asyncio.Event()
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 2}})
+    await turns()
+    maps.broker.shut("board:a")
+    bob.client.send({"id": 2, "subscribe": {**bob.members, "phase": 2}})
+    await turns()
+    maps.store.gate.set()
+
+    assert (await ada.client.replies(1))[0]["error"]["code"] == 100
+    assert "subscribe" in (await bob.client.replies(1))[0]
+    load = bob.client.session.loads["board:a"].load
+    assert load is not None
+    assert len(load.copy) == 1500
