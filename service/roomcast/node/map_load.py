@@ -10,7 +10,7 @@ from roomcast.model.positions import Position
 from roomcast.model.publications import Publication
 from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 
-# A reply of pages or changes has no more data, so that it fits into what a client may have unsent.
+# A reply of pages or changes is no larger, so that it fits into what a client may have unsent.
 REPLY_BYTES = 64 * 1024
 
 
@@ -48,7 +48,7 @@ class MapLoad:
         self._close: Callable[[], None] | None = close
 
     def page(self, after: str, length: int) -> LoadPage:
-        """Return the entries after a key, at most `length`, and REPLY_BYTES of data; one at least if there are some."""
+        """Return the entries after a key, at most `length`, and REPLY_BYTES; one at least if there are some."""
         self._check()
         return LoadPage(*self.copy.page(after, length, up_to=self.position.offset, max_bytes=REPLY_BYTES))
 
