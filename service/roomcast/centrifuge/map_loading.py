@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
@@ -24,12 +24,30 @@ class Loading(Expiring):
     offset: the client has the changes up to it.
     top: of the map when the client had all pages; None before. Once it has the changes up to it, it goes live.
     is_late: the client has not asked for the next page in time; nothing is left to continue.
+
+    Args:
+        is_busy: returns whether a request of the client may wait: for what it was sent, or has sent before.
     """
 
-    __slots__ = ("_deadlines", "_error", "_waiting", "cursor", "is_late", "load", "offset", "terms", "top", "view")
+    __slots__ = (
+        "_deadlines",
+        "_error",
+        "_is_busy",
+        "_timeout_s",
+        "_waiting",
+        "cursor",
+        "is_late",
+        "load",
+        "offset",
+        "terms",
+        "top",
+        "view",
+    )
 
-    def __init__(self, deadlines: Deadlines, view: View) -> None:
+    def __init__(self, deadlines: Deadlines, view: View, is_busy: Callable[[], bool]) -> None:
         self.view = view
+        self._is_busy = is_busy
+        self._timeout_s = 0.0
         self.terms = Terms(SubscriptionOptions())
         self._deadlines = deadlines
         self._waiting: asyncio.Timeout | None = None  # of the request under way
@@ -57,6 +75,7 @@ class Loading(Expiring):
 
     def wait_for_next(self, timeout_s: float) -> None:
         """Close the load unless the next request comes in time."""
+        self._timeout_s = timeout_s
         self._deadlines.add_in(timeout_s, self)
 
     def abort(self, error: ErrorCode = ErrorCode.UNRECOVERABLE_POSITION) -> None:
@@ -75,6 +94,9 @@ class Loading(Expiring):
 
     @override
     def on_deadline(self, now_s: float, grace_s: float) -> None:
+        if self.load is not None and self._is_busy() and self.load.keep():
+            self._deadlines.add_in(self._timeout_s, self)
+            return
         self.is_late = True
         self.close()
 

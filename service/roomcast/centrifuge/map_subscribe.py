@@ -116,6 +116,8 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
             if not continues and phase != _STATE:
                 await _recover(request, loading)
                 return
+            # A client that loads many maps gets their pages as it reads them: together they would close it as slow.
+            await session.connection.drained()
             if loading.load is None:
                 loading.load = await session.context.node.maps.load(channel)
                 loading.offset = loading.load.position.offset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import time
 from collections.abc import Iterable, Sequence
@@ -68,6 +69,7 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_backlog",
+        "_drained",
         "_held",
         "_pauses",
         "address",
@@ -117,6 +119,7 @@ class Connection:
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # while it is congested
+        self._drained: asyncio.Future[None] | None = None  # while a caller of `drained` waits
         self._held: Held | None = None  # until it is open, and while it reads what it missed: then it is congested
 
     def send(self, data: bytes) -> None:
@@ -208,6 +211,8 @@ class Connection:
         """Note that the client has caught up; send more of what it missed, and then the backlog."""
         self.is_congested = False
         self._send_held()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
         if self._backlog is None or self.is_congested:
             return
         backlog, self._backlog = self._backlog, None
@@ -217,6 +222,15 @@ class Connection:
         if frames and self.state is State.OPEN:
             # Not `send`: backlog and unsent bytes, each within its bound, may together exceed that of the unsent bytes.
             self.transport.write(b"".join(frames))
+
+    async def drained(self) -> None:
+        """Wait while the client is congested. One call at a time, which is cancelled when the connection ends."""
+        while self.is_congested and self.state is State.OPEN:
+            self._drained = asyncio.get_running_loop().create_future()
+            try:
+                await self._drained
+            finally:
+                self._drained = None
 
     def open(self) -> None:
         """Note that the handshake is accepted, and send the publications since the subscription."""

@@ -76,6 +76,12 @@ class MapLoad:
         """Return whether the copy is in step with the node."""
         return self._close is not None and self._is_current(self.copy)
 
+    def keep(self) -> bool:
+        """Keep the copy while the client is slow; return false if it must load the map from the beginning."""
+        if self.is_current:
+            self._keep(self.copy)
+        return self.is_current
+
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""
         close, self._close = self._close, None

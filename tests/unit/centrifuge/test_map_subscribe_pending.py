@@ -161,3 +161,47 @@ async def test_a_copy_that_could_not_be_read_to_its_end_is_no_map(
     load = bob.client.session.loads["board:a"].load
     assert load is not None
     assert len(load.copy) == 1500
+
+
+async def test_pages_wait_until_the_client_has_read_what_it_was_sent(maps: MapBench) -> None:
+    """Those of many maps together would exceed max_unsent_bytes."""
+    maps.set("board:a", "a", 1)
+    ada = await watcher(maps)
+    ada.client.connection.on_congested()
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 2}}, {"id": 3, "ping": {}})
+    await turns()
+    assert ada.client.got() == []
+
+    ada.client.connection.on_drained()
+
+    first, _ = await ada.client.replies(2)
+    assert [entry["key"] for entry in first["subscribe"]["state"]] == ["a"]
+
+
+@pytest.mark.parametrize(("is_lost", "codes"), [(False, []), (True, [3008])])
+async def test_a_request_is_in_time_although_it_waits_behind_others(
+    maps: MapBench, is_lost: bool, codes: list[int]
+) -> None:
+    """As long as the node's copy is kept in step: a busy client must not hold one that is not."""
+    for number in range(3):
+        maps.set("board:a", f"k{number}", number)
+    ada = await watcher(maps, limit=1)
+    first = await ada.ask(2)
+    maps.store.gate = asyncio.Event()
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "channel": "board:b", "phase": 2}})
+    ada.client.send({"id": 3, "subscribe": {**ada.members, "phase": 2, "cursor": first["cursor"]}})
+    await turns()
+    if is_lost:
+        maps.lose_changes("board:a")
+        maps.node.tracker.disconnected()
+        maps.node.tracker.connected()
+        await turns()
+    for _ in range(2):
+        maps.at(maps.now_s + 5.1)
+        await turns()
+
+    maps.store.gate.set()
+    await turns()
+
+    assert ada.client.codes == codes
+    assert ["error" in line for line in ada.client.got()[1:]] == [False] * (not is_lost)
