@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from roomcast.brokers.map_interface import Written
 from roomcast.hooks.interface import Hook, MapPublishAnswer
 from roomcast.model.client_info import ClientInfo
 from tests.support.map_bench import MapBench, Watcher
@@ -94,6 +96,31 @@ async def test_a_key_that_the_application_permits_goes_with_its_connection(maps:
     assert maps.values("own:a") == {client.session.client_id: 1}
 
     client.vanish()
+    maps.node.map_presence.flush()
+
+    assert maps.values("own:a") == {}
+
+
+async def test_a_key_of_a_client_that_leaves_before_redis_has_answered_goes_too(
+    maps: MapBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps.application.answers[Hook.MAP_PUBLISH] = MapPublishAnswer()
+    client = await maps.connected()
+    write = maps.store.write
+
+    async def write_without_an_answer(*args: Any, **conditions: Any) -> Written:
+        await write(*args, **conditions)
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        return await answer
+
+    monkeypatch.setattr(maps.store, "write", write_without_an_answer)
+    client.send({"id": 2, "publish": {"channel": "own:a", "type": 1, "data": 1}})
+    await turns()
+    assert maps.values("own:a")
+    monkeypatch.undo()
+
+    client.vanish()
+    await turns()
     maps.node.map_presence.flush()
 
     assert maps.values("own:a") == {}
