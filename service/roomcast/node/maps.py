@@ -145,7 +145,10 @@ class Maps:
             page = await self.store.read(MapRead(track.channel, namespace, after, _READ_LENGTH, seen=track.seen))
             if track.copy is not copy:
                 return False  # changes were lost meanwhile
-            if page.position.epoch != copy.position.epoch or not copy.fill(page):
+            if page.position.epoch != copy.position.epoch:
+                self._tracker.removed(track.channel)  # without a message: Redis has lost its data
+                return False
+            if not copy.fill(page):
                 return False
             if page.is_last:
                 break
@@ -153,8 +156,10 @@ class Maps:
             after = page.entries[-1].change.key
         if copy.position < page.position:
             # The changes up to the last page are on their way.
-            await self._broker.sync({track.channel})
+            synced = await self._broker.sync({track.channel})
             await self._tracker.wait_resolved(track.channel)
+            if synced and copy.position < page.position:
+                self._tracker.removed(track.channel)  # a message was lost without any other sign
         self._keep(_KEEP_S, copy)
         return track.copy is copy and copy.position >= page.position
 

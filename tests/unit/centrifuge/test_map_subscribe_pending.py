@@ -205,3 +205,35 @@ async def test_a_request_is_in_time_although_it_waits_behind_others(
 
     assert ada.client.codes == codes
     assert ["error" in line for line in ada.client.got()[1:]] == [False] * (not is_lost)
+
+
+async def test_a_load_that_finds_another_epoch_in_redis_continues_in_it(maps: MapBench) -> None:
+    """Not only after the next check of all positions, which is 5 s later."""
+    maps.set("board:a", "a", 1)
+    ada, bob = await watcher(maps), await watcher(maps)
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 0, "offset": 1, "epoch": "e"}})
+    assert "subscribe" in (await ada.client.replies(1))[0]
+    maps.lose_changes("board:a")
+
+    await bob.load()
+
+    assert bob.values == {"a": 1}
+    assert ada.read()[0]["unsubscribe"]["code"] == 2500
+
+
+async def test_a_load_that_finds_a_change_that_the_node_has_not_received_repairs_the_gap(
+    maps: MapBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps.set("board:a", "a", 1)
+    ada, bob = await watcher(maps), await watcher(maps)
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 0, "offset": 1, "epoch": "e"}})
+    assert "subscribe" in (await ada.client.replies(1))[0]
+    monkeypatch.setattr(maps.node, "on_event", lambda event: None)
+    maps.set("board:a", "b", 2)
+    monkeypatch.undo()
+
+    await bob.load()
+    maps.turn.run()
+
+    assert bob.values == {"a": 1, "b": 2}
+    assert [push["pub"]["key"] for push in ada.read()] == ["b"]
