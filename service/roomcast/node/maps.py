@@ -143,8 +143,8 @@ class Maps:
         while True:
             self._keep(_READ_S, copy)
             page = await self.store.read(MapRead(track.channel, namespace, after, _READ_LENGTH, seen=track.seen))
-            if track.copy is not copy:
-                return False  # changes were lost meanwhile
+            if track.copy is not copy or self._tracker.track(track.channel) is not track:
+                return False  # changes were lost, or the last client has left
             if page.position.epoch != copy.position.epoch:
                 self._tracker.removed(track.channel)  # without a message: Redis has lost its data
                 return False

@@ -237,3 +237,17 @@ async def test_a_load_that_finds_a_change_that_the_node_has_not_received_repairs
 
     assert bob.values == {"a": 1, "b": 2}
     assert [push["pub"]["key"] for push in ada.read()] == ["b"]
+
+
+async def test_a_map_is_not_read_to_its_end_for_a_client_that_has_left(maps: MapBench) -> None:
+    maps.fill("board:a", 3500)
+    ada = await watcher(maps)
+    maps.store.gate = asyncio.Event()
+    ada.client.send({"id": 2, "subscribe": {**ada.members, "phase": 2}})
+    await turns()
+
+    ada.client.vanish()
+    maps.store.gate.set()
+    await turns()
+
+    assert maps.store.read_count == 1
