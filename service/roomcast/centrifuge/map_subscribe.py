@@ -96,7 +96,8 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
         raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, channel)
     params, loading = command.params, session.loads.get(channel)
     phase, recovers = params.get("phase", _LIVE), params.get("recover", False)
-    if phase not in _PHASES or (phase == _CHANGES and not request.has_positions):
+    # A client that recovers loads the map after 112: in its time the namespace may have had another mode.
+    if phase not in _PHASES or (phase == _CHANGES and not request.has_positions and not recovers):
         raise ClientError(ErrorCode.BAD_REQUEST, "phase is 2 for entries, 1 for changes, of no ephemeral map, or 0")
     continues = bool(params.get("cursor")) if phase == _STATE else phase == _CHANGES and not recovers
     if not continues:

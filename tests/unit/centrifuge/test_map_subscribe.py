@@ -190,7 +190,7 @@ async def test_requests_that_do_not_continue_a_load(
         ("board:a", 2, {"cursor": "k001"}, 103),
         ("board:a", 1, {"offset": 1, "epoch": "e"}, 103),
         ("cursor:a", 1, {"offset": 1, "epoch": "e"}, 107),
-        ("cursor:a", 1, {"recover": True}, 107),
+        ("cursor:a", 1, {"recover": True, "offset": 1, "epoch": "e"}, 112),  # of a map that was recoverable before
         ("board:a", 1, {"recover": True, "offset": 1}, 112),
         ("board:a", 1, {"recover": True, "offset": 1, "epoch": "other"}, 112),
         ("board:a", 1, {"recover": True, "offset": 8, "epoch": "e"}, 112),  # from the future
