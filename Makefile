@@ -45,7 +45,7 @@ format: setup  ## format the code
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: setup  ## measure Roomcast beside other installed servers (20 minutes; BENCH=--quick: 4)
+bench: setup  ## measure Roomcast beside other installed servers (25 minutes; BENCH=--quick: 5)
 	@$(BIN)/python -m tests.bench $(BENCH)
 
 chaos: setup  ## break nodes, Redis and clients at random, 10 minutes on each shape of Redis (CHAOS="--seed 1")

@@ -68,7 +68,7 @@ def _scenarios(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--scenarios", default=",".join(SCENARIOS), callback=_scenarios, help="What is measured.")
 @click.option("--contenders", default=",".join(CONTENDERS), callback=_contenders, help="Servers, in turn.")
-@click.option("--quick", is_flag=True, help="One round, short windows, fewer connections: less than 4 minutes.")
+@click.option("--quick", is_flag=True, help="One round, short windows, fewer connections: less than 5 minutes.")
 @click.option("--rates", help="Messages published per second.  [default: 100,400,1000,4000]")
 @click.option("--rounds", type=click.IntRange(1, 99), help="Runs of each; tables have their medians.  [default: 3]")
 @click.option("--seconds", type=click.FloatRange(1, 600), help="Measured window of a run.  [default: 3]")

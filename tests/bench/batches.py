@@ -17,7 +17,7 @@ from tests.bench.place import HOST
 from tests.bench.turned import Connected, Turned
 
 _TIMEOUT_S = 30.0
-_CONNECTION_COUNT = 4
+_CONNECTION_COUNT = 8
 
 
 class _Service:

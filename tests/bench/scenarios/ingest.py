@@ -70,6 +70,10 @@ class IngestScenario:
             finally:
                 worker.terminate()
                 worker.wait()
+            if case == _WRITES and not all(
+                client.zcard(keys.key(f"state:{place}", "keys")) for place in range(_CHANNEL_COUNT)
+            ):
+                raise BenchError("the worker has not written the maps")
         return {"entries_per_s": left / took_s, "cpu_us": cpu_s / left * 1e6, "redis_us": redis_s / left * 1e6}
 
 
@@ -78,9 +82,11 @@ def _fill(client: redis.Redis, stream: str, size_bytes: int, *, is_map: bool) ->
         pipeline = client.pipeline(transaction=False)
         for number in range(start, start + _PIPELINE_LENGTH):
             data = message(number, 0, size_bytes=size_bytes)
-            channel = f"{'state' if is_map else 'room'}:{number % _CHANNEL_COUNT}"
-            key: Any = {"key": str(number % _KEY_COUNT)} if is_map else {}
-            pipeline.xadd(stream, {"channel": channel, **key, "data": data})
+            place = number % _CHANNEL_COUNT
+            where: Any = {"channel": f"room:{place}"}  # Any: redis-py's argument
+            if is_map:
+                where = {"map": f"state:{place}", "key": number % _KEY_COUNT}
+            pipeline.xadd(stream, {**where, "data": data})
         pipeline.execute()
 
 
