@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from roomcast.connections.encoding import Encoding
@@ -69,9 +68,9 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_backlog",
-        "_drained",
         "_held",
         "_pauses",
+        "_when_drained",
         "address",
         "awaited_pongs",
         "disconnect",
@@ -119,7 +118,7 @@ class Connection:
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # while it is congested
-        self._drained: asyncio.Future[None] | None = None  # while a caller of `drained` waits
+        self._when_drained: Callable[[], None] | None = None
         self._held: Held | None = None  # until it is open, and while it reads what it missed: then it is congested
 
     def send(self, data: bytes) -> None:
@@ -211,8 +210,9 @@ class Connection:
         """Note that the client has caught up; send more of what it missed, and then the backlog."""
         self.is_congested = False
         self._send_held()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        if self._when_drained is not None and not self.is_congested:
+            call, self._when_drained = self._when_drained, None
+            call()
         if self._backlog is None or self.is_congested:
             return
         backlog, self._backlog = self._backlog, None
@@ -223,14 +223,9 @@ class Connection:
             # Not `send`: backlog and unsent bytes, each within its bound, may together exceed that of the unsent bytes.
             self.transport.write(b"".join(frames))
 
-    async def drained(self) -> None:
-        """Wait while the client is congested. One call at a time, which is cancelled when the connection ends."""
-        while self.is_congested and self.state is State.OPEN:
-            self._drained = asyncio.get_running_loop().create_future()
-            try:
-                await self._drained
-            finally:
-                self._drained = None
+    def when_drained(self, call: Callable[[], None]) -> None:
+        """Call a function once, instead of an earlier one, when a congested client has caught up."""
+        self._when_drained = call
 
     def open(self) -> None:
         """Note that the handshake is accepted, and send the publications since the subscription."""
