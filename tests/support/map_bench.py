@@ -27,6 +27,7 @@ class Store(FakeMapStore):
     def __init__(self) -> None:
         super().__init__()
         self.gate: asyncio.Event | None = None
+        self.read_count = 0
 
     @override
     def of(self, channel: str) -> FakeMap:
@@ -38,6 +39,7 @@ class Store(FakeMapStore):
     async def read(self, read: MapRead) -> MapPage:
         if self.gate is not None:
             await self.gate.wait()
+        self.read_count += 1
         return await super().read(read)
 
 

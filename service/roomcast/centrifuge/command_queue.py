@@ -83,6 +83,11 @@ class CommandQueue(Receiver, Expiring):
         self._waiting_bytes = 0  # of the frames and commands that have come while a command runs
         self._task: asyncio.Task[None] | None = None  # runs a command
 
+    @property
+    def is_executing(self) -> bool:
+        """Return whether a command is executed; those that come meanwhile wait."""
+        return self._task is not None
+
     @override
     def on_message(self, connection: Connection, kind: Kind, data: bytes) -> None:
         codec = self.session.wire.codec

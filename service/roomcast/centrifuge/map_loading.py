@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
@@ -24,15 +24,34 @@ class Loading(Expiring):
     offset: the client has the changes up to it.
     top: of the map when the client had all pages; None before. Once it has the changes up to it, it goes live.
     is_late: the client has not asked for the next page in time; nothing is left to continue.
+
+    Args:
+        is_busy: returns whether a request of the client may wait: for what it was sent, or has sent before.
     """
 
-    __slots__ = ("_deadlines", "_waiting", "cursor", "is_late", "load", "offset", "terms", "top", "view")
+    __slots__ = (
+        "_deadlines",
+        "_error",
+        "_is_busy",
+        "_timeout_s",
+        "_waiting",
+        "cursor",
+        "is_late",
+        "load",
+        "offset",
+        "terms",
+        "top",
+        "view",
+    )
 
-    def __init__(self, deadlines: Deadlines, view: View) -> None:
+    def __init__(self, deadlines: Deadlines, view: View, is_busy: Callable[[], bool]) -> None:
         self.view = view
+        self._is_busy = is_busy
+        self._timeout_s = 0.0
         self.terms = Terms(SubscriptionOptions())
         self._deadlines = deadlines
         self._waiting: asyncio.Timeout | None = None  # of the request under way
+        self._error = ErrorCode.UNRECOVERABLE_POSITION  # with which it ends early
         self.load: MapLoad | None = None
         self.cursor = ""
         self.offset = 0
@@ -41,7 +60,7 @@ class Loading(Expiring):
 
     @asynccontextmanager
     async def executing(self) -> AsyncIterator[None]:
-        """Return the context of a request: it has no deadline, and ends early by `abort`. Raises: ClientError 112."""
+        """Return the context of a request: it has no deadline, and ends early by `abort`. Raises: ClientError."""
         self._deadlines.forget(self)
         timeout = asyncio.timeout(None)
         try:
@@ -50,28 +69,34 @@ class Loading(Expiring):
         except TimeoutError:
             if not timeout.expired():
                 raise
-            reason = "the client has unsubscribed while it loaded the map"
-            raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, reason) from None
+            raise ClientError(self._error, "the client was unsubscribed while it loaded the map") from None
         finally:
             self._waiting = None
 
     def wait_for_next(self, timeout_s: float) -> None:
         """Close the load unless the next request comes in time."""
+        self._timeout_s = timeout_s
         self._deadlines.add_in(timeout_s, self)
 
-    def abort(self) -> None:
-        """End the request under way, if there is one."""
-        if self._waiting is not None:
-            self._waiting.reschedule(asyncio.get_running_loop().time())
+    def abort(self, error: ErrorCode = ErrorCode.UNRECOVERABLE_POSITION) -> None:
+        """End the request under way with an error, if there is one that does not end already."""
+        waiting, self._waiting = self._waiting, None  # an expired timeout refuses another time
+        if waiting is not None:
+            self._error = error
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     def close(self) -> None:
-        """End the load, also before it is finished."""
+        """End the load, also before it is finished; a client that abandons it must not hold the node's copy."""
         self._deadlines.forget(self)
-        if self.load is not None:
-            self.load.close()
+        load, self.load = self.load, None
+        if load is not None:
+            load.close()
 
     @override
     def on_deadline(self, now_s: float, grace_s: float) -> None:
+        if self.load is not None and self._is_busy() and self.load.keep():
+            self._deadlines.add_in(self._timeout_s, self)
+            return
         self.is_late = True
         self.close()
 

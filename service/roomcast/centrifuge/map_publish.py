@@ -51,8 +51,10 @@ async def write_if_allowed(session: Session, publication: Publication) -> Member
     """Make a change that the application allows; a condition of its answer may suppress it."""
     application, node = session.context.application, session.context.node
     publication, conditions = await map_changes.accepted(application, session.caller, publication, session.wire.kind_of)
-    await node.maps.write(publication, conditions=conditions)
-    node.map_presence.wrote(session.connection, publication)
+    try:
+        await node.maps.write(publication, conditions=conditions)
+    finally:  # the client may leave meanwhile, and Redis may have a write that seems to fail
+        node.map_presence.wrote(session.connection, publication)
     return {}
 
 

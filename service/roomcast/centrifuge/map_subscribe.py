@@ -5,6 +5,7 @@ Each request is a `subscribe` with a phase. The node decides when the client goe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from roomcast.centrifuge.map_encodings import MapView
 from roomcast.centrifuge.map_loading import Loading
 from roomcast.centrifuge.session import Session, SessionSubscription
 from roomcast.centrifuge.terms import REPLY_BYTES, count_in_reply
+from roomcast.connections.connection import Connection, State
 from roomcast.model.errors import SLOW, ClientError, ErrorCode
 from roomcast.model.maps import MapOptions
 from roomcast.model.namespaces import Namespace
@@ -88,7 +90,7 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
         raise ClientError(ErrorCode.ALREADY_SUBSCRIBED, channel)
     params, loading = command.params, session.loads.get(channel)
     phase, recovers = params.get("phase", _LIVE), params.get("recover", False)
-    if phase not in _PHASES or (phase == _CHANGES and not request.namespace.tells_positions):
+    if phase not in _PHASES or (phase == _CHANGES and not namespace.tells_positions and not recovers):
         raise ClientError(ErrorCode.BAD_REQUEST, "phase is 2 for entries, 1 for changes, of no ephemeral map, or 0")
     continues = bool(params.get("cursor")) if phase == _STATE else phase == _CHANGES and not recovers
     if not continues:
@@ -108,6 +110,7 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
             if not continues and phase != _STATE:
                 await _recover(request, loading)
                 return
+            await _drained(session.connection)
             if loading.load is None:
                 loading.load = await session.context.node.maps.load(channel)
                 loading.offset = loading.load.position.offset
@@ -116,6 +119,17 @@ async def subscribe(session: Session, command: Command, channel: str, namespace:
     except BaseException:
         session.end_load(channel)
         raise
+
+
+async def _drained(connection: Connection) -> None:
+    """Wait while the client is congested: the pages of many maps, sent at once, would close it as slow.
+
+    Cancelled when the connection ends.
+    """
+    while connection.is_congested and connection.state is State.OPEN:
+        drained = asyncio.Event()
+        connection.when_drained(drained.set)
+        await drained.wait()
 
 
 def _begin(request: _Request, loading: Loading | None) -> Loading:
@@ -189,7 +203,7 @@ def _page_of(changes: Sequence[Publication], length: int) -> tuple[Sequence[Publ
 
 
 async def _recover(request: _Request, loading: Loading) -> None:
-    """Go live from a position that the client has from before. Raises: ClientError 112."""
+    """Go live from a position that the client has from before, maybe of another mode. Raises: ClientError 112."""
     since = _since(request.command.params)
     if not since.epoch or not request.namespace.tells_positions:
         raise ClientError(ErrorCode.UNRECOVERABLE_POSITION, "no position to continue from")

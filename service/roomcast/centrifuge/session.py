@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from roomcast.auth.permissions import Client
 from roomcast.centrifuge.codec import Command
@@ -37,6 +37,16 @@ class SessionSubscription:
     is_positioned: bool = False
 
 
+class Queue(Expiring, Protocol):
+    """The commands of a session."""
+
+    __slots__ = ()
+
+    @property
+    def is_executing(self) -> bool:
+        """Return whether a command is executed; those that come meanwhile wait."""
+
+
 class Session:
     """Its connection counts as open once `connect` has been answered.
 
@@ -44,8 +54,8 @@ class Session:
     """
 
     __slots__ = (
-        "_expiring",
         "_headers",
+        "_queue",
         "client",
         "connection",
         "context",
@@ -66,7 +76,7 @@ class Session:
         context: SessionContext,
         wire: Wire,
         connection: Connection,
-        expiring: Expiring,
+        queue: Queue,
         headers: Mapping[str, str],
     ) -> None:
         self.context = context
@@ -82,7 +92,7 @@ class Session:
         self.is_refreshed_by_application = False  # as of a SessionSubscription
         self.subscriptions: dict[str, SessionSubscription] = {}
         self.loads: Mapping[str, Loading] = NO_LOADS  # of maps that it is not subscribed to yet, by channel
-        self._expiring = expiring  # called when this expires
+        self._queue = queue  # called when this expires
         # Pairs: of most clients there are none, and an empty dict would be 64 bytes of each.
         self._headers = tuple((name, headers[name]) for name in context.application.headers if name in headers)
 
@@ -129,7 +139,7 @@ class Session:
 
     def begin_load(self, channel: str, view: View) -> Loading:
         """Begin to load a map, until `end_load` or the end of the session."""
-        loading = Loading(self.context.deadlines, view)
+        loading = Loading(self.context.deadlines, view, self._is_busy)
         self.loads = {**self.loads, channel: loading}
         return loading
 
@@ -153,6 +163,10 @@ class Session:
 
     def unsubscribe(self, channel: str, reason: Unsubscribe) -> None:
         """End a subscription, and notify the client."""
+        loading = self.loads.get(channel)
+        if loading is not None:
+            # A request under way would go live after this; the error is that of the next request of a load that ended.
+            loading.abort(ErrorCode.PERMISSION_DENIED)
         if self.remove_subscription(channel):
             self.push(channel, "unsubscribe", {"code": reason.code, "reason": reason.reason})
 
@@ -164,7 +178,11 @@ class Session:
     def check_expiry_of(self, it: Session | SessionSubscription) -> None:
         """Check at its time whether it has expired, or later, when clients have had time to refresh it."""
         if self.connection.state is not State.CLOSED:  # else it was closed while the application was asked
-            self.context.deadlines.add(it.expire_at_s, self._expiring, at_once=it.is_refreshed_by_application)
+            self.context.deadlines.add(it.expire_at_s, self._queue, at_once=it.is_refreshed_by_application)
+
+    def _is_busy(self) -> bool:
+        """Return whether commands of the client are executed, or it reads what it was sent."""
+        return self._queue.is_executing or self.connection.is_congested
 
     def _write(self, message: bytes) -> None:
         """Send a message of the codec; until the connection is open, before the publications that it holds back."""

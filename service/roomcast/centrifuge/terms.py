@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from roomcast.auth import SubscriptionOptions
 from roomcast.centrifuge.filters import Filter
-from roomcast.model.publications import Publication
+from roomcast.model.publications import Publication, size_in_reply
 
 # Of missed publications in one reply: a client that disconnects before it has all of a reply has none of it.
 REPLY_BYTES = 64 * 1024
@@ -33,7 +33,7 @@ def count_in_reply(found: Sequence[Publication], reply_bytes: int) -> int:
     """Return how many of the missed publications are in the reply; the rest follows as pushes."""
     size_bytes = 0
     for count, publication in enumerate(found):
-        size_bytes += len(publication.data)
+        size_bytes += size_in_reply(publication)
         if size_bytes > reply_bytes:
             return count
     return len(found)

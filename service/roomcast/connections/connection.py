@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from roomcast.connections.encoding import Encoding
@@ -70,6 +70,7 @@ class Connection:
         "_backlog",
         "_held",
         "_pauses",
+        "_when_drained",
         "address",
         "awaited_pongs",
         "disconnect",
@@ -117,6 +118,7 @@ class Connection:
         self.is_congested = False
         self.written_while_congested_bytes = 0
         self._backlog: Backlog | None = None  # while it is congested
+        self._when_drained: Callable[[], None] | None = None
         self._held: Held | None = None  # until it is open, and while it reads what it missed: then it is congested
 
     def send(self, data: bytes) -> None:
@@ -208,6 +210,9 @@ class Connection:
         """Note that the client has caught up; send more of what it missed, and then the backlog."""
         self.is_congested = False
         self._send_held()
+        if self._when_drained is not None and not self.is_congested:
+            call, self._when_drained = self._when_drained, None
+            call()
         if self._backlog is None or self.is_congested:
             return
         backlog, self._backlog = self._backlog, None
@@ -217,6 +222,10 @@ class Connection:
         if frames and self.state is State.OPEN:
             # Not `send`: backlog and unsent bytes, each within its bound, may together exceed that of the unsent bytes.
             self.transport.write(b"".join(frames))
+
+    def when_drained(self, call: Callable[[], None]) -> None:
+        """Call a function once, instead of an earlier one, when a congested client has caught up."""
+        self._when_drained = call
 
     def open(self) -> None:
         """Note that the handshake is accepted, and send the publications since the subscription."""

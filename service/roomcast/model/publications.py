@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from roomcast.model.positions import Position
 
 
+# Names and punctuation of a publication, or of a client, in JSON.
+_MEMBERS_BYTES = 64
+
+
 class Kind(enum.Enum):
     """The kind of a payload. JSON and TEXT are UTF-8 and travel in WebSocket text frames, BINARY in binary frames.
 
@@ -53,6 +57,18 @@ def change_of(publication: Publication) -> Change:
     """Return what a publication of a map does to it."""
     assert publication.change is not None  # noqa: S101  (for the type checker)
     return publication.change
+
+
+def size_in_reply(publication: Publication) -> int:
+    """Return about how many bytes a publication takes in a reply: tiny values have larger keys, tags and infos."""
+    size_bytes = _MEMBERS_BYTES + len(publication.data)
+    if publication.change is not None:
+        size_bytes += len(publication.change.key)
+    if publication.tags:
+        size_bytes += sum(len(name) + len(value) + _MEMBERS_BYTES // 8 for name, value in publication.tags.items())
+    if publication.info is not None:
+        size_bytes += _MEMBERS_BYTES + sum(map(len, publication.info[:4]))
+    return size_bytes
 
 
 class Jump(NamedTuple):

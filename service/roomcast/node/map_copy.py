@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from roomcast.brokers.map_interface import MapPage
 from roomcast.model.positions import Position
-from roomcast.model.publications import Publication, change_of, offset_of
+from roomcast.model.publications import Publication, change_of, offset_of, size_in_reply
 
 # Of keys whose last change is remembered for clients that are loading.
 _MAX_CHANGES = 20_000
@@ -127,7 +127,7 @@ class MapCopy:
 
         Args:
             up_to: the offset of the client's first page: what was written later comes with `changes`.
-            max_bytes: of data; at least one entry is returned.
+            max_bytes: of the entries in a reply; at least one is returned.
         """
         found: list[Publication] = []
         size_bytes = 0
@@ -136,7 +136,7 @@ class MapCopy:
             entry = self._entries[self._keys[index]]
             if offset_of(entry) > up_to:
                 continue
-            size_bytes += len(entry.data)
+            size_bytes += size_in_reply(entry)
             if found and (len(found) == length or size_bytes > max_bytes):
                 return found, change_of(found[-1]).key
             found.append(entry)

@@ -9,7 +9,7 @@ from roomcast.model.positions import Position
 from roomcast.model.publications import Publication
 from roomcast.node.map_copy import EncodedPage, LoadStart, MapCopy
 
-# Of data, so that a page fits into what a client may have unsent.
+# A page is no larger, so that it fits into what a client may have unsent.
 _PAGE_BYTES = 64 * 1024
 
 
@@ -62,6 +62,12 @@ class MapLoad:
     def is_current(self) -> bool:
         """Return whether the copy is in step with the node."""
         return self._close is not None and self._is_current(self.copy)
+
+    def keep(self) -> bool:
+        """Keep the copy while the client is slow; return false if it must load the map from the beginning."""
+        if self.is_current:
+            self._keep(self.copy)
+        return self.is_current
 
     def close(self) -> None:
         """End the load, also before it is finished; again: nothing."""

@@ -41,7 +41,7 @@ class _Write(NamedTuple):
 class MapRounds:
     """Gathers the last write of each key for 50 ms, so that many share a round trip and the push to each watcher.
 
-    A write that fails while Redis is away is repeated.
+    A write that fails while Redis is away is repeated, unless a later one was made.
     Args:
         on_existing: called with the map and the key where a key was not set because it was there.
     """
@@ -116,7 +116,11 @@ class MapRounds:
         if isinstance(result, BrokerUnavailable):
             self._next_s = now_s + _RETRY_S
             self._put(place, write)
-        elif isinstance(result, ClientError):
+            return
+        waiting = self._waiting.get(place)
+        if waiting is not None and waiting.number < write.number:  # it has failed, and would undo this one
+            del self._waiting[place]
+        if isinstance(result, ClientError):
             if now_s >= self._next_log_s:
                 self._next_log_s = now_s + _LOG_INTERVAL_S
                 log.warning("map_rounds.refused", channel=place[0], reason=str(result))

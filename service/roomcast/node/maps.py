@@ -128,33 +128,45 @@ class Maps:
         position = track.position
         assert position is not None  # noqa: S101  (for the type checker: it is resolved)
         copy = track.copy = MapCopy(position, needed_until_s=0)
+        is_whole = False
+        try:
+            is_whole = await self._fill(copy, track, namespace)
+        finally:
+            # Before this task ends: others may run before its callbacks, and take the copy for a whole one.
+            if not is_whole and track.copy is copy:
+                track.copy = None
+        return copy
+
+    async def _fill(self, copy: MapCopy, track: Track, namespace: Namespace) -> bool:
+        """Read a copy from Redis; return whether it is whole, in step with its track."""
         after = ""
         while True:
             self._keep(_READ_S, copy)
             page = await self.store.read(MapRead(track.channel, namespace, after, _READ_LENGTH, seen=track.seen))
-            if track.copy is not copy:
-                return copy  # changes were lost meanwhile
-            if page.position.epoch != copy.position.epoch or not copy.fill(page):
-                track.copy = None
-                return copy
+            if track.copy is not copy or self._tracker.track(track.channel) is not track:
+                return False  # changes were lost, or the last client has left
+            if page.position.epoch != copy.position.epoch:
+                self._tracker.removed(track.channel)  # without a message: Redis has lost its data
+                return False
+            if not copy.fill(page):
+                return False
             after = page.cursor
             if not after:
                 break
         if copy.position < page.position:
             # The changes up to the last page are on their way.
-            await self._broker.sync({track.channel})
+            synced = await self._broker.sync({track.channel})
             await self._tracker.wait_resolved(track.channel)
-            if track.copy is copy and copy.position < page.position:
-                track.copy = None
+            if synced and copy.position < page.position:
+                self._tracker.removed(track.channel)  # a message was lost without any other sign
         self._keep(_KEEP_S, copy)
-        return copy
+        return track.copy is copy and copy.position >= page.position
 
     def _end_reading(self, channel: str, reading: asyncio.Task[MapCopy]) -> None:
         if self._reading.get(channel) is reading:
             del self._reading[channel]
-        track = self._tracker.track(channel)
-        if (reading.cancelled() or reading.exception() is not None) and track is not None:
-            track.copy = None
+        if not reading.cancelled():
+            reading.exception()  # its clients may have gone
 
     def _keep(self, keep_s: float, copy: MapCopy) -> None:
         copy.needed_until_s = max(copy.needed_until_s, self._clock() + keep_s)

@@ -85,8 +85,10 @@ class ModeratedPublisher(Publisher):
             else:
                 kind = _kind_of_answer(publication)
                 change, conditions = await accepted(self._application, self._caller, publication, lambda _: kind)
-                written = await self._node.maps.write(change, conditions=conditions)
-                self._node.map_presence.wrote(connection, change)  # it may have left meanwhile
+                try:
+                    written = await self._node.maps.write(change, conditions=conditions)
+                finally:  # the client may leave meanwhile, and Redis may have a write that seems to fail
+                    self._node.map_presence.wrote(connection, change)
                 on_result(written)
         except Refused as exc:
             connection.close(exc.disconnect)

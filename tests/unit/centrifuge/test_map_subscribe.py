@@ -190,7 +190,7 @@ async def test_requests_that_do_not_continue_a_load(
         ("board:a", 2, {"cursor": "k001"}, 103),
         ("board:a", 1, {"offset": 1, "epoch": "e"}, 103),
         ("cursor:a", 1, {"offset": 1, "epoch": "e"}, 107),
-        ("cursor:a", 1, {"recover": True}, 107),
+        ("cursor:a", 1, {"recover": True, "offset": 1, "epoch": "e"}, 112),  # of a map that was recoverable before
         ("board:a", 1, {"recover": True, "offset": 1}, 112),
         ("board:a", 1, {"recover": True, "offset": 1, "epoch": "other"}, 112),
         ("board:a", 1, {"recover": True, "offset": 8, "epoch": "e"}, 112),  # from the future
@@ -359,6 +359,7 @@ async def test_a_client_that_takes_long_for_the_next_page_is_closed(maps: MapBen
     maps.at(maps.now_s + 5.1)
 
     assert not maps.node.interest.channels(), "abandoned loads hold nothing"
+    assert [each.load for each in bob.client.session.loads.values()] == [None], "no copy of the map either"
     ada.client.send({"id": 9, "subscribe": {**ada.members, "phase": 2, "cursor": "k005"}})
     await turns()
     assert ada.client.codes == [3008]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from roomcast.brokers.map_interface import Written
 from roomcast.hooks.interface import Hook, MapPublishAnswer
+from roomcast.model.client_info import ClientInfo
 from tests.support.map_bench import MapBench, Watcher
 from tests.support.sessions import turns
 from tests.support.tokens import signed
@@ -97,6 +101,31 @@ async def test_a_key_that_the_application_permits_goes_with_its_connection(maps:
     assert maps.values("own:a") == {}
 
 
+async def test_a_key_of_a_client_that_leaves_before_redis_has_answered_goes_too(
+    maps: MapBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps.application.answers[Hook.MAP_PUBLISH] = MapPublishAnswer()
+    client = await maps.connected()
+    write = maps.store.write
+
+    async def write_without_an_answer(*args: Any, **conditions: Any) -> Written:
+        await write(*args, **conditions)
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        return await answer
+
+    monkeypatch.setattr(maps.store, "write", write_without_an_answer)
+    client.send({"id": 2, "publish": {"channel": "own:a", "type": 1, "data": 1}})
+    await turns()
+    assert maps.values("own:a")
+    monkeypatch.undo()
+
+    client.vanish()
+    await turns()
+    maps.node.map_presence.flush()
+
+    assert maps.values("own:a") == {}
+
+
 # Sizes.
 
 
@@ -146,6 +175,43 @@ async def test_large_changes_of_an_ephemeral_map_are_in_the_reply_as_far_as_a_cl
         for line in pushes:
             each.apply(line["push"]["pub"])
         assert each.values == maps.values("cursor:a")
+
+
+async def test_many_small_changes_are_in_the_reply_as_far_as_a_client_can_take_it(maps: MapBench) -> None:
+    """The keys of 3000 numbers are larger than the numbers; in one reply they would close the client as slow."""
+    channel, keys = "cursor:a", [f"{number:0200}" for number in range(3000)]
+    for key in keys:
+        maps.set(channel, key, 0, flush=False)
+    ada = await watcher(maps, channel, limit=1)
+    ada.client.connection.max_unsent_bytes = 200_000
+    ada.take(first := await ada.ask(2))
+    for key in keys:
+        maps.set(channel, key, 1, flush=False)
+
+    cursor = first["cursor"]
+    while cursor:
+        ada.client.send({"id": 3, "subscribe": {**ada.members, "phase": 2, "cursor": cursor}})
+        await turns()
+        reply, *pushes = ada.client.got()
+        cursor = reply["subscribe"].get("cursor")
+        assert len(json.dumps(reply)) < 200_000
+        ada.take(reply["subscribe"])
+    for line in pushes:
+        ada.apply(line["push"]["pub"])
+
+    assert ada.values == maps.values(channel)
+
+
+async def test_a_page_with_the_infos_of_clients_is_no_larger_than_one_with_values(maps: MapBench) -> None:
+    for number in range(100):
+        info = ClientInfo(f"c{number}", "ada", json.dumps("x" * 1000).encode(), json.dumps("y" * 1000).encode())
+        maps.set("board:a", f"k{number:03}", info=info)
+    ada = await watcher(maps, limit=100)
+    ada.client.connection.max_unsent_bytes = 10_000_000
+
+    first = await ada.ask(2)
+
+    assert 20 < len(first["state"]) < 40
 
 
 async def test_a_recovering_client_that_reads_slowly_gets_a_short_reply_first(maps: MapBench) -> None:

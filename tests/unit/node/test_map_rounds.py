@@ -58,8 +58,10 @@ class Store(RedisMaps):
         else:
             on_done(self.result)
 
-    def answer(self, result: Result) -> None:
-        waiting, self._waiting = self._waiting, []
+    def answer(self, result: Result, *, count: int | None = None) -> None:
+        """Answer the writes that wait: the first ones, or all."""
+        count = len(self._waiting) if count is None else count
+        waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         for on_done in waiting:
             on_done(result)
 
@@ -130,6 +132,24 @@ async def test_failed_writes_are_repeated_unless_there_is_a_later_one() -> None:
     await asyncio.sleep(1)
 
     assert sorted(store.taken()) == ["-left", "-new", "back"]
+
+
+async def test_a_failed_write_is_not_repeated_after_a_later_one() -> None:
+    """It would remove the key of a client that has subscribed again, or leave that of one that has gone."""
+    rounds = rounds_on(store := Store(None))
+    rounds.remove("online:a", "back")
+    rounds.set("online:a", "left", ADA)
+    await asyncio.sleep(0.06)
+    rounds.set("online:a", "back", ADA)
+    rounds.remove("online:a", "left")
+    await asyncio.sleep(0.06)
+    assert store.taken() == ["-back", "?left", "?back", "-left"]
+
+    store.answer(AWAY, count=2)
+    store.answer(DONE)
+    await asyncio.sleep(5)
+
+    assert store.taken() == []
 
 
 async def test_while_redis_is_away_writes_are_repeated_every_second() -> None:
