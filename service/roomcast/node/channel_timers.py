@@ -16,7 +16,8 @@ log = structlog.get_logger(__name__)
 _MIN_INTERVAL_S = 0.25
 _MAX_JITTER_S = 0.1
 _FIRST_RETRY_S = 0.5
-_MAX_RETRY_S = 16.0
+# Soon after an outage: keys whose time is over stay at live clients until then.
+_MAX_RETRY_S = 2.0
 # So many channels at once: they share round trips, and a shard that does not answer holds up no others.
 _MAX_CALLS = 200
 
